@@ -1,0 +1,227 @@
+"""Every failure that Orchestrar names.
+
+OrchestrarError
+├── ConfigInvalid              models.yaml or a setting is wrong (exit code 2, never an HTTP answer of its own)
+├── RequestError               the client's doing
+│   ├── BodyInvalid            400 invalid_body
+│   ├── HostForbidden          403 host_forbidden
+│   ├── OriginForbidden        403 origin_forbidden
+│   ├── ModelNotFound          404 model_not_found
+│   ├── RouteNotFound          404 route_not_found
+│   ├── MethodNotAllowed       405 method_not_allowed
+│   ├── ModelBusy              409 model_busy
+│   ├── BodyTooLarge           413 body_too_large
+│   └── ContentTypeForbidden   415 content_type_forbidden
+├── Unavailable                503, trying again later helps
+│   ├── ModelPreparing         503 model_preparing
+│   ├── ModelStopping          503 model_stopping
+│   ├── Overloaded             503 overloaded
+│   ├── StartFailed            503 start_failed      `details` holds the failure card
+│   └── DockerUnavailable      503 docker_unavailable
+├── DeadlineExceeded           504 deadline_exceeded
+├── UpstreamError              the model's doing
+│   ├── ModelDied              502 model_died
+│   ├── UpstreamInvalid        502 upstream_invalid
+│   ├── UpstreamTimeout        504 upstream_timeout
+│   └── UpstreamAnswered       the model's own status and error body, passed on as they are
+├── SourceError                503 source_failed     a download or a look at a model's files failed
+│   ├── ChecksumMismatch       503 checksum_mismatch
+│   ├── AccessDenied           503 source_access_denied
+│   └── Cancelled              503 cancelled
+├── PreparationFailed          503 preparation_failed
+├── PortTaken                  503 port_taken
+└── DockerError                a Docker call failed; callers turn it into one of the above
+    └── DockerTimeout          the call was killed at its deadline
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class OrchestrarError(Exception):
+    """A failure with its HTTP status, its stable `code` and whether trying again helps."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        details: dict[str, Any] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.details = details or {}
+        self.retry_after_s = retry_after_s
+
+
+class ConfigInvalid(OrchestrarError):
+    """All that is wrong in a configuration, one line each: `file:line: field: what is wrong, what to write`."""
+
+    code = "config_invalid"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class RequestError(OrchestrarError):
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class BodyInvalid(RequestError):
+    code = "invalid_body"
+
+
+class HostForbidden(RequestError):
+    status = 403
+    code = "host_forbidden"
+
+
+class OriginForbidden(RequestError):
+    status = 403
+    code = "origin_forbidden"
+
+
+class ModelNotFound(RequestError):
+    status = 404
+    code = "model_not_found"
+
+
+class RouteNotFound(RequestError):
+    status = 404
+    code = "route_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class ModelBusy(RequestError):
+    """The model's state does not allow this now, and the client can change that."""
+
+    status = 409
+    code = "model_busy"
+
+
+class BodyTooLarge(RequestError):
+    status = 413
+    code = "body_too_large"
+
+
+class ContentTypeForbidden(RequestError):
+    status = 415
+    code = "content_type_forbidden"
+
+
+class Unavailable(OrchestrarError):
+    status = 503
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, **kwargs)
+
+
+class ModelPreparing(Unavailable):
+    code = "model_preparing"
+
+
+class ModelStopping(Unavailable):
+    code = "model_stopping"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+
+
+class StartFailed(Unavailable):
+    """The model's start failed; `details` is the failure card."""
+
+    code = "start_failed"
+
+
+class DockerUnavailable(Unavailable):
+    code = "docker_unavailable"
+
+
+class DeadlineExceeded(OrchestrarError):
+    """The model was not ready before the request's deadline; the start goes on."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class UpstreamError(OrchestrarError):
+    status = 502
+    code = "upstream_failed"
+
+
+class ModelDied(UpstreamError):
+    code = "model_died"
+
+
+class UpstreamInvalid(UpstreamError):
+    """The model answered with something that is no answer (a redirect, broken JSON, an endless header)."""
+
+    code = "upstream_invalid"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamAnswered(UpstreamError):
+    """The model itself refused or failed: its status (5xx becomes 502, but for 503) and its error body."""
+
+    code = "model_error"
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(str(body["error"].get("message", "")))
+        self.upstream_status = status if status < 500 or status == 503 else 502
+        self.body = body
+
+
+class SourceError(Unavailable):
+    code = "source_failed"
+
+
+class ChecksumMismatch(SourceError):
+    code = "checksum_mismatch"
+
+
+class AccessDenied(SourceError):
+    code = "source_access_denied"
+
+
+class Cancelled(SourceError):
+    code = "cancelled"
+
+
+class PreparationFailed(Unavailable):
+    """Converting a model's files failed; `details` is the failure card."""
+
+    code = "preparation_failed"
+
+
+class PortTaken(Unavailable):
+    code = "port_taken"
+
+
+class DockerError(OrchestrarError):
+    """A Docker call failed; the message keeps what Docker wrote to stderr."""
+
+    code = "docker_failed"
+
+
+class DockerTimeout(DockerError):
+    code = "docker_timeout"

@@ -1,0 +1,91 @@
+"""Rules between values of models.yaml, checked on the raw values so that they are reported with all other errors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, TypeAlias
+
+from controller.registry.problems import KeyPath, closest, one_line, quoted
+from controller.source_ref import HttpsSource, HubSource, SourceRef, parse_source
+
+AUTO_ENGINE = "transformers"
+
+Finding: TypeAlias = tuple[KeyPath, str]
+
+
+def findings(value: Any, engines: Collection[str]) -> Iterator[Finding]:
+    """What is wrong between the values of a file, as far as they have the right types."""
+    models = value.get("models") if isinstance(value, dict) else None
+    if not isinstance(models, dict):
+        return
+    if not models:
+        yield ("models",), "has no model; write at least one, such as `my-model: {source: hf://owner/name}`"
+    parts = {name: part for name, part in models.items() if isinstance(part, dict)}
+    for name, part in parts.items():
+        yield from _engine(name, part, engines)
+        yield from _source(name, part)
+    yield from _aliases(parts, set(models))
+    yield from _ports(parts)
+
+
+def _engine(name: str, part: dict[str, Any], engines: Collection[str]) -> Iterator[Finding]:
+    engine = part.get("engine", "auto")
+    if not isinstance(engine, str) or (AUTO_ENGINE if engine == "auto" else engine) in engines:
+        return
+    known = [*(["auto"] if AUTO_ENGINE in engines else []), *sorted(set(engines) - {"auto"})]
+    guess = closest(engine, known)
+    meant = f"; did you mean {guess}?" if guess else ""
+    yield ("models", name, "engine"), f"{quoted(engine)} is no engine here{meant}; write one of {', '.join(known)}"
+
+
+def _source(name: str, part: dict[str, Any]) -> Iterator[Finding]:
+    source = _parsed(part.get("source"))
+    if source is None:
+        return
+    if isinstance(source, HubSource):
+        if source.revision is not None and "revision" in part:
+            yield ("models", name, "revision"), f"is given twice, here and in the source (@{source.revision}); keep one"
+        if "sha256" in part:
+            text = "a repository has no single checksum; remove it, and write a commit hash as `revision`"
+            yield ("models", name, "sha256"), text
+    elif "revision" in part:
+        yield ("models", name, "revision"), "only hf:// sources have a revision; remove it"
+    if isinstance(source, HttpsSource) and "sha256" not in part:
+        text = 'an https:// source needs its checksum; write `sha256: "…"` with the 64 digits that sha256sum prints'
+        yield ("models", name, "sha256"), text
+
+
+def _parsed(source: object) -> SourceRef | None:
+    try:
+        return parse_source(source) if isinstance(source, str) else None
+    except ValueError:
+        return None
+
+
+def _aliases(parts: dict[str, dict[str, Any]], ids: set[str]) -> Iterator[Finding]:
+    owners: dict[str, str] = {}
+    for name, part in parts.items():
+        aliases = part.get("aliases")
+        for i, alias in enumerate(aliases if isinstance(aliases, list) else ()):
+            path = ("models", name, "aliases", i)
+            if not isinstance(alias, str):
+                continue
+            if alias in ids:
+                whose = "this model's own id" if alias == name else "the id of another model"
+                yield path, f"{quoted(alias)} is {whose}; remove it or write another name"
+            elif alias in owners:
+                text = f"{quoted(alias)} is an alias of {one_line(owners[alias])} already; remove it or write another"
+                yield path, text
+            owners.setdefault(alias, name)
+
+
+def _ports(parts: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    owners: dict[int, str] = {}
+    for name, part in parts.items():
+        port = part.get("port")
+        if isinstance(port, bool) or not isinstance(port, int):
+            continue
+        if port in owners:
+            text = f"{port} is the port of {one_line(owners[port])} already; write another, or remove it to get one"
+            yield ("models", name, "port"), text
+        owners.setdefault(port, name)

@@ -1,0 +1,106 @@
+"""models.yaml → Registry, or all that is wrong with the file at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from controller.errors import ConfigInvalid
+from controller.registry.checks import AUTO_ENGINE, findings
+from controller.registry.file_model import DefaultsPart, ModelPart, ModelsFile
+from controller.registry.problems import FileBroken, FileRefused, Problem, field_name
+from controller.registry.shape import shape
+from controller.registry.spec import Defaults, GenerationDefaults, ModelSpec, Registry, Resources
+from controller.registry.yaml_lines import parse_yaml
+from controller.source_ref import HubSource, SourceRef
+
+MAX_FILE_BYTES = 1 << 20
+
+_TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
+
+
+def load_registry(path: Path, *, engines: Collection[str]) -> Registry:
+    """The registry in the file; ConfigInvalid with every problem, ordered by line. `engines` are those that exist."""
+    try:
+        return _registry(_validated(_read(path), engines))
+    except FileRefused as refused:
+        raise ConfigInvalid([problem.render(str(path)) for problem in refused.problems]) from None
+
+
+def _validated(text: str, engines: Collection[str]) -> ModelsFile:
+    document = parse_yaml(text)
+    if document.value is None and not document.problems:
+        raise FileBroken(1, "file", "is empty; write `models:` and under it at least one model")
+    shaped, found = shape(document.value)
+    problems = set(document.problems)
+    for path, sentence in [*found, *findings(document.value, engines)]:
+        if path not in document.lines and path[-1:] == ("[key]",):
+            path = path[:-1]  # pydantic's mark for a key that is wrong itself
+        if path not in document.unreadable:
+            problems.add(Problem(document.line(path), field_name(path), sentence))
+    if problems or shaped is None:
+        raise FileRefused(sorted(problems))
+    return shaped
+
+
+def _read(path: Path) -> str:
+    try:
+        # A pipe or a device would block or never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FileBroken(1, "file", "is not a regular file; name a file of YAML text")
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise FileBroken(1, "file", "does not exist; write it, see docs/models-yaml.md") from None
+    except PermissionError:
+        raise FileBroken(1, "file", "cannot be read; give your user the right to read it (chmod u+r)") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileBroken(1, "file", f"cannot be read ({reason}); name a file of YAML text") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise FileBroken(1, "file", f"is larger than {MAX_FILE_BYTES >> 20} MiB; write a shorter file")
+    return _decode(content)
+
+
+def _decode(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise FileBroken(line, "file", "holds bytes that are not UTF-8; save it as UTF-8") from None
+
+
+def _registry(file: ModelsFile) -> Registry:
+    return Registry(
+        defaults=Defaults(**{f"{name}_s": getattr(file.defaults, name) for name in _TIMES}),
+        memory_budget_bytes=file.memory_budget,
+        models=MappingProxyType({name: _spec(name, part, file.defaults) for name, part in file.models.items()}),
+    )
+
+
+def _spec(name: str, part: ModelPart, defaults: DefaultsPart) -> ModelSpec:
+    times: dict[str, Any] = {}
+    for key in _TIMES:
+        own = getattr(part, key)
+        times[f"{key}_s"] = getattr(defaults, key) if own is None else own
+    same = {f.name for f in dataclasses.fields(ModelSpec)} & set(ModelPart.model_fields)
+    same -= {"source", "engine", "generation", "resources"}
+    return ModelSpec(
+        id=name,
+        source=_with_revision(part.source, part.revision),
+        engine=AUTO_ENGINE if part.engine == "auto" else part.engine,
+        generation=GenerationDefaults(**part.generation.model_dump()),
+        resources=Resources(cpus=part.resources.cpus, memory_bytes=part.resources.memory, gpus=part.resources.gpus),
+        **{key: getattr(part, key) for key in same},
+        **times,
+    )
+
+
+def _with_revision(source: SourceRef, revision: str | None) -> SourceRef:
+    if isinstance(source, HubSource) and revision is not None:
+        return HubSource(source.repo, revision)
+    return source

@@ -1,0 +1,61 @@
+"""`python -m controller.registry.schema` writes config/models.schema.json for editors; `--check` compares it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import CoreSchema
+
+from controller.registry.file_model import ModelsFile
+
+SCHEMA_PATH = Path(__file__).resolve().parents[2] / "config" / "models.schema.json"
+
+
+class _EditorSchema(GenerateJsonSchema):
+    """Draft 7, which every editor knows; without the titles and null defaults that only repeat the key."""
+
+    schema_dialect = "http://json-schema.org/draft-07/schema#"
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        rendered = super().default_schema(schema)
+        if rendered.get("default", ...) is None:
+            del rendered["default"]
+        return rendered
+
+    def generate(self, schema: CoreSchema, mode: Any = "validation") -> dict[str, Any]:
+        rendered = super().generate(schema, mode)
+        rendered["$schema"] = self.schema_dialect
+        for part in (rendered, *rendered.get("$defs", {}).values()):
+            part.pop("title", None)
+        return rendered
+
+
+def schema_text() -> str:
+    """The JSON schema of models.yaml, as the file holds it."""
+    schema = ModelsFile.model_json_schema(schema_generator=_EditorSchema)
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the schema, or with --check says whether the file is up to date."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python -m controller.registry.schema [--check]", file=sys.stderr)
+        return 2
+    if not arguments:
+        SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")
+        return 0
+    if SCHEMA_PATH.exists() and SCHEMA_PATH.read_text(encoding="utf-8") == schema_text():
+        return 0
+    print(f"{SCHEMA_PATH} is out of date; run: python -m controller.registry.schema", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

