@@ -1,0 +1,99 @@
+"""Writing so that a crash or a full disk never leaves something that looks whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from controller.errors import SourceError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file so that it is either there completely, also after a power cut, or not at all."""
+    draft = path.with_name(path.name + ".new")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.chmod(0o644)
+    os.replace(draft, path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_readable(folder: Path) -> None:
+    """Give every user the right to read; the container's user is nobody the host knows."""
+    for parent, _, names in os.walk(folder):
+        os.chmod(parent, 0o755)
+        for name in names:
+            os.chmod(os.path.join(parent, name), 0o644)
+
+
+def remove_tree(folder: Path) -> int:
+    """Remove a folder if it is there; returns the bytes of the files in it."""
+    freed_bytes = 0
+    for parent, _, names in os.walk(folder):
+        freed_bytes += sum(os.lstat(os.path.join(parent, name)).st_size for name in names)
+    if folder.exists():
+        _remove(folder)
+    return freed_bytes
+
+
+def empty(folder: Path) -> None:
+    """Make it an empty folder."""
+    if folder.exists():
+        _remove(folder)
+    folder.mkdir(parents=True)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        # A pip that outlived its killed controller made one last file there; it can make no other.
+        shutil.rmtree(folder)
+
+
+def require_room(folder: Path, needed_bytes: int) -> None:
+    """Raise SourceError before the first byte is written when the disk cannot take them all."""
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise no_room(folder, needed_bytes)
+
+
+def no_room(folder: Path, needed_bytes: int | None) -> SourceError:
+    """The error for a full disk, with the folder and the bytes that are missing."""
+    free_bytes = shutil.disk_usage(folder).free
+    need = "more room" if needed_bytes is None else f"{needed_bytes} bytes more"
+    return SourceError(
+        f"The disk is full: the download into {folder} needs {need}, {free_bytes} are free. "
+        "Free some space, or set ORCHESTRAR_DATA to a folder on a larger disk; the download goes on where it stopped.",
+        details={"folder": str(folder), "needed_bytes": needed_bytes, "free_bytes": free_bytes},
+    )
+
+
+def explain_os_error(error: OSError, folder: Path, needed_bytes: int | None) -> SourceError:
+    """Turn what the operating system said while writing under `folder` into a sentence."""
+    if error.errno in _NO_ROOM:
+        return no_room(folder if folder.exists() else _existing_parent(folder), needed_bytes)
+    reason = error.strerror or type(error).__name__
+    where = error.filename or folder
+    return SourceError(f"Cannot write {where}: {reason}. Check the folder's owner and rights, or set ORCHESTRAR_DATA.")
+
+
+def _existing_parent(folder: Path) -> Path:
+    return next(parent for parent in folder.parents if parent.exists())

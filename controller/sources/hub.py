@@ -1,0 +1,177 @@
+"""`hf://`: the files of a model repository that are data, through huggingface_hub.
+
+The library resolves, lists, authenticates and explains failures, and its HTTP session carries the bytes. Its own
+`hf_hub_download` is not used: it begins a file anew after each interruption and compares no checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import httpx2
+from huggingface_hub import HfApi, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+from controller.errors import AccessDenied, ChecksumMismatch, SourceError
+from controller.source_ref import HubSource
+from controller.sources import transfer
+from controller.sources.disk import empty, require_room, write_durably
+from controller.sources.hub_files import choose
+from controller.sources.transfer import Stream, Target, Transient
+from controller.sources.values import Fetched, Job
+
+_TIMEOUT = httpx2.Timeout(transfer.TIMEOUT_READ_S, connect=transfer.TIMEOUT_CONNECT_S)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A hub and the host's token for it; None means the library's own address, and no token at all."""
+
+    endpoint: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def fetch(self, ref: HubSource, job: Job) -> Fetched:
+        """Download a repository's config, tokenizer and weights; raises SourceError, AccessDenied or Cancelled."""
+        # The HTTP library would quote a token that is no valid header value in its error.
+        if self.token is not None and not re.fullmatch(r"[\x21-\x7e]+", self.token):
+            raise AccessDenied("HF_TOKEN holds a space, a line break or a character beyond ASCII. Set it again.")
+        info = transfer.with_retries(job, lambda: self._info(ref), str(ref))
+        if info.sha is None:
+            raise SourceError(f"{ref}: the hub names no commit for it. Check HF_ENDPOINT.")
+        files = choose(str(ref), list(info.siblings or ()))
+        _keep_only_commit(job, info.sha)
+        self._download(ref, info.sha, files, job)
+        return Fetched(
+            single_file=False,
+            facts={"commit": info.sha},
+            sha256={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
+        )
+
+    def _info(self, ref: HubSource) -> ModelInfo:
+        with self._explained(ref):
+            api = HfApi(endpoint=self.endpoint, token=self.token or False)
+            try:
+                return api.model_info(
+                    ref.repo, revision=ref.revision, files_metadata=True, timeout=transfer.TIMEOUT_READ_S
+                )
+            except (TypeError, KeyError) as error:
+                raise ValueError("JSON of another shape") from error
+
+    def _download(self, ref: HubSource, commit: str, files: list[RepoSibling], job: Job) -> None:
+        all_bytes = sum(file.size or 0 for file in files)
+        there_bytes = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
+        job.needed_bytes = max(all_bytes - there_bytes, 0)
+        require_room(job.work, job.needed_bytes)
+        before_bytes = 0
+        for file in files:
+            target = Target(
+                label=f"{ref} {file.rfilename}",
+                path=job.files / file.rfilename,
+                part=job.work / f"{hashlib.sha256(file.rfilename.encode()).hexdigest()[:16]}.part",
+                immutable=True,
+                size_bytes=file.size,
+                before_bytes=before_bytes,
+                all_bytes=all_bytes,
+            )
+            if not target.path.is_file():
+                url = hf_hub_url(ref.repo, file.rfilename, revision=commit, endpoint=self.endpoint)
+                transfer.download(job, target, partial(self._open, ref, url))
+            _check_git_blob(file, target)
+            before_bytes += file.size or 0
+
+    @contextmanager
+    def _open(self, ref: HubSource, url: str, headers: Mapping[str, str]) -> Iterator[Stream]:
+        sent = {**headers, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
+        with self._explained(ref), get_session().stream("GET", url, headers=sent, timeout=_TIMEOUT) as response:
+            if response.status_code != 416:
+                hf_raise_for_status(response)
+            yield Stream(response.status_code, response.headers, response.iter_raw())
+
+    @contextmanager
+    def _explained(self, ref: HubSource) -> Iterator[None]:
+        """Turn the library's failures into ours; its texts are not repeated, as they may quote what was sent."""
+        try:
+            yield
+        except GatedRepoError as error:
+            raise AccessDenied(self._gated(ref)) from error
+        except RevisionNotFoundError as error:
+            raise SourceError(f"{ref.repo} has no revision {ref.revision!r}. Write a branch, tag or commit.") from error
+        except RepositoryNotFoundError as error:
+            raise SourceError(f"{ref} was not found. {self._not_found_hint()}") from error
+        except HfHubHTTPError as error:
+            raise self._status_error(ref, error) from error
+        except OfflineModeIsEnabled as error:
+            raise SourceError(f"{ref} cannot be downloaded: HF_HUB_OFFLINE is set on this host. Unset it.") from error
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+            raise SourceError(f"{self.endpoint} is no address of a hub. Correct HF_ENDPOINT.") from error
+        except httpx2.TransportError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise SourceError(
+                    f"{ref}: the hub's certificate is not trusted. "
+                    "Behind a company proxy, point SSL_CERT_FILE at its certificate authority."
+                ) from error
+            raise Transient(f"the hub {self._name()} cannot be reached ({type(error).__name__})") from error
+        except (httpx2.HTTPError, ValueError) as error:
+            reason = type(error).__name__
+            raise SourceError(f"{ref}: the hub {self._name()} does not answer like one ({reason}).") from error
+
+    def _status_error(self, ref: HubSource, error: HfHubHTTPError) -> Exception:
+        status = error.response.status_code
+        if status in (401, 403):
+            return AccessDenied(f"{ref}: the hub refuses access ({status}). {self._token_hint()}")
+        try:
+            transfer.raise_for_status(status, error.response.headers, str(ref))
+        except (Transient, SourceError) as ours:
+            return ours
+        return SourceError(f"{ref}: the hub answers {status} where a file was expected.")
+
+    def _gated(self, ref: HubSource) -> str:
+        if self.token is None:
+            return (
+                f"{ref} is gated. Accept its terms on its page of the hub, then set HF_TOKEN to a token of that "
+                "account in the controller's environment and restart it."
+            )
+        return f"{ref} is gated and the account of HF_TOKEN has no access. Accept its terms on its page of the hub."
+
+    def _not_found_hint(self) -> str:
+        hint = "Check the owner and the name in models.yaml"
+        return f"{hint}; a private one needs HF_TOKEN." if self.token is None else f"{hint} and what HF_TOKEN may read."
+
+    def _token_hint(self) -> str:
+        return "Set HF_TOKEN." if self.token is None else "Check that HF_TOKEN is valid and may read this repository."
+
+    def _name(self) -> str:
+        return self.endpoint or "at its usual address"
+
+
+def _keep_only_commit(job: Job, commit: str) -> None:
+    """Forget what an earlier attempt fetched of another commit."""
+    marker = job.work / "commit"
+    if marker.is_file() and marker.read_text(encoding="utf-8") == commit:
+        return
+    empty(job.files)
+    empty(job.work)
+    write_durably(marker, commit)
+
+
+def _check_git_blob(file: RepoSibling, target: Target) -> None:
+    """Compare a small file with its git id; the large ones carry a sha256, which the store compares."""
+    if file.lfs is not None or file.blob_id is None:
+        return
+    content = target.path.read_bytes()
+    digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    if digest != file.blob_id:
+        target.path.unlink()
+        raise ChecksumMismatch(f"{target.label} is damaged: its git id is {digest}, the hub names {file.blob_id}.")

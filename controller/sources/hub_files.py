@@ -1,0 +1,60 @@
+"""Which files of a hub repository are fetched: data only, and only what is needed."""
+
+from __future__ import annotations
+
+import re
+
+from huggingface_hub.hf_api import RepoSibling
+
+from controller.errors import SourceError
+from controller.sources import weights
+
+_TEXTS = re.compile(
+    r"[^/.][^/]*\.(json|jinja|txt|model|tiktoken)|LICENSE[^/]*|(additional_)?chat_templates/[^/.][^/]*\.jinja"
+)
+_MODULE_FOLDER = re.compile(r"\d+_[A-Za-z]+/[^/.][^/]*\.(json|safetensors)")
+_SAFETENSORS = re.compile(r"[^/.][^/]*\.safetensors")
+_CANONICAL = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+_GGUF = re.compile(r"[^/.][^/]*\.gguf", re.IGNORECASE)
+_GGUF_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
+_GGUF_PREFERENCE = ("q4_k_m", "q4_0", "q4_1", "q5_k_m", "q6_k", "q8_0", "bf16", "f16", "f32")
+
+
+def choose(label: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
+    """The files to fetch, small ones first; SourceError when there are no weights that are data only."""
+    by_name = {file.rfilename: file for file in siblings if file.rfilename.isprintable() and "\\" not in file.rfilename}
+    names = set(by_name)
+    chosen = _safetensors(names) or _gguf(names)
+    if not chosen:
+        raise SourceError(_no_weights(label, names))
+    chosen |= {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
+    return sorted((by_name[name] for name in chosen), key=lambda file: (file.size or 0, file.rfilename))
+
+
+def _safetensors(names: set[str]) -> set[str]:
+    """`model.safetensors` or its shards; other names (a second layout of the same weights) only without it."""
+    canonical = {name for name in names if _CANONICAL.fullmatch(name)}
+    return canonical or {name for name in names if _SAFETENSORS.fullmatch(name)}
+
+
+def _gguf(names: set[str]) -> set[str]:
+    """One quantisation with all its shards: the usual Q4_K_M, or the first of a fixed order that exists."""
+    candidates = sorted(name for name in names if _GGUF.fullmatch(name) and not name.lower().startswith("mmproj"))
+    if not candidates:
+        return set()
+    first = min(candidates, key=_gguf_rank)
+    group = _GGUF_SHARD.sub("", first)
+    return {name for name in candidates if _GGUF_SHARD.sub("", name) == group}
+
+
+def _gguf_rank(name: str) -> tuple[int, str]:
+    lowered = name.lower()
+    ranks = (rank for rank, kind in enumerate(_GGUF_PREFERENCE) if kind in lowered)
+    return next(ranks, len(_GGUF_PREFERENCE)), name
+
+
+def _no_weights(label: str, names: set[str]) -> str:
+    pickles = sorted(name for name in names if weights.is_pickle(name, names))
+    if pickles:
+        return f"{label} holds no .safetensors and no .gguf file. " + weights.refusal(pickles[0])
+    return f"{label} holds no .safetensors and no .gguf file. Choose a repository that has the model's weights."

@@ -1,0 +1,79 @@
+"""`file://`: files of this machine, used where they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from controller.errors import AccessDenied, SourceError
+from controller.source_ref import FileSource
+from controller.sources import weights
+from controller.sources.values import StoredSource
+
+
+def describe(ref: FileSource) -> StoredSource:
+    """Look at the file or folder without reading contents; raises SourceError when a container could not use it."""
+    try:
+        path = ref.path.resolve(strict=True)
+        single_file = path.is_file()
+        paths = [path] if single_file else _walk(path)
+        stats = {file: file.stat() for file in paths}
+    except OSError as error:
+        raise SourceError(
+            f"{ref}: {error.strerror or 'cannot be looked at'}. Check the path in models.yaml."
+        ) from error
+    except RuntimeError as error:
+        raise SourceError(f"{ref}: its links lead in a circle.") from error
+    base = path.parent if single_file else path
+    names = {file.relative_to(base).as_posix(): file for file in paths}
+    _check_formats(ref, set(names), single_file)
+    _check_readable(path, paths)
+    lines = sorted(f"{name}\0{stats[file].st_size}\0{stats[file].st_mtime_ns}\n" for name, file in names.items())
+    return StoredSource(
+        path=path,
+        content_hash=hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
+        total_bytes=sum(result.st_size for result in stats.values()),
+        files=tuple(sorted(names)),
+    )
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files below; a link that leaves the folder would dangle inside the container."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    paths: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        for name in [*folders, *names]:
+            entry = Path(parent, name)
+            if entry.is_symlink() and not entry.resolve(strict=True).is_relative_to(folder):
+                raise SourceError(
+                    f"{entry} is a link out of the folder, which a container cannot follow. "
+                    f"Make a copy without links: cp -rL {folder} {folder}-copy"
+                )
+        paths += [path for name in names if (path := Path(parent, name)).is_file()]
+    return paths
+
+
+def _check_formats(ref: FileSource, names: set[str], single_file: bool) -> None:
+    if not names:
+        raise SourceError(f"{ref} holds no files. Check the path in models.yaml.")
+    pickles = sorted(name for name in names if weights.is_pickle(name, names))
+    safe = any(weights.is_weights(name) or name.endswith(".xml") for name in names)
+    if pickles and (single_file or not safe):
+        raise SourceError(f"{ref}: {weights.refusal(pickles[0])}")
+
+
+def _check_readable(path: Path, paths: list[Path]) -> None:
+    """The container's user owns nothing here: what others may not read it cannot read."""
+    folders = {parent for file in paths for parent in file.parents if parent.is_relative_to(path)}
+    closed = [file for file in paths if not file.stat().st_mode & stat.S_IROTH]
+    closed += [folder for folder in folders if folder.stat().st_mode & 0o005 != 0o005]
+    if closed:
+        raise AccessDenied(
+            f"{sorted(closed)[0]} is not readable for the container's user (uid 10001). "
+            f"Make it so: chmod -R o+rX {path}"
+        )

@@ -1,0 +1,122 @@
+"""`complete.json`: the list of a download's files, whose presence says that the download is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from controller.sources.disk import fsync_folder, write_durably
+from controller.sources.values import Job
+
+NAME = "complete.json"
+_FORMAT = 1
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One file: its name relative to the folder, with `/`, and what it holds."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a finished download is; `checksum` is what the registry's `sha256` is compared with."""
+
+    source: str
+    content_hash: str
+    checksum: str
+    single_file: bool
+    files: tuple[FileFacts, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def total_bytes(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def content_hash(files: Iterable[FileFacts]) -> str:
+    """sha256 over names and contents, whatever the order they come in."""
+    lines = sorted(f"{file.name}\0{file.sha256}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def checksum(files: tuple[FileFacts, ...], single_file: bool) -> str:
+    """The file's own sha256 for a single file, `content_hash` for a folder."""
+    return files[0].sha256 if single_file else content_hash(files)
+
+
+def measure(folder: Path, job: Job, *, durably: bool = True) -> tuple[FileFacts, ...]:
+    """Hash every file under `folder`, and make it and its name survive a power cut unless told otherwise."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return measure_files(folder, paths, job, durably=durably)
+
+
+def measure_files(base: Path, paths: list[Path], job: Job, *, durably: bool) -> tuple[FileFacts, ...]:
+    """Hash these files, named relative to `base`."""
+    total_bytes = sum(path.stat().st_size for path in paths)
+    done_bytes = 0
+    facts: list[FileFacts] = []
+    for path in paths:
+        digest, size_bytes = _hash_file(path, job, done_bytes, total_bytes, durably)
+        done_bytes += size_bytes
+        facts.append(FileFacts(path.relative_to(base).as_posix(), size_bytes, digest))
+    if durably:
+        for parent in {base, *(path.parent for path in paths)}:
+            fsync_folder(parent)
+    return tuple(facts)
+
+
+def _hash_file(path: Path, job: Job, before_bytes: int, total_bytes: int, durably: bool) -> tuple[str, int]:
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+            job.report("verifying", before_bytes + size_bytes, total_bytes)
+        if durably:
+            os.fsync(file.fileno())
+    return digest.hexdigest(), size_bytes
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest: the last thing that happens to a download's folder."""
+    content = {"format": _FORMAT, **asdict(manifest)}
+    write_durably(folder / NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a whole download; None when it is missing or is not one of ours."""
+    try:
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            return None
+        return Manifest(
+            source=content["source"],
+            content_hash=content["content_hash"],
+            checksum=content["checksum"],
+            single_file=content["single_file"],
+            files=tuple(FileFacts(**file) for file in content["files"]),
+            facts=content["facts"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def files_are_there(folder: Path, manifest: Manifest) -> bool:
+    """Whether every file of the manifest lies under `folder` with its size; contents are not read."""
+    try:
+        return bool(manifest.files) and all(
+            (folder / file.name).stat().st_size == file.size_bytes for file in manifest.files
+        )
+    except OSError:
+        return False

