@@ -1,0 +1,134 @@
+"""Registry → Compose text: pure, and the same bytes for the same input."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from controller.registry import ModelSpec
+from controller.rendering.memory import preparing_memory_bytes, serving_memory_bytes
+from controller.rendering.target import ModelFiles, Target
+
+__all__ = ["ModelFiles", "Target", "engine_names", "prepare_service", "render"]
+
+MODEL_MOUNT = "/model"
+SOURCE_MOUNT = "/source"
+PREPARED_MOUNT = "/prepared"
+
+
+def render(targets: Iterable[Target], *, project: str, stop_grace_s: int, templates_dir: Path, max_cpus: float) -> str:
+    """The Compose file for these models, in this order; nobody gets more than `max_cpus`, which Docker would refuse.
+
+    Raises jinja2.TemplateError when a template is broken or writes a value past the JSON filter.
+    """
+    template = _environment(templates_dir).get_template("compose.yaml.j2")
+    models = [_values(target, max_cpus) for target in targets]
+    volumes = [model["volume"] for model in models if model["volume"] is not None]
+    return template.render(project=project, stop_grace=f"{stop_grace_s}s", models=models, volumes=volumes)
+
+
+def engine_names(templates_dir: Path) -> frozenset[str]:
+    """The engines there are: one template each under `engines/`."""
+    return frozenset(path.name.removesuffix(".yaml.j2") for path in (templates_dir / "engines").glob("*.yaml.j2"))
+
+
+def prepare_service(model_id: str) -> str:
+    """The name of the service that prepares this model: no id holds `..`, so it is nobody else's name."""
+    return f"{model_id}..prepare"
+
+
+class _Json(str):
+    """Text that went through the JSON filter; the only kind of value that templates may write."""
+
+
+def _json(value: Any) -> _Json:
+    """JSON that YAML reads as the very same value, safe from Compose's own `$` expansion.
+
+    JSON escapes characters beyond the BMP as surrogate pairs, which YAML takes for two characters, and leaves some
+    control characters raw, which YAML refuses: everything that is not printable ASCII is escaped YAML's way.
+    """
+    if isinstance(value, jinja2.Undefined):
+        raise jinja2.UndefinedError(value._undefined_message)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _Json(re.sub(r"[^\x20-\x7e]", _escape, text).replace("$", "$$"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _only_json(value: Any) -> Any:
+    if not isinstance(value, _Json):
+        raise jinja2.TemplateRuntimeError(f"{value!r} is written without the json filter; write {{{{ value | json }}}}")
+    return value
+
+
+def _environment(templates_dir: Path) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates_dir),
+        undefined=jinja2.StrictUndefined,
+        finalize=_only_json,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["json"] = _json
+    return environment
+
+
+def _values(target: Target, max_cpus: float) -> dict[str, Any]:
+    """What a template sees as `model`; templates only loop and substitute, so every choice is made here."""
+    spec, files = target.spec, target.files
+    cpus = min(spec.resources.cpus, max_cpus)
+    return {
+        "id": spec.id,
+        "service": spec.id,
+        "prepare_service": prepare_service(spec.id),
+        "template": f"engines/{spec.engine}.yaml.j2",
+        "prepare_templates": [f"prepare/{spec.engine}.yaml.j2"] if files.volume else [],
+        "engine": spec.engine,
+        "image": spec.image,
+        "task": spec.task,
+        "dtype": spec.dtype,
+        "context_length": "" if spec.context_length is None else str(spec.context_length),
+        "max_concurrency": str(spec.max_concurrency),
+        "generation": json.dumps(spec.generation.given(), sort_keys=True),
+        "env": sorted(spec.env.items()),
+        "args": list(spec.args),
+        "cpus": cpus,
+        "cpus_text": f"{cpus:g}",
+        "memory_bytes": serving_memory_bytes(spec, files),
+        "prepare_memory_bytes": preparing_memory_bytes(files),
+        "port": target.port,
+        "start_period": f"{int(spec.start_timeout_s)}s",
+        "optional": _optional(spec),
+        "model_path": f"{MODEL_MOUNT}/weights" if files.volume else MODEL_MOUNT,
+        "serve_mount": _volume(files, MODEL_MOUNT, read_only=True) if files.volume else _bind(files, MODEL_MOUNT),
+        "source_mount": _bind(files, f"{SOURCE_MOUNT}/model" if files.source_is_folder else SOURCE_MOUNT),
+        "prepare_mount": _volume(files, PREPARED_MOUNT, read_only=False),
+        "volume": None if files.volume is None else {"name": files.volume, "model": spec.id},
+    }
+
+
+def _optional(spec: ModelSpec) -> dict[str, Any]:
+    if not spec.resources.gpus:
+        return {}
+    device = {"driver": "nvidia", "count": spec.resources.gpus, "capabilities": ["gpu"]}
+    return {"deploy": {"resources": {"reservations": {"devices": [device]}}}}
+
+
+def _bind(files: ModelFiles, target: str) -> dict[str, Any]:
+    inside = target if files.source_is_folder else f"{target}/{files.source.name}"
+    bind = {"create_host_path": False}
+    return {"type": "bind", "source": str(files.source), "target": inside, "read_only": True, "bind": bind}
+
+
+def _volume(files: ModelFiles, target: str, *, read_only: bool) -> dict[str, Any]:
+    return {"type": "volume", "source": files.volume, "target": target, "read_only": read_only}

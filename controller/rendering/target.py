@@ -1,0 +1,32 @@
+"""What rendering is given for each model, beside its entry in models.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.registry import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A model's files as far as they are known; sizes are None before the download."""
+
+    source: Path
+    source_is_folder: bool
+    source_bytes: int | None = None
+    volume: str | None = None
+    """The named volume of the prepared form; None when the engine reads the source as it is."""
+    weights_bytes: int | None = None
+    parameters: int = 0
+    kv_bytes_per_token: int = 0
+    context_length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One model to render: its entry, its host port and its files."""
+
+    spec: ModelSpec
+    port: int
+    files: ModelFiles

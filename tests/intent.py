@@ -1,0 +1,98 @@
+"""What a Compose file must say for a model, written down a second time, independent of the templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.rendering import Target
+
+HARDENED: dict[str, Any] = {
+    "user": "10001:10001",
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "pids_limit": 512,
+    "init": True,
+    "tmpfs": ["/tmp:size=64m,mode=1777,noexec,nosuid,nodev"],
+    "restart": "no",
+    "pull_policy": "never",
+    "stop_grace_period": "30s",
+    "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
+}
+
+
+def intended_file(targets: list[Target], project: str) -> dict[str, Any]:
+    """The whole file as data, `$` not yet doubled."""
+    services: dict[str, Any] = {}
+    volumes = {}
+    for target in targets:
+        services[target.spec.id] = _serve(target)
+        if target.files.volume is not None:
+            services[f"{target.spec.id}..prepare"] = _prepare(target)
+            volumes[target.files.volume] = {
+                "name": target.files.volume,
+                "labels": {"orchestrar.prepare": target.spec.id},
+            }
+    network = {
+        "driver": "bridge",
+        "enable_ipv6": False,
+        "driver_opts": {
+            "com.docker.network.bridge.enable_ip_masquerade": "false",
+            "com.docker.network.bridge.enable_icc": "false",
+            "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+        },
+    }
+    whole = {"name": project, "services": services, "networks": {"models": network}}
+    return {**whole, "volumes": volumes} if volumes else whole
+
+
+def _serve(target: Target) -> dict[str, Any]:
+    spec, files = target.spec, target.files
+    mount = _volume(files.volume, "/model", read_only=True) if files.volume else _bind(target, "/model")
+    service: dict[str, Any] = {
+        **HARDENED,
+        "image": spec.image or "orchestrar-runner:latest",
+        "profiles": ["models"],
+        "labels": {"orchestrar.model": spec.id, "orchestrar.engine": "transformers"},
+        "cpus": spec.resources.cpus,
+        "mem_limit": spec.resources.memory_bytes,
+        "memswap_limit": spec.resources.memory_bytes,
+        "ports": [{"target": 8000, "published": str(target.port), "host_ip": "127.0.0.1", "protocol": "tcp"}],
+        "networks": ["models"],
+        "dns": ["127.0.0.1"],
+        "volumes": [mount],
+    }
+    if spec.resources.gpus:
+        device = {"driver": "nvidia", "count": spec.resources.gpus, "capabilities": ["gpu"]}
+        service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    return service
+
+
+def _prepare(target: Target) -> dict[str, Any]:
+    spec, files = target.spec, target.files
+    source = _bind(target, "/source/model" if files.source_is_folder else "/source")
+    return {
+        **HARDENED,
+        "image": spec.image or "orchestrar-runner:latest",
+        "profiles": ["prepare"],
+        "labels": {"orchestrar.prepare": spec.id},
+        "command": ["python", "-m", "runner.prepare"],
+        "cpus": spec.resources.cpus,
+        "network_mode": "none",
+        "volumes": [source, _volume(files.volume, "/prepared", read_only=False)],
+    }
+
+
+def _bind(target: Target, inside: str) -> dict[str, Any]:
+    files = target.files
+    return {
+        "type": "bind",
+        "source": str(files.source),
+        "target": inside if files.source_is_folder else f"{inside}/{files.source.name}",
+        "read_only": True,
+        "bind": {"create_host_path": False},
+    }
+
+
+def _volume(name: str | None, inside: str, *, read_only: bool) -> dict[str, Any]:
+    return {"type": "volume", "source": name, "target": inside, "read_only": read_only}

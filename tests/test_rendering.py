@@ -1,0 +1,172 @@
+"""The Compose file: golden cases, and the property that it says what was meant, whatever the values."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.registry import ModelSpec, Resources, load_registry
+from controller.rendering import ModelFiles, Target, engine_names, render
+from controller.rendering.memory import serving_memory_bytes
+from controller.settings import ROOT
+from controller.source_ref import FileSource
+from tests.fakes import make_spec
+from tests.intent import intended_file
+
+TEMPLATES = ROOT / "templates"
+GOLDEN = Path(__file__).parent / "golden"
+GIB = 1 << 30
+
+
+def rendered(targets: list[Target], templates: Path = TEMPLATES, max_cpus: float = 64.0) -> str:
+    return render(targets, project="orchestrar", stop_grace_s=30, templates_dir=templates, max_cpus=max_cpus)
+
+
+def golden_targets(case: Path) -> list[Target]:
+    """Every model of a golden case: GGUF files are prepared, folders are mounted, ports count from 8001."""
+    registry = load_registry(case / "models.yaml", engines=engine_names(TEMPLATES))
+    targets = []
+    for number, spec in enumerate(registry.models.values()):
+        path = Path("/data") / spec.id / Path(str(spec.source)).name
+        gguf = path.name.endswith(".gguf")
+        volume = f"orchestrar_{spec.id}.transformers.0123456789ab" if gguf else None
+        files = ModelFiles(
+            source=path, source_is_folder=not gguf, source_bytes=100_000_000, volume=volume, weights_bytes=270_000_000
+        )
+        targets.append(Target(spec=spec, port=spec.port or 8001 + number, files=files))
+    return targets
+
+
+@pytest.mark.parametrize("case", sorted(GOLDEN.iterdir()), ids=lambda case: case.name)
+def test_golden(case: Path) -> None:
+    """The file for a known models.yaml is byte for byte the one that was reviewed (a folder is a case)."""
+    assert (case / "compose.yaml").read_text(encoding="utf-8") == rendered(golden_targets(case))
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+IDS = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True).filter(lambda text: ".." not in text)
+NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,10}", fullmatch=True).map(lambda name: f"USER_{name}")
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    """Any model, with any text where text is allowed."""
+    spec = ModelSpec(
+        id=draw(IDS),
+        source=FileSource(Path("/m")),
+        image=draw(st.none() | TEXT.filter(bool)),
+        env=draw(st.dictionaries(NAMES, TEXT, max_size=3)),
+        resources=Resources(
+            cpus=draw(st.floats(0.1, 64)),
+            memory_bytes=draw(st.integers(1 << 20, 1 << 45)),
+            gpus=draw(st.integers(0, 8)),
+        ),
+        start_timeout_s=draw(st.floats(1, 1000)),
+    )
+    name = draw(TEXT.filter(lambda text: "/" not in text and text not in ("", ".", "..")))
+    files = ModelFiles(
+        source=Path("/data") / name,
+        source_is_folder=draw(st.booleans()),
+        source_bytes=draw(st.none() | st.integers(0, 1 << 40)),
+        volume=f"orchestrar_{spec.id}.x" if draw(st.booleans()) else None,
+    )
+    return Target(spec=spec, port=draw(st.integers(1024, 65535)), files=files)
+
+
+def undoubled(value: Any) -> Any:
+    """Compose's reading of `$$`."""
+    if isinstance(value, str):
+        return value.replace("$$", "$")
+    if isinstance(value, list):
+        return [undoubled(item) for item in value]
+    if isinstance(value, dict):
+        return {undoubled(key): undoubled(item) for key, item in value.items()}
+    return value
+
+
+@given(st.lists(targets(), min_size=1, max_size=4, unique_by=lambda target: target.spec.id))
+def test_the_parsed_file_equals_the_intent(models: list[Target]) -> None:
+    """For any valid configuration the parsed file is what was meant: no value adds a key or changes a type."""
+    file = undoubled(yaml.safe_load(rendered(models)))
+    intended = intended_file(models, "orchestrar")
+    for target in models:
+        service = file["services"][target.spec.id]
+        environment = service.pop("environment")
+        assert target.spec.env == {key: value for key, value in environment.items() if key.startswith("USER_")}
+        assert environment["ORCHESTRAR_MODEL_ID"] == target.spec.id
+        assert environment["HF_HUB_OFFLINE"] == "1"
+        assert service.pop("healthcheck")["start_period"] == f"{int(target.spec.start_timeout_s)}s"
+        if target.files.volume:
+            preparing = file["services"][f"{target.spec.id}..prepare"]
+            assert preparing.pop("mem_limit") == preparing.pop("memswap_limit") >= GIB
+            assert preparing.pop("environment")["ORCHESTRAR_MODEL_ID"] == target.spec.id
+    assert intended == file
+
+
+@given(st.lists(targets(), max_size=3, unique_by=lambda target: target.spec.id))
+def test_rendering_is_deterministic(models: list[Target]) -> None:
+    """The same input gives the same bytes."""
+    assert rendered(models) == rendered(models)
+
+
+def test_a_raw_value_is_refused(tmp_path: Path) -> None:
+    """A template that writes a value past the JSON filter is an error, not a file."""
+    shutil.copytree(TEMPLATES, tmp_path / "t")
+    template = tmp_path / "t" / "engines" / "transformers.yaml.j2"
+    template.write_text(template.read_text() + "    hostname: {{ model.id }}\n")
+    with pytest.raises(jinja2.TemplateRuntimeError, match="without the json filter"):
+        rendered([one_target()], tmp_path / "t")
+
+
+def test_a_misspelt_value_is_refused(tmp_path: Path) -> None:
+    """A template that names what does not exist is an error, not an empty string."""
+    shutil.copytree(TEMPLATES, tmp_path / "t")
+    template = tmp_path / "t" / "engines" / "transformers.yaml.j2"
+    template.write_text(template.read_text() + "    hostname: {{ model.idd | json }}\n")
+    with pytest.raises(jinja2.UndefinedError):
+        rendered([one_target()], tmp_path / "t")
+
+
+def test_a_small_machine_bounds_the_cpus() -> None:
+    """A model asks for no more CPUs than the machine has, since Docker would refuse to create its container."""
+    service = yaml.safe_load(rendered([one_target()], max_cpus=1.0))["services"]["tiny"]
+    assert (service["cpus"], service["environment"]["ORCHESTRAR_CPUS"]) == (1.0, "1")
+
+
+def test_templates_are_the_engines() -> None:
+    """An engine is there when its template is, and nothing else in the folder counts as one."""
+    assert engine_names(TEMPLATES) == {"transformers"}
+
+
+def one_target(**files: Any) -> Target:
+    known: dict[str, Any] = {"source": Path("/data/m"), "source_is_folder": True, **files}
+    return Target(spec=make_spec(), port=8001, files=ModelFiles(**known))
+
+
+class TestMemory:
+    def test_what_is_written_counts(self) -> None:
+        """`resources.memory` is taken as it is."""
+        spec = make_spec(resources=Resources(memory_bytes=5 * GIB))
+        assert serving_memory_bytes(spec, one_target().files) == 5 * GIB
+
+    def test_before_the_download_a_default_stands(self) -> None:
+        """A model whose size nobody knows yet gets 4 GiB."""
+        assert serving_memory_bytes(make_spec(), one_target().files) == 4 * GIB
+
+    def test_it_grows_with_weights_context_and_width(self) -> None:
+        """Weights count 1.3 times in the width they are loaded in, and the KV cache by the context."""
+        facts = {"weights_bytes": 2 * GIB, "parameters": GIB, "kv_bytes_per_token": 1 << 16, "context_length": 8192}
+        files = one_target(**facts).files
+        narrow = serving_memory_bytes(make_spec(dtype="bfloat16"), files)
+        assert narrow == pytest.approx(1.3 * 2 * GIB + 0.5 * GIB + GIB, rel=0.02)
+        wide = serving_memory_bytes(make_spec(dtype="float32"), files)
+        assert wide - narrow == pytest.approx(1.3 * 2 * GIB, rel=0.02)
+        short = serving_memory_bytes(make_spec(dtype="bfloat16", context_length=1024), files)
+        assert short < narrow
