@@ -1,0 +1,193 @@
+"""The Compose project as Docker should see it: files, ports and containers of every model, one service at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from controller.docker_service import Container, DockerService, Usage
+from controller.errors import DockerError, ModelBusy, PortTaken, SourceError, StartFailed
+from controller.files import write_atomic
+from controller.ports import PortBook
+from controller.preparation import OnProgress, Preparation
+from controller.registry import ModelSpec, Registry
+from controller.rendering import ModelFiles, Target, prepare_service, render
+
+log = logging.getLogger(__name__)
+
+LOG_LINES = 30
+PORT_TRIES = 5
+_PORT_IN_USE = ("address already in use", "port is already allocated")
+
+
+class Deployment:
+    """What the supervisor asks of the world outside. Thread-safe; every method may block on Docker."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        docker: DockerService,
+        preparation: Preparation,
+        ports: PortBook,
+        compose_file: Path,
+        templates_dir: Path,
+        stop_grace_s: int,
+    ) -> None:
+        self._registry = registry
+        self._docker = docker
+        self._preparation = preparation
+        self._ports = ports
+        self._compose_file = compose_file
+        self._templates_dir = templates_dir
+        self._stop_grace_s = stop_grace_s
+        self._write_lock = threading.Lock()
+
+    def write(self) -> None:
+        """Render the Compose file and replace it when it changed."""
+        with self._write_lock:
+            ports = self.ports()
+            targets = [self._target(spec, ports[spec.id]) for spec in self._registry.models.values()]
+            text = render(
+                targets,
+                project=self._docker.project,
+                stop_grace_s=self._stop_grace_s,
+                templates_dir=self._templates_dir,
+                max_cpus=float(os.cpu_count() or 1),
+            )
+            if not self._compose_file.exists() or self._compose_file.read_text(encoding="utf-8") != text:
+                write_atomic(self._compose_file, text)
+
+    def ports(self) -> dict[str, int]:
+        """The host port of each model."""
+        return self._ports.assign({spec.id: spec.port for spec in self._registry.models.values()})
+
+    def is_prepared(self, model_id: str) -> bool:
+        """Whether a start would find the model's files made. No Docker, no network."""
+        return self._preparation.is_complete(self._spec(model_id))
+
+    def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
+        """Download and convert what is missing. Raises SourceError, PreparationFailed or a Docker error."""
+        spec = self._spec(model_id)
+        self._preparation.download(spec, on_progress=on_progress, cancelled=cancelled)
+        self.write()
+        service = prepare_service(model_id)
+        self._preparation.convert(spec, service=service, on_progress=on_progress, cancelled=cancelled)
+        self.write()
+
+    def find_all(self) -> list[Container]:
+        """Every container of the project that serves a model."""
+        return self._docker.models()
+
+    def find(self, model_id: str) -> Container | None:
+        """The model's container, running or not."""
+        return self._docker.model(model_id)
+
+    def inspect(self, container_id: str) -> Container | None:
+        """The container as it is now; None when it is gone."""
+        return self._docker.inspect(container_id)
+
+    def up(self, model_id: str) -> Container:
+        """Bring the model's service up, on another port where its automatic one is taken; does not wait for it.
+
+        Raises PortTaken for an explicit port, StartFailed with Docker's words otherwise.
+        """
+        spec = self._spec(model_id)
+        for _ in range(PORT_TRIES):
+            self.write()
+            self._yield_taken_port(spec)
+            try:
+                self._docker.up(model_id)
+            except DockerError as exc:
+                if any(sign in f"{exc.details.get('stderr')}".lower() for sign in _PORT_IN_USE):
+                    continue  # somebody was faster than our look
+                self._raise_start_failed(spec, exc)
+            container = self._docker.model(model_id)
+            if container is None:
+                raise StartFailed(f"{model_id}: its container was removed while it started; try again")
+            return container
+        raise PortTaken(f"{model_id}: five ports in a row were taken while it started; try again")
+
+    def stop(self, container_id: str, *, grace_s: int) -> None:
+        """End the container's process by its id; verified: it has exited when this returns."""
+        self._docker.stop(container_id, grace_s=grace_s)
+
+    def remove(self, container_id: str) -> None:
+        """Remove the container, whatever its state."""
+        self._docker.remove(container_id)
+
+    def logs(self, container_id: str) -> list[str]:
+        """Its last lines."""
+        return self._docker.logs(container_id, tail=LOG_LINES)
+
+    def usage(self, container_ids: list[str]) -> dict[str, Usage]:
+        """CPU and memory per container."""
+        return self._docker.usage(container_ids) if container_ids else {}
+
+    def drifted(self, containers: list[Container]) -> set[str]:
+        """The models whose container is not what the Compose files, the override included, describe now."""
+        hashes = self._docker.config_hashes() if containers else {}
+        return {c.model_id for c in containers if c.config_hash != hashes.get(c.service)}
+
+    def delete_files(self, model_id: str) -> int:
+        """Remove the model's ended container, prepared volumes and downloads; returns the bytes of the downloads.
+
+        Raises ModelBusy when a container serves the model, started by hand perhaps.
+        """
+        container = self._docker.model(model_id)
+        if container is not None and container.running:
+            raise ModelBusy(f"{model_id} runs in {container.name}; stop it first (POST /stop), then delete its files")
+        if container is not None:
+            self._docker.remove(container.id)
+        freed = self._preparation.delete(self._spec(model_id))
+        self.write()
+        return freed
+
+    def _spec(self, model_id: str) -> ModelSpec:
+        return self._registry.models[model_id]
+
+    def _yield_taken_port(self, spec: ModelSpec) -> None:
+        """Leave a port on which somebody else listens: an automatic one moves on, an explicit one is an error."""
+        ports = self.ports()
+        port = ports[spec.id]
+        if self._ports.is_free(port):
+            return
+        if spec.port is not None:
+            raise PortTaken(
+                f"{spec.id}: port {port} is taken by another program; free it (`ss -ltnp sport = :{port}` shows who "
+                "listens) or write another `port:` in models.yaml, or none to have one chosen",
+                details={"port": port},
+            )
+        moved = self._ports.move(spec.id, ports.values())
+        log.warning("%s: port %d is taken by another program, moving on to %d", spec.id, port, moved)
+        self.write()
+
+    def _raise_start_failed(self, spec: ModelSpec, exc: DockerError) -> None:
+        container = self._docker.model(spec.id)
+        raise StartFailed(
+            exc.message,
+            details={"phase": "compose up", "exit_code": container.exit_code if container else None, "log": []},
+        ) from exc
+
+    def _target(self, spec: ModelSpec, port: int) -> Target:
+        try:
+            stored = self._preparation.stored(spec)
+        except SourceError:
+            stored = None  # its files were there and are not now; the start says so, other models go on
+        facts = self._preparation.facts(spec, stored)
+        # A path that names the reason, for whoever starts the service by hand before the download.
+        path = stored.path if stored else self._compose_file.parent / "not-downloaded-yet" / spec.id
+        files = ModelFiles(
+            source=path,
+            source_is_folder=path.is_dir() if stored else True,
+            source_bytes=stored.total_bytes if stored else None,
+            volume=self._preparation.volume(spec, stored),
+            weights_bytes=facts.weights_bytes if facts else (stored.total_bytes if stored else None),
+            parameters=facts.parameters if facts else 0,
+            kv_bytes_per_token=facts.kv_bytes_per_token if facts else 0,
+            context_length=facts.context_length if facts else None,
+        )
+        return Target(spec=spec, port=port, files=files)

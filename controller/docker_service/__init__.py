@@ -1,0 +1,148 @@
+"""The only home of python-on-whales: compose verbs, and looks at containers, volumes and images."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from python_on_whales import DockerClient
+from python_on_whales.exceptions import NoSuchContainer, NoSuchImage, NoSuchVolume
+from python_on_whales.utils import run as run_command
+
+from controller.docker_service.calls import client, translated
+from controller.docker_service.container import (
+    MODEL_LABEL,
+    PREPARE_LABEL,
+    PROJECT_LABEL,
+    Container,
+    Usage,
+    read_container,
+)
+
+__all__ = ["MODEL_LABEL", "PREPARE_LABEL", "Container", "DockerService", "Usage"]
+
+COMPOSE_DEADLINE_S = 30.0
+LOOK_DEADLINE_S = 10.0
+COMPOSE_FILE = "compose.yaml"
+OVERRIDE_FILE = "compose.override.yaml"
+
+
+class DockerService:
+    """One Compose project on one engine. Thread-safe; compose verbs wait for each other, looks do not.
+
+    Every method raises DockerUnavailable when the engine does not answer, DockerTimeout when a call ran into its
+    deadline, and DockerError with Docker's last words otherwise.
+    """
+
+    def __init__(self, *, project: str, compose_dir: Path) -> None:
+        self.project = project
+        self._folder = compose_dir
+        # Compose calls on one project race with each other (two `up`s both create), so they take turns.
+        self._compose_turn = threading.Lock()
+
+    def version(self) -> str:
+        """The engine's version."""
+        with translated("asking Docker for its version"):
+            server = self._client(LOOK_DEADLINE_S).version().server
+            return (server.version if server else None) or "unknown"
+
+    def up(self, service: str) -> None:
+        """`docker compose up` of one service, nothing else touched; does not wait for it to be healthy."""
+        with self._compose_turn, translated(f"docker compose up {service}"):
+            self._client(COMPOSE_DEADLINE_S).compose.up(
+                [service], detach=True, dependencies=False, no_build=True, quiet=True, color=False
+            )
+
+    def config_hashes(self) -> dict[str, str]:
+        """Compose's own hash of each service as the files describe it now, the override included."""
+        whales = self._client(COMPOSE_DEADLINE_S, profiles=["*"])
+        with translated("docker compose config --hash"):
+            # python-on-whales has no method for `config --hash`; its command line is the one it would build itself.
+            lines = run_command([*whales.compose.docker_compose_cmd, "config", "--hash", "*"])
+        return dict(line.split() for line in str(lines).splitlines() if len(line.split()) == 2)
+
+    def models(self) -> list[Container]:
+        """Every container of the project that serves a model, running or not."""
+        return self._labelled(MODEL_LABEL)
+
+    def model(self, model_id: str) -> Container | None:
+        """The container that serves this model: a running one before one that ended."""
+        found = self._labelled(f"{MODEL_LABEL}={model_id}")
+        return max(found, key=lambda c: (c.running, c.started_at is not None, str(c.started_at)), default=None)
+
+    def preparations(self, model_id: str) -> list[Container]:
+        """The containers that prepare, or prepared, this model."""
+        return self._labelled(f"{PREPARE_LABEL}={model_id}")
+
+    def inspect(self, container_id: str) -> Container | None:
+        """The container as it is now; None when it is gone."""
+        with translated("looking at a container", NoSuchContainer):
+            return read_container(self._client(LOOK_DEADLINE_S).container.inspect(container_id))
+        return None
+
+    def logs(self, container_id: str, *, tail: int) -> list[str]:
+        """The last `tail` lines it wrote; empty when it is gone."""
+        with translated("reading a container's log", NoSuchContainer):
+            return str(self._client(LOOK_DEADLINE_S).container.logs(container_id, tail=tail)).splitlines()
+        return []
+
+    def stop(self, container_id: str, *, grace_s: int) -> None:
+        """SIGTERM, SIGKILL after `grace_s`; returns when the process has ended or was gone already."""
+        with translated("stopping a container", NoSuchContainer):
+            self._client(grace_s + LOOK_DEADLINE_S).container.stop(container_id, time=grace_s)
+
+    def remove(self, container_id: str) -> None:
+        """Remove a container, running or not; its named volumes stay."""
+        with translated("removing a container", NoSuchContainer):
+            self._client(LOOK_DEADLINE_S).container.remove(container_id, force=True)
+
+    def usage(self, container_ids: Iterable[str]) -> dict[str, Usage]:
+        """What each container uses now, by its id; Docker measures for about 2 s."""
+        with translated("measuring containers", NoSuchContainer):
+            rows = self._client(LOOK_DEADLINE_S).stats(containers=list(container_ids))
+            return {r.container_id: Usage(cpu_percent=r.cpu_percentage, memory_bytes=r.memory_used) for r in rows}
+        return {}
+
+    def image_id(self, reference: str) -> str | None:
+        """The local image's id; None when there is none."""
+        with translated(f"looking for the image {reference}", NoSuchImage):
+            return str(self._client(LOOK_DEADLINE_S).image.inspect(reference).id)
+        return None
+
+    def volume_created_at(self, name: str) -> datetime | None:
+        """When the volume was made: tells a volume from a later one of the same name. None when there is none."""
+        with translated(f"looking for the volume {name}", NoSuchVolume):
+            return self._client(LOOK_DEADLINE_S).volume.inspect(name).created_at
+        return None
+
+    def volumes(self, model_id: str) -> list[str]:
+        """The names of the prepared volumes of this model."""
+        labels = self._filters(f"{PREPARE_LABEL}={model_id}")
+        with translated("listing volumes"):
+            return [volume.name for volume in self._client(LOOK_DEADLINE_S).volume.list(filters=labels)]
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume that no container uses."""
+        with translated(f"removing the volume {name}", NoSuchVolume):
+            self._client(LOOK_DEADLINE_S).volume.remove(name)
+
+    def _labelled(self, label: str) -> list[Container]:
+        whales = self._client(LOOK_DEADLINE_S)
+        with translated("listing containers"):
+            ids = [found.id for found in whales.container.list(all=True, filters=self._filters(label))]
+        # One may go away between the listing and the look at it: inspect says None then.
+        return [container for container in map(self.inspect, ids) if container is not None]
+
+    def _filters(self, label: str) -> list[tuple[Literal["label"], str]]:
+        return [("label", f"{PROJECT_LABEL}={self.project}"), ("label", label)]
+
+    def _client(self, deadline_s: float, *, profiles: Iterable[str] = ()) -> DockerClient:
+        files = [self._folder / COMPOSE_FILE]
+        if (self._folder / OVERRIDE_FILE).exists():
+            files.append(self._folder / OVERRIDE_FILE)
+        whales = client(deadline_s, project=self.project, files=files, folder=self._folder)
+        whales.client_config.compose_profiles = list(profiles)
+        return whales

@@ -1,0 +1,83 @@
+"""What Docker says of one container, reduced to what the controller decides by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from python_on_whales import Container as WhalesContainer
+
+MODEL_LABEL = "orchestrar.model"
+PREPARE_LABEL = "orchestrar.prepare"
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
+RUNNER_PORT = "8000/tcp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """A container of our project as last inspected.
+
+    `port` is the host's port that reaches the runner; a container that does not run keeps the one it asked for.
+    """
+
+    id: str
+    name: str
+    model_id: str
+    service: str
+    status: str
+    exit_code: int | None
+    oom_killed: bool
+    error: str
+    port: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    config_hash: str
+    image_id: str
+    memory_limit_bytes: int
+
+    @property
+    def running(self) -> bool:
+        """True also while paused: the process is there and holds its port."""
+        return self.status in ("running", "paused", "restarting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """CPU in percent of one core, memory as Docker counts it (page cache that could go left out)."""
+
+    cpu_percent: float
+    memory_bytes: int
+
+
+def read_container(found: WhalesContainer) -> Container:
+    """Reduce python-on-whales' inspect result (one `docker inspect` when it was not loaded yet)."""
+    labels = found.config.labels or {}
+    state = found.state
+    return Container(
+        id=found.id,
+        name=found.name,
+        model_id=labels.get(MODEL_LABEL) or labels.get(PREPARE_LABEL) or "",
+        service=labels.get(SERVICE_LABEL, ""),
+        status=state.status or "unknown",
+        exit_code=state.exit_code,
+        oom_killed=bool(state.oom_killed),
+        error=state.error or "",
+        port=_host_port(found),
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+        config_hash=labels.get(CONFIG_HASH_LABEL, ""),
+        image_id=found.image,
+        memory_limit_bytes=found.host_config.memory or 0,
+    )
+
+
+def _host_port(found: WhalesContainer) -> int | None:
+    published = (found.network_settings.ports or {}).get(RUNNER_PORT)
+    if published:
+        return int(published[0]["HostPort"])
+    asked = (found.host_config.port_bindings or {}).get(RUNNER_PORT)
+    if asked and asked[0].host_port:
+        return int(asked[0].host_port)
+    return None

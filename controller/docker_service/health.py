@@ -1,0 +1,56 @@
+"""Whether Docker answers, known without waiting for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from controller.errors import OrchestrarError
+
+FRESH_S = 2.0
+WAIT_S = 0.3
+HUNG_S = 3.0
+
+
+class EngineHealth:
+    """Asks in a thread of its own when the last answer is old; `report` waits at most 0.3 s for it. Thread-safe."""
+
+    def __init__(self, ask_version: Callable[[], str], monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._ask_version = ask_version
+        self._monotonic = monotonic
+        self._changed = threading.Condition()
+        self._asking_since: float | None = None
+        self._answered_at: float | None = None
+        self._version: str | None = None
+        self._reason: str | None = "Docker was not asked yet"
+
+    def report(self) -> dict[str, Any]:
+        """`ok`, the engine's `version`, and the `reason` when it is not ok."""
+        with self._changed:
+            now = self._monotonic()
+            fresh = self._answered_at is not None and now - self._answered_at < FRESH_S
+            if not fresh:
+                if self._asking_since is None:
+                    self._asking_since = now
+                    threading.Thread(target=self._ask, name="engine-health", daemon=True).start()
+                self._changed.wait_for(lambda: self._asking_since is None, timeout=WAIT_S)
+            return self._report()
+
+    def _report(self) -> dict[str, Any]:
+        reason = self._reason
+        if self._asking_since is not None and (waited_s := self._monotonic() - self._asking_since) > HUNG_S:
+            reason = f"Docker has not answered for {waited_s:.0f} s"
+        return {"ok": reason is None, "version": self._version, "reason": reason}
+
+    def _ask(self) -> None:
+        version, reason = None, None
+        try:
+            version = self._ask_version()
+        except OrchestrarError as exc:
+            reason = exc.message
+        with self._changed:
+            self._version, self._reason = version, reason
+            self._answered_at, self._asking_since = self._monotonic(), None
+            self._changed.notify_all()

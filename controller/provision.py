@@ -1,0 +1,108 @@
+"""`python -m controller.provision [MODEL …]`: download and prepare models without a running controller."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from controller.composition import compose_deployment, read_registry
+from controller.deployment import Deployment
+from controller.docker_service import DockerService
+from controller.errors import ConfigInvalid, OrchestrarError
+from controller.preparation import PreparationProgress
+from controller.settings import Settings
+
+MIB = 1024 * 1024
+HEARTBEAT_S = 5.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 when all are there, 1 when one failed, 2 when the configuration is broken."""
+    parser = argparse.ArgumentParser(prog="python -m controller.provision", description=__doc__)
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="ids or aliases; none means the first of models.yaml"
+    )
+    names = parser.parse_args(arguments).models
+    try:
+        settings = Settings.from_environ(os.environ)
+        registry = read_registry(settings)
+        docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
+        deployment = compose_deployment(settings, registry, docker)
+        deployment.write()
+        for name in names or [next(iter(registry.models))]:
+            _prepare(deployment, registry.resolve(name).id)
+    except ConfigInvalid as exc:
+        print("\n".join(exc.problems), file=sys.stderr)
+        return 2
+    except OrchestrarError as exc:
+        print(exc.message, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _prepare(deployment: Deployment, model_id: str) -> None:
+    begun = time.monotonic()
+    console = Console(stderr=False)
+    report = _Bar(console, model_id) if console.is_terminal else _Lines(model_id)
+    with report:
+        deployment.prepare(model_id, report.show, lambda: False)
+    print(f"{model_id}: downloaded and prepared ({time.monotonic() - begun:.1f} s)", flush=True)
+
+
+def _words(progress: PreparationProgress) -> str:
+    if progress.done_bytes is None:
+        return progress.phase
+    total = f" of {progress.total_bytes / MIB:.0f}" if progress.total_bytes else ""
+    return f"{progress.phase} {progress.done_bytes / MIB:.0f}{total} MiB"
+
+
+class _Bar:
+    """Progress on a terminal."""
+
+    def __init__(self, console: Console, model_id: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task(model_id, total=None)
+        self._model_id = model_id
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, progress: PreparationProgress) -> None:
+        total = None if progress.fraction is None else 1.0
+        words = f"{self._model_id}: {_words(progress)}"
+        self._progress.update(self._task, description=words, total=total, completed=progress.fraction or 0.0)
+
+
+class _Lines:
+    """Progress in a log: a line at each phase, and one now and then."""
+
+    def __init__(self, model_id: str) -> None:
+        self._model_id = model_id
+        self._phase = ""
+        self._shown_at = 0.0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, progress: PreparationProgress) -> None:
+        now = time.monotonic()
+        if progress.phase != self._phase or now - self._shown_at >= HEARTBEAT_S:
+            self._phase, self._shown_at = progress.phase, now
+            print(f"{self._model_id}: {_words(progress)}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

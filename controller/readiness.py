@@ -1,0 +1,19 @@
+"""The answer to "does this model serve yet?", shared by the one who asks (proxy) and the one who waits (supervisor)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """One look at a model's /health: `refused` means that nobody listens on its port.
+
+    `phase` is what it does while it loads, `phases` the seconds each took once it is ready.
+    """
+
+    ready: bool
+    refused: bool = False
+    phase: str = ""
+    phases: dict[str, Any] = field(default_factory=dict)

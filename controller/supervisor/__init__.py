@@ -1,0 +1,8 @@
+"""The only owner of lifecycle state, threads and leases."""
+
+from controller.supervisor.model import CancelToken, Lease, ModelView, State
+from controller.supervisor.monitor import Monitor
+from controller.supervisor.starting import Backend
+from controller.supervisor.supervisor import Supervisor
+
+__all__ = ["Backend", "CancelToken", "Lease", "ModelView", "Monitor", "State", "Supervisor"]

@@ -1,0 +1,28 @@
+"""Time as the supervisor sees it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Monotonic time, and the ways to let it pass; tests bring one that they move by hand."""
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None, /) -> None: ...
+
+
+class SystemClock:
+    """The real clock."""
+
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None, /) -> None:
+        """Wait for a notification, or until `timeout_s` have passed; the condition is held."""
+        condition.wait(timeout_s)

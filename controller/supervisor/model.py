@@ -1,0 +1,167 @@
+"""One model's lifecycle as values: its state, its lease, its start attempt, and what others may see of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from controller.docker_service import Container, Usage
+from controller.errors import OrchestrarError
+from controller.preparation import PreparationProgress
+from controller.registry import ModelSpec
+
+
+class State(str, Enum):
+    """Where a model is in `absent → preparing → stopped → starting → ready → draining → stopped`, or `failed`."""
+
+    ABSENT = "absent"
+    PREPARING = "preparing"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+RESTING = frozenset({State.ABSENT, State.STOPPED, State.FAILED})
+
+
+class CancelToken:
+    """Lets another thread (the one that watches clients' sockets) take a request out of whatever it waits for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """True for good once cancel() was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Run what was registered, once, in the caller's thread."""
+        with self._lock:
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Register what ends the wait; runs at once when the token is cancelled already."""
+        with self._lock:
+            if not self._cancelled:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+class Lease:
+    """The right to use a ready model: it is not stopped for idleness while one is held. Release is idempotent."""
+
+    def __init__(self, model_id: str, container: Container, start_s: float, release: Callable[[float | None], None]):
+        self.model_id = model_id
+        self.container_id = container.id
+        self.port = container.port or 0
+        self.start_s = start_s
+        self._release: Callable[[float | None], None] | None = release
+
+    def release(self, *, keep_alive_s: float | None = None) -> None:
+        """Give it back; `keep_alive_s` replaces the idle timeout from now on (0 at once, below 0 never)."""
+        release, self._release = self._release, None
+        if release is not None:
+            release(keep_alive_s)
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One start, shared by all who wait for it."""
+
+    started_at: float
+    cancelled: bool = False
+    done: bool = False
+    error: OrchestrarError | None = None
+
+
+@dataclass(eq=False)
+class Slot:
+    """The mutable record of one model; only the supervisor touches it, under its lock."""
+
+    spec: ModelSpec
+    changed: threading.Condition
+    state: State = State.STOPPED
+    container: Container | None = None
+    leases: int = 0
+    waiters: int = 0
+    attempt: Attempt | None = None
+    stop_requested: bool = False
+    epoch: int = 0
+    progress: PreparationProgress | None = None
+    error: OrchestrarError | None = None
+    ready_at: float | None = None
+    used_at: float | None = None
+    start_s: float | None = None
+    phases: dict[str, Any] = field(default_factory=dict)
+    keep_alive_s: float | None = None
+    usage: Usage | None = None
+    drifted: bool = False
+
+    def enter(self, state: State) -> None:
+        """Change state and wake all who wait for a change."""
+        self.state = state
+        self.epoch += 1
+        self.changed.notify_all()
+
+    def idle_deadline(self) -> float | None:
+        """When it may be stopped for idleness, monotonic; None while in use, or never."""
+        timeout_s = self.spec.idle_timeout_s if self.keep_alive_s is None else self.keep_alive_s
+        never = timeout_s < 0 or (timeout_s == 0 and self.keep_alive_s is None)
+        if self.state is not State.READY or self.leases or self.spec.pinned or never or self.used_at is None:
+            return None
+        return self.used_at + timeout_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelView:
+    """What the API shows of a model."""
+
+    spec: ModelSpec
+    state: State
+    port: int
+    container: Container | None
+    in_flight: int
+    waiting: int
+    uptime_s: float | None
+    last_used_s_ago: float | None
+    idle_stop_in_s: float | None
+    start_s: float | None
+    phases: dict[str, Any]
+    progress: PreparationProgress | None
+    error: OrchestrarError | None
+    usage: Usage | None
+    drifted: bool
+
+
+def view_of(slot: Slot, now: float, port: int) -> ModelView:
+    """The slot as others may see it; `now` is monotonic, `port` the one it gets at its next start."""
+    deadline = slot.idle_deadline()
+    return ModelView(
+        spec=slot.spec,
+        state=slot.state,
+        port=(slot.container.port if slot.container else None) or port,
+        container=slot.container,
+        in_flight=slot.leases,
+        waiting=slot.waiters,
+        uptime_s=None if slot.ready_at is None else now - slot.ready_at,
+        last_used_s_ago=None if slot.used_at is None else now - slot.used_at,
+        idle_stop_in_s=None if deadline is None else max(deadline - now, 0.0),
+        start_s=slot.start_s,
+        phases=dict(slot.phases),
+        progress=slot.progress,
+        error=slot.error,
+        usage=slot.usage,
+        drifted=slot.drifted,
+    )

@@ -1,0 +1,50 @@
+"""The thread that stops idle models and follows what happens to containers outside of our doing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from controller.errors import OrchestrarError
+from controller.supervisor.clock import Clock, SystemClock
+from controller.supervisor.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 10.0
+
+
+class Monitor:
+    """Sleeps until there is something to do: the next idle deadline, or the next look at Docker."""
+
+    def __init__(self, supervisor: Supervisor, *, clock: Clock | None = None) -> None:
+        self._supervisor = supervisor
+        self._clock = clock or SystemClock()
+        self._look_at = self._clock.monotonic()
+        self._reachable = True
+
+    def start(self) -> None:
+        """Run until the supervisor closes."""
+        threading.Thread(target=self._loop, name="monitor", daemon=True).start()
+
+    def _loop(self) -> None:
+        while self._supervisor.rest_until_due(self._look_at):
+            try:
+                self.work()
+            except Exception:  # the thread's outermost loop: it must outlive any fault
+                log.exception("the monitor met a fault of the controller")
+
+    def work(self) -> None:
+        """One round: reap what is due, and look at Docker when that is due. Says once that Docker is away."""
+        try:
+            self._supervisor.reap()
+            if self._clock.monotonic() >= self._look_at:
+                self._look_at = self._clock.monotonic() + LOOK_EVERY_S
+                self._supervisor.adopt()
+                self._supervisor.measure()
+        except OrchestrarError as exc:
+            if self._reachable:
+                log.warning("looking at Docker failed, and is tried again: %s", exc.message)
+            self._reachable = False
+        else:
+            self._reachable = True

@@ -1,0 +1,160 @@
+"""One start from beginning to end, outside every lock: prepare, bring up or adopt, wait until it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from controller.docker_service import Container, Usage
+from controller.errors import Cancelled, StartFailed
+from controller.preparation import OnProgress, PreparationProgress
+from controller.readiness import Readiness
+from controller.registry import ModelSpec
+from controller.supervisor.clock import Clock
+from controller.supervisor.model import State
+
+POLL_S = 0.05
+LOOK_EVERY_S = 0.25
+LOOK_ANYWAY_S = 1.0
+# What the runner exits with when its volume holds no prepared model (EX_CONFIG of sysexits.h).
+NOT_PREPARED_EXIT = 78
+
+
+class Backend(Protocol):
+    """The world outside as the supervisor needs it; `deployment.Deployment` is the real one."""
+
+    def is_prepared(self, model_id: str) -> bool: ...
+
+    def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None: ...
+
+    def find_all(self) -> list[Container]: ...
+
+    def find(self, model_id: str) -> Container | None: ...
+
+    def inspect(self, container_id: str) -> Container | None: ...
+
+    def up(self, model_id: str) -> Container: ...
+
+    def stop(self, container_id: str, *, grace_s: int) -> None: ...
+
+    def logs(self, container_id: str) -> list[str]: ...
+
+    def usage(self, container_ids: list[str]) -> dict[str, Usage]: ...
+
+    def drifted(self, containers: list[Container]) -> set[str]: ...
+
+    def delete_files(self, model_id: str) -> int: ...
+
+    def ports(self) -> dict[str, int]: ...
+
+
+class Reporter(Protocol):
+    """How a start tells its supervisor where it is."""
+
+    def entered(self, state: State) -> None: ...
+
+    def progressed(self, progress: PreparationProgress) -> None: ...
+
+    def cancelled(self) -> bool: ...
+
+    def closing(self) -> bool: ...
+
+
+class Starter:
+    """Brings one model to the point where it answers. Raises OrchestrarErrors only."""
+
+    def __init__(self, backend: Backend, probe: Callable[[int], Readiness], clock: Clock) -> None:
+        self._backend = backend
+        self._probe = probe
+        self._clock = clock
+
+    def start(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
+        """The running container, started by us or found running, and the phases it reports of its own start."""
+        found = self._backend.find(spec.id)
+        if found is not None and found.running:
+            reporter.entered(State.STARTING)
+            return self._wait(spec, found, reporter)
+        self._prepare(spec, reporter, only_if_missing=True)
+        try:
+            return self._up(spec, reporter)
+        except StartFailed as exc:
+            if exc.details.get("exit_code") != NOT_PREPARED_EXIT:
+                raise
+        # The prepared volume was emptied or made anew behind our back: make its content again.
+        self._prepare(spec, reporter, only_if_missing=False)
+        return self._up(spec, reporter)
+
+    def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> None:
+        if only_if_missing and self._backend.is_prepared(spec.id):
+            return
+        reporter.entered(State.PREPARING)
+        self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.closing())
+
+    def _up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
+        reporter.entered(State.STARTING)
+        return self._wait(spec, self._backend.up(spec.id), reporter)
+
+    def _wait(self, spec: ModelSpec, container: Container, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
+        """Poll /health, racing the container's exit; `start_timeout` counts from the last sign of progress."""
+        phase, progress_at = "", self._clock.monotonic()
+        looked_at = progress_at
+        while True:
+            if reporter.closing():
+                raise Cancelled("the controller is shutting down; the model goes on starting")
+            if reporter.cancelled():
+                self._backend.stop(container.id, grace_s=0)
+                raise Cancelled(f"the start of {spec.id} was cancelled by a stop")
+            health = self._probe(container.port) if container.port else Readiness(ready=False, refused=True)
+            now = self._clock.monotonic()
+            if health.ready:
+                return container, health.phases
+            if health.phase != phase:
+                phase, progress_at = health.phase, now
+            if now - looked_at >= (LOOK_EVERY_S if health.refused else LOOK_ANYWAY_S):
+                looked_at = now
+                container = self._still_running(spec, container, phase)
+            if now - progress_at >= spec.start_timeout_s:
+                self._give_up(spec, container, phase)
+            self._clock.sleep(POLL_S)
+
+    def _still_running(self, spec: ModelSpec, container: Container, phase: str) -> Container:
+        now = self._backend.inspect(container.id)
+        if now is None:
+            raise StartFailed(f"{spec.id}: its container was removed while it started; try again")
+        if now.status == "paused":
+            raise StartFailed(
+                f"{spec.id} is paused by hand; `docker unpause {now.name}` lets it go on",
+                details={"phase": "paused"},
+            )
+        if not now.running:
+            raise self._failed(spec, now, phase)
+        return now
+
+    def _give_up(self, spec: ModelSpec, container: Container, phase: str) -> None:
+        log = self._backend.logs(container.id)
+        self._backend.stop(container.id, grace_s=0)
+        raise StartFailed(
+            f"{spec.id} made no progress for {spec.start_timeout_s:g} s while {phase or 'starting'} and was stopped; "
+            "its last log lines are in details.log, and `start_timeout` in models.yaml allows more",
+            details={"phase": phase or "starting", "exit_code": None, "oom_killed": False, "log": log},
+        )
+
+    def _failed(self, spec: ModelSpec, container: Container, phase: str) -> StartFailed:
+        """The failure card: cause of death from Docker's own evidence."""
+        log = self._backend.logs(container.id)
+        fix = ""
+        if container.oom_killed:
+            fix = f"raise resources.memory of {spec.id} above {container.memory_limit_bytes // 1024**2}m in models.yaml"
+        last = next((line for line in reversed(log) if line.strip()), container.error or "it wrote nothing")
+        return StartFailed(
+            f"{spec.id} ended while starting (exit code {container.exit_code}"
+            f"{', out of memory' if container.oom_killed else ''}): {last}{f'; {fix}' if fix else ''}",
+            details={
+                "phase": phase or "starting",
+                "exit_code": container.exit_code,
+                "oom_killed": container.oom_killed,
+                "memory_limit_bytes": container.memory_limit_bytes,
+                "log": log,
+                "fix": fix,
+            },
+        )
