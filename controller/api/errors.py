@@ -1,0 +1,81 @@
+"""One table from exception to answer, and one envelope for every route."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from controller.errors import (
+    BodyInvalid,
+    BodyTooLarge,
+    DockerError,
+    DockerUnavailable,
+    MethodNotAllowed,
+    OrchestrarError,
+    RouteNotFound,
+    UpstreamAnswered,
+)
+
+log = logging.getLogger(__name__)
+
+
+def envelope(error: OrchestrarError, request_id: str | None) -> dict[str, object]:
+    """The one shape of an error, in a body or in an event of a stream."""
+    if isinstance(error, UpstreamAnswered):
+        return {"error": {**error.body["error"], "src": "model"}}
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "code": error.code,
+            "param": error.param,
+            "src": "orchestrar",
+            "request_id": request_id,
+            "details": error.details,
+        }
+    }
+
+
+def answer(error: OrchestrarError) -> Response:
+    """The response for an error of ours."""
+    if isinstance(error, DockerError):
+        # Docker answered with a failure, or not in time: to a client that is the engine being unavailable.
+        error = DockerUnavailable(error.message, retry_after_s=5.0)
+    response = jsonify(envelope(error, g.get("request_id")))
+    response.status_code = error.upstream_status if isinstance(error, UpstreamAnswered) else error.status
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == 504:
+        response.headers["x-should-retry"] = "false"
+    return response
+
+
+def install(app: Flask) -> None:
+    """Let every failure of a request end in the envelope."""
+
+    @app.errorhandler(OrchestrarError)
+    def _ours(error: OrchestrarError) -> Response:
+        return answer(error)
+
+    @app.errorhandler(HTTPException)
+    def _werkzeug(error: HTTPException) -> Response:
+        return answer(_named(error))
+
+    @app.errorhandler(Exception)
+    def _fault(error: Exception) -> Response:
+        log.error("request %s failed by a fault of the controller", g.get("request_id"), exc_info=error)
+        return answer(OrchestrarError("the controller met a fault of its own; its log has the details"))
+
+
+def _named(error: HTTPException) -> OrchestrarError:
+    if error.code == RouteNotFound.status:
+        return RouteNotFound(f"there is no route {request.method} {request.path}; GET / lists them")
+    if error.code == MethodNotAllowed.status:
+        allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or []))
+        return MethodNotAllowed(f"{request.path} does not take {request.method}; it takes {allowed}")
+    if error.code == BodyTooLarge.status:
+        return BodyTooLarge("the request body is too large; ORCHESTRAR_MAX_BODY_BYTES is the limit")
+    return BodyInvalid(error.description or "the request is not usable")

@@ -1,0 +1,88 @@
+"""The native REST API."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app, g, jsonify, request
+
+from controller import __version__
+from controller.api.inference import ask
+from controller.api.schemas import InferenceBody, ModelBody, RunBody, read_body
+from controller.api.services import Services
+from controller.api.views import model_row, seconds, status_row
+from controller.supervisor import State
+
+blueprint = Blueprint("native", __name__)
+
+
+def services() -> Services:
+    """What `create_app` composed."""
+    found = current_app.extensions["orchestrar"]
+    assert isinstance(found, Services)
+    return found
+
+
+@blueprint.get("/")
+def index() -> Response:
+    """What there is."""
+    rules = [rule for rule in current_app.url_map.iter_rules() if rule.endpoint != "static"]
+    routes = sorted(
+        f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    )
+    return jsonify({"name": "orchestrar", "version": __version__, "routes": routes})
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    """Liveness of the controller, and whether Docker answers; never waits for Docker."""
+    docker = services().engine.report()
+    status = "ok" if docker["ok"] else "degraded"
+    return jsonify({"status": status, "docker": docker, "version": __version__})
+
+
+@blueprint.get("/models")
+def models() -> Response:
+    """The registry, with each model's state."""
+    return jsonify({"models": [model_row(view) for view in services().supervisor.snapshot()]})
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """What runs now, and what it uses."""
+    rows = [status_row(view) for view in services().supervisor.snapshot()]
+    used_bytes = sum(row["memory_bytes"] or 0 for row in rows)
+    return jsonify({"models": rows, "memory": {"used_bytes": used_bytes}})
+
+
+@blueprint.post("/run")
+def run() -> tuple[Response, int]:
+    """Start a model; waits until it is ready unless told not to."""
+    body = read_body(RunBody, request.get_data(cache=False))
+    spec = services().registry.resolve(body.model_id)
+    with services().leaving_client(request.environ) as token:
+        view = services().supervisor.run(spec.id, wait=body.wait, token=token)
+    answer = {"model_id": spec.id, "state": view.state.value, "port": view.port, "url": f"http://127.0.0.1:{view.port}"}
+    return jsonify({**answer, "start_s": seconds(view.start_s)}), 200 if view.state is State.READY else 202
+
+
+@blueprint.post("/stop")
+def stop() -> Response:
+    """Drain and stop a model; it starts again with the next request."""
+    body = read_body(ModelBody, request.get_data(cache=False))
+    spec = services().registry.resolve(body.model_id)
+    services().supervisor.stop(spec.id)
+    return jsonify({"model_id": spec.id, "state": State.STOPPED.value})
+
+
+@blueprint.delete("/models/<name>/files")
+def delete_files(name: str) -> Response:
+    """Remove a stopped model's downloads and prepared volumes; the next request makes them anew."""
+    spec = services().registry.resolve(name)
+    return jsonify({"model_id": spec.id, "freed_bytes": services().supervisor.delete_files(spec.id)})
+
+
+@blueprint.post("/inference")
+def inference() -> Response:
+    """Ask a model, started first where needed."""
+    body = read_body(InferenceBody, request.get_data(cache=False))
+    spec = services().registry.resolve(body.model_id)
+    return ask(services(), spec.id, body, request_id=g.request_id, environ=request.environ)

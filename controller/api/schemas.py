@@ -1,0 +1,105 @@
+"""Request bodies of the native API, read from their raw bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from controller.errors import BodyInvalid
+from controller.registry.quantities import duration_s
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+# A runner bounds these by its model; here they only have to be sane.
+MaxTokens = Annotated[int, Field(ge=1, le=1_000_000)]
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Body(BaseModel):
+    """A JSON object with no field that we do not know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelBody(Body):
+    """A body that names a model, by id or alias."""
+
+    model_id: Name
+
+
+class RunBody(ModelBody):
+    """`POST /run`."""
+
+    wait: bool = True
+
+
+class Message(Body):
+    """One turn of a conversation."""
+
+    role: Annotated[str, Field(min_length=1, max_length=32)]
+    content: str
+
+
+class InferenceBody(ModelBody):
+    """`POST /inference`: a prompt or messages, and how to sample."""
+
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    raw: bool | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=8)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stream: bool = False
+    keep_alive: float | str | None = None
+
+    @field_validator("keep_alive")
+    @classmethod
+    def _duration(cls, value: float | str | None) -> float | None:
+        """Seconds; text is read as models.yaml reads durations, and what is below 0 means for ever."""
+        if not isinstance(value, str):
+            return value
+        if value.startswith("-"):
+            return -1.0
+        seconds = duration_s(value)
+        if seconds is None:
+            raise ValueError('write a duration such as "5m" or 300, 0 to stop right after, -1 to keep for ever')
+        return seconds
+
+    @model_validator(mode="after")
+    def _one_input(self) -> InferenceBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+    def keep_alive_s(self) -> float | None:
+        """The idle time this request asks for; None = the model's own."""
+        return None if self.keep_alive is None else float(self.keep_alive)
+
+    def for_runner(self) -> bytes:
+        """The body as the runner takes it: without what concerns the controller alone."""
+        return self.model_dump_json(exclude={"model_id", "keep_alive"}, exclude_none=True).encode()
+
+
+B = TypeVar("B", bound=Body)
+
+
+def read_body(kind: type[B], raw: bytes) -> B:
+    """Validate a raw JSON body; BodyInvalid names the field and what is wrong with it.
+
+    pydantic reads the bytes itself: its parser bounds the depth, and refuses bad UTF-8 and non-finite numbers.
+    """
+    try:
+        return kind.model_validate_json(raw or b"{}")
+    except ValidationError as exc:
+        problems = [_problem(dict(error)) for error in exc.errors(include_url=False, include_input=False)]
+        message = "; ".join(f"{field}: {text}" if field else text for field, text in problems)
+        raise BodyInvalid(f"the request body is not usable: {message}", param=problems[0][0] or None) from exc
+
+
+def _problem(error: dict[str, Any]) -> tuple[str, str]:
+    field = ".".join(str(part) for part in error["loc"])
+    text = {"missing": "is required", "extra_forbidden": "is not a known field"}.get(error["type"], error["msg"])
+    return field, text

@@ -1,0 +1,43 @@
+"""What the views work with, composed once by `create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from controller.clients import ClientWatcher
+from controller.docker_service.health import EngineHealth
+from controller.registry import Registry
+from controller.relay import Relay
+from controller.supervisor import CancelToken, Supervisor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """The composed parts."""
+
+    registry: Registry
+    supervisor: Supervisor
+    relay: Relay
+    engine: EngineHealth
+    clients: ClientWatcher
+
+    def watch(self, environ: Mapping[str, Any], token: CancelToken) -> Callable[[], None]:
+        """Cancel the token when the client of this request leaves; returns what ends the watch.
+
+        gunicorn hands its socket over in the environment; other servers (tests) have none to watch.
+        """
+        client = environ.get("gunicorn.socket")
+        return (lambda: None) if client is None else self.clients.watch(client, token.cancel)
+
+    @contextmanager
+    def leaving_client(self, environ: Mapping[str, Any]) -> Iterator[CancelToken]:
+        """A token that is cancelled when the client leaves before the block ends."""
+        token = CancelToken()
+        unwatch = self.watch(environ, token)
+        try:
+            yield token
+        finally:
+            unwatch()

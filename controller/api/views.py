@@ -1,0 +1,68 @@
+"""How a model's state is shown as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.supervisor import ModelView
+
+
+def seconds(value: float | None) -> float | None:
+    """A time with the digits that mean something."""
+    return None if value is None else round(value, 3)
+
+
+def model_row(view: ModelView) -> dict[str, Any]:
+    """A row of `GET /models`: the entry of models.yaml, and the state."""
+    spec = view.spec
+    return {
+        "id": spec.id,
+        "aliases": list(spec.aliases),
+        "engine": spec.engine,
+        "source": str(spec.source),
+        "task": spec.task,
+        "state": view.state.value,
+        "port": view.port,
+        "pinned": spec.pinned,
+        "preload": spec.preload,
+        "idle_timeout_s": spec.idle_timeout_s,
+        "preparing": _preparing(view),
+        "error": _error(view),
+    }
+
+
+def status_row(view: ModelView) -> dict[str, Any]:
+    """A row of `GET /status`: what it does now and what that takes."""
+    container = view.container
+    return {
+        "id": view.spec.id,
+        "state": view.state.value,
+        "port": view.port,
+        "container": None if container is None else {"id": container.id[:12], "name": container.name},
+        "uptime_s": seconds(view.uptime_s),
+        "in_flight": view.in_flight,
+        "waiting": view.waiting,
+        "last_used_s_ago": seconds(view.last_used_s_ago),
+        "idle_stop_in_s": seconds(view.idle_stop_in_s),
+        "start_s": seconds(view.start_s),
+        "start_phases": view.phases,
+        "cpu_percent": None if view.usage is None else view.usage.cpu_percent,
+        "memory_bytes": None if view.usage is None else view.usage.memory_bytes,
+        "memory_limit_bytes": None if container is None else container.memory_limit_bytes,
+        "drift": view.drifted,
+        "preparing": _preparing(view),
+        "error": _error(view),
+    }
+
+
+def _preparing(view: ModelView) -> dict[str, Any] | None:
+    progress = view.progress
+    if progress is None:
+        return None
+    percent = None if progress.fraction is None else round(100 * progress.fraction)
+    return {"phase": progress.phase, "percent": percent, "done_bytes": progress.done_bytes}
+
+
+def _error(view: ModelView) -> dict[str, Any] | None:
+    error = view.error
+    return None if error is None else {"code": error.code, "message": error.message, "details": error.details}

@@ -1,0 +1,73 @@
+"""The composition root."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from flask import Flask
+
+from controller.api import errors, guard, native
+from controller.api.services import Services
+from controller.clients import ClientWatcher
+from controller.composition import compose_deployment, read_registry
+from controller.docker_service import DockerService
+from controller.docker_service.health import EngineHealth
+from controller.errors import OrchestrarError
+from controller.proxy import Proxy
+from controller.registry import Registry
+from controller.relay import Relay
+from controller.settings import Settings
+from controller.supervisor import Backend, Monitor, Supervisor
+
+log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    registry: Registry | None = None,
+    backend: Backend | None = None,
+    proxy: Proxy | None = None,
+) -> Flask:
+    """The WSGI application, with its threads running; whatever is not given is the real thing.
+
+    Raises ConfigInvalid for a wrong environment or models.yaml.
+    """
+    settings = settings or Settings.from_environ(os.environ)
+    registry = registry or read_registry(settings)
+    docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
+    if backend is None:
+        deployment = compose_deployment(settings, registry, docker)
+        deployment.write()
+        backend = deployment
+    proxy = proxy or Proxy()
+    supervisor = Supervisor(registry.models, backend, proxy.probe, stop_grace_s=settings.stop_grace_s)
+    _start(supervisor, registry)
+
+    app = Flask("orchestrar", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["orchestrar"] = Services(
+        registry=registry,
+        supervisor=supervisor,
+        relay=Relay(supervisor, proxy, max_in_flight=settings.max_in_flight),
+        engine=EngineHealth(docker.version),
+        clients=ClientWatcher(),
+    )
+    guard.install(app, settings.allowed_hosts)
+    errors.install(app)
+    app.register_blueprint(native.blueprint)
+    return app
+
+
+def _start(supervisor: Supervisor, registry: Registry) -> None:
+    """Take over what runs already, then keep watch; a Docker that is away now is looked for again by the watch."""
+    try:
+        supervisor.adopt()
+    except OrchestrarError as exc:
+        log.warning("running models could not be looked for: %s", exc.message)
+    for spec in registry.models.values():
+        if spec.preload:
+            supervisor.run(spec.id, wait=False)
+    Monitor(supervisor).start()

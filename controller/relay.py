@@ -1,0 +1,145 @@
+"""One inference request's way: lease, forward, replay once, stream back, release."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from controller.errors import Cancelled, ModelDied, Overloaded, UpstreamAnswered, UpstreamError, UpstreamInvalid
+from controller.proxy import Proxy, Upstream
+from controller.supervisor import CancelToken, Lease, Supervisor
+
+log = logging.getLogger(__name__)
+
+
+class Relay:
+    """Sends requests to models, at most `max_in_flight` at once. Thread-safe."""
+
+    def __init__(self, supervisor: Supervisor, proxy: Proxy, *, max_in_flight: int) -> None:
+        self._supervisor = supervisor
+        self._proxy = proxy
+        self._places = threading.BoundedSemaphore(max_in_flight)
+        self._max_in_flight = max_in_flight
+
+    def open(
+        self, model_id: str, path: str, body: bytes, *, request_id: str, token: CancelToken, keep_alive_s: float | None
+    ) -> Exchange:
+        """The model's answer, begun; the caller closes it. Starts the model where needed.
+
+        A model that dies before its answer begins is started once more and asked again; after that, and for
+        whatever else goes wrong, the error is raised and nothing is held.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(f"{self._max_in_flight} requests are in flight, which is the limit; try again soon")
+        try:
+            return self._open(model_id, path, body, request_id, token, keep_alive_s)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def _open(
+        self, model_id: str, path: str, body: bytes, request_id: str, token: CancelToken, keep_alive_s: float | None
+    ) -> Exchange:
+        headers = {"X-Request-Id": request_id}
+        start_s = 0.0
+        for last_try in (False, True):
+            lease = self._supervisor.acquire(model_id, token=token)
+            start_s += lease.start_s
+            try:
+                upstream = self._proxy.post(lease.port, path, body, headers, token.on_cancel)
+            except ModelDied as exc:
+                lease.release(keep_alive_s=keep_alive_s)
+                if token.cancelled:
+                    raise Cancelled("the client has left") from exc
+                self._supervisor.adopt(model_id)
+                if last_try:
+                    raise
+                log.warning("%s died before it answered, asking again", model_id)
+            except BaseException:
+                lease.release(keep_alive_s=keep_alive_s)
+                raise
+            else:
+                return Exchange(upstream, lease, keep_alive_s, start_s, self._places.release)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+class Exchange:
+    """An answer under way, with what must be given back at its end. `close` is idempotent; not thread-safe."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        lease: Lease,
+        keep_alive_s: float | None,
+        start_s: float,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.start_s = start_s
+        self.status = upstream.status
+        self.content_type = upstream.content_type
+        self._upstream = upstream
+        self._lease = lease
+        self._keep_alive_s = keep_alive_s
+        self._on_close: Callable[[], None] | None = on_close
+
+    def read_piece(self) -> bytes:
+        """The next piece of the body as it arrived; empty at its end."""
+        return self._upstream.read_piece()
+
+    def read_object(self) -> dict[str, Any]:
+        """The whole body as a JSON object. Raises UpstreamAnswered for an error of the model's own, UpstreamInvalid
+        for what is neither."""
+        try:
+            found = json.loads(self._upstream.read_all())
+        except (ValueError, RecursionError) as exc:
+            raise UpstreamInvalid("the model's answer is no JSON") from exc
+        if not isinstance(found, dict) or (self.status != 200 and not isinstance(found.get("error"), dict)):
+            raise UpstreamInvalid(f"the model answered {self.status} with a body of no known shape")
+        if self.status != 200:
+            raise UpstreamAnswered(self.status, found)
+        return found
+
+    def close(self) -> None:
+        """Give back the connection, the lease and the place."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is None:
+            return
+        self._upstream.close()
+        self._lease.release(keep_alive_s=self._keep_alive_s)
+        on_close()
+
+
+class EventStream(Iterator[bytes]):
+    """The body of a streamed answer: pieces as they arrive, one error event when it breaks, never more after it.
+
+    A class, not a generator: one that was never begun would not run its `finally` and would leak the lease.
+    """
+
+    def __init__(self, exchange: Exchange, error_event: Callable[[UpstreamError], bytes], on_close: Callable[[], None]):
+        self._exchange = exchange
+        self._error_event = error_event
+        self._on_close = on_close
+        self._ended = False
+
+    def __next__(self) -> bytes:
+        if self._ended:
+            raise StopIteration
+        try:
+            piece = self._exchange.read_piece()
+        except UpstreamError as exc:
+            self.close()
+            return self._error_event(exc)
+        if not piece:
+            self.close()
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        """End the upstream and give everything back. Idempotent."""
+        if not self._ended:
+            self._ended = True
+            self._exchange.close()
+            self._on_close()

@@ -1,0 +1,61 @@
+"""The real engine: its absence is a failure, never a skip."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docker.house import FAKE_IMAGE, House, docker, fake_models
+
+Build = Callable[..., House]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs Docker; the quick tests of the whole suite come first."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.docker)
+    items.sort(key=lambda item: here in item.path.parents)
+
+
+@pytest.fixture(scope="session")
+def fake_image() -> str:
+    """The scriptable fake model's image, built from the base image that `make setup` leaves."""
+    context = Path(__file__).parent / "fake_model"
+    done = subprocess.run(
+        ["docker", "build", "--quiet", "--tag", FAKE_IMAGE, str(context)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"the fake model's image cannot be built: {done.stdout}{done.stderr}"
+    return FAKE_IMAGE
+
+
+@pytest.fixture(scope="module")
+def build_house(tmp_path_factory: pytest.TempPathFactory, fake_image: str) -> Iterator[Build]:
+    """Builds houses with fake models (id → keys of models.yaml); they are pulled down after the module."""
+    houses: list[House] = []
+
+    def build(models: Mapping[str, Mapping[str, Any]], *, start: bool = True, **environ: str) -> House:
+        folder = tmp_path_factory.mktemp("house")
+        folder.chmod(0o755)
+        house = House(folder, fake_models(folder, models), environ=environ)
+        houses.append(house)
+        if start:
+            house.start()
+        return house
+
+    yield build
+    for house in houses:
+        house.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No test leaves a container of its own behind."""
+    yield
+    left = docker("ps", "-a", "--format", "{{.Names}}").split()
+    assert [name for name in left if name.startswith("orchestrar-test-")] == []

@@ -1,0 +1,1 @@
+"""The package that stands where the real runner's stands."""

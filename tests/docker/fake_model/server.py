@@ -1,0 +1,138 @@
+"""A model that does as it is told, by its environment at start and by its prompt at each request.
+
+FAKE_START_S      seconds until /health is 200
+FAKE_EXIT         exit with this code instead of starting
+FAKE_IGNORE_TERM  stay on SIGTERM
+
+A prompt that is a JSON object is a script: {"tokens": 5, "delay_s": 0.1, "crash_after": 2}; any other is echoed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+STARTED = time.monotonic()
+START_S = float(os.environ.get("FAKE_START_S", "0"))
+PREPARED_WANTED = os.environ.get("ORCHESTRAR_MODEL_PATH", "").endswith("/weights")
+counters: dict[str, Any] = {"requests": 0, "tokens": 0, "broken_off": 0}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/counters":
+            self.answer(200, counters)
+            return
+        ready = time.monotonic() - STARTED >= START_S
+        body = {"status": "ok", "phases": {"load_s": START_S}} if ready else {"status": "loading", "phase": "loading"}
+        self.answer(200 if ready else 503, body)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        counters["requests"] += 1
+        try:
+            script = json.loads(body.get("prompt") or "")
+        except ValueError:
+            script = None
+        if not isinstance(script, dict):
+            script = {"echo": body.get("prompt") or json.dumps(body["messages"])}
+        if "status" in script:
+            error: dict[str, Any] = {
+                "message": "as you wished",
+                "type": "t",
+                "code": "c",
+                "param": None,
+                "src": "model",
+                "details": {},
+            }
+            self.answer(script["status"], {"error": error})
+        elif body.get("stream"):
+            self.stream(script)
+        else:
+            self.whole(script)
+
+    def whole(self, script: dict[str, Any]) -> None:
+        try:
+            text = "".join(self.words(script))
+        except ConnectionError:
+            return
+        self.answer(200, {"text": text, "finish_reason": "stop", "usage": usage(script), "timings": {"total_s": 0.1}})
+
+    def stream(self, script: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for word in self.words(script):
+                self.chunk({"text": word})
+            self.chunk({"done": True, "finish_reason": "stop", "usage": usage(script)})
+            self.wfile.write(b"0\r\n\r\n")
+        except ConnectionError:
+            counters["broken_off"] += 1
+            self.close_connection = True
+
+    def words(self, script: dict[str, Any]) -> Iterator[str]:
+        for number in range(script.get("tokens", 1)):
+            if number == script.get("crash_after"):
+                os._exit(9)
+            time.sleep(script.get("delay_s", 0))
+            counters["tokens"] += 1
+            if self.client_has_left():
+                raise ConnectionError
+            yield script.get("echo", f"word{number} ")
+
+    def client_has_left(self) -> bool:
+        poll = select.poll()
+        poll.register(self.connection, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def chunk(self, event: dict[str, Any]) -> None:
+        data = f"data: {json.dumps(event)}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def usage(script: dict[str, Any]) -> dict[str, int]:
+    tokens = script.get("tokens", 1)
+    return {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
+
+
+def main() -> None:
+    if "FAKE_EXIT" in os.environ:
+        print("the fake was told to end", file=sys.stderr, flush=True)
+        sys.exit(int(os.environ["FAKE_EXIT"]))
+    if PREPARED_WANTED and not os.path.exists("/model/complete.json"):
+        print("this model is not prepared", file=sys.stderr, flush=True)
+        sys.exit(78)
+    if "FAKE_IGNORE_TERM" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    server = ThreadingHTTPServer(("0.0.0.0", 8000), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever).start()
+
+
+main()

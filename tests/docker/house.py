@@ -1,0 +1,201 @@
+"""A whole Orchestrar for a test: its own folders, project, ports and gunicorn, all gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from controller.settings import ROOT
+
+START_DEADLINE_S = 30.0
+FAKE_IMAGE = "orchestrar-test-fake:latest"
+
+
+def docker(*arguments: str, check: bool = True, cwd: Path | None = None) -> str:
+    """Run docker as a user would; returns what it printed."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+    assert done.returncode == 0 or not check, f"docker {' '.join(arguments)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on, away from the ephemeral range."""
+    for _ in range(200):
+        first = random.randrange(10_000, 30_000)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
+def until(what: str, condition: Any, deadline_s: float = 30.0) -> Any:
+    """Poll until the condition's value is true; returns it."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+        time.sleep(0.05)
+
+
+class House:
+    """A controller under gunicorn beside the developer's own, on the real engine."""
+
+    def __init__(self, folder: Path, models: str, *, environ: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.project = f"orchestrar-test-{random.randrange(16**8):08x}"
+        self.port = free_ports(16)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.compose_dir = folder / "compose"
+        self.data_dir = folder / "data"
+        self.log_file = folder / "controller.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environ = dict(environ or {})
+        for made in (self.compose_dir, self.data_dir):
+            made.mkdir(parents=True, exist_ok=True)
+        self.write_models(models)
+
+    def write_models(self, text: str) -> None:
+        (self.folder / "models.yaml").write_text(text, encoding="utf-8")
+
+    def environ(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "ORCHESTRAR_CONFIG": str(self.folder / "models.yaml"),
+            "ORCHESTRAR_DATA": str(self.data_dir),
+            "ORCHESTRAR_COMPOSE_DIR": str(self.compose_dir),
+            "ORCHESTRAR_PROJECT": self.project,
+            "ORCHESTRAR_PORT": str(self.port),
+            "ORCHESTRAR_FIRST_MODEL_PORT": str(self.port + 1),
+            "ORCHESTRAR_STOP_GRACE_S": "5",
+            **self._environ,
+        }
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start gunicorn without waiting for it."""
+        command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "controller" / "gunicorn_conf.py")]
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "controller.app:create_app()"],
+                cwd=ROOT,
+                env=self.environ(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self._process
+
+    def start(self) -> None:
+        process = self.launch()
+
+        def answers() -> bool:
+            assert process.poll() is None, self.log_file.read_text()
+            try:
+                return self.get("/health").ok
+            except requests.ConnectionError:
+                return False
+
+        until("the controller answers", answers, START_DEADLINE_S)
+
+    def terminate(self) -> int:
+        """SIGTERM, and wait: the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        code = self._process.wait(30)
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL for gunicorn's master and worker at once, as when a machine loses them."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(30)
+        self._process = None
+
+    def close(self) -> None:
+        """End the controller and remove every container, network and volume of the project."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        label = f"label=com.docker.compose.project={self.project}"
+        for kind, flags in (("container", ["-aq"]), ("network", ["-q"]), ("volume", ["-q"])):
+            found = docker(kind, "ls", *flags, "--filter", label).split()
+            if found:
+                docker(kind, "rm", "-f", *found) if kind != "network" else docker(kind, "rm", *found)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def get(self, path: str, **kwargs: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=60, **kwargs)
+
+    def post(self, path: str, body: Any, **kwargs: Any) -> requests.Response:
+        kwargs.setdefault("timeout", 120)
+        return requests.post(self.url + path, data=json.dumps(body), **kwargs)
+
+    def ask(self, model_id: str, prompt: Any, **fields: Any) -> requests.Response:
+        """`POST /inference`; a prompt that is no text is a script for the fake model."""
+        text = prompt if isinstance(prompt, str) else json.dumps(prompt)
+        streaming = bool(fields.get("stream"))
+        return self.post("/inference", {"model_id": model_id, "prompt": text, **fields}, stream=streaming)
+
+    def status(self, model_id: str) -> dict[str, Any]:
+        rows = self.get("/status").json()["models"]
+        found: dict[str, Any] = next(row for row in rows if row["id"] == model_id)
+        return found
+
+    def containers(self, model_id: str) -> list[str]:
+        """The ids of the model's running containers."""
+        filters = [f"label=com.docker.compose.project={self.project}", f"label=orchestrar.model={model_id}"]
+        return docker("ps", "-q", "--no-trunc", *(x for f in filters for x in ("--filter", f))).split()
+
+    def compose(self, *arguments: str) -> str:
+        """`docker compose` in the compose folder, as the README says."""
+        return docker("compose", *arguments, cwd=self.compose_dir)
+
+    @contextmanager
+    def counted_events(self, event: str) -> Iterator[list[str]]:
+        """The names of the project's containers that had this event within the block, by Docker's own record."""
+        since = f"{time.time():.6f}"
+        found: list[str] = []
+        yield found
+        until_now = f"{time.time():.6f}"
+        lines = docker(
+            "events", "--since", since, "--until", until_now, "--filter", f"event={event}",
+            "--filter", f"label=com.docker.compose.project={self.project}",
+            "--format", '{{index .Actor.Attributes "name"}}',
+        )  # fmt: skip
+        found.extend(lines.split())
+
+
+def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> str:
+    """A models.yaml of fake models; a model with `gguf: true` has to be prepared first."""
+    served = folder / "served"
+    served.mkdir(parents=True, exist_ok=True)
+    (served / "config.json").write_text("{}")
+    (served / "model.safetensors").write_bytes(b"\0" * 64)
+    (folder / "model.gguf").write_bytes(b"GGUF" + b"\0" * 64)
+    entries = {}
+    for model_id, given in models.items():
+        values = dict(given)
+        source = folder / "model.gguf" if values.pop("gguf", False) else served
+        resources = {"cpus": 1, "memory": "128m"}
+        entries[model_id] = {"source": source.as_uri(), "image": FAKE_IMAGE, "resources": resources, **values}
+    return json.dumps(
+        {"defaults": {"idle_timeout": "1h", "start_timeout": "20s"}, "models": entries}, ensure_ascii=False
+    )

@@ -1,0 +1,143 @@
+"""The Compose file is the user's, too: by-hand starts and stops, overrides, and a controller that comes and goes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import pytest
+
+from tests.docker.conftest import Build
+from tests.docker.house import House, docker, until
+
+
+@pytest.fixture(scope="module")
+def house(build_house: Build) -> House:
+    return build_house({"echo": {}, "second": {}})
+
+
+def memory_limit(container_id: str) -> int:
+    return int(docker("inspect", "--format", "{{.HostConfig.Memory}}", container_id))
+
+
+def test_an_override_counts_by_hand_and_by_us(house: House) -> None:
+    """A memory value in compose.override.yaml is in force after a start by hand and after one by the controller."""
+    override = {"services": {"echo": {"mem_limit": "200m", "memswap_limit": "200m"}}}
+    (house.compose_dir / "compose.override.yaml").write_text(json.dumps(override))
+    house.compose("up", "-d", "echo")
+    (by_hand,) = house.containers("echo")
+    assert memory_limit(by_hand) == 200 * 1024**2
+
+    with house.counted_events("create") as created:
+        assert house.ask("echo", "hello").json()["text"] == "hello"
+    assert created == []
+    assert house.containers("echo") == [by_hand]
+    row = house.status("echo")
+    assert row["container"]["id"] == by_hand[:12]
+    assert row["drift"] is False
+
+    house.post("/stop", {"model_id": "echo"}).raise_for_status()
+    docker("rm", by_hand)
+    house.ask("echo", "hello").raise_for_status()
+    (by_us,) = house.containers("echo")
+    assert memory_limit(by_us) == 200 * 1024**2
+
+
+def test_drift_is_shown_and_cured_at_the_next_start(house: House) -> None:
+    """A container that the files no longer describe goes on serving, shown as drifted, until its next start."""
+    house.ask("echo", "hello").raise_for_status()
+    (before,) = house.containers("echo")
+    override = {"services": {"echo": {"mem_limit": "220m", "memswap_limit": "220m"}}}
+    (house.compose_dir / "compose.override.yaml").write_text(json.dumps(override))
+    until("drift is seen", lambda: house.status("echo")["drift"], 20)
+    assert house.containers("echo") == [before]
+    house.post("/stop", {"model_id": "echo"}).raise_for_status()
+    house.ask("echo", "hello").raise_for_status()
+    (after,) = house.containers("echo")
+    assert memory_limit(after) == 220 * 1024**2
+
+
+def test_a_stop_by_hand_costs_nothing(house: House) -> None:
+    """After `docker compose stop` by hand the next request starts the model again."""
+    house.ask("echo", "hello").raise_for_status()
+    house.compose("stop", "echo")
+    assert house.ask("echo", "again").json()["text"] == "again"
+
+
+def test_a_removal_by_hand_is_noticed(house: House) -> None:
+    """After `docker compose rm` by hand the state is `stopped` within 15 s, without any request."""
+    house.ask("echo", "hello").raise_for_status()
+    house.compose("rm", "--stop", "--force", "echo")
+    until("the state follows", lambda: house.status("echo")["state"] == "stopped", 15)
+
+
+def test_a_killed_controller_kills_no_model(house: House) -> None:
+    """After SIGKILL of the controller its models run on, and the next controller adopts them."""
+    house.ask("echo", "hello").raise_for_status()
+    (before,) = house.containers("echo")
+    house.kill()
+    assert house.containers("echo") == [before]
+    house.start()
+    until("it is adopted", lambda: house.status("echo")["state"] == "ready", 10)
+    with house.counted_events("start") as started:
+        assert house.ask("echo", "still there?").json()["text"] == "still there?"
+    assert started == []
+    assert house.containers("echo") == [before]
+
+
+def test_sigterm_leaves_the_models(house: House) -> None:
+    """A controller that is asked to end does so at once with code 0, and its models stay up."""
+    house.ask("echo", "hello").raise_for_status()
+    begun = time.monotonic()
+    assert house.terminate() == 0
+    assert time.monotonic() - begun < 5
+    assert len(house.containers("echo")) == 1
+    house.start()
+
+
+def test_a_taken_port_moves_on(house: House) -> None:
+    """A model whose automatic port another program holds gets another port, and keeps it."""
+    assert house.containers("second") == []
+    rows = house.get("/models").json()["models"]
+    port = next(row["port"] for row in rows if row["id"] == "second")
+    with socket.create_server(("127.0.0.1", port)):
+        answer = house.post("/run", {"model_id": "second"}).json()
+    assert answer["state"] == "ready"
+    assert answer["port"] != port
+    assert json.loads((house.data_dir / "ports.json").read_text())["second"] == answer["port"]
+
+
+def test_an_explicit_port_that_is_taken_is_named(build_house: Build) -> None:
+    """A model with a `port:` of its own that is taken fails with that port in the error; others are unaffected."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        house = build_house({"fixed": {"port": port}, "free": {}})
+        response = house.post("/run", {"model_id": "fixed"})
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "port_taken"
+        assert str(port) in response.json()["error"]["message"]
+        assert house.ask("free", "fine").json()["text"] == "fine"
+
+
+def test_docker_away_degrades(build_house: Build) -> None:
+    """Without an engine the controller starts, says `degraded`, and answers starts with 503 and the reason."""
+    house = build_house({"echo": {}}, DOCKER_HOST="unix:///nonexistent/docker.sock")
+    body = house.get("/health").json()
+    assert body["status"] == "degraded"
+    assert "Docker" in body["docker"]["reason"]
+    response = house.ask("echo", "hello")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "docker_unavailable")
+    assert house.get("/models").ok
+
+
+def test_a_broken_configuration_ends_the_start(build_house: Build) -> None:
+    """A broken models.yaml prints every error with its line and ends with exit code 2."""
+    house = build_house({}, start=False)
+    house.write_models("models:\n  one:\n    sauce: file:///x\n  Two:\n    source: ftp://x\n")
+    assert house.launch().wait(30) == 2
+    said = house.log_file.read_text()
+    assert "models.yaml:3: models.one.sauce: " in said
+    assert "models.yaml:4: " in said
+    assert "models.yaml:5: " in said
+    assert "Traceback" not in said

@@ -1,0 +1,178 @@
+"""The main job on the real engine, with the scriptable fake model."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from tests.docker.conftest import Build
+from tests.docker.house import House, docker, until
+
+
+@pytest.fixture(scope="module")
+def house(build_house: Build) -> House:
+    return build_house(
+        {
+            "echo": {"aliases": ["parrot"]},
+            "slow": {"env": {"FAKE_START_S": "1.5"}},
+            "crashing": {"env": {"FAKE_EXIT": "3"}},
+            "stubborn": {"env": {"FAKE_IGNORE_TERM": "1"}},
+            "made": {"gguf": True},
+            "unmakeable": {"gguf": True, "env": {"FAKE_PREPARE_EXIT": "1"}},
+        }
+    )
+
+
+def events(response: requests.Response) -> list[dict[str, Any]]:
+    """The server-sent events of a streamed answer."""
+    lines = [line for line in response.iter_lines() if line.startswith(b"data: ")]
+    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
+
+
+def error_of(response: requests.Response) -> dict[str, Any]:
+    found: dict[str, Any] = response.json()["error"]
+    return found
+
+
+def test_a_stopped_model_answers(house: House) -> None:
+    """A request to a model that is not running starts its container and returns its answer, by id or alias."""
+    assert house.containers("echo") == []
+    answer = house.ask("parrot", "hello").json()
+    assert (answer["model_id"], answer["text"]) == ("echo", "hello")
+    assert answer["timings"]["start_s"] > 0
+    assert len(house.containers("echo")) == 1
+    assert house.ask("echo", "again").json()["timings"]["start_s"] == 0
+
+
+def test_a_stampede_causes_one_start(house: House) -> None:
+    """Fifty simultaneous first requests create and start one container, and all are answered."""
+    with house.counted_events("create") as created, ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda n: house.ask("slow", f"request {n}"), range(50)))
+    assert [answer.json()["text"] for answer in answers] == [f"request {n}" for n in range(50)]
+    assert len(created) == 1
+
+
+def test_a_stream_arrives_token_by_token(house: House) -> None:
+    """Streamed tokens leave as they are made: the first is here long before the last."""
+    begun = time.monotonic()
+    response = house.ask("echo", {"tokens": 5, "delay_s": 0.3}, stream=True)
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    times, texts = [], []
+    for line in response.iter_lines():
+        if line.startswith(b"data: "):
+            texts.append(json.loads(line[6:]).get("text"))
+            times.append(time.monotonic() - begun)
+    assert texts == ["word0 ", "word1 ", "word2 ", "word3 ", "word4 ", None]
+    assert times[4] - times[0] > 0.6
+
+
+def test_a_model_that_dies_mid_stream_is_told(house: House) -> None:
+    """A stream whose model dies ends with one error event and no `done`; the next request starts the model again."""
+    found = events(house.ask("echo", {"tokens": 5, "crash_after": 2}, stream=True))
+    assert [event.get("text") for event in found[:2]] == ["word0 ", "word1 "]
+    assert found[2]["error"]["code"] == "model_died"
+    assert len(found) == 3
+    assert house.ask("echo", "alive").json()["text"] == "alive"
+
+
+def test_a_model_that_dies_before_its_answer_is_asked_again(house: House) -> None:
+    """A model killed while idle is started again by the request that meets its corpse: nothing is lost."""
+    house.ask("echo", "warm").raise_for_status()
+    docker("kill", *house.containers("echo"))
+    assert house.ask("echo", "still there?").json()["text"] == "still there?"
+
+
+def test_a_leaving_client_ends_the_generation(house: House) -> None:
+    """When a client breaks its stream off, the model's work ends within 2 s."""
+    house.ask("echo", "warm").raise_for_status()
+    port = house.status("echo")["port"]
+    response = house.ask("echo", {"tokens": 1000, "delay_s": 0.05}, stream=True)
+    next(response.iter_lines())
+    response.close()
+    begun = time.monotonic()
+
+    def counters() -> Any:
+        return requests.get(f"http://127.0.0.1:{port}/counters", timeout=5).json()
+
+    until("the stream is broken off", lambda: counters()["broken_off"] >= 1, 5)
+    assert time.monotonic() - begun < 2
+    until("the lease is back", lambda: house.status("echo")["in_flight"] == 0, 5)
+
+
+def test_a_failed_start_shows_its_card(house: House) -> None:
+    """A model that ends at its start answers 503 with phase, exit code and its last log lines."""
+    response = house.ask("crashing", "hello")
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (503, "start_failed")
+    assert error["details"]["exit_code"] == 3
+    assert error["details"]["log"] == ["the fake was told to end"]
+    assert "Retry-After" in response.headers
+    row = next(row for row in house.get("/models").json()["models"] if row["id"] == "crashing")
+    assert (row["state"], row["error"]["code"]) == ("failed", "start_failed")
+
+
+def test_stop_ends_and_verifies(house: House) -> None:
+    """`POST /stop` ends the container, also one that ignores SIGTERM, and a later request starts it again."""
+    house.ask("stubborn", "hello").raise_for_status()
+    assert house.post("/stop", {"model_id": "stubborn"}).json() == {"model_id": "stubborn", "state": "stopped"}
+    assert house.containers("stubborn") == []
+    assert house.ask("stubborn", "again").json()["text"] == "again"
+
+
+def test_run_starts_without_waiting(house: House) -> None:
+    """`POST /run` answers 202 at once with `wait: false`, and 200 with port and url when it waited."""
+    house.post("/stop", {"model_id": "slow"})
+    response = house.post("/run", {"model_id": "slow", "wait": False})
+    assert (response.status_code, response.json()["state"]) == (202, "starting")
+    response = house.post("/run", {"model_id": "slow"})
+    body = response.json()
+    assert (response.status_code, body["state"]) == (200, "ready")
+    assert requests.get(body["url"] + "/health", timeout=5).ok
+
+
+def test_preparing_happens_once(house: House) -> None:
+    """A model that needs converting is prepared at its first start and never again; its files can be deleted."""
+    with house.counted_events("create") as created:
+        house.ask("made", "one").raise_for_status()
+    assert sorted(name.split("-")[-2] for name in created) == ["made", "made..prepare"]
+    house.post("/stop", {"model_id": "made"}).raise_for_status()
+    with house.counted_events("create") as created:
+        house.ask("made", "two").raise_for_status()
+    assert created == []
+    assert house.post("/stop", {"model_id": "made"}).ok
+    assert requests.delete(f"{house.url}/models/made/files", timeout=30).ok
+    assert docker("volume", "ls", "-q", "--filter", "label=orchestrar.prepare=made").split() == []
+
+
+def test_an_emptied_volume_is_filled_again(house: House) -> None:
+    """`docker compose down --volumes` by hand costs a new preparation, not a failed request."""
+    house.ask("made", "one").raise_for_status()
+    house.post("/stop", {"model_id": "made"}).raise_for_status()
+    house.compose("--profile", "*", "down", "--volumes")
+    assert house.ask("made", "two").json()["text"] == "two"
+
+
+def test_a_failed_preparation_is_told(house: House) -> None:
+    """A conversion that fails answers 503 with what the converter said."""
+    response = house.ask("unmakeable", "hello")
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (503, "preparation_failed")
+    assert "the fake was told to fail" in error["message"]
+
+
+def test_the_models_own_errors_pass(house: House) -> None:
+    """An error that the model itself answers reaches the client with its status and `src: model`."""
+    response = house.ask("echo", {"status": 400})
+    assert response.status_code == 400
+    assert (error_of(response)["message"], error_of(response)["src"]) == ("as you wished", "model")
+
+
+def test_keep_alive_0_stops_the_model(house: House) -> None:
+    """`keep_alive: 0` stops the model right after the request."""
+    house.ask("echo", "bye", keep_alive=0).raise_for_status()
+    until("the container has ended", lambda: house.containers("echo") == [], 10)

@@ -1,0 +1,267 @@
+"""The native API over a fake Docker and a small real server that stands for the runner."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from controller.app import create_app
+from controller.registry import Registry
+from controller.settings import Settings
+from tests.errorshape import check_error
+from tests.fakes import FakeBackend, make_container, make_spec
+
+
+class Runner(BaseHTTPRequestHandler):
+    """Answers /health and echoes the body of /inference."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._send(200, b'{"status": "ok", "phases": {"load_s": 0.5}}')
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(raw)
+        prompt = asked.get("prompt") or ""
+        if prompt == "redirect":
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:1/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif prompt == "garbage":
+            self._send(200, b"\xff not json")
+        elif prompt == "server error":
+            self._send(500, b'{"error": {"message": "engine broke", "code": "engine_failed"}}')
+        elif prompt == "strange error":
+            self._send(500, b'"oops"')
+        elif asked.get("stream"):
+            self._send(200, b'data: {"text": "a"}\n\ndata: {"done": true}\n\n', "text/event-stream")
+        else:
+            body = {"text": json.dumps(asked), "timings": {"ttft_s": 0.1, "total_s": 0.2}}
+            self._send(200, json.dumps(body).encode())
+
+    def _send(self, status: int, body: bytes, content_type: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def runner_port() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Runner) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def backend(runner_port: int) -> FakeBackend:
+    found = FakeBackend()
+    found.after_up = lambda container: make_container("tiny", id=container.id, port=runner_port)
+    return found
+
+
+@pytest.fixture
+def client(backend: FakeBackend, tmp_path: Path) -> Iterator[FlaskClient]:
+    models = {"tiny": make_spec("tiny", aliases=("small",))}
+    settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, max_body_bytes=200_000, project="test")
+    app = create_app(settings, registry=Registry(models=models), backend=backend)
+    yield app.test_client()
+    app.extensions["orchestrar"].supervisor.close()
+
+
+def post(client: FlaskClient, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
+    data = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    response = client.post(path, data=data, buffered=True, **kwargs)
+    return response.status_code, response.get_json(silent=True)
+
+
+GOOD = {"model_id": "tiny", "prompt": "hi"}
+
+
+class TestInference:
+    def test_the_answer_is_the_runners(self, client: FlaskClient) -> None:
+        """The runner gets what concerns it, the client what the runner said, with model and timings."""
+        status, body = post(client, "/inference", {**GOOD, "model_id": "small", "temperature": 0, "keep_alive": "5m"})
+        assert status == 200
+        assert json.loads(body["text"]) == {"prompt": "hi", "temperature": 0.0, "stream": False}
+        assert body["model_id"] == "tiny"
+        assert set(body["timings"]) == {"queue_s", "start_s", "ttft_s", "total_s"}
+
+    def test_a_stream_passes_unread(self, client: FlaskClient) -> None:
+        """Server-sent events reach the client byte for byte."""
+        response = client.post("/inference", data=json.dumps({**GOOD, "stream": True}))
+        assert response.content_type == "text/event-stream; charset=utf-8"
+        assert response.data == b'data: {"text": "a"}\n\ndata: {"done": true}\n\n'
+
+    def test_an_unread_stream_gives_its_lease_back(self, client: FlaskClient) -> None:
+        """A stream that is closed before its first byte was read holds nothing."""
+        response = client.post("/inference", data=json.dumps({**GOOD, "stream": True}), buffered=False)
+        response.close()
+        row = client.get("/status").get_json()["models"][0]
+        assert row["in_flight"] == 0
+
+    @pytest.mark.parametrize("prompt", ["redirect", "garbage", "strange error"])
+    def test_a_strange_runner_is_a_502(self, client: FlaskClient, prompt: str) -> None:
+        """What no runner answers is never passed on."""
+        check_error(*post(client, "/inference", {**GOOD, "prompt": prompt}), 502, "upstream_invalid")
+
+    def test_a_runners_fault_is_a_502_of_the_models(self, client: FlaskClient) -> None:
+        """A runner's own 500 becomes 502, with its message and `src: model`."""
+        status, body = post(client, "/inference", {**GOOD, "prompt": "server error"})
+        assert status == 502
+        assert (body["error"]["message"], body["error"]["src"]) == ("engine broke", "model")
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_nothing_is_held_after_an_error(self, client: FlaskClient, stream: bool) -> None:
+        """Whatever the answer was, lease and place are given back."""
+        for prompt in ("hi", "redirect", "garbage", "server error"):
+            post(client, "/inference", {**GOOD, "prompt": prompt, "stream": stream})
+        assert client.get("/status").get_json()["models"][0]["in_flight"] == 0
+
+    def test_above_the_cap_is_an_instant_503(self, backend: FakeBackend, tmp_path: Path) -> None:
+        """With all places taken a further request is refused at once, and told when to try again."""
+        settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, max_in_flight=1, project="test")
+        app = create_app(settings, registry=Registry(models={"tiny": make_spec()}), backend=backend)
+        client = app.test_client()
+        first = client.post("/inference", data=json.dumps({**GOOD, "stream": True}), buffered=False)
+        response = client.post("/inference", data=json.dumps(GOOD))
+        check_error(response.status_code, response.get_json(), 503, "overloaded")
+        assert response.headers["Retry-After"] == "1"
+        first.close()
+        assert client.post("/inference", data=json.dumps(GOOD)).status_code == 200
+        app.extensions["orchestrar"].supervisor.close()
+
+
+BAD_BODIES: list[tuple[Any, str | None]] = [
+    ("", "model_id"),
+    ("{", None),
+    ("[]", None),
+    ("null", None),
+    (b"\xff\xfe", None),
+    ("[" * 100_000, None),
+    ('{"model_id": "tiny", "prompt": "x", "temperature": NaN}', "temperature"),
+    ('{"model_id": "tiny", "prompt": "x", "temperature": 1e999}', "temperature"),
+    ('{"model_id": "tiny", "prompt": "x", "seed": ' + "9" * 4000 + "}", "seed"),
+    ({"prompt": "x"}, "model_id"),
+    ({"model_id": 5, "prompt": "x"}, "model_id"),
+    ({"model_id": "tiny"}, None),
+    ({**GOOD, "messages": [{"role": "user", "content": "x"}]}, None),
+    ({"model_id": "tiny", "messages": []}, "messages"),
+    ({"model_id": "tiny", "messages": [{"role": "user"}]}, "messages.0.content"),
+    ({**GOOD, "max_tokens": 0}, "max_tokens"),
+    ({**GOOD, "max_tokens": True}, "max_tokens"),
+    ({**GOOD, "max_tokens": "5"}, "max_tokens"),
+    ({**GOOD, "temperature": -1}, "temperature"),
+    ({**GOOD, "top_p": 0}, "top_p"),
+    ({**GOOD, "stream": "yes"}, "stream"),
+    ({**GOOD, "keep_alive": "soon"}, "keep_alive"),
+    ({**GOOD, "max_token": 5}, "max_token"),
+]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(("body", "param"), BAD_BODIES, ids=[repr(body)[:50] for body, _ in BAD_BODIES])
+    def test_a_bad_body_is_a_400(self, client: FlaskClient, backend: FakeBackend, body: Any, param: str | None) -> None:
+        """A body that is not usable is told with its field, and Docker is not touched for it."""
+        error = check_error(*post(client, "/inference", body), 400, "invalid_body")
+        assert error["type"] == "invalid_request_error"
+        if param is not None:
+            assert error["param"] == param
+            assert param in error["message"]
+        assert backend.calls == []
+
+    @pytest.mark.parametrize("path", ["/inference", "/run", "/stop"])
+    def test_an_unknown_model_is_a_404(self, client: FlaskClient, path: str) -> None:
+        """An unknown model is told with the known ids."""
+        body = {"model_id": "nope", "prompt": "x"} if path == "/inference" else {"model_id": "nope"}
+        error = check_error(*post(client, path, body), 404, "model_not_found")
+        assert (error["param"], error["details"]) == ("model_id", {"known": ["tiny"]})
+
+    def test_an_unknown_route_is_a_404(self, client: FlaskClient) -> None:
+        """A wrong address says so in the same shape, and where the right ones are."""
+        response = client.get("/nope")
+        error = check_error(response.status_code, response.get_json(), 404, "route_not_found")
+        assert "GET /" in error["message"]
+
+    def test_a_wrong_method_is_a_405(self, client: FlaskClient) -> None:
+        """A wrong method says which ones there are."""
+        response = client.get("/inference")
+        error = check_error(response.status_code, response.get_json(), 405, "method_not_allowed")
+        assert "it takes OPTIONS, POST" in error["message"]
+
+    def test_too_large_a_body_is_a_413(self, client: FlaskClient) -> None:
+        """A body above the limit is refused, whatever is in it."""
+        check_error(*post(client, "/inference", b" " * 200_001), 413, "body_too_large")
+
+    def test_a_foreign_host_is_a_403(self, client: FlaskClient, backend: FakeBackend) -> None:
+        """A name that leads a browser here (DNS rebinding) opens nothing."""
+        check_error(*post(client, "/inference", GOOD, headers={"Host": "evil.example"}), 403, "host_forbidden")
+        assert backend.calls == []
+
+    def test_a_foreign_page_is_a_403(self, client: FlaskClient, backend: FakeBackend) -> None:
+        """A page of another site cannot use the API through its visitor's browser."""
+        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+            answer = post(client, "/stop", {"model_id": "tiny"}, headers=headers, content_type="application/json")
+            check_error(*answer, 403, "origin_forbidden")
+        assert backend.calls == []
+
+    def test_a_browser_must_say_json(self, client: FlaskClient) -> None:
+        """A form or plain text sent by a browser is a 415; a plain `curl -d` needs no content type."""
+        own = {"Origin": "http://localhost:8000"}
+        check_error(*post(client, "/run", {"model_id": "tiny"}, headers=own), 415, "content_type_forbidden")
+        status, _ = post(client, "/run", {"model_id": "tiny"}, headers=own, content_type="application/json")
+        assert status == 200
+        status, _ = post(client, "/run", {"model_id": "tiny"}, content_type="application/x-www-form-urlencoded")
+        assert status == 200
+
+    def test_a_fault_of_ours_shows_no_traceback(self, client: FlaskClient, backend: FakeBackend) -> None:
+        """A bug ends in the envelope with the request's id, and its traceback in the log only."""
+        backend.ports = lambda: 1 / 0  # type: ignore[assignment, return-value]
+        response = client.get("/models", headers={"X-Request-Id": "abc-1"})
+        error = check_error(response.status_code, response.get_json(), 500, "internal_error")
+        assert error["request_id"] == response.headers["X-Request-Id"] == "abc-1"
+        assert "ZeroDivision" not in response.text
+
+
+class TestRoutes:
+    def test_models_lists_the_registry(self, client: FlaskClient) -> None:
+        """`GET /models` shows each entry with its state."""
+        (row,) = client.get("/models").get_json()["models"]
+        assert (row["id"], row["aliases"], row["state"], row["port"]) == ("tiny", ["small"], "stopped", 9001)
+
+    def test_a_life(self, client: FlaskClient) -> None:
+        """run, status, stop: states, ports and times as they go."""
+        status, body = post(client, "/run", {"model_id": "small"})
+        assert (status, body["model_id"], body["state"]) == (200, "tiny", "ready")
+        assert body["url"] == f"http://127.0.0.1:{body['port']}"
+        row = client.get("/status").get_json()["models"][0]
+        assert (row["state"], row["start_phases"]) == ("ready", {"load_s": 0.5})
+        assert 0 < row["idle_stop_in_s"] <= 900
+        assert post(client, "/stop", {"model_id": "tiny"}) == (200, {"model_id": "tiny", "state": "stopped"})
+
+    def test_files_of_a_running_model_stay(self, client: FlaskClient) -> None:
+        """Deleting files needs a stopped model; then it says what was freed."""
+        post(client, "/run", {"model_id": "tiny"})
+        response = client.delete("/models/tiny/files")
+        check_error(response.status_code, response.get_json(), 409, "model_busy")
+        post(client, "/stop", {"model_id": "tiny"})
+        assert client.delete("/models/small/files").get_json() == {"model_id": "tiny", "freed_bytes": 123}
+
+    def test_the_index_lists_the_routes(self, client: FlaskClient) -> None:
+        """`GET /` names every route, for whoever comes by with a browser."""
+        assert "POST /inference" in client.get("/").get_json()["routes"]

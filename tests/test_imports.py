@@ -1,0 +1,104 @@
+"""The house's import rules: each module may use what its row names, and nothing below it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from controller.settings import ROOT
+
+# Module → what it may import, of ours and of others. docs/design.md shows the same table with the reasons.
+RULES: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "readiness": set(),
+    "clients": set(),
+    "source_ref": {"errors"},
+    "settings": {"errors"},
+    "registry": {"pydantic", "pydantic_core", "yaml", "errors", "source_ref", "files", "settings"},
+    "rendering": {"jinja2", "registry"},
+    "ports": {"errors", "files"},
+    "sources": {"huggingface_hub", "httpx2", "requests", "urllib3", "errors", "source_ref", "files"},
+    "docker_service": {"python_on_whales", "errors"},
+    "preparation": {"filelock", "docker_service", "sources", "registry", "errors", "files"},
+    "deployment": {"registry", "rendering", "ports", "docker_service", "preparation", "errors", "files"},
+    "proxy": {"errors", "readiness"},
+    "supervisor": {"registry", "docker_service", "preparation", "errors", "readiness"},
+    "relay": {"supervisor", "proxy", "errors"},
+    "composition": {"settings", "registry", "rendering", "ports", "sources", "docker_service", "preparation",
+                    "deployment", "errors"},
+    "api": {"flask", "werkzeug", "pydantic", "supervisor", "registry", "relay", "clients", "docker_service", "errors"},
+    "app": {"flask", "api", "clients", "composition", "docker_service", "errors", "proxy", "registry", "relay",
+            "settings", "supervisor"},
+    "provision": {"rich", "composition", "deployment", "docker_service", "errors", "preparation", "settings"},
+    "gunicorn_conf": {"composition", "errors", "settings"},
+}  # fmt: skip
+# The only home of each of these libraries.
+HOMES = {"python_on_whales": "docker_service", "flask": "api app", "jinja2": "rendering", "yaml": "registry"}
+
+
+def imports_of(file: Path) -> set[str]:
+    """Names of modules that a file imports anywhere: ours by the part after `controller.`, others by the first."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "controller" else str(node.module)
+                for alias in node.names
+            ]
+        for name in names:
+            parts = name.split(".")
+            found.add(parts[1] if parts[0] == "controller" and len(parts) > 1 else parts[0])
+    return found
+
+
+def modules() -> dict[str, list[Path]]:
+    """Every top-level module of the controller with its files."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted((ROOT / "controller").rglob("*.py")):
+        name = file.relative_to(ROOT / "controller").parts[0].removesuffix(".py")
+        if name != "__init__":
+            found.setdefault(name, []).append(file)
+    return found
+
+
+def test_every_module_has_a_rule() -> None:
+    """The table names exactly the modules that there are."""
+    assert sorted(RULES) == sorted(modules())
+
+
+@pytest.mark.parametrize("module", sorted(RULES))
+def test_imports_follow_the_table(module: str) -> None:
+    """A module imports the standard library, itself, and what its row names."""
+    allowed = RULES[module] | {module, "__version__"} | set(sys.stdlib_module_names)
+    for file in modules()[module]:
+        assert imports_of(file) - allowed == set(), file.name
+
+
+def test_rules_point_one_way() -> None:
+    """No two modules may import each other, directly or by way of others."""
+    done: set[str] = set()
+    while len(done) < len(RULES):
+        free = {name for name, uses in RULES.items() if name not in done and uses & set(RULES) <= done}
+        assert free, f"a cycle among {sorted(set(RULES) - done)}"
+        done |= free
+
+
+@pytest.mark.parametrize("library", sorted(HOMES))
+def test_each_library_has_one_home(library: str) -> None:
+    """A library with a home is imported nowhere else."""
+    users = {name for name, files in modules().items() if any(library in imports_of(file) for file in files)}
+    assert users <= set(HOMES[library].split())
+
+
+def test_the_runner_stands_alone() -> None:
+    """The runner shares nothing with the controller but HTTP, and knows nothing of Docker."""
+    for file in (ROOT / "runner").rglob("*.py"):
+        assert imports_of(file) & {"controller", "python_on_whales", "docker"} == set(), file
