@@ -1,0 +1,1 @@
+"""The image that serves one model over HTTP; knows nothing of Docker."""

@@ -1,0 +1,19 @@
+"""`python -m runner`: serves the model. The image's default command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Runs gunicorn in this process; returns never."""
+    from gunicorn.app.wsgiapp import run
+
+    config = Path(__file__).with_name("gunicorn_conf.py")
+    sys.argv = ["gunicorn", "--config", str(config), "runner.server:application()"]
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The body of `POST /inference`, checked strictly: a bool is no number, nor is NaN, and unknown fields are named."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from runner.engine import GenerationRequest, Message, PartialSampling
+from runner.errors import Refused
+
+# The controller's own bound is lower; this one holds for who calls a runner by its port.
+MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_STOPS = 8
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StopStrings = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=MAX_STOPS), BeforeValidator(_as_list)
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class MessageBody(_Strict):
+    """One turn; what a role means is the chat template's business."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class InferenceBody(_Strict):
+    """`POST /inference`; the parameters left out take the configured or the model's own default."""
+
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
+    raw: bool = False
+    stream: bool = False
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    stop: StopStrings | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    @model_validator(mode="after")
+    def _prompt_or_messages(self) -> InferenceBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError('write either "prompt" or "messages"')
+        if self.raw and self.prompt is None:
+            raise ValueError('"raw" goes with "prompt", not with "messages"')
+        return self
+
+    def to_request(self) -> GenerationRequest:
+        """The same for the engine."""
+        return GenerationRequest(
+            prompt=self.prompt,
+            messages=tuple(Message(role=message.role, content=message.content) for message in self.messages or ()),
+            raw=self.raw,
+            sampling=PartialSampling(
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                stop=None if self.stop is None else tuple(self.stop),
+                seed=self.seed,
+            ),
+        )
+
+
+def parse_inference_body(data: bytes) -> InferenceBody:
+    """The body, or Refused with the field at fault."""
+    try:
+        # Decoded here because json would also guess UTF-16.
+        raw = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise Refused("The body is nested too deeply.", code="invalid_body") from None
+    except ValueError as error:
+        raise Refused(f"The body is no JSON: {_brief(error)}.", code="invalid_body") from None
+    if not isinstance(raw, dict):
+        raise Refused("The body must be a JSON object.", code="invalid_body")
+    try:
+        return InferenceBody.model_validate(raw)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _brief(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return str(error)
+
+
+def _refusal(error: ValidationError) -> Refused:
+    first: Any = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "extra_forbidden":
+        known = MessageBody.model_fields if len(first["loc"]) > 1 else InferenceBody.model_fields
+        return Refused(f"Unknown field {name}; known are: {', '.join(sorted(known))}.", code="invalid_body", param=name)
+    text = str(first["msg"]).removeprefix("Value error, ")
+    return Refused(f"{name}: {text}." if name else f"{text[0].upper()}{text[1:]}.", code="invalid_body", param=name)

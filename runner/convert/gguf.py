@@ -1,0 +1,52 @@
+"""GGUF → safetensors, tokenizer and configuration, as transformers saves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner.engine import EngineError
+
+MAGIC = b"GGUF"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the file begins as a GGUF file does."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def convert_gguf(source: Path, target: Path, *, dtype: str, on_progress: Callable[[float], None]) -> None:
+    """Writes a folder that `from_pretrained` reads without the GGUF. `on_progress` gets the fraction done.
+
+    Raises EngineError when the architecture is not known to transformers.
+    """
+    from runner.engines.lean_import import import_torch
+
+    torch = import_torch()
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+    origin: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True, "trust_remote_code": False}
+    on_progress(0.1)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, **origin)
+        on_progress(0.3)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            dtype=getattr(torch, dtype),
+            quantization_config=GgufConfig(dequantize=True),
+            low_cpu_mem_usage=True,
+            **origin,
+        )
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise EngineError(f"{source.name} cannot be converted: {error}") from error
+    on_progress(0.8)
+    tokenizer.save_pretrained(target)
+    # Left in, it would make a later load look for the GGUF's quantisation.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)

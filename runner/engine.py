@@ -1,0 +1,118 @@
+"""What an engine is to the server: the protocol, and the values that pass through it.
+
+An engine knows tokens and text, not HTTP. All of this imports without the engines' libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length", "cancelled"]
+Phase = Literal["importing", "loading", "warming"]
+
+
+class EngineError(Exception):
+    """A failure that a person can act on; its text is one sentence, fit to be shown."""
+
+
+class PromptInvalid(EngineError):
+    """The client's prompt cannot be used: too long, empty, or refused by the model's chat template."""
+
+    def __init__(self, message: str, *, code: str = "invalid_body", param: str = "prompt") -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to choose tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch those filters off."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartialSampling:
+    """Parameters that someone asked for; None means "not said, ask the next one"."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """What a client wants: exactly one of `prompt` and `messages`. `raw` bypasses the chat template."""
+
+    prompt: str | None = None
+    messages: tuple[Message, ...] = ()
+    raw: bool = False
+    sampling: PartialSampling = PartialSampling()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRequest:
+    """A request in tokens, checked against the context; `sampling.max_tokens` fits what the prompt leaves."""
+
+    prompt_tokens: tuple[int, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some text, and the number of tokens generated so far. The last piece alone has a `finish_reason`."""
+
+    text: str
+    completion_tokens: int
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a loaded engine is: known after `load`."""
+
+    engine: str
+    device: str
+    dtype: str
+    context_length: int
+    concurrency: int
+    """How many `generate` calls may run at once; the server makes the others wait their turn."""
+
+
+class Engine(Protocol):
+    """One model. `load` comes first; `encode` may be called by any thread, `generate` by `concurrency` threads."""
+
+    def load(self, on_phase: Callable[[Phase], None]) -> None:
+        """Returns when the model is in memory. Blocks for seconds; raises EngineError with one sentence."""
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        """The request in tokens; quick. Raises PromptInvalid."""
+
+    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+        """Yields text as it is made; asks `cancelled` before each token and ends with that reason when it is true."""
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector of length 1 for each text; raises EngineError when the model makes none."""
+
+    def capabilities(self) -> Capabilities: ...
+
+    def close(self) -> None:
+        """Frees the model; nothing may be called afterwards."""

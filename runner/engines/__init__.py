@@ -1,0 +1,27 @@
+"""The engines by name. Each lives in a module of its own, the only importer of its library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runner.engine import Engine, EngineError
+from runner.settings import RunnerSettings
+
+
+def make_engine(settings: RunnerSettings) -> Engine:
+    """An engine that is not loaded yet; its library is imported by `load`. Raises EngineError for an unknown name."""
+    try:
+        make = _ENGINES[settings.engine]
+    except KeyError:
+        known = ", ".join(sorted(_ENGINES))
+        raise EngineError(f"this image has no engine {settings.engine!r}, it has: {known}") from None
+    return make(settings)
+
+
+def _transformers(settings: RunnerSettings) -> Engine:
+    from runner.engines.transformers import TransformersEngine
+
+    return TransformersEngine(settings)
+
+
+_ENGINES: dict[str, Callable[[RunnerSettings], Engine]] = {"transformers": _transformers}

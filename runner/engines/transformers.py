@@ -1,0 +1,236 @@
+"""The engine on torch and transformers: any causal Hugging Face architecture, from safetensors, on CPU or GPU."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from runner.engine import (
+    Capabilities,
+    EncodedRequest,
+    EngineError,
+    FinishReason,
+    GenerationRequest,
+    PartialSampling,
+    Phase,
+    Piece,
+    PromptInvalid,
+)
+from runner.sampling_defaults import resolve_sampling
+from runner.settings import AUTO_CPU_DTYPE, RunnerSettings
+from runner.text import Detokenizer, StopStrings
+
+log = logging.getLogger("runner")
+
+# Between two chunks of a prompt a leaving client is noticed; a chunk of this length still keeps the cores busy.
+PREFILL_CHUNK_TOKENS = 256
+FALLBACK_CONTEXT_LENGTH = 2048
+AUTO_GPU_DTYPE = "bfloat16"
+
+
+class TransformersEngine:
+    """See `runner.engine.Engine`. One generation at a time."""
+
+    def __init__(self, settings: RunnerSettings) -> None:
+        self._settings = settings
+        self._context_length = 0
+        self._model_defaults = PartialSampling()
+        self._eos: frozenset[int] = frozenset()
+        # The tokenizer's Rust half refuses to be borrowed twice at once.
+        self._tokenizer_lock = threading.Lock()
+        self._torch: Any = None
+        self._tokenizer: Any = None
+        self._model: Any = None
+
+    def load(self, on_phase: Callable[[Phase], None]) -> None:
+        on_phase("importing")
+        from runner.engines.lean_import import import_torch
+
+        torch = self._torch = import_torch()
+        from transformers import AutoConfig, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+
+        on_phase("loading")
+        torch.set_num_threads(self._settings.cpus)
+        config = AutoConfig.from_pretrained(self._settings.model_path, **_LOCAL)
+        if getattr(config, "is_encoder_decoder", False):
+            raise EngineError(f"{config.model_type} is an encoder-decoder model, which this engine does not serve")
+        self._tokenizer = AutoTokenizer.from_pretrained(self._settings.model_path, **_LOCAL)
+        self._context_length = self._bounded_context(config)
+        self._model = self._load_model(config)
+        self._read_generation_config()
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            engine="transformers",
+            device=str(self._model.device),
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            context_length=self._context_length,
+            concurrency=1,
+        )
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        with self._tokenizer_lock:
+            text, is_templated = self._prompt_text(request)
+            # A template writes the special tokens itself.
+            tokens = tuple(self._tokenizer(text, add_special_tokens=not is_templated)["input_ids"])
+        if not tokens:
+            raise PromptInvalid("The prompt has no tokens; write some text.")
+        room = self._context_length - len(tokens)
+        if room < 1:
+            raise PromptInvalid(
+                f"The prompt has {len(tokens)} tokens and the context {self._context_length}; "
+                "shorten the prompt so that at least one token fits after it.",
+                code="context_length_exceeded",
+            )
+        sampling = resolve_sampling(request.sampling, self._settings.generation, self._model_defaults)
+        bounded = PartialSampling(max_tokens=min(sampling.max_tokens, room))
+        sampling = resolve_sampling(bounded, request.sampling, self._settings.generation, self._model_defaults)
+        return EncodedRequest(prompt_tokens=tokens, sampling=sampling)
+
+    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+        from runner.engines.torch_sampling import Sampler
+
+        sampler = Sampler(request.sampling)
+        detokenizer = Detokenizer(self._decode)
+        stops = StopStrings(request.sampling.stop)
+        cache, logits = self._prefill(request.prompt_tokens, cancelled)
+        count = 0
+        while not cancelled():
+            token = sampler.choose(logits)
+            count += 1
+            is_eos = token in self._eos
+            text, is_stopped = ("", False) if is_eos else stops.feed(detokenizer.feed(token))
+            if is_eos or is_stopped or count >= request.sampling.max_tokens:
+                yield _last_piece(text, count, is_eos, is_stopped, detokenizer, stops)
+                return
+            if text:
+                yield Piece(text=text, completion_tokens=count)
+            cache, logits = self._forward((token,), cache)
+        yield Piece(text="", completion_tokens=count, finish_reason="cancelled")
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self._settings.task != "embedding":
+            raise EngineError("this model was not loaded for embeddings; set task: embedding")
+        return [self._embed_one(text) for text in texts]
+
+    def close(self) -> None:
+        self._model = self._tokenizer = None
+
+    def _load_model(self, config: Any) -> Any:
+        from transformers import AutoModel, AutoModelForCausalLM
+
+        torch = self._torch
+        has_gpu = torch.cuda.is_available()
+        name = self._settings.dtype
+        dtype = (AUTO_GPU_DTYPE if has_gpu else AUTO_CPU_DTYPE) if name == "auto" else name
+        auto_class = AutoModel if self._settings.task == "embedding" else AutoModelForCausalLM
+        placement = {"device_map": {"": "cuda"}} if has_gpu else {}
+        try:
+            model = auto_class.from_pretrained(
+                self._settings.model_path,
+                config=config,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                **_LOCAL,
+                **placement,
+            )
+        except OSError as error:
+            raise EngineError(f"the model's files cannot be loaded: {_first_line(error)}") from error
+        return model.eval()
+
+    def _bounded_context(self, config: Any) -> int:
+        own = getattr(config.get_text_config(), "max_position_embeddings", None) or FALLBACK_CONTEXT_LENGTH
+        wanted = self._settings.context_length or own
+        if wanted > own:
+            log.warning("context_length %d is more than the model's own %d, which is used", wanted, own)
+        return min(own, wanted)
+
+    def _read_generation_config(self) -> None:
+        own = getattr(self._model, "generation_config", None)
+        eos = getattr(own, "eos_token_id", None)
+        tokens = {self._tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        self._eos = frozenset(token for token in tokens if token is not None)
+        if own is not None and own.do_sample:
+            self._model_defaults = PartialSampling(temperature=own.temperature, top_p=own.top_p, top_k=own.top_k)
+
+    def _prompt_text(self, request: GenerationRequest) -> tuple[str, bool]:
+        has_template = bool(self._tokenizer.chat_template) and self._settings.task == "chat"
+        if request.prompt is not None and (request.raw or not has_template):
+            return request.prompt, False
+        if not has_template:
+            raise PromptInvalid("This model has no chat template; send a prompt.", param="messages")
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        return self._render(messages or [{"role": "user", "content": request.prompt}]), True
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise PromptInvalid(f"The model's chat template refuses these messages: {error}.") from None
+        return text
+
+    def _decode(self, tokens: list[int]) -> str:
+        with self._tokenizer_lock:
+            text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _prefill(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> tuple[Any, Any]:
+        cache, logits = None, None
+        for start in range(0, len(tokens), PREFILL_CHUNK_TOKENS):
+            if start and cancelled():
+                break
+            cache, logits = self._forward(tokens[start : start + PREFILL_CHUNK_TOKENS], cache)
+        return cache, logits
+
+    def _forward(self, tokens: tuple[int, ...], cache: Any) -> tuple[Any, Any]:
+        """The cache with these tokens, and the logits after the last of them."""
+        torch = self._torch
+        # Entered anew for each step: the mode belongs to the thread, and a generator hands the thread back in between.
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=torch.tensor([tokens], device=self._model.device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return output.past_key_values, output.logits[0, -1]
+
+    def _embed_one(self, text: str) -> list[float]:
+        torch = self._torch
+        with self._tokenizer_lock:
+            tokens = self._tokenizer(text)["input_ids"]
+        if len(tokens) > self._context_length:
+            raise PromptInvalid(
+                f"The text has {len(tokens)} tokens and the context {self._context_length}; shorten it.",
+                code="context_length_exceeded",
+                param="input",
+            )
+        with torch.inference_mode():
+            states = self._model(input_ids=torch.tensor([tokens], device=self._model.device)).last_hidden_state
+            vector: list[float] = torch.nn.functional.normalize(states[0].float().mean(dim=0), dim=0).tolist()
+        return vector
+
+
+# Nothing is fetched and no code of the model's is run.
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _last_piece(
+    text: str, count: int, is_eos: bool, is_stopped: bool, detokenizer: Detokenizer, stops: StopStrings
+) -> Piece:
+    if not is_stopped:
+        rest, is_stopped = stops.feed(detokenizer.flush())
+        text += rest if is_stopped else rest + stops.flush()
+    reason: FinishReason = "stop" if is_eos or is_stopped else "length"
+    return Piece(text=text, completion_tokens=count, finish_reason=reason)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,60 @@
+"""The runner's failures over HTTP: one envelope for all, with `src` "model"."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class RunnerError(Exception):
+    """A failure with its HTTP status and stable `code`; its text is fit to be shown."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, code: str, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def inner(self, request_id: str) -> dict[str, Any]:
+        """The object under the envelope's `error` key."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "code": self.code,
+            "param": self.param,
+            "src": "model",
+            "request_id": request_id,
+            "details": {},
+        }
+
+
+class Refused(RunnerError):
+    """400: the client's doing."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class RouteNotFound(Refused):
+    status = 404
+
+
+class MethodNotAllowed(Refused):
+    status = 405
+
+
+class BodyTooLarge(Refused):
+    status = 413
+
+
+class Unavailable(RunnerError):
+    """503: trying again later helps."""
+
+    status = 503
+
+
+class Broken(RunnerError):
+    """500: the engine failed."""

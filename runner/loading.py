@@ -1,0 +1,98 @@
+"""Loads the engine in a thread of its own, and knows how far it is: what `/health` tells."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from runner.engine import Capabilities, Engine, EngineError, GenerationRequest, PartialSampling, Phase
+from runner.jobs import JobQueue
+
+log = logging.getLogger("runner")
+
+
+class Loader:
+    """Ready only once a real token was generated. Its attributes may be read by any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        on_failure: Callable[[str], None],
+        task: str = "chat",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.phase: Phase = "importing"
+        self.phases_s: dict[str, float] = {}
+        self.load_s: float | None = None
+        self.capabilities: Capabilities | None = None
+        self.jobs: JobQueue | None = None
+        self.failure: str | None = None
+        self.done = threading.Event()
+        self._engine = engine
+        self._task = task
+        self._on_failure = on_failure
+        self._clock = clock
+
+    def start(self) -> None:
+        """Begins to load; returns at once. `on_failure` gets one sentence if it fails."""
+        threading.Thread(target=self._run, name="load", daemon=True).start()
+
+    def is_ready(self) -> bool:
+        return self.jobs is not None
+
+    def _run(self) -> None:
+        try:
+            self._load()
+        except EngineError as error:
+            self._fail(str(error))
+        except Exception as error:  # The thread's outermost loop; the process must say what was thrown and end.
+            log.debug("load failed", exc_info=True)
+            self._fail(f"{type(error).__name__}: {error}")
+        finally:
+            self.done.set()
+
+    def _load(self) -> None:
+        started_s = self._clock()
+        marks = {"importing": started_s}
+
+        def on_phase(phase: Phase) -> None:
+            marks[phase] = self._clock()
+            self.phase = phase
+
+        self._engine.load(on_phase)
+        on_phase("warming")
+        self._warm()
+        ended_s = self._clock()
+        loading_s = marks.get("loading", marks["warming"])
+        self.phases_s = {
+            "import_s": round(loading_s - started_s, 3),
+            "load_s": round(marks["warming"] - loading_s, 3),
+            "first_token_s": round(ended_s - marks["warming"], 3),
+        }
+        self.load_s = round(ended_s - started_s, 3)
+        self.capabilities = self._engine.capabilities()
+        # Last, since it is what makes `is_ready` true.
+        self.jobs = JobQueue(self._engine, concurrency=self.capabilities.concurrency)
+        log.info("ready load_s=%s %s %s", self.load_s, self.phases_s, self.capabilities)
+
+    def _warm(self) -> None:
+        if self._task == "embedding":
+            self._engine.embed(["warm-up"])
+            return
+        sampling = PartialSampling(max_tokens=1, temperature=0.0)
+        request = self._engine.encode(GenerationRequest(prompt="Hello", raw=True, sampling=sampling))
+        pieces = list(self._engine.generate(request, lambda: False))
+        if not pieces or pieces[-1].completion_tokens < 1:
+            raise EngineError("the model generated no token")
+
+    def _fail(self, message: str) -> None:
+        self.failure = message
+        log.error("cannot serve: %s", message)
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        self._on_failure(message)

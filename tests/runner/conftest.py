@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from runner.loading import Loader
+from runner.server import create_app
+from runner.settings import RunnerSettings
+from tests.runner.fake_engine import FakeEngine
+
+
+class _Handler(WSGIRequestHandler):
+    """Gives the app its client's socket, as gunicorn does."""
+
+    def make_environ(self) -> dict[str, Any]:
+        return {**super().make_environ(), "gunicorn.socket": self.connection}
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        return None
+
+
+@dataclass
+class Served:
+    """A runner around a fake engine on a real socket."""
+
+    engine: FakeEngine
+    loader: Loader
+    server: BaseWSGIServer
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=20)
+
+    def request(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, http.client.HTTPMessage]:
+        """Status, parsed JSON and headers of one request on a connection of its own."""
+        connection = self.connect()
+        try:
+            data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            connection.request(method, path, data, headers or {})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read()), response.headers
+        finally:
+            connection.close()
+
+    def stream(self, body: dict[str, Any]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self.connect()
+        connection.request("POST", "/inference", json.dumps({**body, "stream": True}))
+        return connection, connection.getresponse()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    """Serves a fake engine; loaded already unless `wait` is false."""
+    running: list[Served] = []
+
+    def start(engine: FakeEngine, *, wait: bool = True, **settings: Any) -> Served:
+        chosen = RunnerSettings(model_id="fake", model_path=Path("/nowhere"), **settings)
+        loader = Loader(engine, task=chosen.task, on_failure=lambda _message: None)
+        server = make_server(
+            "127.0.0.1", 0, create_app(engine, chosen, loader, silence_s=0.05), threaded=True, request_handler=_Handler
+        )
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        loader.start()
+        if wait:
+            assert loader.done.wait(20)
+        running.append(Served(engine, loader, server))
+        return running[-1]
+
+    yield start
+    for served in running:
+        served.server.shutdown()
+        served.server.server_close()

@@ -1,0 +1,87 @@
+"""An engine without a model: its words are scripted, and each waits for permission when a gate is given."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from runner.engine import (
+    Capabilities,
+    EncodedRequest,
+    EngineError,
+    FinishReason,
+    GenerationRequest,
+    PartialSampling,
+    Phase,
+    Piece,
+    PromptInvalid,
+)
+from runner.sampling_defaults import resolve_sampling
+
+CONTEXT_LENGTH = 100
+
+
+class Gate(Protocol):
+    """A semaphore, or something that behaves like one."""
+
+    def acquire(self, *, timeout: float) -> bool: ...
+
+
+class FakeEngine:
+    """Echoes the prompt's words. `gate` lets one word through per permit; None lets all through."""
+
+    def __init__(self, *, gate: Gate | None = None, load_gate: threading.Event | None = None) -> None:
+        self.gate = gate
+        self.load_gate = load_gate
+        self.load_error: Exception | None = None
+        self.break_after: int | None = None
+        self.started: list[str] = []
+        self.ended = threading.Semaphore(0)
+        self.begun = threading.Semaphore(0)
+
+    def load(self, on_phase: Callable[[Phase], None]) -> None:
+        on_phase("importing")
+        on_phase("loading")
+        if self.load_gate is not None:
+            self.load_gate.wait(20)
+        if self.load_error is not None:
+            raise self.load_error
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        text = request.prompt if request.prompt is not None else request.messages[-1].content
+        tokens = tuple(text.encode())
+        if len(tokens) >= CONTEXT_LENGTH:
+            raise PromptInvalid(f"The prompt has {len(tokens)} tokens and the context {CONTEXT_LENGTH}.",
+                                code="context_length_exceeded")  # fmt: skip
+        return EncodedRequest(prompt_tokens=tokens, sampling=resolve_sampling(request.sampling, PartialSampling()))
+
+    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+        text = bytes(request.prompt_tokens).decode()
+        self.started.append(text)
+        self.begun.release()
+        try:
+            yield from self._words(text.split(" "), request.sampling.max_tokens, cancelled)
+        finally:
+            self.ended.release()
+
+    def _words(self, words: Sequence[str], most: int, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+        last = min(len(words), most)
+        for count, word in enumerate(words[:last], start=1):
+            while self.gate is not None and not self.gate.acquire(timeout=0.01):
+                if cancelled():
+                    yield Piece(text="", completion_tokens=count - 1, finish_reason="cancelled")
+                    return
+            if self.break_after is not None and count > self.break_after:
+                raise RuntimeError("the fake broke")
+            reason: FinishReason | None = None if count < last else ("stop" if last == len(words) else "length")
+            yield Piece(text=word + " ", completion_tokens=count, finish_reason=reason)
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise EngineError("the fake makes no embeddings")
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(engine="fake", device="none", dtype="none", context_length=CONTEXT_LENGTH, concurrency=1)
+
+    def close(self) -> None:
+        return None

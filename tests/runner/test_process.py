@@ -1,0 +1,145 @@
+"""The runner as a process of its own under gunicorn."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runner.healthcheck import is_healthy
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 60
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "ORCHESTRAR_MODEL_ID": "m",
+        "ORCHESTRAR_MODEL_PATH": str(tmp_path),
+        "ORCHESTRAR_BIND": "127.0.0.1:0",
+        **more,
+    }
+
+
+def run_runner(tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "runner"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def test_an_unprepared_model_ends_with_one_sentence(tmp_path: Path) -> None:
+    """Exit code 78 and what to do, before anything is loaded."""
+    result = run_runner(tmp_path)
+    assert 78 == result.returncode
+    assert "m is not prepared" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_load_that_fails_ends_the_process_with_code_1(tmp_path: Path) -> None:
+    """The container exits instead of trying again for ever, and its log has one clear line."""
+    if importlib.util.find_spec("torch") is not None:
+        (tmp_path / "config.json").write_text("no JSON")
+    else:
+        (tmp_path / "config.json").write_text("{}")
+    result = run_runner(tmp_path)
+    assert 1 == result.returncode
+    assert "cannot serve: " in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+@contextmanager
+def served_fake(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
+    """The process, its port and the descriptor that lets words through; the warm-up's word has passed."""
+    (tmp_path / "config.json").write_text("{}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    read_fd, write_fd = os.pipe()
+    command = [sys.executable, "-m", "gunicorn", "-c", "runner/gunicorn_conf.py"]
+    process = subprocess.Popen(
+        [*command, "tests.runner.served_fake:application()"],
+        cwd=ROOT,
+        env=environment(tmp_path, ORCHESTRAR_BIND=f"127.0.0.1:{port}", FAKE_GATE_FD=str(read_fd)),
+        pass_fds=[read_fd],
+    )
+    try:
+        os.write(write_fd, b"w")
+        deadline = time.monotonic() + TIMEOUT_S
+        while not is_healthy(port=port):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+        yield process, port, write_fd
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+def test_sigterm_lets_a_stream_come_to_its_end(tmp_path: Path) -> None:
+    """A model that is stopped finishes what it began, then ends with code 0."""
+    with served_fake(tmp_path) as (process, port, gate):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+        connection.request("POST", "/inference", json.dumps({"prompt": "one two", "stream": True}))
+        os.write(gate, b"w")
+        response = connection.getresponse()
+        assert b'data: {"text":"one "}\n' == response.readline()
+        process.send_signal(signal.SIGTERM)
+        os.write(gate, b"w")
+        rest = response.read()
+        connection.close()
+        assert b'data: {"text":"two "}' in rest
+        assert b'"done":true' in rest
+        assert 0 == process.wait(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_gunicorn_gives_the_socket_by_which_a_leaving_client_is_noticed(tmp_path: Path, stream: bool) -> None:
+    """The place of a client that left is free at once: the one behind it is served with no word let through for it."""
+    with served_fake(tmp_path) as (_process, port, gate):
+        left = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+        left.request("POST", "/inference", json.dumps({"prompt": "left", "stream": stream}))
+        last = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+        last.request("POST", "/inference", json.dumps({"prompt": "last", "stream": True}))
+        response = last.getresponse()
+        assert b":\n" == response.readline()
+        left.close()
+        # A word let through too early would be eaten by the one that left; a comment marks time for it to be noticed.
+        assert b"\n" == response.readline()
+        assert b":\n" == response.readline()
+        os.write(gate, b"w")
+        assert b'{"text":"last "}' in response.read()
+        last.close()
+
+
+def test_a_worker_that_dies_ends_the_process(tmp_path: Path) -> None:
+    """gunicorn does not load the model a second time behind the controller's back."""
+    with served_fake(tmp_path) as (process, _port, _gate):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        assert 1 == process.wait(TIMEOUT_S)
+
+
+def test_the_health_check_is_no_when_nothing_listens() -> None:
+    """No answer is an answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        assert not is_healthy(port=free.getsockname()[1])

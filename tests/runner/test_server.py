@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runner.engine import EngineError
+from tests.runner.conftest import Served
+from tests.runner.fake_engine import FakeEngine
+
+Serve = Callable[..., Served]
+
+
+class LateGate:
+    """Lets the warm-up's word through, then one word per permit."""
+
+    def __init__(self) -> None:
+        self._permits = threading.Semaphore(1)
+
+    def acquire(self, *, timeout: float) -> bool:
+        return self._permits.acquire(timeout=timeout)
+
+    def release(self, count: int = 1) -> None:
+        self._permits.release(count)
+
+
+def assert_error(answer: tuple[int, Any, Any], status: int, code: str, param: str | None = None) -> str:
+    """The one error shape; its message."""
+    assert status == answer[0]
+    assert {"error"} == set(answer[1])
+    error = answer[1]["error"]
+    assert {"message", "type", "code", "param", "src", "request_id", "details"} == set(error)
+    assert ("model", code, param) == (error["src"], error["code"], error["param"])
+    assert error["request_id"]
+    assert "Traceback" not in error["message"]
+    return str(error["message"])
+
+
+def read_event(response: Any) -> Any:
+    """The next event's value, past comments."""
+    while True:
+        line = response.readline()
+        if line.startswith(b"data: "):
+            return json.loads(line[6:])
+        assert line.strip() in (b"", b":"), line
+        if not line:
+            return None
+
+
+def test_health_is_503_with_the_phase_until_a_token_was_generated(serve: Serve) -> None:
+    """A loaded model that has generated nothing yet is not healthy."""
+    gate, load_gate = threading.Semaphore(0), threading.Event()
+    engine = FakeEngine(gate=gate, load_gate=load_gate)
+    served = serve(engine, wait=False)
+    assert 503 == served.request("GET", "/health")[0]
+    assert_error(served.request("POST", "/inference", {"prompt": "x"}), 503, "model_loading")
+    load_gate.set()
+    assert engine.begun.acquire(timeout=20)
+    assert (503, {"status": "loading", "phase": "warming"}) == served.request("GET", "/health")[:2]
+    gate.release()
+    assert served.loader.done.wait(20)
+    status, health, _ = served.request("GET", "/health")
+    assert (200, "ok", "fake", "fake") == (status, health["status"], health["engine"], health["model_id"])
+    assert {"import_s", "load_s", "first_token_s"} == set(health["phases"])
+    assert health["load_s"] >= 0
+
+
+@pytest.mark.parametrize("error", [EngineError("the weights are missing"), RuntimeError("the weights are missing")])
+def test_a_load_that_fails_is_told_in_one_sentence(serve: Serve, error: Exception) -> None:
+    """Whatever a library raises, the process learns of it and never turns healthy."""
+    engine = FakeEngine()
+    engine.load_error = error
+    served = serve(engine)
+    assert served.loader.failure is not None
+    assert "the weights are missing" in served.loader.failure
+    assert 503 == served.request("GET", "/health")[0]
+
+
+def test_an_answer_has_text_usage_and_timings(serve: Serve) -> None:
+    """The whole contract of a plain answer."""
+    status, answer, _ = serve(FakeEngine()).request("POST", "/inference", {"prompt": "one two"})
+    assert 200 == status
+    assert {"text", "finish_reason", "usage", "timings"} == set(answer)
+    assert ("one two ", "stop") == (answer["text"], answer["finish_reason"])
+    assert {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9} == answer["usage"]
+    assert 0 <= answer["timings"]["ttft_s"] <= answer["timings"]["total_s"]
+
+
+def test_messages_are_answered_and_max_tokens_ends_with_length(serve: Serve) -> None:
+    """A conversation is a request too, and a cut answer says so."""
+    body = {"messages": [{"role": "user", "content": "one two three"}], "max_tokens": 2}
+    status, answer, _ = serve(FakeEngine()).request("POST", "/inference", body)
+    assert (200, "one two ", "length") == (status, answer["text"], answer["finish_reason"])
+
+
+def test_a_stream_sends_each_piece_as_it_is_made(serve: Serve) -> None:
+    """An event arrives before the next token exists; the last one is the summary."""
+    gate = LateGate()
+    served = serve(FakeEngine(gate=gate))
+    gate.release()
+    connection, response = served.stream({"prompt": "one two"})
+    assert "text/event-stream; charset=utf-8" == response.headers["Content-Type"]
+    assert {"text": "one "} == read_event(response)
+    gate.release()
+    assert {"text": "two "} == read_event(response)
+    done = read_event(response)
+    assert {"done", "finish_reason", "usage", "timings"} == set(done)
+    assert (True, "stop", 2) == (done["done"], done["finish_reason"], done["usage"]["completion_tokens"])
+    assert read_event(response) is None
+    connection.close()
+
+
+def test_a_silent_stream_sends_comments(serve: Serve) -> None:
+    """While the prompt is being read something goes over the wire, so that nobody takes the connection for dead."""
+    gate = LateGate()
+    served = serve(FakeEngine(gate=gate))
+    connection, response = served.stream({"prompt": "one"})
+    assert b":\n" == response.readline()
+    gate.release()
+    assert {"text": "one "} == read_event(response)
+    connection.close()
+
+
+def test_a_failure_after_the_start_is_an_event_without_done(serve: Serve) -> None:
+    """A stream that breaks says so and never looks finished."""
+    engine = FakeEngine()
+    served = serve(engine)
+    engine.break_after = 1
+    connection, response = served.stream({"prompt": "one two"})
+    events = [read_event(response)]
+    while events[-1] is not None:
+        events.append(read_event(response))
+    connection.close()
+    assert "generation_failed" == events[-2]["error"]["code"]
+    assert not any("done" in event for event in events[:-1])
+
+
+def test_a_failure_before_the_answer_is_a_500(serve: Serve) -> None:
+    """A broken engine is an error in the one shape, with the reason and no traceback."""
+    engine = FakeEngine()
+    served = serve(engine)
+    engine.break_after = 1
+    message = assert_error(served.request("POST", "/inference", {"prompt": "one two"}), 500, "generation_failed")
+    assert "the fake broke" in message
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_its_generation(serve: Serve, stream: bool) -> None:
+    """Streamed or not, a closed connection ends the work, with nothing written to notice it by."""
+    engine = FakeEngine(gate=LateGate())
+    served = serve(engine)
+    assert engine.ended.acquire(timeout=20)
+    assert engine.begun.acquire(timeout=20)
+    connection = served.connect()
+    connection.request("POST", "/inference", json.dumps({"prompt": "one two", "stream": stream}))
+    assert engine.begun.acquire(timeout=20)
+    connection.sock.close()
+    assert engine.ended.acquire(timeout=20)
+
+
+def test_a_client_that_leaves_the_queue_never_gets_its_turn(serve: Serve) -> None:
+    """The place of a client that left while waiting goes to the next one."""
+    gate = LateGate()
+    engine = FakeEngine(gate=gate)
+    served = serve(engine)
+    engine.begun.acquire(timeout=20)
+    first, response = served.stream({"prompt": "first"})
+    engine.begun.acquire(timeout=20)
+    left, left_response = served.stream({"prompt": "left"})
+    assert b":\n" == left_response.readline()
+    left_response.close()
+    left.close()
+    last, last_response = served.stream({"prompt": "last"})
+    assert b":\n" == last_response.readline()
+    gate.release(2)
+    assert {"text": "first "} == read_event(response)
+    assert {"text": "last "} == read_event(last_response)
+    assert "left" not in engine.started
+    for connection in (first, last):
+        connection.close()
+
+
+def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
+    """Threads stay free for /health: what cannot wait inside is told to come again."""
+    gate = LateGate()
+    served = serve(FakeEngine(gate=gate), max_concurrency=1)
+    waiting = [served.stream({"prompt": "x"}) for _ in range(5)]
+    answer = served.request("POST", "/inference", {"prompt": "x"})
+    assert_error(answer, 503, "overloaded")
+    assert "1" == answer[2]["Retry-After"]
+    assert 200 == served.request("GET", "/health")[0]
+    gate.release(5)
+    for connection, response in waiting:
+        response.read()
+        connection.close()
+    gate.release()
+    assert 200 == served.request("POST", "/inference", {"prompt": "x"})[0]
+
+
+def test_refusals_have_one_shape_and_the_right_status(serve: Serve) -> None:
+    """Wrong bodies, routes, methods and sizes are the client's 4xx; the request id is the caller's."""
+    served = serve(FakeEngine())
+    assert_error(served.request("GET", "/nothing"), 404, "route_not_found")
+    answer = served.request("GET", "/inference")
+    assert_error(answer, 405, "method_not_allowed")
+    assert "POST" in answer[2]["Allow"]
+    assert_error(served.request("POST", "/inference", b"{"), 400, "invalid_body")
+    assert_error(served.request("POST", "/inference", {"prompt": "x", "mood": 1}), 400, "invalid_body", "mood")
+    assert_error(served.request("POST", "/inference", b" " * (16 * 1024 * 1024 + 1)), 413, "body_too_large")
+    deep = b'{"prompt": ' + b"[" * 100_000
+    assert_error(served.request("POST", "/inference", deep), 400, "invalid_body")
+    answer = served.request("POST", "/inference", b"{", {"X-Request-Id": "from-the-caller"})
+    assert "from-the-caller" == answer[1]["error"]["request_id"]
+
+
+def test_a_prompt_longer_than_the_context_names_both_lengths(serve: Serve) -> None:
+    """The client learns how much to cut, also when it asked for a stream."""
+    served = serve(FakeEngine())
+    for stream in (False, True):
+        answer = served.request("POST", "/inference", {"prompt": "x" * 150, "stream": stream})
+        message = assert_error(answer, 400, "context_length_exceeded", "prompt")
+        assert "150" in message
+        assert "100" in message

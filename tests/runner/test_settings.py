@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.engine import EngineError, PartialSampling, Sampling
+from runner.engines import make_engine
+from runner.sampling_defaults import resolve_sampling
+from runner.settings import RunnerSettings, read_settings
+
+
+def test_the_environment_becomes_settings() -> None:
+    """Each variable of the contract has its field; half a core still gets a thread."""
+    settings = read_settings(
+        {
+            "ORCHESTRAR_MODEL_ID": "m",
+            "ORCHESTRAR_MODEL_PATH": "/model/weights",
+            "ORCHESTRAR_CPUS": "1.5",
+            "ORCHESTRAR_DTYPE": "float16",
+            "ORCHESTRAR_CONTEXT_LENGTH": "512",
+            "ORCHESTRAR_TASK": "completion",
+            "ORCHESTRAR_GENERATION": '{"max_tokens": 9, "stop": ["x"]}',
+            "ORCHESTRAR_MAX_CONCURRENCY": "3",
+        }
+    )
+    assert settings == RunnerSettings(
+        model_id="m",
+        model_path=Path("/model/weights"),
+        cpus=2,
+        dtype="float16",
+        context_length=512,
+        task="completion",
+        generation=PartialSampling(max_tokens=9, stop=("x",)),
+        max_concurrency=3,
+    )
+
+
+def test_an_empty_context_length_is_the_models_own() -> None:
+    """Compose cannot leave a variable out, so an empty one means "not said"."""
+    settings = read_settings({"ORCHESTRAR_CONTEXT_LENGTH": "", "ORCHESTRAR_GENERATION": "", "ORCHESTRAR_CPUS": "2"})
+    assert (None, PartialSampling(), 2) == (settings.context_length, settings.generation, settings.cpus)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ORCHESTRAR_CPUS", "many"),
+        ("ORCHESTRAR_CPUS", "nan"),
+        ("ORCHESTRAR_CONTEXT_LENGTH", "-1"),
+        ("ORCHESTRAR_DTYPE", "int3"),
+        ("ORCHESTRAR_TASK", "sing"),
+        ("ORCHESTRAR_GENERATION", "{"),
+        ("ORCHESTRAR_GENERATION", "[]"),
+        ("ORCHESTRAR_GENERATION", '{"mood": 1}'),
+    ],
+)
+def test_a_wrong_variable_is_named(name: str, value: str) -> None:
+    """The one sentence in the log says which variable to change."""
+    with pytest.raises(EngineError, match=name):
+        read_settings({name: value})
+
+
+def test_an_unknown_engine_lists_the_known_ones() -> None:
+    """The image says what it can do."""
+    with pytest.raises(EngineError, match="transformers"):
+        make_engine(RunnerSettings(model_id="m", model_path=Path("/model"), engine="steam"))
+
+
+def test_the_first_source_that_names_a_parameter_counts() -> None:
+    """The request's, then the configuration's, then the model's, then a sane one; 0 and () are said, None is not."""
+    request = PartialSampling(temperature=0.0, stop=())
+    configured = PartialSampling(temperature=0.9, max_tokens=7, stop=("x",))
+    model = PartialSampling(max_tokens=8, top_p=0.5)
+    expected = Sampling(max_tokens=7, temperature=0.0, top_p=0.5, top_k=40, stop=(), seed=None)
+    assert expected == resolve_sampling(request, configured, model)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runner.text import Detokenizer, StopStrings
+
+texts = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"))
+
+
+def decode(tokens: list[int]) -> str:
+    """A tokenizer of bytes: the hardest case, each character beyond ASCII takes several tokens."""
+    return bytes(tokens).decode("utf-8", errors="replace")
+
+
+def pieces_of(tokens: bytes) -> tuple[list[str], str]:
+    detokenizer = Detokenizer(decode)
+    return [detokenizer.feed(token) for token in tokens], detokenizer.flush()
+
+
+@given(texts)
+@example("héllo 👩‍👩‍👧 世界")
+def test_the_pieces_of_a_text_join_to_the_text(text: str) -> None:
+    """Detokenising one token at a time loses and doubles nothing."""
+    pieces, rest = pieces_of(text.encode())
+    assert text == "".join(pieces) + rest
+
+
+@given(texts, st.integers(min_value=0, max_value=3))
+def test_no_piece_has_half_a_character(text: str, missing: int) -> None:
+    """However the tokens end, what comes out is a beginning of the text in whole characters."""
+    tokens = text.encode()
+    pieces, rest = pieces_of(tokens[: max(0, len(tokens) - missing)])
+    assert text.startswith("".join(pieces) + rest)
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in (*pieces, rest))
+
+
+@given(st.binary(max_size=60))
+def test_noise_is_given_out_sooner_or_later(tokens: bytes) -> None:
+    """Bytes that are no text at all neither raise nor stay in the window for ever."""
+    pieces, _rest = pieces_of(tokens)
+    assert len(tokens) <= 17 or "".join(pieces)
+
+
+def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
+    """All that went out, and whether a stop string ended it."""
+    strings, out = StopStrings(stops), ""
+    for piece in pieces:
+        text, is_stopped = strings.feed(piece)
+        out += text
+        if is_stopped:
+            return out, True
+    return out + strings.flush(), False
+
+
+small_texts = st.text(alphabet="ab\n", max_size=30)
+small_stops = st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=4)
+
+
+@given(st.lists(small_texts, max_size=8), small_stops)
+def test_how_a_text_is_cut_makes_no_difference(pieces: list[str], stops: list[str]) -> None:
+    """A stop string split over any number of pieces stops at the same place as in one piece."""
+    assert run(stops, ["".join(pieces)]) == run(stops, pieces) == run(stops, list("".join(pieces)))
+
+
+@given(small_texts, small_stops)
+def test_nothing_of_a_stop_string_goes_out(text: str, stops: list[str]) -> None:
+    """The output is the text up to a stop string, contains none, and is the whole text when there is none."""
+    out, is_stopped = run(stops, list(text))
+    assert text.startswith(out)
+    assert not any(stop in out for stop in stops)
+    assert is_stopped == any(stop in text for stop in stops)
+    if is_stopped:
+        assert any(text[len(out) :].startswith(stop) for stop in stops)
+    else:
+        assert text == out
+
+
+def test_text_that_cannot_become_a_stop_string_is_not_held_back() -> None:
+    """Holding back costs latency, so only what may begin a stop string waits."""
+    strings = StopStrings(["\n\n"])
+    assert ("one", False) == strings.feed("one")
+    assert (" two", False) == strings.feed(" two\n")
+    assert ("\nthree", False) == strings.feed("three")
