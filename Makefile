@@ -1,0 +1,39 @@
+PYTHON ?= python3
+SETUP = $(PYTHON) -m scripts.setup
+VENV_PYTHON = .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help up serve down logs lint test test-fast clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+up: ## set everything up and run the controller in the background
+	@$(SETUP) up
+
+serve: ## the same, with the controller in the foreground
+	@$(SETUP) serve
+
+down: ## stop the controller and the models
+	@$(SETUP) down
+
+logs: ## follow the controller's log
+	@$(SETUP) logs
+
+lint: ## ruff and mypy
+	@$(SETUP) dev-env
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+
+test-fast: ## the tests that need no Docker
+	@$(SETUP) dev-env
+	$(VENV_PYTHON) -m pytest -m "not docker and not real_model"
+
+test: ## set everything up, then lint and the whole test suite
+	@$(SETUP) test-env
+	@$(MAKE) --no-print-directory lint
+	$(VENV_PYTHON) -m pytest
+
+clean: ## remove the virtual environment, wheels and caches (not data, images, volumes)
+	@$(SETUP) clean

@@ -1,0 +1,186 @@
+"""Starts, finds and stops the controller's process."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.setup.console import last_lines
+from scripts.setup.failure import SetupError
+from scripts.setup.layout import Layout
+from scripts.setup.steps import Site
+
+START_S = 60.0
+FREE_PORT_S = 5.0
+STOP_MARGIN_S = 5.0
+
+
+def gunicorn_command(layout: Layout) -> list[str]:
+    """The server's command line; the path of its pid file is also what we know our own process by."""
+    return [
+        str(layout.venv / "bin" / "gunicorn"), "--config", str(layout.root / "controller" / "gunicorn_conf.py"),
+        "--pid", str(layout.pid_file), "controller.app:create_app()",
+    ]  # fmt: skip
+
+
+def controller_pid(layout: Layout) -> int | None:
+    """The running controller of this data folder, or None; a recycled pid is not mistaken for it."""
+    try:
+        pid = int(layout.pid_file.read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        return None
+    return pid if is_controller(pid, layout) else None
+
+
+def is_controller(pid: int, layout: Layout) -> bool:
+    """Whether that process was started with our pid file."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return os.fsencode(layout.pid_file) in words
+
+
+def answers(layout: Layout) -> bool:
+    """Whether GET /health gets any 200 at the controller's address."""
+    connection = http.client.HTTPConnection(layout.host, layout.port, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def port_is_free(layout: Layout) -> bool:
+    """Whether the controller could listen at its address now."""
+    family = socket.AF_INET6 if ":" in layout.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((layout.host, layout.port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class ControllerStep:
+    """The controller runs in the background and answers."""
+
+    site: Site
+    name: str = "controller"
+    slug: str = "controller"
+
+    def done(self) -> str | None:
+        pid = controller_pid(self.site.layout)
+        return f"pid {pid} answers" if pid and answers(self.site.layout) else None
+
+    def do(self) -> None:
+        site, layout = self.site, self.site.layout
+        pid = controller_pid(layout)
+        if pid is not None:
+            site.say(f"pid {pid} runs already; waiting for its answer")
+            self._wait(pid, log_start=0)
+            return
+        make_way(site)
+        log_start = layout.controller_log.stat().st_size if layout.controller_log.exists() else 0
+        process = site.shell.spawn(
+            *gunicorn_command(layout),
+            log=layout.controller_log,
+            cwd=layout.root,
+            env={"ORCHESTRAR_DATA": str(layout.data)},
+        )
+        site.say(f"pid {process.pid}, log {layout.controller_log}")
+        self._wait(process.pid, log_start=log_start, ended=process.poll)
+
+    def _wait(self, pid: int, *, log_start: int, ended: Callable[[], int | None] | None = None) -> None:
+        layout, console = self.site.layout, self.site.console
+        deadline = time.monotonic() + START_S
+        console.begin_command()
+        try:
+            while not (answers(layout) and controller_pid(layout) == pid):
+                code = ended() if ended else None if is_controller(pid, layout) else 1
+                if code is not None:
+                    # A negative code names a signal, and zero is no success of something that should go on running.
+                    raise SetupError(_last_words(layout, log_start), exit_code=code if code > 0 else 1)
+                if time.monotonic() > deadline:
+                    raise SetupError(
+                        f"the controller (pid {pid}) does not answer at http://{layout.address}/health after "
+                        f"{START_S:.0f} s; if it was started with another address: make down, then run this again",
+                        log=layout.controller_log,
+                    )
+                console.show_progress("".join(last_lines(layout.controller_log, 1, start=log_start)))
+                time.sleep(0.1)
+        finally:
+            console.end_command()
+
+
+def _last_words(layout: Layout, log_start: int) -> str:
+    words = "\n  ".join(last_lines(layout.controller_log, 20, start=log_start))
+    return f"the controller ended while starting (whole log: {layout.controller_log}); it said:\n  {words}"
+
+
+def make_way(site: Site) -> None:
+    """Ready for a start when none runs: the port is free (else SetupError) and no stale pid file is left.
+
+    A controller that just died gets time to let go of the port. gunicorn would take a stale file's pid for alive when
+    another process has it now, or nobody has collected the dead one yet.
+    """
+    layout = site.layout
+    layout.pid_file.parent.mkdir(parents=True, exist_ok=True)
+    layout.pid_file.unlink(missing_ok=True)
+    deadline = time.monotonic() + FREE_PORT_S
+    while not port_is_free(layout):
+        if time.monotonic() > deadline:
+            raise SetupError(
+                f"another program listens on {layout.address}; stop it, or choose another port: "
+                f"ORCHESTRAR_PORT={layout.port + 10} make up"
+            )
+        time.sleep(0.2)
+
+
+def stop_controller(site: Site) -> bool:
+    """SIGTERM, then SIGKILL after the grace period; returns False when none runs."""
+    layout = site.layout
+    pid = controller_pid(layout)
+    if pid is None:
+        return False
+    # Its own session, when it was started in the background; in the foreground the group holds make as well.
+    in_own_group = os.getpgid(pid) == pid
+    os.kill(pid, signal.SIGTERM)
+    grace_s = layout.stop_grace_s + STOP_MARGIN_S
+    deadline = time.monotonic() + grace_s
+    site.console.begin_command()
+    killed = False
+    while is_controller(pid, layout):
+        if time.monotonic() > deadline:
+            if killed:
+                raise SetupError(
+                    f"the controller (pid {pid}) cannot be killed; look at it with: ps -o stat,wchan -p {pid}"
+                )
+            site.say(f"pid {pid} did not stop within {grace_s:.0f} s; killing it")
+            (os.killpg if in_own_group else os.kill)(pid, signal.SIGKILL)
+            killed, deadline = True, time.monotonic() + STOP_MARGIN_S
+        site.console.show_progress("waiting for requests to end")
+        time.sleep(0.1)
+    site.console.end_command()
+    layout.pid_file.unlink(missing_ok=True)
+    return True
+
+
+def forget_build_output(layout: Layout) -> list[Path]:
+    """Remove what the set-up can make again (`make clean`); data, weights and images stay."""
+    caches = (".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "runner/wheelhouse")
+    removed = [layout.root / name for name in caches if (layout.root / name).exists()]
+    for path in removed:
+        shutil.rmtree(path)
+    return removed

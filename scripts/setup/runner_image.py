@@ -1,0 +1,125 @@
+"""The runner's image, and the wheels that go into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.setup.base_image import find_image
+from scripts.setup.failure import SetupError
+from scripts.setup.shell import shorten
+from scripts.setup.stamps import read_stamp, text_hash, tree_hash, write_stamp
+from scripts.setup.steps import Site
+from scripts.setup.venv import PIP_ENVIRONMENT
+
+TARGET = "transformers"
+CONTENT_LABEL = "orchestrar.content"
+BASE_LABEL = "orchestrar.base"
+
+
+def runner_content(site: Site) -> str:
+    """A hash of what the image is built from, apart from the base."""
+    return text_hash(site.layout.base_image, tree_hash(site.layout.runner, skip=("wheelhouse",)))
+
+
+def runner_is_current(site: Site) -> bool:
+    """Whether the image was built from these very files and this base; a base that is gone does not matter."""
+    image = find_image(site, site.layout.runner_image)
+    if image is None or image.labels.get(CONTENT_LABEL) != runner_content(site):
+        return False
+    base = find_image(site, site.layout.base_image)
+    return base is None or base.id == image.labels.get(BASE_LABEL)
+
+
+@dataclass(frozen=True)
+class WheelsStep:
+    """The runner's wheels, fetched on the host: pip's settings and certificates hold here and not in a build."""
+
+    site: Site
+    name: str = "runner wheels"
+    slug: str = "wheels"
+
+    def done(self) -> str | None:
+        if runner_is_current(self.site):
+            return "not needed, the runner image is current"
+        if self._wheels.is_dir() and read_stamp(self._stamp) == self._wanted(self._image_python()):
+            return f"{len(list(self._wheels.glob('*.whl')))} wheels"
+        return None
+
+    def do(self) -> None:
+        site, version = self.site, self._image_python()
+        part = site.layout.wheelhouse / f".{TARGET}.part"
+        part.mkdir(parents=True, exist_ok=True)
+        drop_broken_wheels(part)
+        other = () if version == "{}.{}".format(*sys.version_info[:2]) else ("--python-version", version)
+        site.say(f"downloading wheels for Python {version}")
+        site.shell.run(
+            str(site.layout.python), "-m", "pip", "download", "--only-binary=:all:", "--progress-bar", "off", *other,
+            "--dest", str(part), "-r", str(self._requirements), env=PIP_ENVIRONMENT,
+        )  # fmt: skip
+        self._stamp.unlink(missing_ok=True)
+        shutil.rmtree(self._wheels, ignore_errors=True)
+        os.replace(part, self._wheels)
+        write_stamp(self._stamp, self._wanted(version))
+
+    @property
+    def _wheels(self) -> Path:
+        return self.site.layout.wheelhouse / TARGET
+
+    @property
+    def _stamp(self) -> Path:
+        return self.site.layout.wheelhouse / f"{TARGET}.stamp"
+
+    @property
+    def _requirements(self) -> Path:
+        return self.site.layout.runner / f"requirements-{TARGET}.txt"
+
+    def _wanted(self, version: str) -> str:
+        return text_hash(version, self._requirements.read_text(encoding="utf-8"))
+
+    def _image_python(self) -> str:
+        """The Python version inside the base image; it may be another than the host's."""
+        ask = ("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+        image = self.site.layout.base_image
+        answer = self.site.shell.ask("docker", "run", "--rm", "--network=none", image, *ask, timeout_s=60)
+        if answer.code:
+            raise SetupError(f"the base image {image} cannot run python3: {answer.err.strip()}")
+        return answer.out.strip()
+
+
+def drop_broken_wheels(folder: Path) -> None:
+    """Remove what a killed download cut short: pip would take it for whole."""
+    for wheel in folder.glob("*.whl"):
+        if not zipfile.is_zipfile(wheel):
+            wheel.unlink()
+
+
+@dataclass(frozen=True)
+class RunnerImageStep:
+    """Built from `runner/`, with labels that tell whether it is still current."""
+
+    site: Site
+    name: str = "runner image"
+    slug: str = "runner-image"
+
+    def done(self) -> str | None:
+        return self.site.layout.runner_image if runner_is_current(self.site) else None
+
+    def do(self) -> None:
+        site, layout = self.site, self.site.layout
+        base = find_image(site, layout.base_image)
+        if base is None:
+            raise SetupError(f"the base image {layout.base_image} is gone; run this again")
+        # Without the plugin the new builder cannot run, and old clients fail instead of falling back.
+        builder = {} if site.shell.ask("docker", "buildx", "version").code == 0 else {"DOCKER_BUILDKIT": "0"}
+        argv = (
+            "docker", "build", "--force-rm", "--build-arg", f"BASE_IMAGE={layout.base_image}", "--target", TARGET,
+            "--label", f"{CONTENT_LABEL}={runner_content(site)}", "--label", f"{BASE_LABEL}={base.id}",
+            "--tag", layout.runner_image, str(layout.runner),
+        )  # fmt: skip
+        site.say(f"{shorten(argv)} → {layout.runner_image}")
+        site.shell.run(*argv, env=builder)
