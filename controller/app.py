@@ -46,12 +46,14 @@ def create_app(
     _start(supervisor, registry)
 
     app = Flask("orchestrar", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # One more than allowed: a body without a length is cut at this bound in silence, and would pass for a whole one.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["orchestrar"] = Services(
         registry=registry,
         supervisor=supervisor,
         relay=Relay(supervisor, proxy, max_in_flight=settings.max_in_flight),
+        proxy=proxy,
         engine=EngineHealth(docker.version),
         clients=ClientWatcher(),
     )

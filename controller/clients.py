@@ -44,9 +44,16 @@ class ClientWatcher:
         while True:
             for number, _ in self._epoll.poll():
                 with self._lock:
-                    on_leave = self._callbacks.get(number)
+                    # While an earlier event of this batch was handled, the number may have gone to another client.
+                    on_leave = self._callbacks.pop(number, None) if _has_left(number) else None
                 if on_leave is not None:
                     try:
                         on_leave()
                     except Exception:  # the thread's outermost loop: other clients depend on it
                         log.exception("leaving of a client could not be handled")
+
+
+def _has_left(number: int) -> bool:
+    poll = select.poll()
+    poll.register(number, select.POLLRDHUP)
+    return bool(poll.poll(0))

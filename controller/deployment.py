@@ -99,13 +99,13 @@ class Deployment:
         for _ in range(PORT_TRIES):
             self.write()
             self._yield_taken_port(spec)
-            try:
-                self._docker.up(model_id)
-            except DockerError as exc:
-                if any(sign in f"{exc.details.get('stderr')}".lower() for sign in _PORT_IN_USE):
-                    continue  # somebody was faster than our look
-                self._raise_start_failed(spec, exc)
+            failure = self._try_up(model_id)
+            if failure is not None and any(sign in f"{failure.details.get('stderr')}".lower() for sign in _PORT_IN_USE):
+                continue  # somebody was faster than our look
             container = self._docker.model(model_id)
+            if failure is not None and (container is None or not container.running):
+                card = container.card("compose up", []) if container else {"phase": "compose up", "log": []}
+                raise StartFailed(failure.message, details=card) from failure
             if container is None:
                 raise StartFailed(f"{model_id}: its container was removed while it started; try again")
             return container
@@ -128,9 +128,14 @@ class Deployment:
         return self._docker.usage(container_ids) if container_ids else {}
 
     def drifted(self, containers: list[Container]) -> set[str]:
-        """The models whose container is not what the Compose files, the override included, describe now."""
+        """The models whose container is not what the Compose files (override included) and the images are now."""
         hashes = self._docker.config_hashes() if containers else {}
-        return {c.model_id for c in containers if c.config_hash != hashes.get(c.service)}
+        images = {image: self._docker.image_id(image) for image in {c.image for c in containers}}
+        return {
+            c.model_id
+            for c in containers
+            if c.config_hash != hashes.get(c.service) or images[c.image] not in (None, c.image_id)
+        }
 
     def delete_files(self, model_id: str) -> int:
         """Remove the model's ended container, prepared volumes and downloads; returns the bytes of the downloads.
@@ -165,12 +170,13 @@ class Deployment:
         log.warning("%s: port %d is taken by another program, moving on to %d", spec.id, port, moved)
         self.write()
 
-    def _raise_start_failed(self, spec: ModelSpec, exc: DockerError) -> None:
-        container = self._docker.model(spec.id)
-        raise StartFailed(
-            exc.message,
-            details={"phase": "compose up", "exit_code": container.exit_code if container else None, "log": []},
-        ) from exc
+    def _try_up(self, model_id: str) -> DockerError | None:
+        """The error is no verdict: a command that ran into its deadline may have started the container all the same."""
+        try:
+            self._docker.up(model_id)
+        except DockerError as exc:
+            return exc
+        return None
 
     def _target(self, spec: ModelSpec, port: int) -> Target:
         try:

@@ -17,19 +17,19 @@ OrchestrarError
 │   ├── ModelStopping          503 model_stopping
 │   ├── Overloaded             503 overloaded
 │   ├── StartFailed            503 start_failed      `details` holds the failure card
-│   └── DockerUnavailable      503 docker_unavailable
+│   ├── PreparationFailed      503 preparation_failed
+│   ├── PortTaken              503 port_taken
+│   ├── DockerUnavailable      503 docker_unavailable
+│   └── SourceError            503 source_failed     a download or a look at a model's files failed
+│       ├── ChecksumMismatch   503 checksum_mismatch
+│       ├── AccessDenied       503 source_access_denied
+│       └── Cancelled          503 cancelled
 ├── DeadlineExceeded           504 deadline_exceeded
 ├── UpstreamError              the model's doing
 │   ├── ModelDied              502 model_died
 │   ├── UpstreamInvalid        502 upstream_invalid
 │   ├── UpstreamTimeout        504 upstream_timeout
 │   └── UpstreamAnswered       the model's own status and error body, passed on as they are
-├── SourceError                503 source_failed     a download or a look at a model's files failed
-│   ├── ChecksumMismatch       503 checksum_mismatch
-│   ├── AccessDenied           503 source_access_denied
-│   └── Cancelled              503 cancelled
-├── PreparationFailed          503 preparation_failed
-├── PortTaken                  503 port_taken
 └── DockerError                a Docker call failed; callers turn it into one of the above
     └── DockerTimeout          the call was killed at its deadline
 """

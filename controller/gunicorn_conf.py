@@ -1,24 +1,42 @@
 """How gunicorn serves the controller: one worker, because leases and lifecycle live in one process."""
 
+import ctypes
 import os
+import signal
 import sys
 from typing import Any
 
+from controller.errors import ConfigInvalid
+from controller.settings import Settings
+
 # Threads beyond the cap on requests in flight, so that /health and /status always find one.
 SPARE_THREADS = 32
-MAX_IN_FLIGHT = int(os.environ.get("ORCHESTRAR_MAX_IN_FLIGHT") or 256)
+PR_SET_PDEATHSIG = 1
 
-bind = f"{os.environ.get('ORCHESTRAR_HOST') or '127.0.0.1'}:{os.environ.get('ORCHESTRAR_PORT') or 8000}"
+
+def _end(problems: list[str]) -> None:
+    """All that is wrong, and the exit code of a broken configuration."""
+    print("\n".join(problems), file=sys.stderr)
+    raise SystemExit(2)
+
+
+try:
+    _settings = Settings.from_environ(os.environ)
+except ConfigInvalid as exc:
+    _end(exc.problems)
+
+bind = f"{f'[{_settings.host}]' if ':' in _settings.host else _settings.host}:{_settings.port}"
 workers = 1
-worker_class = "gthread"
-threads = MAX_IN_FLIGHT + SPARE_THREADS
+worker_class = "controller.worker.ControllerWorker"
+threads = _settings.max_in_flight + SPARE_THREADS
+worker_connections = max(1000, 2 * threads)
 timeout = 60
-graceful_timeout = int(os.environ.get("ORCHESTRAR_STOP_GRACE_S") or 30)
+graceful_timeout = _settings.stop_grace_s
 keepalive = 75
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 control_socket_disable = True
 proc_name = "orchestrar"
-loglevel = os.environ.get("ORCHESTRAR_LOG_LEVEL") or "info"
+loglevel = _settings.log_level
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -31,19 +49,28 @@ logconfig_dict = {
 
 def on_starting(server: Any) -> None:
     """Read the configuration once in the master: a broken one ends here with all its errors and exit code 2."""
-    from controller.composition import read_registry
-    from controller.errors import ConfigInvalid
-    from controller.settings import Settings
+    from controller.composition import check
 
     try:
-        read_registry(Settings.from_environ(os.environ))
+        check(_settings)
     except ConfigInvalid as exc:
-        print("\n".join(exc.problems), file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(exc.problems)
+
+
+def when_ready(server: Any) -> None:
+    """gunicorn's own meaning of these would put a second owner of the models beside the first."""
+    for ignored in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+        signal.signal(ignored, lambda number, _: server.log.warning("%s is ignored", signal.Signals(number).name))
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """A master that is killed takes its worker with it: an orphan would hold the port and mind models unseen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
     """End the supervisor's threads; running models stay up and are adopted at the next start."""
     app = getattr(worker, "wsgi", None)
     if app is not None:
-        app.extensions["orchestrar"].supervisor.close()
+        app.extensions["orchestrar"].close()

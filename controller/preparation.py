@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -70,11 +71,13 @@ class Preparation:
     def volume(self, spec: ModelSpec, stored: StoredSource | None) -> str | None:
         """The name of the volume for the prepared form, None for a model that is served from its files as they are.
 
-        Named by model, engine and content, so that changed files never meet an old conversion.
+        Named by model, engine, content and dtype, so that changed files never meet an old conversion.
         """
         if not needs_preparing(spec, stored):
             return None
-        content = stored.content_hash[:12] if stored else "not-downloaded"
+        content = "not-downloaded"
+        if stored is not None:
+            content = hashlib.sha256(f"{stored.content_hash} {spec.dtype}".encode()).hexdigest()[:12]
         return f"{self._docker.project}_{spec.id}.{spec.engine}.{content}"
 
     def facts(self, spec: ModelSpec, stored: StoredSource | None) -> PreparedFacts | None:
@@ -84,7 +87,7 @@ class Preparation:
             return None
         try:
             return PreparedFacts(**json.loads((self._facts_dir / f"{volume}.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError):
             return None
 
     def is_complete(self, spec: ModelSpec) -> bool:
@@ -221,11 +224,5 @@ def _failure(container: Container, lines: list[str]) -> PreparationFailed:
     hint = "; raise resources.memory" if container.oom_killed else ""
     return PreparationFailed(
         f"preparing {container.model_id} failed (exit code {container.exit_code}): {said}{hint}",
-        details={
-            "phase": "preparing",
-            "exit_code": container.exit_code,
-            "oom_killed": container.oom_killed,
-            "memory_limit_bytes": container.memory_limit_bytes,
-            "log": lines,
-        },
+        details=container.card("preparing", lines),
     )

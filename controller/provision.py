@@ -56,7 +56,7 @@ def _prepare(deployment: Deployment, model_id: str) -> None:
 
 def _words(progress: PreparationProgress) -> str:
     if progress.done_bytes is None:
-        return progress.phase
+        return progress.phase if progress.fraction is None else f"{progress.phase} {progress.fraction:.0%}"
     total = f" of {progress.total_bytes / MIB:.0f}" if progress.total_bytes else ""
     return f"{progress.phase} {progress.done_bytes / MIB:.0f}{total} MiB"
 

@@ -28,7 +28,26 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HEALTH_BYTES = 64 * 1024
 STREAM_CHUNK_BYTES = 64 * 1024
 _KEEP_IDLE_S = 30.0
+_BROKE_OFF = "the model's connection broke in the middle of its answer; the model may have died"
 _DIED = (http.client.RemoteDisconnected, ConnectionError)
+
+
+class _Abort:
+    """Breaks a request off from another thread, until the connection is somebody else's."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = sock
+
+    def fire(self) -> None:
+        with self._lock:
+            if self._sock is not None:
+                with suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+
+    def disarm(self) -> None:
+        with self._lock:
+            self._sock = None
 
 
 class Upstream:
@@ -39,13 +58,16 @@ class Upstream:
         self,
         connection: http.client.HTTPConnection,
         response: http.client.HTTPResponse,
+        abort: _Abort,
         give_back: Callable[[http.client.HTTPConnection], None],
     ) -> None:
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "application/octet-stream")
         self._connection: http.client.HTTPConnection | None = connection
         self._response = response
+        self._abort = abort
         self._give_back = give_back
+        self._ended = False
 
     def read_piece(self) -> bytes:
         """What has arrived, at least one byte; empty at the proper end.
@@ -53,13 +75,17 @@ class Upstream:
         Raises ModelDied when the connection breaks before the end, UpstreamTimeout after too long a silence.
         """
         try:
-            return self._response.read1(STREAM_CHUNK_BYTES)
+            piece = self._response.read1(STREAM_CHUNK_BYTES)
         except TimeoutError as exc:
             raise UpstreamTimeout(f"the model sent nothing for {READ_TIMEOUT_S:g} s") from exc
         except (http.client.HTTPException, OSError, ValueError) as exc:
-            raise ModelDied(
-                "the model's connection broke in the middle of its answer; the model may have died"
-            ) from exc
+            raise ModelDied(_BROKE_OFF) from exc
+        if not piece:
+            # http.client takes a connection that ends too early for the end of a body of known length.
+            if self._response.length:
+                raise ModelDied(_BROKE_OFF)
+            self._ended = True
+        return piece
 
     def read_all(self) -> bytes:
         """The whole body; raises UpstreamInvalid beyond the bound, else like `read_piece`."""
@@ -76,10 +102,11 @@ class Upstream:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._response.isclosed() and not self._response.will_close:
+        self._abort.disarm()
+        self._response.close()
+        if self._ended and not self._response.will_close:
             self._give_back(connection)
         else:
-            self._response.close()
             connection.close()
 
 
@@ -132,6 +159,13 @@ class Proxy:
         fresh = http.client.HTTPConnection(HOST, port, timeout=CONNECT_TIMEOUT_S)
         return self._exchange(fresh, path, body, headers, on_abort)
 
+    def close(self) -> None:
+        """Close the kept connections."""
+        with self._lock:
+            for idle in self._idle.values():
+                while idle:
+                    idle.pop()[1].close()
+
     def _exchange(
         self,
         connection: http.client.HTTPConnection,
@@ -142,7 +176,8 @@ class Proxy:
     ) -> Upstream:
         try:
             sock = _connected(connection)
-            on_abort(lambda: _break_off(sock))
+            abort = _Abort(sock)
+            on_abort(abort.fire)
             connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
             response = connection.getresponse()
         except _DIED as exc:
@@ -154,7 +189,7 @@ class Proxy:
         except (http.client.HTTPException, OSError) as exc:
             connection.close()
             raise UpstreamInvalid(f"the model's answer is no HTTP: {exc!r}") from exc
-        upstream = Upstream(connection, response, self._put)
+        upstream = Upstream(connection, response, abort, self._put)
         if 300 <= response.status < 400 or response.headers.get("Content-Encoding", "identity") != "identity":
             upstream.close()
             raise UpstreamInvalid("the model answered with a redirect or an encoding, which is never followed")
@@ -171,13 +206,20 @@ class Proxy:
         return None
 
     def _put(self, connection: http.client.HTTPConnection) -> None:
+        now = time.monotonic()
         with self._lock:
-            self._idle[connection.port].append((time.monotonic(), connection))
+            idle = self._idle[connection.port]
+            while idle and now - idle[0][0] > _KEEP_IDLE_S:
+                idle.pop(0)[1].close()
+            idle.append((now, connection))
 
 
 def _connected(connection: http.client.HTTPConnection) -> socket.socket:
     if connection.sock is None:
-        connection.connect()  # sets TCP_NODELAY itself
+        try:
+            connection.connect()  # sets TCP_NODELAY itself
+        except TimeoutError as exc:
+            raise ConnectionError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from exc
     sock: socket.socket = connection.sock
     sock.settimeout(READ_TIMEOUT_S)
     return sock
@@ -190,11 +232,6 @@ def _has_closed(connection: http.client.HTTPConnection) -> bool:
     poll = select.poll()
     poll.register(connection.sock, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _break_off(sock: socket.socket) -> None:
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _json_object(raw: bytes) -> dict[str, object]:

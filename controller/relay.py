@@ -6,6 +6,8 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from controller.errors import Cancelled, ModelDied, Overloaded, UpstreamAnswered, UpstreamError, UpstreamInvalid
@@ -13,6 +15,14 @@ from controller.proxy import Proxy, Upstream
 from controller.supervisor import CancelToken, Lease, Supervisor
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited:
+    """How long a request waited for its model: to start, and for its turn."""
+
+    start_s: float
+    queue_s: float
 
 
 class Relay:
@@ -32,22 +42,37 @@ class Relay:
         A model that dies before its answer begins is started once more and asked again; after that, and for
         whatever else goes wrong, the error is raised and nothing is held.
         """
-        if not self._places.acquire(blocking=False):
-            raise Overloaded(f"{self._max_in_flight} requests are in flight, which is the limit; try again soon")
+        self._take_place()
         try:
             return self._open(model_id, path, body, request_id, token, keep_alive_s)
         except BaseException:
             self._places.release()
             raise
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the places for requests that may block; raises Overloaded at once when all are taken.
+
+        There are more threads than places, so that `/health` always finds one.
+        """
+        self._take_place()
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _take_place(self) -> None:
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(f"{self._max_in_flight} requests are in flight, which is the limit; try again soon")
+
     def _open(
         self, model_id: str, path: str, body: bytes, request_id: str, token: CancelToken, keep_alive_s: float | None
     ) -> Exchange:
         headers = {"X-Request-Id": request_id}
-        start_s = 0.0
+        start_s = queue_s = 0.0
         for last_try in (False, True):
             lease = self._supervisor.acquire(model_id, token=token)
-            start_s += lease.start_s
+            start_s, queue_s = start_s + lease.start_s, queue_s + lease.queue_s
             try:
                 upstream = self._proxy.post(lease.port, path, body, headers, token.on_cancel)
             except ModelDied as exc:
@@ -62,7 +87,8 @@ class Relay:
                 lease.release(keep_alive_s=keep_alive_s)
                 raise
             else:
-                return Exchange(upstream, lease, keep_alive_s, start_s, self._places.release)
+                waited = Waited(start_s=start_s, queue_s=queue_s)
+                return Exchange(upstream, lease, keep_alive_s, waited, self._places.release)
         raise AssertionError("unreachable: the last try returns or raises")
 
 
@@ -74,10 +100,10 @@ class Exchange:
         upstream: Upstream,
         lease: Lease,
         keep_alive_s: float | None,
-        start_s: float,
+        waited: Waited,
         on_close: Callable[[], None],
     ) -> None:
-        self.start_s = start_s
+        self.waited = waited
         self.status = upstream.status
         self.content_type = upstream.content_type
         self._upstream = upstream

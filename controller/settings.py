@@ -51,7 +51,7 @@ class Settings:
             max_body_bytes=reader.integer("ORCHESTRAR_MAX_BODY_BYTES", cls.max_body_bytes, 1024, 1 << 30),
             max_in_flight=reader.integer("ORCHESTRAR_MAX_IN_FLIGHT", cls.max_in_flight, 1, 4096),
             stop_grace_s=reader.integer("ORCHESTRAR_STOP_GRACE_S", cls.stop_grace_s, 0, 3600),
-            allowed_hosts=tuple(h.strip().lower() for h in reader.text("ORCHESTRAR_ALLOWED_HOSTS", "").split(",") if h),
+            allowed_hosts=reader.names("ORCHESTRAR_ALLOWED_HOSTS"),
             log_level=reader.choice("ORCHESTRAR_LOG_LEVEL", cls.log_level, ("debug", "info", "warning", "error")),
             hub_endpoint=environ.get("HF_ENDPOINT") or None,
             hub_token=environ.get("HF_TOKEN") or None,
@@ -70,6 +70,11 @@ class _Reader:
 
     def text(self, name: str, default: str) -> str:
         return self._environ.get(name) or default
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """A list with commas, in lower case, without blank entries."""
+        entries = (entry.strip().lower() for entry in self.text(name, "").split(","))
+        return tuple(entry for entry in entries if entry)
 
     def path(self, name: str, default: Path) -> Path:
         value = self._environ.get(name)

@@ -40,6 +40,7 @@ def make_container(model_id: str = "tiny", **values: Any) -> Container:
         "started_at": None,
         "finished_at": None,
         "config_hash": "hash",
+        "image": "image:latest",
         "image_id": "image",
         "memory_limit_bytes": 1 << 30,
     }

@@ -40,6 +40,8 @@ class Runner(BaseHTTPRequestHandler):
             self._send(200, b"\xff not json")
         elif prompt == "server error":
             self._send(500, b'{"error": {"message": "engine broke", "code": "engine_failed"}}')
+        elif prompt == "odd timings":
+            self._send(200, b'{"text": "x", "timings": [1]}')
         elif prompt == "strange error":
             self._send(500, b'"oops"')
         elif asked.get("stream"):
@@ -81,7 +83,7 @@ def client(backend: FakeBackend, tmp_path: Path) -> Iterator[FlaskClient]:
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, max_body_bytes=200_000, project="test")
     app = create_app(settings, registry=Registry(models=models), backend=backend)
     yield app.test_client()
-    app.extensions["orchestrar"].supervisor.close()
+    app.extensions["orchestrar"].close()
 
 
 def post(client: FlaskClient, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
@@ -123,8 +125,13 @@ class TestInference:
     def test_a_runners_fault_is_a_502_of_the_models(self, client: FlaskClient) -> None:
         """A runner's own 500 becomes 502, with its message and `src: model`."""
         status, body = post(client, "/inference", {**GOOD, "prompt": "server error"})
-        assert status == 502
-        assert (body["error"]["message"], body["error"]["src"]) == ("engine broke", "model")
+        error = check_error(status, body, 502, "engine_failed", src="model")
+        assert error["message"] == "engine broke"
+
+    def test_odd_timings_are_left_out(self, client: FlaskClient) -> None:
+        """An answer whose timings are of no known shape is still an answer."""
+        status, body = post(client, "/inference", {**GOOD, "prompt": "odd timings"})
+        assert (status, set(body["timings"])) == (200, {"queue_s", "start_s"})
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_nothing_is_held_after_an_error(self, client: FlaskClient, stream: bool) -> None:
@@ -144,7 +151,7 @@ class TestInference:
         assert response.headers["Retry-After"] == "1"
         first.close()
         assert client.post("/inference", data=json.dumps(GOOD)).status_code == 200
-        app.extensions["orchestrar"].supervisor.close()
+        app.extensions["orchestrar"].close()
 
 
 BAD_BODIES: list[tuple[Any, str | None]] = [
@@ -171,6 +178,9 @@ BAD_BODIES: list[tuple[Any, str | None]] = [
     ({**GOOD, "stream": "yes"}, "stream"),
     ({**GOOD, "keep_alive": "soon"}, "keep_alive"),
     ({**GOOD, "max_token": 5}, "max_token"),
+    ({**GOOD, "prompt": ""}, "prompt"),
+    ({"model_id": "tiny", "raw": True, "messages": [{"role": "user", "content": "x"}]}, None),
+    ({"model_id": "tiny", "messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
 ]
 
 
@@ -203,6 +213,7 @@ class TestBadInput:
         response = client.get("/inference")
         error = check_error(response.status_code, response.get_json(), 405, "method_not_allowed")
         assert "it takes OPTIONS, POST" in error["message"]
+        assert response.headers["Allow"] == "OPTIONS, POST"
 
     def test_too_large_a_body_is_a_413(self, client: FlaskClient) -> None:
         """A body above the limit is refused, whatever is in it."""
@@ -215,7 +226,8 @@ class TestBadInput:
 
     def test_a_foreign_page_is_a_403(self, client: FlaskClient, backend: FakeBackend) -> None:
         """A page of another site cannot use the API through its visitor's browser."""
-        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        origins = ("https://evil.example", "null", "http://[")
+        for headers in (*({"Origin": origin} for origin in origins), {"Sec-Fetch-Site": "cross-site"}):
             answer = post(client, "/stop", {"model_id": "tiny"}, headers=headers, content_type="application/json")
             check_error(*answer, 403, "origin_forbidden")
         assert backend.calls == []

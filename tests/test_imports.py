@@ -30,9 +30,11 @@ RULES: dict[str, set[str]] = {
     "relay": {"supervisor", "proxy", "errors"},
     "composition": {"settings", "registry", "rendering", "ports", "sources", "docker_service", "preparation",
                     "deployment", "errors"},
-    "api": {"flask", "werkzeug", "pydantic", "supervisor", "registry", "relay", "clients", "docker_service", "errors"},
+    "api": {"flask", "werkzeug", "gunicorn", "pydantic", "supervisor", "registry", "relay", "proxy", "clients",
+            "docker_service", "errors"},
     "app": {"flask", "api", "clients", "composition", "docker_service", "errors", "proxy", "registry", "relay",
             "settings", "supervisor"},
+    "worker": {"gunicorn", "api", "errors"},
     "provision": {"rich", "composition", "deployment", "docker_service", "errors", "preparation", "settings"},
     "gunicorn_conf": {"composition", "errors", "settings"},
 }  # fmt: skip

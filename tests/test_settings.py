@@ -53,6 +53,11 @@ def test_only_loopback_is_bound() -> None:
             Settings.from_environ({"ORCHESTRAR_HOST": host})
 
 
+def test_blank_host_names_are_none() -> None:
+    """A trailing comma allows nobody, least of all the empty name."""
+    assert Settings.from_environ({"ORCHESTRAR_ALLOWED_HOSTS": "A.example, ,"}).allowed_hosts == ("a.example",)
+
+
 def test_the_token_is_never_printed() -> None:
     """The hub's token stays out of what a log might print of the settings."""
     assert "secret" not in repr(Settings.from_environ({"HF_TOKEN": "secret"}))

@@ -19,6 +19,7 @@ from controller.errors import (
     ModelPreparing,
     ModelStopping,
     OrchestrarError,
+    Overloaded,
     StartFailed,
     Unavailable,
 )
@@ -86,12 +87,14 @@ class TestStart:
     def test_first_requests_share_one_start(self, house: House) -> None:
         """Fifty simultaneous first requests cause one `up`, and each of them gets a lease."""
         house.backend.up_gate.clear()
-        requests = [house.later(lease, house) for _ in range(50)]
+        requests = [house.later(lambda: lease(house).release()) for _ in range(50)]
         house.clock.until_waiting(50)
+        assert house.supervisor.view("tiny").waiting == 50
         house.backend.up_gate.set()
-        leases = [request.result(HANG_S) for request in requests]
+        for request in requests:
+            request.result(HANG_S)
         assert house.backend.calls == ["up tiny"]
-        assert house.supervisor.view("tiny").in_flight == len(leases) == 50
+        assert house.supervisor.view("tiny").in_flight == 0
 
     def test_a_ready_model_is_leased_at_once(self, house: House) -> None:
         """The second request starts nothing and has waited for no start."""
@@ -255,6 +258,126 @@ class TestWaiting:
         assert isinstance(error_of(request), Unavailable)
 
 
+class TestQueue:
+    def test_turns_come_in_order(self, pool: ThreadPoolExecutor) -> None:
+        """With `max_concurrency` leases out, callers wait, and each freed place goes to who came first."""
+        house = House(pool, max_concurrency=1)
+        order: list[int] = []
+        held = lease(house)
+
+        def take_turn(number: int) -> float:
+            mine = lease(house)
+            order.append(number)
+            mine.release()
+            return mine.queue_s
+
+        waiting = []
+        for number in range(5):
+            waiting.append(house.later(take_turn, number))
+            house.clock.until_waiting(number + 1)
+        house.clock.advance(2)
+        held.release()
+        assert [future.result(HANG_S) for future in waiting] == [2.0] * 5
+        assert order == [0, 1, 2, 3, 4]
+
+    def test_a_full_queue_refuses(self, pool: ThreadPoolExecutor) -> None:
+        """Beyond `max_concurrency` in flight and as many more as the queue takes, a caller is refused at once."""
+        house = House(pool, max_concurrency=1, max_queue=1)
+        held = lease(house)
+        waiting = [house.later(lambda: lease(house).release()) for _ in range(2)]
+        house.clock.until_waiting(2)
+        with pytest.raises(Overloaded):
+            lease(house)
+        held.release()
+        for future in waiting:
+            future.result(HANG_S)
+        lease(house).release()
+
+    def test_a_leaver_makes_room(self, pool: ThreadPoolExecutor) -> None:
+        """A client that leaves the queue's head hands its turn to the next."""
+        house = House(pool, max_concurrency=1)
+        held, token = lease(house), CancelToken()
+        leaver = house.later(house.supervisor.acquire, "tiny", token=token)
+        house.clock.until_waiting(1)
+        following = house.later(lease, house)
+        house.clock.until_waiting(2)
+        token.cancel()
+        assert isinstance(error_of(leaver), Cancelled)
+        held.release()
+        following.result(HANG_S).release()
+
+    def test_waiting_for_a_turn_is_bounded(self, pool: ThreadPoolExecutor) -> None:
+        """Who gets no turn within `max_wait` hears that the model is busy, and the queue goes on without them."""
+        house = House(pool, max_concurrency=1)
+        held = lease(house)
+        late = house.later(lease, house)
+        house.clock.until_waiting(1)
+        house.clock.advance(60)
+        assert "is busy: 1 requests in flight" in error_of(late).message
+        held.release()
+        lease(house).release()
+
+
+class TestFaultsOfOurs:
+    def test_a_fault_while_stopping_strands_nobody(self, house: House) -> None:
+        """An unexpected error in an idle stop leaves the model serving, not draining for ever."""
+        lease(house).release()
+        house.clock.advance(900)
+        find = house.backend.find
+
+        def no_descriptors(model_id: str) -> Container | None:
+            raise OSError(24, "Too many open files")
+
+        house.backend.find = no_descriptors  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="Too many open files"):
+            house.supervisor.reap()
+        house.backend.find = find  # type: ignore[method-assign]
+        assert house.state() is State.READY
+        lease(house).release()
+
+    def test_a_failing_idle_stop_is_not_hurried(self, house: House) -> None:
+        """A stop that fails is tried again 10 s later, not at once and for ever."""
+        lease(house).release()
+        house.clock.advance(900)
+        house.backend.stop_error = DockerUnavailable("away")
+        house.supervisor.reap()
+        house.supervisor.reap()
+        assert house.backend.calls.count("stop tiny-1") == 1
+        house.clock.advance(10)
+        house.supervisor.reap()
+        assert house.backend.calls.count("stop tiny-1") == 2
+
+    def test_unreadable_files_end_no_start_in_limbo(self, house: House) -> None:
+        """A start whose end cannot even look at the model's files still frees those who wait, and a stop works."""
+        house.backend.up_error = StartFailed("no")
+
+        def unreadable(model_id: str) -> bool:
+            raise PermissionError
+
+        house.backend.up_gate.clear()
+        request = house.later(lease, house)
+        assert house.backend.up_reached.wait(HANG_S)
+        house.backend.is_prepared = unreadable  # type: ignore[method-assign]
+        house.backend.up_gate.set()
+        assert error_of(request).message == "no"
+        house.supervisor.stop("tiny")
+        assert house.state() is State.ABSENT
+
+    def test_waiters_get_errors_of_their_own(self, house: House) -> None:
+        """Each waiter raises its own exception: a shared one would keep every request's memory alive."""
+        house.backend.up_gate.clear()
+        house.backend.up_error = StartFailed("no such image", details={"exit_code": 1})
+        requests = [house.later(lease, house) for _ in range(3)]
+        house.clock.until_waiting(3)
+        house.backend.up_gate.set()
+        errors = [error_of(request) for request in requests]
+        assert len({id(error) for error in errors}) == 3
+        assert all(error.details == {"exit_code": 1} for error in errors)
+        kept = house.supervisor.view("tiny").error
+        assert kept is not None
+        assert kept.__traceback__ is None
+
+
 class TestIdle:
     def test_idle_time_counts_from_the_last_release(self, house: House) -> None:
         """A request longer than the idle timeout is not cut, and the full timeout follows its end."""
@@ -285,10 +408,21 @@ class TestIdle:
         reaping.result(HANG_S)
         assert house.backend.calls == ["up tiny", "stop tiny-1", "up tiny"]
 
-    @pytest.mark.parametrize("values", [{"idle_timeout_s": 0.0}, {"pinned": True}])
-    def test_some_models_never_idle(self, pool: ThreadPoolExecutor, values: dict[str, Any]) -> None:
-        """`idle_timeout: 0` and `pinned` keep a model for ever."""
-        house = House(pool, **values)
+    def test_a_run_during_an_idle_stop_is_kept_in_mind(self, house: House) -> None:
+        """`run` without waiting, said while the model stops for idleness, starts it again when it has stopped."""
+        lease(house).release()
+        house.clock.advance(900)
+        house.backend.stop_gate.clear()
+        reaping = house.later(house.supervisor.reap)
+        assert house.backend.stop_reached.wait(HANG_S)
+        assert house.supervisor.run("tiny", wait=False).state is State.DRAINING
+        house.backend.stop_gate.set()
+        reaping.result(HANG_S)
+        assert house.settled() is State.READY
+
+    def test_an_idle_timeout_of_0_keeps_for_ever(self, pool: ThreadPoolExecutor) -> None:
+        """`idle_timeout: 0` keeps a model until somebody stops it."""
+        house = House(pool, idle_timeout_s=0.0)
         lease(house).release()
         house.clock.advance(1e6)
         house.supervisor.reap()
@@ -379,6 +513,32 @@ class TestStop:
         house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
         house.supervisor.stop("tiny")
         assert house.backend.calls == ["stop by-hand"]
+
+    def test_a_recreated_container_is_stopped(self, house: House) -> None:
+        """A stop ends what serves the model now, also when that was made anew by hand a moment ago."""
+        lease(house).release()
+        house.backend.containers = {"new": make_container("tiny", id="new")}
+        house.supervisor.stop("tiny")
+        assert not any(c.running for c in house.backend.find_all())
+
+    def test_nothing_starts_while_files_are_deleted(self, house: House) -> None:
+        """During a deletion requests and stops are refused, so that no container meets half its files."""
+        house.backend.prepared = {"tiny"}
+        reached, go_on = threading.Event(), threading.Event()
+
+        def slow(model_id: str) -> int:
+            reached.set()
+            assert go_on.wait(HANG_S)
+            return 1
+
+        house.backend.delete_files = slow  # type: ignore[method-assign]
+        deleting = house.later(house.supervisor.delete_files, "tiny")
+        assert reached.wait(HANG_S)
+        for call in (lease, lambda h: h.supervisor.stop("tiny")):
+            with pytest.raises(ModelStopping):
+                call(house)
+        go_on.set()
+        deleting.result(HANG_S)
 
     def test_a_failed_stop_keeps_the_model(self, house: House) -> None:
         """When Docker is away a stop says so, and the model goes on serving."""

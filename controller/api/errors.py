@@ -25,7 +25,14 @@ log = logging.getLogger(__name__)
 def envelope(error: OrchestrarError, request_id: str | None) -> dict[str, object]:
     """The one shape of an error, in a body or in an event of a stream."""
     if isinstance(error, UpstreamAnswered):
-        return {"error": {**error.body["error"], "src": "model"}}
+        missing: dict[str, object] = {
+            "message": error.message,
+            "type": error.type,
+            "code": error.code,
+            "param": None,
+            "details": {},
+        }
+        return {"error": {**missing, "request_id": request_id, **error.body["error"], "src": "model"}}
     return {
         "error": {
             "message": error.message,
@@ -62,7 +69,10 @@ def install(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def _werkzeug(error: HTTPException) -> Response:
-        return answer(_named(error))
+        response = answer(_named(error))
+        if allowed := getattr(error, "valid_methods", None):
+            response.headers["Allow"] = ", ".join(sorted(allowed))
+        return response
 
     @app.errorhandler(Exception)
     def _fault(error: Exception) -> Response:

@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from controller.errors import ContentTypeForbidden, HostForbidden, OriginForbidden
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+SOCKET_TIMEOUT_S = 60.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -20,6 +21,9 @@ def install(app: Flask, allowed_hosts: tuple[str, ...]) -> None:
 
     @app.before_request
     def _check() -> None:
+        # Bounds a body that never arrives and a reader that never reads; gunicorn's threads bound neither.
+        if (client := request.environ.get("gunicorn.socket")) is not None:
+            client.settimeout(SOCKET_TIMEOUT_S)
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         if _hostname(request.headers.get("Host", "")) not in hosts:
@@ -40,11 +44,19 @@ def _check_browser(hosts: frozenset[str]) -> None:
     site = request.headers.get("Sec-Fetch-Site")
     if origin is None and site is None:
         return
-    foreign = site in ("cross-site", "same-site") if origin is None else _hostname(urlsplit(origin).netloc) not in hosts
+    foreign = site in ("cross-site", "same-site") if origin is None else _origin_host(origin) not in hosts
     if foreign:
         raise OriginForbidden("this page may not use the API: its origin is another site")
     if request.method not in ("GET", "HEAD", "OPTIONS") and not request.is_json:
         raise ContentTypeForbidden("a browser must send JSON: set Content-Type: application/json")
+
+
+def _origin_host(origin: str) -> str:
+    """Empty, which is nobody's name, for `null` and for what is no URL."""
+    try:
+        return _hostname(urlsplit(origin).netloc)
+    except ValueError:
+        return ""
 
 
 def _hostname(netloc: str) -> str:

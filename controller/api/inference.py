@@ -12,7 +12,7 @@ from controller.api.errors import envelope
 from controller.api.schemas import InferenceBody
 from controller.api.services import Services
 from controller.errors import UpstreamError
-from controller.relay import EventStream, Exchange
+from controller.relay import EventStream, Exchange, Waited
 from controller.supervisor import CancelToken
 
 OK = 200
@@ -41,27 +41,30 @@ def ask(
         stream = EventStream(exchange, lambda error: _error_event(error, request_id), unwatch)
         return Response(stream, content_type=f"{EVENT_STREAM}; charset=utf-8", headers=_stream_headers(exchange))
     try:
-        return jsonify(_with_timings(exchange.read_object(), model_id, exchange.start_s))
+        return jsonify(_with_timings(exchange.read_object(), model_id, exchange.waited))
     finally:
         exchange.close()
         unwatch()
 
 
-def _with_timings(answer: dict[str, Any], model_id: str, start_s: float) -> dict[str, Any]:
+def _with_timings(answer: dict[str, Any], model_id: str, waited: Waited) -> dict[str, Any]:
     """The runner's answer, with what only the controller knows: the wait for the model counts in every time."""
-    timings = dict(answer.get("timings") or {})
+    told = answer.get("timings")
+    timings = dict(told) if isinstance(told, dict) else {}
     for name in ("ttft_s", "total_s"):
         if isinstance(timings.get(name), (int, float)):
-            timings[name] = round(timings[name] + start_s, 4)
-    return {**answer, "model_id": model_id, "timings": {"queue_s": 0.0, "start_s": round(start_s, 4), **timings}}
+            timings[name] = round(timings[name] + waited.start_s + waited.queue_s, 4)
+    ours = {"queue_s": round(waited.queue_s, 4), "start_s": round(waited.start_s, 4)}
+    return {**answer, "model_id": model_id, "timings": {**ours, **timings}}
 
 
 def _stream_headers(exchange: Exchange) -> dict[str, str]:
     """Streamed bytes pass unread, so the wait for the model is told beside them (Server-Timing, in ms)."""
+    waited = exchange.waited
     return {
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",
-        "Server-Timing": f"start;dur={exchange.start_s * 1000:.1f}",
+        "Server-Timing": f"queue;dur={waited.queue_s * 1000:.1f}, start;dur={waited.start_s * 1000:.1f}",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, g, jsonify, request
 
 from controller import __version__
+from controller.api.body import raw_body
 from controller.api.inference import ask
 from controller.api.schemas import InferenceBody, ModelBody, RunBody, read_body
 from controller.api.services import Services
@@ -56,9 +57,9 @@ def status() -> Response:
 @blueprint.post("/run")
 def run() -> tuple[Response, int]:
     """Start a model; waits until it is ready unless told not to."""
-    body = read_body(RunBody, request.get_data(cache=False))
+    body = read_body(RunBody, raw_body())
     spec = services().registry.resolve(body.model_id)
-    with services().leaving_client(request.environ) as token:
+    with services().relay.place(), services().leaving_client(request.environ) as token:
         view = services().supervisor.run(spec.id, wait=body.wait, token=token)
     answer = {"model_id": spec.id, "state": view.state.value, "port": view.port, "url": f"http://127.0.0.1:{view.port}"}
     return jsonify({**answer, "start_s": seconds(view.start_s)}), 200 if view.state is State.READY else 202
@@ -67,9 +68,10 @@ def run() -> tuple[Response, int]:
 @blueprint.post("/stop")
 def stop() -> Response:
     """Drain and stop a model; it starts again with the next request."""
-    body = read_body(ModelBody, request.get_data(cache=False))
+    body = read_body(ModelBody, raw_body())
     spec = services().registry.resolve(body.model_id)
-    services().supervisor.stop(spec.id)
+    with services().relay.place():
+        services().supervisor.stop(spec.id)
     return jsonify({"model_id": spec.id, "state": State.STOPPED.value})
 
 
@@ -77,12 +79,13 @@ def stop() -> Response:
 def delete_files(name: str) -> Response:
     """Remove a stopped model's downloads and prepared volumes; the next request makes them anew."""
     spec = services().registry.resolve(name)
-    return jsonify({"model_id": spec.id, "freed_bytes": services().supervisor.delete_files(spec.id)})
+    with services().relay.place():
+        return jsonify({"model_id": spec.id, "freed_bytes": services().supervisor.delete_files(spec.id)})
 
 
 @blueprint.post("/inference")
 def inference() -> Response:
     """Ask a model, started first where needed."""
-    body = read_body(InferenceBody, request.get_data(cache=False))
+    body = read_body(InferenceBody, raw_body())
     spec = services().registry.resolve(body.model_id)
     return ask(services(), spec.id, body, request_id=g.request_id, environ=request.environ)

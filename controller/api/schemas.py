@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -36,14 +36,14 @@ class RunBody(ModelBody):
 class Message(Body):
     """One turn of a conversation."""
 
-    role: Annotated[str, Field(min_length=1, max_length=32)]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
 
 
 class InferenceBody(ModelBody):
     """`POST /inference`: a prompt or messages, and how to sample."""
 
-    prompt: str | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     raw: bool | None = None
     max_tokens: MaxTokens | None = None
@@ -72,6 +72,8 @@ class InferenceBody(ModelBody):
     def _one_input(self) -> InferenceBody:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either prompt or messages")
+        if self.raw and self.messages is not None:
+            raise ValueError("raw goes with prompt, not with messages")
         return self
 
     def keep_alive_s(self) -> float | None:
@@ -101,5 +103,6 @@ def read_body(kind: type[B], raw: bytes) -> B:
 
 def _problem(error: dict[str, Any]) -> tuple[str, str]:
     field = ".".join(str(part) for part in error["loc"])
-    text = {"missing": "is required", "extra_forbidden": "is not a known field"}.get(error["type"], error["msg"])
+    known = {"missing": "is required", "extra_forbidden": "is not a known field"}
+    text = known.get(error["type"], error["msg"].removeprefix("Value error, "))
     return field, text

@@ -9,6 +9,7 @@ from typing import Any
 
 from controller.clients import ClientWatcher
 from controller.docker_service.health import EngineHealth
+from controller.proxy import Proxy
 from controller.registry import Registry
 from controller.relay import Relay
 from controller.supervisor import CancelToken, Supervisor
@@ -21,8 +22,14 @@ class Services:
     registry: Registry
     supervisor: Supervisor
     relay: Relay
+    proxy: Proxy
     engine: EngineHealth
     clients: ClientWatcher
+
+    def close(self) -> None:
+        """Let threads and kept connections go; running models stay up."""
+        self.supervisor.close()
+        self.proxy.close()
 
     def watch(self, environ: Mapping[str, Any], token: CancelToken) -> Callable[[], None]:
         """Cancel the token when the client of this request leaves; returns what ends the watch.

@@ -15,6 +15,7 @@ from python_on_whales.utils import run as run_command
 from controller.docker_service.calls import client, translated
 from controller.docker_service.container import (
     MODEL_LABEL,
+    NOT_ONEOFF,
     PREPARE_LABEL,
     PROJECT_LABEL,
     Container,
@@ -131,8 +132,10 @@ class DockerService:
 
     def _labelled(self, label: str) -> list[Container]:
         whales = self._client(LOOK_DEADLINE_S)
+        # What `docker compose run` makes carries the service's labels, too, and serves nobody.
+        filters = [*self._filters(label), *self._filters(NOT_ONEOFF)]
         with translated("listing containers"):
-            ids = [found.id for found in whales.container.list(all=True, filters=self._filters(label))]
+            ids = [found.id for found in whales.container.list(all=True, filters=filters)]
         # One may go away between the listing and the look at it: inspect says None then.
         return [container for container in map(self.inspect, ids) if container is not None]
 

@@ -12,8 +12,8 @@ from python_on_whales.exceptions import DockerException
 from controller.errors import DockerError, DockerTimeout, DockerUnavailable, OrchestrarError
 
 KILL_AFTER_S = 2
-# What `timeout` (coreutils) itself answers: 124 ended at the deadline, 137 killed after it, 127 no such command.
-_TIMED_OUT = (124, 137)
+# What `timeout` (coreutils) ends with: 124 at the deadline, a SIGKILL of its whole group, itself included, after it.
+_TIMED_OUT = (124, 137, -9)
 _NOT_FOUND = 127
 _UNREACHABLE = (
     "cannot connect to the docker daemon",
@@ -50,6 +50,9 @@ def translated(doing: str, missing: type[DockerException] | tuple[()] = ()) -> I
     except DockerException as exc:
         if not isinstance(exc, missing):
             raise translate(exc, doing) from exc
+    except (OSError, ValueError) as exc:
+        # No process or descriptor to be had, or an answer that python-on-whales cannot read.
+        raise DockerError(f"{doing}: {exc}") from exc
 
 
 def translate(exc: DockerException, doing: str) -> OrchestrarError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from python_on_whales import Container as WhalesContainer
 
@@ -12,6 +13,7 @@ PREPARE_LABEL = "orchestrar.prepare"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
+NOT_ONEOFF = "com.docker.compose.oneoff=False"
 RUNNER_PORT = "8000/tcp"
 
 
@@ -34,8 +36,20 @@ class Container:
     started_at: datetime | None
     finished_at: datetime | None
     config_hash: str
+    image: str
     image_id: str
     memory_limit_bytes: int
+
+    def card(self, phase: str, log: list[str], fix: str = "") -> dict[str, Any]:
+        """The failure card of a start that ended here: Docker's own evidence, and the fix where it is known."""
+        return {
+            "phase": phase,
+            "exit_code": self.exit_code,
+            "oom_killed": self.oom_killed,
+            "memory_limit_bytes": self.memory_limit_bytes,
+            "log": log,
+            "fix": fix,
+        }
 
     @property
     def running(self) -> bool:
@@ -68,6 +82,7 @@ def read_container(found: WhalesContainer) -> Container:
         started_at=state.started_at,
         finished_at=state.finished_at,
         config_hash=labels.get(CONFIG_HASH_LABEL, ""),
+        image=found.config.image or "",
         image_id=found.image,
         memory_limit_bytes=found.host_config.memory or 0,
     )

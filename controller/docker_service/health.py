@@ -33,8 +33,8 @@ class EngineHealth:
             fresh = self._answered_at is not None and now - self._answered_at < FRESH_S
             if not fresh:
                 if self._asking_since is None:
-                    self._asking_since = now
                     threading.Thread(target=self._ask, name="engine-health", daemon=True).start()
+                    self._asking_since = now
                 self._changed.wait_for(lambda: self._asking_since is None, timeout=WAIT_S)
             return self._report()
 
@@ -50,6 +50,8 @@ class EngineHealth:
             version = self._ask_version()
         except OrchestrarError as exc:
             reason = exc.message
+        except Exception as exc:  # the thread's outermost code: without an answer nobody would ask again
+            reason = f"asking Docker failed: {exc!r}"
         with self._changed:
             self._version, self._reason = version, reason
             self._answered_at, self._asking_since = self._monotonic(), None

@@ -9,7 +9,7 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 # What an engine takes before any weight is loaded (interpreter, libraries, work buffers) and how many sequences it
-# holds a KV cache for at once. Measured by scripts in bench/, docs/memory.md says how.
+# holds a KV cache for at once. SmolLM2-135M in float32 was seen to peak at 0.95 GB in all, 0.54 GB of it weights.
 _OVERHEAD_BYTES = {"transformers": 1 * GIB}
 _SEQUENCES = {"transformers": 1}
 _BYTES_PER_WEIGHT = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from controller.docker_service import Container, Usage
-from controller.errors import OrchestrarError
+from controller.errors import DeadlineExceeded, ModelPreparing, OrchestrarError
 from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
 
@@ -62,11 +62,20 @@ class CancelToken:
 class Lease:
     """The right to use a ready model: it is not stopped for idleness while one is held. Release is idempotent."""
 
-    def __init__(self, model_id: str, container: Container, start_s: float, release: Callable[[float | None], None]):
+    def __init__(
+        self,
+        model_id: str,
+        container: Container,
+        *,
+        start_s: float,
+        queue_s: float,
+        release: Callable[[float | None], None],
+    ) -> None:
         self.model_id = model_id
         self.container_id = container.id
         self.port = container.port or 0
         self.start_s = start_s
+        self.queue_s = queue_s
         self._release: Callable[[float | None], None] | None = release
 
     def release(self, *, keep_alive_s: float | None = None) -> None:
@@ -95,9 +104,10 @@ class Slot:
     state: State = State.STOPPED
     container: Container | None = None
     leases: int = 0
-    waiters: int = 0
+    queue: list[object] = field(default_factory=list)
     attempt: Attempt | None = None
     stop_requested: bool = False
+    start_wanted: bool = False
     epoch: int = 0
     progress: PreparationProgress | None = None
     error: OrchestrarError | None = None
@@ -106,6 +116,7 @@ class Slot:
     start_s: float | None = None
     phases: dict[str, Any] = field(default_factory=dict)
     keep_alive_s: float | None = None
+    stop_not_before: float = 0.0
     usage: Usage | None = None
     drifted: bool = False
 
@@ -115,13 +126,17 @@ class Slot:
         self.epoch += 1
         self.changed.notify_all()
 
+    def admits(self, ticket: object) -> bool:
+        """Whether the holder of this ticket is next and there is room: first come, first served."""
+        return self.leases < self.spec.max_concurrency and self.queue[0] is ticket
+
     def idle_deadline(self) -> float | None:
         """When it may be stopped for idleness, monotonic; None while in use, or never."""
         timeout_s = self.spec.idle_timeout_s if self.keep_alive_s is None else self.keep_alive_s
         never = timeout_s < 0 or (timeout_s == 0 and self.keep_alive_s is None)
-        if self.state is not State.READY or self.leases or self.spec.pinned or never or self.used_at is None:
+        if self.state is not State.READY or self.leases or never or self.used_at is None:
             return None
-        return self.used_at + timeout_s
+        return max(self.used_at + timeout_s, self.stop_not_before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +169,7 @@ def view_of(slot: Slot, now: float, port: int) -> ModelView:
         port=(slot.container.port if slot.container else None) or port,
         container=slot.container,
         in_flight=slot.leases,
-        waiting=slot.waiters,
+        waiting=len(slot.queue),
         uptime_s=None if slot.ready_at is None else now - slot.ready_at,
         last_used_s_ago=None if slot.used_at is None else now - slot.used_at,
         idle_stop_in_s=None if deadline is None else max(deadline - now, 0.0),
@@ -164,4 +179,25 @@ def view_of(slot: Slot, now: float, port: int) -> ModelView:
         error=slot.error,
         usage=slot.usage,
         drifted=slot.drifted,
+    )
+
+
+def too_late(slot: Slot) -> OrchestrarError:
+    """What to tell a request whose time is up."""
+    if slot.state is State.PREPARING:
+        done = slot.progress.fraction if slot.progress else None
+        percent = None if done is None else round(100 * done)
+        return ModelPreparing(
+            f"{slot.spec.id} is being prepared ({slot.progress.phase if slot.progress else 'downloading'}"
+            f"{'' if percent is None else f', {percent} %'}); it goes on in the background, try again soon",
+            retry_after_s=10.0,
+            details={"percent": percent},
+        )
+    if slot.state is State.READY:
+        return DeadlineExceeded(
+            f"{slot.spec.id} is busy: {slot.leases} requests in flight and {len(slot.queue)} waiting; try again later"
+        )
+    return DeadlineExceeded(
+        f"{slot.spec.id} was not ready in time (it is {slot.state.value}); it goes on, and `max_wait` in models.yaml "
+        "is how long a request waits"
     )

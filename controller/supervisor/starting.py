@@ -136,7 +136,7 @@ class Starter:
         raise StartFailed(
             f"{spec.id} made no progress for {spec.start_timeout_s:g} s while {phase or 'starting'} and was stopped; "
             "its last log lines are in details.log, and `start_timeout` in models.yaml allows more",
-            details={"phase": phase or "starting", "exit_code": None, "oom_killed": False, "log": log},
+            details=container.card(phase or "starting", log),
         )
 
     def _failed(self, spec: ModelSpec, container: Container, phase: str) -> StartFailed:
@@ -149,12 +149,5 @@ class Starter:
         return StartFailed(
             f"{spec.id} ended while starting (exit code {container.exit_code}"
             f"{', out of memory' if container.oom_killed else ''}): {last}{f'; {fix}' if fix else ''}",
-            details={
-                "phase": phase or "starting",
-                "exit_code": container.exit_code,
-                "oom_killed": container.oom_killed,
-                "memory_limit_bytes": container.memory_limit_bytes,
-                "log": log,
-                "fix": fix,
-            },
+            details=container.card(phase or "starting", log, fix),
         )

@@ -1,32 +1,31 @@
-"""States, leases, single-flight starts, idle stops and adoption of every model."""
+"""Leases, queues, stops and idle times of all models, and the one lock that guards their state."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-from controller.docker_service import Container
 from controller.errors import (
     Cancelled,
-    DeadlineExceeded,
     ModelBusy,
-    ModelPreparing,
     ModelStopping,
     OrchestrarError,
+    Overloaded,
     Unavailable,
 )
-from controller.preparation import PreparationProgress
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.model import RESTING, Attempt, CancelToken, Lease, ModelView, Slot, State, view_of
-from controller.supervisor.starting import Backend, Starter
+from controller.supervisor.lifecycle import Lifecycle
+from controller.supervisor.model import RESTING, CancelToken, Lease, ModelView, Slot, State, too_late, view_of
+from controller.supervisor.starting import Backend
 
 log = logging.getLogger(__name__)
 
-# How long a container has for its own SIGTERM once the requests in flight were given their grace.
-TERM_GRACE_S = 3
+STOP_AGAIN_AFTER_S = 10.0
 
 
 class Supervisor:
@@ -46,21 +45,22 @@ class Supervisor:
     ) -> None:
         self._backend = backend
         self._clock = clock or SystemClock()
-        self._starter = Starter(backend, probe, self._clock)
         self._stop_grace_s = stop_grace_s
         self._lock = threading.Lock()
         self._monitor_wakes = threading.Condition(self._lock)
+        self._life = Lifecycle(backend, probe, self._clock, self._lock, self._monitor_wakes.notify_all)
         self._closing = False
         self._slots = {
-            spec.id: Slot(spec, threading.Condition(self._lock), self._resting_state(spec.id))
+            spec.id: Slot(spec, threading.Condition(self._lock), self._life.resting_state(spec.id))
             for spec in models.values()
         }
 
     def acquire(self, model_id: str, *, max_wait_s: float | None = None, token: CancelToken | None = None) -> Lease:
         """A lease on the ready model, started first where needed; blocks at most `max_wait_s` (default: the model's).
 
-        Raises StartFailed (or what else ended the start), ModelStopping, ModelPreparing or DeadlineExceeded when
-        time is up, and Cancelled when the token was cancelled. The start goes on whoever leaves.
+        At most `max_concurrency` leases are out; further callers queue, first come first served, up to `max_queue`.
+        Raises Overloaded beyond that, StartFailed (or what else ended the start), ModelStopping, ModelPreparing or
+        DeadlineExceeded when time is up, and Cancelled when the token was cancelled. The start goes on whoever leaves.
         """
         slot = self._slots[model_id]
         begun = self._clock.monotonic()
@@ -68,14 +68,21 @@ class Supervisor:
         if token is not None:
             token.on_cancel(lambda: self._wake(slot))
         with self._lock:
-            waited = False
-            while not self._is_open(slot):
-                waited = True
-                self._await_change(slot, deadline, token)
-            slot.leases += 1
-            assert slot.container is not None
-            start_s = self._clock.monotonic() - begun if waited else 0.0
-            return Lease(model_id, slot.container, start_s, lambda keep: self._release(slot, keep))
+            ticket = self._queue_up(slot)
+            try:
+                ready_at = self._await_turn(slot, ticket, deadline, token)
+                slot.leases += 1
+                assert slot.container is not None
+            finally:
+                slot.queue.remove(ticket)
+                slot.changed.notify_all()
+            return Lease(
+                model_id,
+                slot.container,
+                start_s=ready_at - begun,
+                queue_s=self._clock.monotonic() - ready_at,
+                release=lambda keep: self._release(slot, keep),
+            )
 
     def run(self, model_id: str, *, wait: bool, token: CancelToken | None = None) -> ModelView:
         """Start the model and, with `wait`, return when it is ready; raises like `acquire`."""
@@ -86,36 +93,27 @@ class Supervisor:
                 slot = self._slots[model_id]
                 self._refuse_while_stopping(slot)
                 if slot.state in RESTING:
-                    self._begin(slot)
+                    self._life.begin(slot)
+                slot.start_wanted = slot.state is State.DRAINING
         return self.view(model_id)
 
     def stop(self, model_id: str) -> None:
         """Refuse new work, let what is in flight end within the grace period, stop, and verify that it is gone."""
         slot = self._slots[model_id]
-        with self._lock:
-            self._refuse_while_stopping(slot)
-            slot.stop_requested = True
-        try:
-            self._cancel_attempt(slot)
-            with self._lock:
-                container = slot.container
-            self._retire(slot, container or self._backend.find(model_id), drain_s=self._stop_grace_s)
-        finally:
-            with self._lock:
-                slot.stop_requested = False
-                slot.changed.notify_all()
+        with self._closed_to_requests(slot):
+            self._life.cancel(slot)
+            self._life.retire(slot, drain_s=self._stop_grace_s)
 
     def delete_files(self, model_id: str) -> int:
         """Remove the model's downloads and prepared volumes; returns bytes freed. ModelBusy unless it is at rest."""
         slot = self._slots[model_id]
-        with self._lock:
-            if slot.state not in RESTING or slot.stop_requested:
+        with self._closed_to_requests(slot):
+            if slot.state not in RESTING:
                 raise ModelBusy(f"{model_id} is {slot.state.value}; stop it first (POST /stop), then delete its files")
-            slot.enter(State.DRAINING)
-        try:
-            return self._backend.delete_files(model_id)
-        finally:
-            self._rest(slot)
+            try:
+                return self._backend.delete_files(model_id)
+            finally:
+                self._life.rest(slot)
 
     def view(self, model_id: str) -> ModelView:
         """What can be said of one model now."""
@@ -144,21 +142,25 @@ class Supervisor:
         with self._lock:
             for slot in slots:
                 if slot.epoch == epochs[slot.spec.id]:
-                    self._reconcile(slot, found.get(slot.spec.id))
+                    self._life.reconcile(slot, found.get(slot.spec.id))
 
     def reap(self) -> None:
-        """Stop every model whose idle deadline has passed; returns when they have stopped."""
-        now = self._clock.monotonic()
-        with self._lock:
-            due = [s for s in self._slots.values() if (deadline := s.idle_deadline()) is not None and deadline <= now]
-            for slot in due:
+        """Stop every model whose idle deadline has passed; returns when they have stopped.
+
+        One that cannot be stopped now is left as it is, and tried again a while later.
+        """
+        for slot in self._slots.values():
+            with self._lock:
+                due = (deadline := slot.idle_deadline()) is not None and deadline <= self._clock.monotonic()
+                if not due:
+                    continue
+                slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
                 slot.enter(State.DRAINING)
-        for slot in due:
             log.info("%s: idle, stopping it", slot.spec.id)
             try:
-                self._retire(slot, slot.container, drain_s=0)
+                self._life.retire(slot, drain_s=0)
             except OrchestrarError as exc:
-                log.warning("%s: could not be stopped: %s", slot.spec.id, exc.message)
+                log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
 
     def measure(self) -> None:
         """Sample CPU, memory and drift of the running models, for `view`. Docker takes about 2 s for it."""
@@ -182,18 +184,38 @@ class Supervisor:
 
     def close(self) -> None:
         """Let every waiter and thread go; the models themselves stay as they are. For good."""
+        self._life.close()
         with self._lock:
             self._closing = True
             self._monitor_wakes.notify_all()
             for slot in self._slots.values():
                 slot.changed.notify_all()
 
-    def _is_open(self, slot: Slot) -> bool:
-        """Whether a lease can be given now; begins a start where one is needed. Raises when none will be given."""
+    def _queue_up(self, slot: Slot) -> object:
+        """A place in the model's queue. Raises Overloaded when it is full."""
         self._refuse_while_stopping(slot)
-        if slot.state in RESTING:
-            self._begin(slot)
-        return slot.state is State.READY
+        must_wait = slot.state is not State.READY or slot.leases >= slot.spec.max_concurrency
+        if must_wait and len(slot.queue) >= slot.spec.max_concurrency + slot.spec.max_queue:
+            raise Overloaded(
+                f"{slot.spec.id} has {slot.leases} requests in flight and {len(slot.queue)} waiting, which is all it "
+                "takes; try again soon, or raise max_queue in models.yaml"
+            )
+        ticket = object()
+        slot.queue.append(ticket)
+        return ticket
+
+    def _await_turn(self, slot: Slot, ticket: object, deadline: float, token: CancelToken | None) -> float:
+        """Wait until the model is ready and this ticket is next; returns when (monotonic) the model was ready."""
+        ready_at: float | None = None
+        while True:
+            self._refuse_while_stopping(slot)
+            if slot.state in RESTING:
+                self._life.begin(slot)
+            if slot.state is State.READY:
+                ready_at = self._clock.monotonic() if ready_at is None else ready_at
+                if slot.admits(ticket):
+                    return ready_at
+            self._await_change(slot, deadline, token)
 
     def _await_change(self, slot: Slot, deadline: float, token: CancelToken | None) -> None:
         """Wait for the slot to change; raises when time is up, the client has left, or the shared start failed."""
@@ -202,124 +224,30 @@ class Supervisor:
         attempt = slot.attempt
         left_s = deadline - self._clock.monotonic()
         if left_s <= 0:
-            raise self._too_late(slot)
-        slot.waiters += 1
-        try:
-            self._clock.wait(slot.changed, left_s)
-        finally:
-            slot.waiters -= 1
+            raise too_late(slot)
+        self._clock.wait(slot.changed, left_s)
         if self._closing:
             raise Unavailable("the controller is shutting down; try again when it is back", retry_after_s=5.0)
         if attempt is not None and attempt.done and attempt.error is not None:
-            raise attempt.error
+            # Each waiter raises its own: one exception raised by many would hold all their frames.
+            raise copy.copy(attempt.error)
 
-    def _too_late(self, slot: Slot) -> OrchestrarError:
-        if slot.state is State.PREPARING:
-            done = slot.progress.fraction if slot.progress else None
-            percent = None if done is None else round(100 * done)
-            return ModelPreparing(
-                f"{slot.spec.id} is being prepared ({slot.progress.phase if slot.progress else 'downloading'}"
-                f"{'' if percent is None else f', {percent} %'}); it goes on in the background, try again soon",
-                retry_after_s=10.0,
-                details={"percent": percent},
-            )
-        return DeadlineExceeded(
-            f"{slot.spec.id} was not ready in time (it is {slot.state.value}); it goes on, and `max_wait` in "
-            "models.yaml is how long a request waits"
-        )
+    @contextmanager
+    def _closed_to_requests(self, slot: Slot) -> Iterator[None]:
+        """Refuse new leases, and whoever wants the same, within the block."""
+        with self._lock:
+            self._refuse_while_stopping(slot)
+            slot.stop_requested = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                slot.stop_requested = False
+                slot.changed.notify_all()
 
     def _refuse_while_stopping(self, slot: Slot) -> None:
         if slot.stop_requested:
             raise ModelStopping(f"{slot.spec.id} is being stopped; requests after that start it again")
-
-    def _begin(self, slot: Slot) -> None:
-        """Begin the one start that all waiters share. Eviction, once there is a budget, goes before it."""
-        slot.attempt = Attempt(self._clock.monotonic())
-        slot.error = None
-        slot.enter(State.STARTING)
-        name = f"start {slot.spec.id}"
-        threading.Thread(target=self._attempt, args=(slot, slot.attempt), name=name, daemon=True).start()
-
-    def _attempt(self, slot: Slot, attempt: Attempt) -> None:
-        """The body of a start thread."""
-        try:
-            container, phases = self._starter.start(slot.spec, _Report(self, slot, attempt))
-        except OrchestrarError as exc:
-            self._attempt_failed(slot, attempt, exc)
-        except Exception as exc:  # the thread's outermost loop: waiters must hear of a fault of ours, too
-            log.exception("%s: the start ended in a fault of the controller", slot.spec.id)
-            self._attempt_failed(slot, attempt, OrchestrarError(f"the start of {slot.spec.id} failed: {exc!r}"))
-        else:
-            with self._lock:
-                now = self._clock.monotonic()
-                slot.container, slot.phases, slot.progress = container, phases, None
-                slot.ready_at = slot.used_at = now
-                slot.start_s = now - attempt.started_at
-                slot.keep_alive_s = None
-                attempt.done, slot.attempt = True, None
-                slot.enter(State.READY)
-                self._monitor_wakes.notify_all()
-            log.info("%s: ready on port %s after %.2f s", slot.spec.id, container.port, slot.start_s)
-
-    def _attempt_failed(self, slot: Slot, attempt: Attempt, error: OrchestrarError) -> None:
-        resting = self._resting_state(slot.spec.id)
-        with self._lock:
-            if attempt.cancelled:
-                error = ModelStopping(f"{slot.spec.id} was stopped while it started; a new request starts it again")
-            attempt.error, attempt.done, slot.attempt = error, True, None
-            slot.progress, slot.container = None, None
-            slot.error = None if attempt.cancelled else error
-            slot.enter(resting if attempt.cancelled else State.FAILED)
-        log.warning("%s: the start ended: %s", slot.spec.id, error.message)
-
-    def _cancel_attempt(self, slot: Slot) -> None:
-        """End a start under way and wait until its thread has let go."""
-        with self._lock:
-            attempt = slot.attempt
-            if attempt is None:
-                return
-            attempt.cancelled = True
-            while not attempt.done:
-                self._clock.wait(slot.changed, None)
-
-    def _retire(self, slot: Slot, container: Container | None, *, drain_s: float) -> None:
-        """Drain, stop by container id, and come to rest. On a Docker error the model stays what it was."""
-        with self._lock:
-            slot.enter(State.DRAINING)
-            deadline = self._clock.monotonic() + drain_s
-            while slot.leases and (left_s := deadline - self._clock.monotonic()) > 0:
-                self._clock.wait(slot.changed, left_s)
-        try:
-            if container is not None:
-                self._backend.stop(container.id, grace_s=TERM_GRACE_S)
-        except OrchestrarError:
-            with self._lock:
-                slot.enter(State.READY if slot.container is not None else State.STOPPED)
-            raise
-        self._rest(slot)
-
-    def _rest(self, slot: Slot) -> None:
-        resting = self._resting_state(slot.spec.id)
-        with self._lock:
-            slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
-            slot.enter(resting)
-
-    def _resting_state(self, model_id: str) -> State:
-        return State.STOPPED if self._backend.is_prepared(model_id) else State.ABSENT
-
-    def _reconcile(self, slot: Slot, found: Container | None) -> None:
-        if slot.stop_requested or slot.attempt is not None or slot.state is State.DRAINING:
-            return
-        if slot.state is State.READY:
-            if found is None or not found.running:
-                log.warning("%s: its container ended outside of our doing", slot.spec.id)
-                slot.container, slot.ready_at = None, None
-                slot.enter(State.STOPPED)
-            elif slot.container is None or found.id != slot.container.id:
-                self._begin(slot)
-        elif found is not None and found.status == "running":
-            log.info("%s: adopting its running container", slot.spec.id)
-            self._begin(slot)
 
     def _release(self, slot: Slot, keep_alive_s: float | None) -> None:
         with self._lock:
@@ -333,26 +261,3 @@ class Supervisor:
     def _wake(self, slot: Slot) -> None:
         with self._lock:
             slot.changed.notify_all()
-
-
-class _Report:
-    """A start's way to tell the slot where it is."""
-
-    def __init__(self, supervisor: Supervisor, slot: Slot, attempt: Attempt) -> None:
-        self._supervisor = supervisor
-        self._slot = slot
-        self._attempt = attempt
-
-    def entered(self, state: State) -> None:
-        with self._supervisor._lock:
-            self._slot.enter(state)
-
-    def progressed(self, progress: PreparationProgress) -> None:
-        with self._supervisor._lock:
-            self._slot.progress = progress
-
-    def cancelled(self) -> bool:
-        return self._attempt.cancelled
-
-    def closing(self) -> bool:
-        return self._supervisor._closing

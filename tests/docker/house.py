@@ -130,6 +130,17 @@ class House:
         self._process.wait(30)
         self._process = None
 
+    def kill_master(self) -> None:
+        """SIGKILL for the one process whose pid a user knows."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(30)
+        self._process = None
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def close(self) -> None:
         """End the controller and remove every container, network and volume of the project."""
         if self._process is not None and self._process.poll() is None:

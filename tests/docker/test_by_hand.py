@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 
 import pytest
 
 from tests.docker.conftest import Build
-from tests.docker.house import House, docker, until
+from tests.docker.house import FAKE_IMAGE, House, docker, until
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,23 @@ def test_a_killed_controller_kills_no_model(house: House) -> None:
     assert house.containers("echo") == [before]
 
 
+def test_a_killed_master_takes_its_worker_along(house: House) -> None:
+    """SIGKILL of the pid that everybody knows frees the port at once, though a request was in flight."""
+    stream = house.ask("echo", {"tokens": 200, "delay_s": 0.1}, stream=True)
+    next(stream.iter_lines())
+    house.kill_master()
+    house.start()
+    stream.close()
+    until("it is adopted", lambda: house.status("echo")["state"] == "ready", 10)
+
+
+def test_a_hangup_ends_nothing(house: House) -> None:
+    """SIGHUP neither ends the controller nor puts a second one beside it."""
+    house.signal(signal.SIGHUP)
+    assert house.ask("echo", "still here").json()["text"] == "still here"
+    assert "SIGHUP is ignored" in house.log_file.read_text()
+
+
 def test_sigterm_leaves_the_models(house: House) -> None:
     """A controller that is asked to end does so at once with code 0, and its models stay up."""
     house.ask("echo", "hello").raise_for_status()
@@ -141,3 +159,40 @@ def test_a_broken_configuration_ends_the_start(build_house: Build) -> None:
     assert "models.yaml:4: " in said
     assert "models.yaml:5: " in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ORCHESTRAR_MAX_IN_FLIGHT", "abc"),
+        ("ORCHESTRAR_LOG_LEVEL", "loud"),
+        ("ORCHESTRAR_PORT", "x"),
+    ],
+)
+def test_a_broken_environment_ends_the_start(build_house: Build, variable: str, value: str) -> None:
+    """A wrong variable is told by its name, with exit code 2 and without a traceback."""
+    house = build_house({"echo": {}}, start=False, **{variable: value})
+    assert house.launch().wait(30) == 2
+    said = house.log_file.read_text()
+    assert f"environment: {variable}: " in said
+    assert "Traceback" not in said
+
+
+def test_a_one_off_container_is_the_users(house: House) -> None:
+    """What `docker compose run` makes is neither taken for the model nor touched."""
+    house.post("/stop", {"model_id": "second"})
+    one_off = house.compose("run", "--rm", "--detach", "second", "sleep", "60")
+    assert house.ask("second", "hello").json()["text"] == "hello"
+    assert docker("inspect", "--format", "{{.State.Running}}", one_off) == "true"
+    docker("rm", "-f", one_off)
+
+
+def test_a_new_image_is_drift(build_house: Build) -> None:
+    """An image rebuilt under its old name shows as drift of the container that still runs the old one."""
+    docker("tag", FAKE_IMAGE, "orchestrar-test-drift:latest")
+    house = build_house({"echo": {"image": "orchestrar-test-drift:latest"}})
+    house.ask("echo", "hello").raise_for_status()
+    assert house.status("echo")["drift"] is False
+    docker("tag", "orchestrar-base:bookworm", "orchestrar-test-drift:latest")
+    until("drift is seen", lambda: house.status("echo")["drift"], 20)
+    docker("rmi", "orchestrar-test-drift:latest")

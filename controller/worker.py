@@ -1,0 +1,42 @@
+"""gunicorn's thread worker, mended where one client could delay or confuse another."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers.gthread import ThreadWorker
+
+from controller.api.errors import envelope
+from controller.errors import BodyInvalid
+
+
+class ControllerWorker(ThreadWorker):  # type: ignore[misc]
+    """Closes connections off the main loop, and answers what is no HTTP in the API's own error shape."""
+
+    def finish_request(self, conn: Any, fs: Future[Any]) -> None:
+        """gunicorn lingers up to 2 s on a connection that it closes, on the thread that accepts all others."""
+        if not fs.cancelled() and fs.exception() is None and fs.result() is False:
+            self.nr_conns -= 1
+            self.tpool.submit(conn.close, graceful=True)
+        else:
+            super().finish_request(conn, fs)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """gunicorn would answer in HTML."""
+        if not isinstance(exc, ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        status = {LimitRequestLine: "414 URI Too Long", LimitRequestHeaders: "431 Request Header Fields Too Large"}
+        self.log.info("a request that is no HTTP was refused: %s", exc)
+        body = json.dumps(envelope(BodyInvalid(f"the request is not usable: {exc}"), uuid.uuid4().hex)).encode()
+        head = (
+            f"HTTP/1.1 {status.get(type(exc), '400 Bad Request')}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with suppress(OSError):
+            client.sendall(head.encode() + body)

@@ -1,0 +1,144 @@
+"""The main job with real weights: SmolLM2-135M, prepared and served by the real runner image."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from controller.settings import ROOT
+from tests.docker.house import House, docker
+
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
+
+PARIS = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The shipped entry of the default model, prepared anew in a project of its own from the set-up's download."""
+    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    entry = shipped["models"]["smollm2-135m"]
+    folder = tmp_path_factory.mktemp("real")
+    folder.chmod(0o755)
+    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": {"smollm2-135m": entry}}))
+    downloads = ROOT / "data" / "sources"
+    if downloads.is_dir():
+        shutil.copytree(downloads, house.data_dir / "sources")
+    house.start()
+    yield house
+    house.close()
+
+
+def ask(house: House, **fields: Any) -> dict[str, Any]:
+    response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def events(house: House, **fields: Any) -> list[dict[str, Any]]:
+    body = {"model_id": "smollm2-135m", "stream": True, **fields}
+    response = house.post("/inference", body, stream=True, timeout=120)
+    lines = [line for line in response.iter_lines() if line.startswith(b"data: ")]
+    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
+
+
+def test_a_stopped_model_answers_a_real_prompt(house: House) -> None:
+    """The main job: a model that was never prepared names Paris, with usage and timings."""
+    assert house.containers("smollm2-135m") == []
+    answer = ask(house, prompt=PARIS)
+    assert "Paris" in answer["text"]
+    assert answer["finish_reason"] == "stop"
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    timings = answer["timings"]
+    assert timings["total_s"] >= timings["ttft_s"] >= timings["start_s"] > 0
+
+
+def test_messages_and_prompt_are_one(house: House) -> None:
+    """A prompt is a user message through the model's template; raw text without it gives another answer."""
+    by_prompt = ask(house, prompt=PARIS)
+    by_messages = ask(house, messages=[{"role": "user", "content": PARIS}])
+    raw = ask(house, prompt=PARIS, raw=True, max_tokens=8)
+    assert by_prompt["text"] == by_messages["text"]
+    assert by_prompt["usage"] == by_messages["usage"]
+    assert raw["usage"]["prompt_tokens"] < by_prompt["usage"]["prompt_tokens"]
+
+
+def test_a_stream_is_the_same_text(house: House) -> None:
+    """The streamed pieces add up to the whole answer, and the last event tells reason, usage and timings."""
+    whole = ask(house, prompt="Name three colours.", max_tokens=24)
+    found = events(house, prompt="Name three colours.", max_tokens=24, temperature=0)
+    assert "".join(event.get("text", "") for event in found) == whole["text"]
+    assert found[-1]["done"] is True
+    assert found[-1]["usage"] == whole["usage"]
+    assert len(found) > 5
+
+
+def test_sampling_follows_its_seed(house: House) -> None:
+    """One seed gives one text, other seeds give others."""
+    texts = [
+        ask(house, prompt="Tell me a story.", temperature=1.0, seed=seed, max_tokens=24)["text"]
+        for seed in (1, 1, 2, 3)
+    ]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) > 1
+
+
+def test_limits_are_kept(house: House) -> None:
+    """`max_tokens` ends with `length`; a stop string ends with `stop` and is never part of the text."""
+    short = ask(house, prompt="Count from one to twenty.", max_tokens=5)
+    assert (short["finish_reason"], short["usage"]["completion_tokens"]) == ("length", 5)
+    stopped = ask(house, prompt=PARIS, stop=["France"])
+    assert (stopped["text"], stopped["finish_reason"]) == ("The capital of ", "stop")
+
+
+def test_too_long_a_prompt_names_both_lengths(house: House) -> None:
+    """A prompt beyond the context is a 400 of the model's, with the prompt's and the context's length."""
+    response = house.post("/inference", {"model_id": "smollm2-135m", "prompt": "word " * 9000})
+    error = response.json()["error"]
+    assert (response.status_code, error["src"]) == (400, "model")
+    assert "8192" in error["message"]
+
+
+def test_a_leaving_client_stops_the_generation(house: House) -> None:
+    """After a client left mid-stream the model is idle within 2 s: a new short request is answered without delay."""
+    ask(house, prompt=PARIS)
+    begun = time.monotonic()
+    ask(house, prompt=PARIS)
+    usual_s = time.monotonic() - begun
+    body = {"model_id": "smollm2-135m", "prompt": "Write a very long story.", "stream": True, "max_tokens": 2000}
+    with house.post("/inference", body, stream=True) as response:
+        next(response.iter_lines())
+    begun = time.monotonic()
+    ask(house, prompt=PARIS)
+    assert time.monotonic() - begun < usual_s + 2
+    assert house.status("smollm2-135m")["in_flight"] == 0
+
+
+def test_it_serves_hardened(house: House) -> None:
+    """The real runner works in the hardened container, its prepared volume read-only, and reports its phases."""
+    ask(house, prompt=PARIS)
+    (container,) = house.containers("smollm2-135m")
+    (found,) = json.loads(docker("inspect", container))
+    assert found["HostConfig"]["ReadonlyRootfs"] is True
+    assert [(mount["Type"], mount["RW"]) for mount in found["Mounts"]] == [("volume", False)]
+    assert set(house.status("smollm2-135m")["start_phases"]) == {"import_s", "load_s", "first_token_s"}
+    health = requests.get(f"http://127.0.0.1:{house.status('smollm2-135m')['port']}/health", timeout=5).json()
+    assert (health["engine"], health["status"]) == ("transformers", "ok")
+
+
+def test_it_stops_and_starts(house: House) -> None:
+    """Stopped, the model's container is gone from the processes; the next request brings it back, prepared as it is."""
+    house.post("/stop", {"model_id": "smollm2"}).raise_for_status()
+    assert house.containers("smollm2-135m") == []
+    with house.counted_events("create") as created:
+        assert "Paris" in ask(house, prompt=PARIS)["text"]
+    assert created == []

@@ -1,0 +1,135 @@
+"""Docker calls with a stand-in `docker` on the PATH: deadlines that bite, and errors in Docker's own words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from controller.docker_service import DockerService, calls
+from controller.docker_service.health import EngineHealth
+from controller.errors import DockerError, DockerTimeout, DockerUnavailable
+from tests.fakes import HANG_S
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> DockerService:
+    return DockerService(project="test", compose_dir=tmp_path)
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a shell script before the real docker."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "docker").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_hung_call_is_ended_with_its_children(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A docker command that hangs, and ignores SIGTERM, is killed at its deadline together with its plugin process."""
+    stand_in(tmp_path, monkeypatch, f"trap '' TERM; sh -c 'echo $$ > {tmp_path}/child; trap \"\" TERM; sleep 60'")
+    monkeypatch.setattr("controller.docker_service.COMPOSE_DEADLINE_S", 0.3)
+    monkeypatch.setattr(calls, "KILL_AFTER_S", 0.2)
+    begun = time.monotonic()
+    with pytest.raises(DockerTimeout, match="docker compose up tiny: Docker did not finish in time"):
+        service.up("tiny")
+    assert time.monotonic() - begun < HANG_S
+    child = int((tmp_path / "child").read_text())
+    with contextlib.suppress(FileNotFoundError):  # a process that was ended has no command line, until it is collected
+        assert Path(f"/proc/{child}/cmdline").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?", DockerUnavailable),
+        ("permission denied while trying to connect to the Docker daemon socket", DockerUnavailable),
+        ("Error response from daemon: something else", DockerError),
+    ],
+)
+def test_stderr_stays_in_the_error(
+    service: DockerService,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    expected: type[Exception],
+) -> None:
+    """What Docker wrote is kept, and an engine that is away is told from a call that failed."""
+    stand_in(tmp_path, monkeypatch, f'echo "progress" >&2; echo "{said}" >&2; exit 1')
+    with pytest.raises(expected, match=said.replace("?", r"\?")):
+        service.up("tiny")
+
+
+def test_no_docker_at_all_is_said(service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a docker command the error says so, and what to do."""
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    (empty / "timeout").symlink_to("/usr/bin/timeout")
+    monkeypatch.setenv("PATH", str(empty))
+    with pytest.raises(DockerUnavailable, match="the docker command was not found"):
+        service.models()
+
+
+def test_the_override_is_in_every_compose_call(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """compose.override.yaml is passed beside the generated file as soon as it exists."""
+    stand_in(tmp_path, monkeypatch, f'echo "$@" >> {tmp_path}/calls')
+    service.up("tiny")
+    (tmp_path / "compose.override.yaml").write_text("{}")
+    service.up("tiny")
+    first, second = (tmp_path / "calls").read_text().splitlines()
+    assert "compose.override.yaml" not in first
+    assert f"--file {tmp_path}/compose.yaml --file {tmp_path}/compose.override.yaml" in second
+    assert second.endswith("up --detach --no-build --no-color --no-deps tiny")
+
+
+class TestEngineHealth:
+    def test_an_answer_is_reported(self) -> None:
+        """An engine that answers is ok, with its version."""
+        assert EngineHealth(lambda: "20.10").report() == {"ok": True, "version": "20.10", "reason": None}
+
+    def test_a_refusal_is_the_reason(self) -> None:
+        """An engine that is away is reported with Docker's words."""
+
+        def away() -> str:
+            raise DockerUnavailable("not there")
+
+        assert EngineHealth(away).report()["reason"] == "not there"
+
+    def test_a_hung_engine_delays_nobody(self) -> None:
+        """While Docker hangs every report is there in under 500 ms, and says since when it hangs."""
+        now = [0.0]
+        gate = threading.Event()
+
+        def hang() -> str:
+            gate.wait(HANG_S)
+            return "late"
+
+        health = EngineHealth(hang, monotonic=lambda: now[0])
+        begun = time.monotonic()
+        assert health.report()["ok"] is False
+        now[0] += 10
+        assert health.report()["reason"] == "Docker has not answered for 10 s"
+        assert time.monotonic() - begun < 2 * 0.5
+        gate.set()
+
+    def test_answers_are_kept_for_a_moment(self) -> None:
+        """Many looks at /health in a row ask Docker once."""
+        asked: list[int] = []
+
+        def version() -> str:
+            asked.append(1)
+            return "1"
+
+        health = EngineHealth(version, monotonic=lambda: 0.0)
+        for _ in range(5):
+            health.report()
+        assert len(asked) == 1

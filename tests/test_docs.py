@@ -1,0 +1,193 @@
+"""The documentation names what the code has, and nothing that it has not."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller import errors
+from controller.app import create_app
+from controller.errors import OrchestrarError
+from controller.registry import Registry
+from controller.settings import ROOT, Settings
+from tests.fakes import FakeBackend
+from tests.test_imports import RULES, modules
+
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("README.md"), *DOCS.glob("*.md")])
+# Written in parts, so that this file itself names no such host.
+REGISTRIES = [
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("download", "pytorch", "org"),
+        ("npmjs", "org"),
+        ("crates", "io"),
+        ("ghcr", "io"),
+        ("quay", "io"),
+        ("hub", "docker", "com"),
+        ("index", "docker", "io"),
+        ("proxy", "golang", "org"),
+    )
+]
+# Not answers of ours: the first ends the process, the last passes the model's own code on.
+NEVER_ANSWERED = {errors.ConfigInvalid, errors.UpstreamAnswered}
+# Shown in the rows of /models and /status, where no HTTP status goes with them.
+WITHOUT_STATUS = {errors.DockerError, errors.DockerTimeout}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def table_rows(text: str, first_cell: str) -> list[list[str]]:
+    """The rows of a page's tables whose first cell matches, as their cells."""
+    lines = (line for line in text.splitlines() if line.startswith("| "))
+    rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines)
+    return [row for row in rows if re.fullmatch(first_cell, row[0])]
+
+
+def ticked(cell: str) -> list[str]:
+    """The words between backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture
+def routes(tmp_path: Path) -> Iterator[set[str]]:
+    """`METHOD /path` of every route, with a parameter written as {id}."""
+    settings = Settings(data_dir=tmp_path, compose_dir=tmp_path)
+    app = create_app(settings, registry=Registry(models={}), backend=FakeBackend())
+    rules = app.url_map.iter_rules()
+    yield {
+        f"{method} {re.sub('<[^>]+>', '{id}', rule.rule)}"
+        for rule in rules
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    app.extensions["orchestrar"].close()
+
+
+def test_every_route_has_its_section(routes: set[str]) -> None:
+    """api.md has a heading for each route that the app serves, and for no other."""
+    assert set(re.findall(r"^## `([A-Z]+ /\S*)`$", read("api.md"), re.MULTILINE)) == routes
+
+
+def environment_variables() -> dict[str, str]:
+    """Variable → field of Settings, from the one call that reads them all."""
+    tree = ast.parse(inspect.getsource(Settings.from_environ).lstrip().replace("\n    ", "\n"))
+    found = {}
+    for call in ast.walk(tree):
+        for keyword in call.keywords if isinstance(call, ast.Call) else []:
+            for node in ast.walk(keyword.value):
+                if isinstance(node, ast.Constant) and re.fullmatch(r"[A-Z][A-Z0-9_]+", str(node.value)):
+                    found[str(node.value)] = str(keyword.arg)
+    return found
+
+
+def test_every_environment_variable_has_its_row() -> None:
+    """operations.md lists each variable that the settings read, with its true default, and no other."""
+    named = environment_variables()
+    assert len(named) > 10
+    shown = {ticked(row[0])[0]: row[1] for row in table_rows(read("operations.md"), r"`(ORCHESTRAR|HF)_\w+`")}
+    assert shown == {name: default_text(getattr(Settings(), field)) for name, field in named.items()}
+
+
+def default_text(value: object) -> str:
+    if isinstance(value, Path):
+        return value.relative_to(ROOT).as_posix()
+    return str(value) if value else "none"
+
+
+def constructed() -> set[str]:
+    """The names that any module of the controller calls."""
+    calls = (
+        node
+        for files in modules().values()
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    )
+    return {node.func.id for node in calls if isinstance(node.func, ast.Name)}
+
+
+def reachable() -> list[type[OrchestrarError]]:
+    """The kinds of errors that a client can meet: bases that nobody raises are left out."""
+    raised = constructed()
+    kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, OrchestrarError)]
+    return [kind for kind in kinds if kind.__name__ in raised and kind not in NEVER_ANSWERED]
+
+
+def test_every_error_code_is_explained() -> None:
+    """api.md shows each code that can reach a client with its status, and no code that cannot."""
+    api = read("api.md")
+    rows = table_rows(api, r"[45]\d\d")
+    with_status = {(kind.status, kind.code) for kind in reachable() if kind not in WITHOUT_STATUS}
+    assert {(int(row[0]), ticked(row[1])[0]) for row in rows} == with_status
+    assert len(rows) == len(with_status)
+    for kind in WITHOUT_STATUS:
+        assert f"`{kind.code}`" in api
+
+
+def test_the_module_table_is_the_enforced_one() -> None:
+    """design.md says of each module what tests/test_imports.py enforces, and no row uses one below it."""
+    names = "|".join(f"`{name}`" for name in modules())
+    shown = {ticked(row[0])[0]: ticked(row[2]) for row in table_rows(read("design.md"), names)}
+    assert {name: set(uses) for name, uses in shown.items()} == RULES
+    order = list(shown)
+    for name, uses in shown.items():
+        assert [used for used in uses if used in shown and order.index(used) > order.index(name)] == [], name
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a page offers, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page names a file that exists and, with `#`, a heading in it."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in headings(linked), target
+
+
+@each_page
+def test_no_registry_is_named(page: Path) -> None:
+    """No page sends a reader to a package registry's host: mirrors and air-gapped machines read them too."""
+    text = page.read_text(encoding="utf-8")
+    assert [host for host in REGISTRIES if host in text] == []
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's blocks of shell commands, those without a language included."""
+    found, language = [], None
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            language = line.removeprefix("```").strip() if language is None else None
+        elif language in ("", "bash", "sh", "console"):
+            found.append(line.removeprefix("$ ").split(" #")[0].strip())
+    return found
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    """Every `make` command of a page names targets of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    for line in commands(page):
+        found = re.fullmatch(r"(?:\w+=\S+ )*make((?: \S+)*)", line)
+        words = found.group(1).split() if found else []
+        assert {word for word in words if not re.match(r"-|\w+=", word)} <= targets, line

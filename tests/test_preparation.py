@@ -1,0 +1,175 @@
+"""Preparing: once per content, remembered, and never believed of a volume made anew."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from controller.docker_service import Container, DockerService
+from controller.errors import Cancelled, PreparationFailed
+from controller.preparation import Preparation, PreparationProgress, needs_preparing
+from controller.registry import ModelSpec
+from controller.source_ref import FileSource
+from controller.sources import SourceStore
+from tests.fakes import HANG_S, FakeClock, make_container
+
+FACTS = '{"weights_bytes": 10, "parameters": 5, "kv_bytes_per_token": 2, "context_length": 64, "dtype": "bfloat16"}'
+
+
+class FakeDocker:
+    """Prepare containers in memory: each runs for one poll, then ends as told."""
+
+    project = "test"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.volume_birth = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        self.exit_code = 0
+        self.lines = ['{"phase": "converting", "fraction": 0.25}']
+        self.last_lines = ["noise", FACTS]
+        self.current: Container | None = None
+        self.while_running: Callable[[], None] = lambda: None
+
+    def up(self, service: str) -> None:
+        self.calls.append(f"up {service}")
+        self.current = make_container("tiny", id="preparing", service=service)
+
+    def preparations(self, model_id: str) -> list[Container]:
+        return [self.current] if self.current else []
+
+    def inspect(self, container_id: str) -> Container | None:
+        seen = self.current
+        if seen is not None and seen.running:
+            self.while_running()
+            self.current = replace(seen, status="exited", exit_code=self.exit_code)
+        return seen
+
+    def logs(self, container_id: str, *, tail: int) -> list[str]:
+        assert self.current is not None
+        return self.lines if self.calls[-1].startswith("up") and self._first_look() else self.last_lines
+
+    def _first_look(self) -> bool:
+        self.calls.append("look")
+        return True
+
+    def remove(self, container_id: str) -> None:
+        self.calls.append("remove")
+        self.current = None
+
+    def volume_created_at(self, name: str) -> datetime | None:
+        return self.volume_birth
+
+    def volumes(self, model_id: str) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def docker() -> FakeDocker:
+    return FakeDocker()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    file.chmod(0o644)
+    tmp_path.chmod(0o755)
+    return ModelSpec(id="tiny", source=FileSource(file))
+
+
+@pytest.fixture
+def preparation(tmp_path: Path, docker: FakeDocker) -> Preparation:
+    store = SourceStore(tmp_path / "sources")
+    return Preparation(store=store, docker=cast(DockerService, docker), facts_dir=tmp_path / "facts", clock=FakeClock())
+
+
+def convert(preparation: Preparation, spec: ModelSpec, **kwargs: Any) -> list[PreparationProgress]:
+    seen: list[PreparationProgress] = []
+    given: dict[str, Any] = {"on_progress": seen.append, "cancelled": lambda: False, **kwargs}
+    preparation.convert(spec, service="tiny..prepare", **given)
+    return seen
+
+
+def test_it_happens_once(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """The first preparation runs the service, reports its progress and keeps the facts; the second does nothing."""
+    assert not preparation.is_complete(spec)
+    (seen,) = convert(preparation, spec)
+    assert (seen.phase, seen.fraction) == ("converting", 0.25)
+    assert preparation.is_complete(spec)
+    facts = preparation.facts(spec, preparation.stored(spec))
+    assert facts is not None
+    assert (facts.parameters, facts.kv_bytes_per_token, facts.context_length) == (5, 2, 64)
+    convert(preparation, spec)
+    assert docker.calls.count("up tiny..prepare") == 1
+
+
+def test_a_namesake_volume_is_not_believed(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """A volume removed and made anew by hand has the old name and another birth: it is filled again."""
+    convert(preparation, spec)
+    docker.volume_birth += timedelta(hours=1)
+    convert(preparation, spec)
+    assert docker.calls.count("up tiny..prepare") == 2
+
+
+def test_other_content_is_another_volume(preparation: Preparation, spec: ModelSpec) -> None:
+    """Changed files, or another dtype, never meet an old conversion."""
+    before = preparation.volume(spec, preparation.stored(spec))
+    assert before != preparation.volume(replace(spec, dtype="float32"), preparation.stored(spec))
+    assert isinstance(spec.source, FileSource)
+    spec.source.path.write_bytes(b"GGUF, but longer")
+    assert before != preparation.volume(spec, preparation.stored(spec))
+
+
+def test_a_failure_keeps_the_last_words(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """A conversion that fails is told with exit code and log, and is not remembered as done."""
+    docker.exit_code, docker.lines = 1, ["reading", "no such architecture"]
+    docker.last_lines = docker.lines
+    with pytest.raises(PreparationFailed, match="no such architecture") as caught:
+        convert(preparation, spec)
+    assert caught.value.details["exit_code"] == 1
+    assert not preparation.is_complete(spec)
+    assert docker.current is None
+
+
+def test_a_cancel_leaves_nothing_running(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """A cancelled preparation removes its container."""
+    with pytest.raises(Cancelled):
+        convert(preparation, spec, cancelled=lambda: docker.current is not None)
+    assert docker.current is None
+
+
+def test_two_at_once_take_turns(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """Two who prepare one model at the same time run its service once."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        running.set()
+        assert go_on.wait(HANG_S)
+
+    docker.while_running = block
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(convert, preparation, spec)
+        assert running.wait(HANG_S)
+        second = pool.submit(convert, preparation, spec)
+        go_on.set()
+        first.result(HANG_S)
+        second.result(HANG_S)
+    assert docker.calls.count("up tiny..prepare") == 1
+
+
+def test_only_gguf_needs_it(spec: ModelSpec, preparation: Preparation, tmp_path: Path) -> None:
+    """Safetensors are served as they are: no volume, complete as soon as they are there."""
+    folder = tmp_path / "st"
+    folder.mkdir(mode=0o755)
+    (folder / "model.safetensors").write_bytes(b"x")
+    plain = ModelSpec(id="plain", source=FileSource(folder))
+    assert needs_preparing(spec, preparation.stored(spec))
+    assert preparation.volume(plain, preparation.stored(plain)) is None
+    assert preparation.is_complete(plain)

@@ -1,0 +1,318 @@
+"""The proxy before runners that misbehave, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from controller import proxy as proxy_module
+from controller.clients import ClientWatcher
+from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
+from controller.proxy import Proxy, Upstream
+from tests.fakes import HANG_S
+
+Script = Callable[[socket.socket], None]
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., int]]:
+    """Starts servers that play one script per connection, in order; gives their port."""
+    servers: list[tuple[socket.socket, threading.Thread]] = []
+
+    def start(*scripts: Script) -> int:
+        server = socket.create_server(("127.0.0.1", 0))
+        server.settimeout(HANG_S)
+
+        def run() -> None:
+            for script in scripts:
+                connection, _ = server.accept()
+                with connection:
+                    connection.settimeout(HANG_S)
+                    script(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        servers.append((server, thread))
+        return int(server.getsockname()[1])
+
+    yield start
+    for server, thread in servers:
+        thread.join(HANG_S)
+        server.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    made = Proxy()
+    yield made
+    made.close()
+
+
+def read_request(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        received = connection.recv(65536)
+        assert received, "the request was broken off"
+        data += received
+    return data
+
+
+def answers(*parts: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        for part in parts:
+            connection.sendall(part)
+
+    return script
+
+
+def post(proxy: Proxy, port: int) -> Upstream:
+    return proxy.post(port, "/inference", b"{}", {}, lambda abort: None)
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_connection_is_kept(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """Two requests in a row use one connection."""
+
+    def twice(connection: socket.socket) -> None:
+        for _ in range(2):
+            read_request(connection)
+            connection.sendall(WHOLE)
+
+    port = serve(twice)
+    for _ in range(2):
+        upstream = post(proxy, port)
+        assert upstream.read_all() == b"{}"
+        upstream.close()
+
+
+def test_a_streamed_connection_is_kept(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """A chunked stream read to its end leaves the connection usable."""
+
+    def stream_then_whole(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(CHUNKED + b"1\r\na\r\n0\r\n\r\n")
+        read_request(connection)
+        connection.sendall(WHOLE)
+
+    port = serve(stream_then_whole)
+    upstream = post(proxy, port)
+    assert [upstream.read_piece(), upstream.read_piece()] == [b"a", b""]
+    upstream.close()
+    upstream = post(proxy, port)
+    assert upstream.read_all() == b"{}"
+    upstream.close()
+
+
+def test_a_kept_connection_that_was_closed_is_replaced(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """A runner that closed an idle connection does not cost a request."""
+    port = serve(answers(WHOLE), answers(WHOLE))
+    for _ in range(2):
+        upstream = post(proxy, port)
+        assert upstream.read_all() == b"{}"
+        upstream.close()
+
+
+def test_pieces_come_as_they_were_sent(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """A chunk is readable before the next one exists."""
+    got_first = threading.Event()
+
+    def slowly(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(CHUNKED + b"5\r\nfirst\r\n")
+        assert got_first.wait(HANG_S)
+        connection.sendall(b"6\r\nsecond\r\n0\r\n\r\n")
+
+    upstream = post(proxy, serve(slowly))
+    assert upstream.read_piece() == b"first"
+    got_first.set()
+    assert upstream.read_piece() == b"second"
+    assert upstream.read_piece() == b""
+    upstream.close()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [CHUNKED + b"5\r\nfirst\r\n", CHUNKED + b"5\r\nfirst\r\n9\r\nhalf", WHOLE[:-1]],
+    ids=["chunk", "half", "length"],
+)
+def test_a_broken_body_is_no_end(proxy: Proxy, serve: Callable[..., int], end: bytes) -> None:
+    """A body that stops before its proper end is the model's death, never a short answer."""
+    upstream = post(proxy, serve(answers(end)))
+    with pytest.raises(ModelDied):
+        upstream.read_all()
+    upstream.close()
+
+
+def test_death_before_the_answer(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """A connection closed, or refused, before any answer says that asking again is safe."""
+    with pytest.raises(ModelDied):
+        post(proxy, serve(answers()))
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    with pytest.raises(ModelDied):
+        post(proxy, port)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n",
+    ],
+    ids=["redirect", "gzip", "many headers", "endless header", "no http"],
+)
+def test_hostile_heads(proxy: Proxy, serve: Callable[..., int], head: bytes) -> None:
+    """Redirects, encodings and endless or broken heads are refused, none is followed or kept in memory."""
+    with pytest.raises(UpstreamInvalid):
+        post(proxy, serve(answers(head)))
+
+
+def test_a_huge_body_is_bounded(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole answer beyond the bound is refused."""
+    monkeypatch.setattr(proxy_module, "MAX_BODY_BYTES", 10)
+    upstream = post(proxy, serve(answers(CHUNKED + b"b\r\nhello world\r\n0\r\n\r\n")))
+    with pytest.raises(UpstreamInvalid):
+        upstream.read_all()
+    upstream.close()
+
+
+def test_silence_ends(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner that says nothing is given up after the read time-out."""
+    monkeypatch.setattr(proxy_module, "READ_TIMEOUT_S", 0.1)
+    over = threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        read_request(connection)
+        over.wait(HANG_S)
+
+    port = serve(silent)
+    with pytest.raises(UpstreamTimeout):
+        post(proxy, port)
+    over.set()
+
+
+def test_an_abort_ends_the_wait(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """Breaking a request off from another thread ends the wait for its answer, and the runner sees it."""
+    aborts: list[Callable[[], None]] = []
+    arrived, seen_end = threading.Event(), threading.Event()
+
+    def hang(connection: socket.socket) -> None:
+        read_request(connection)
+        arrived.set()
+        while connection.recv(1024):
+            pass
+        seen_end.set()
+
+    port = serve(hang)
+
+    def abort_soon() -> None:
+        assert arrived.wait(HANG_S)
+        aborts[0]()
+
+    thread = threading.Thread(target=abort_soon)
+    thread.start()
+    with pytest.raises((ModelDied, UpstreamInvalid)):
+        proxy.post(port, "/inference", b"{}", {}, aborts.append)
+    thread.join(HANG_S)
+    assert seen_end.wait(HANG_S)
+
+
+def test_the_probe_reads_health(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """200 is ready with its phases, 503 is loading with its phase, no listener is `refused`."""
+    body = b'{"phases": {"load_s": 1.5}}'
+    ready = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    loading = b'HTTP/1.1 503 X\r\nContent-Length: 20\r\n\r\n{"phase": "loading"}'
+    port = serve(answers(ready), answers(loading), answers(b"nonsense\r\n\r\n"))
+    first, second, third = proxy.probe(port), proxy.probe(port), proxy.probe(port)
+    assert (first.ready, first.phases) == (True, {"load_s": 1.5})
+    assert (second.ready, second.phase, second.refused) == (False, "loading", False)
+    assert (third.ready, third.refused) == (False, False)
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    assert proxy.probe(port).refused
+
+
+def test_a_late_abort_harms_nobody(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """An abort that comes after its answer was read does not touch the connection's next user."""
+    aborts: list[Callable[[], None]] = []
+
+    def twice(connection: socket.socket) -> None:
+        for _ in range(2):
+            read_request(connection)
+            connection.sendall(WHOLE)
+
+    port = serve(twice)
+    first = proxy.post(port, "/inference", b"{}", {}, aborts.append)
+    first.read_all()
+    first.close()
+    second = post(proxy, port)
+    aborts[0]()
+    assert second.read_all() == b"{}"
+    second.close()
+
+
+class TestClientWatcher:
+    def test_a_leaving_client_is_noticed(self) -> None:
+        """The far end's close calls back; data that it sends does not."""
+        ours, theirs = socket.socketpair()
+        left = threading.Event()
+        watcher = ClientWatcher()
+        watcher.watch(ours, left.set)
+        theirs.sendall(b"data is not leaving")
+        assert not left.wait(0.05)
+        theirs.close()
+        assert left.wait(HANG_S)
+        ours.close()
+
+    def test_a_reused_descriptor_is_another_client(self) -> None:
+        """A client that gets the descriptor of one that left in the same moment is not taken for it."""
+        watcher = ClientWatcher()
+        blocked, go_on, wrong = threading.Event(), threading.Event(), threading.Event()
+        first, first_far = socket.socketpair()
+        second, second_far = socket.socketpair()
+
+        def block() -> None:
+            blocked.set()
+            assert go_on.wait(HANG_S)
+
+        # Both events are of one batch: whichever comes first blocks, and the other's descriptor is reused meanwhile.
+        ends = [watcher.watch(near, block) for near in (first, second)]
+        first_far.close()
+        second_far.close()
+        assert blocked.wait(HANG_S)
+        for end in ends:
+            end()
+        numbers = (first.fileno(), second.fileno())
+        first.close()
+        second.close()
+        pairs = [socket.socketpair() for _ in range(2)]
+        for pair in pairs:
+            for one in pair:
+                if one.fileno() in numbers:
+                    watcher.watch(one, wrong.set)
+        go_on.set()
+        assert not wrong.wait(0.1)
+        for pair in pairs:
+            for one in pair:
+                one.close()
+
+    def test_an_ended_watch_is_silent(self) -> None:
+        """After the watch has ended nobody is called, whatever happens to the socket."""
+        ours, theirs = socket.socketpair()
+        left = threading.Event()
+        unwatch = ClientWatcher().watch(ours, left.set)
+        unwatch()
+        unwatch()
+        theirs.close()
+        assert not left.wait(0.05)
+        ours.close()
