@@ -1,4 +1,4 @@
-"""Writing small files so that a reader, or a crash, never sees half of one."""
+"""Writing small files so that a reader, a crash or a power cut never leaves half of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
+        fsync_folder(path.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

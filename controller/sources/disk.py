@@ -12,27 +12,6 @@ from controller.errors import SourceError
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a small file so that it is either there completely, also after a power cut, or not at all."""
-    draft = path.with_name(path.name + ".new")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.chmod(0o644)
-    os.replace(draft, path)
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def make_readable(folder: Path) -> None:
     """Give every user the right to read; the container's user is nobody the host knows."""
     for parent, _, names in os.walk(folder):

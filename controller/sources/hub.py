@@ -25,9 +25,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from controller.errors import AccessDenied, ChecksumMismatch, SourceError
+from controller.files import write_atomic
 from controller.source_ref import HubSource
 from controller.sources import transfer
-from controller.sources.disk import empty, require_room, write_durably
+from controller.sources.disk import empty, require_room
 from controller.sources.hub_files import choose
 from controller.sources.transfer import Stream, Target, Transient
 from controller.sources.values import Fetched, Job
@@ -163,7 +164,7 @@ def _keep_only_commit(job: Job, commit: str) -> None:
         return
     empty(job.files)
     empty(job.work)
-    write_durably(marker, commit)
+    write_atomic(marker, commit)
 
 
 def _check_git_blob(file: RepoSibling, target: Target) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from controller.sources.disk import fsync_folder, write_durably
+from controller.files import fsync_folder, write_atomic
 from controller.sources.values import Job
 
 NAME = "complete.json"
@@ -91,7 +91,7 @@ def _hash_file(path: Path, job: Job, before_bytes: int, total_bytes: int, durabl
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: the last thing that happens to a download's folder."""
     content = {"format": _FORMAT, **asdict(manifest)}
-    write_durably(folder / NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_atomic(folder / NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def read(folder: Path) -> Manifest | None:

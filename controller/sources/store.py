@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controller.errors import ChecksumMismatch, SourceError
+from controller.files import fsync_folder
 from controller.source_ref import FileSource, HttpsSource, HubSource, PypiSource, SourceRef
 from controller.sources import https, local, lock, manifest, pypi
-from controller.sources.disk import explain_os_error, fsync_folder, make_readable, remove_tree
+from controller.sources.disk import explain_os_error, make_readable, remove_tree
 from controller.sources.hub import Hub
 from controller.sources.manifest import Manifest
 from controller.sources.values import Fetched, Job, Progress, StoredSource

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from controller.errors import SourceError
-from controller.sources.disk import require_room, write_durably
+from controller.files import write_atomic
+from controller.sources.disk import require_room
 from controller.sources.values import Job
 
 T = TypeVar("T")
@@ -186,7 +187,7 @@ def _write_validator(target: Target, headers: Mapping[str, str], total_bytes: in
     etag = headers.get("ETag", "")
     validator = etag if etag.startswith('"') else headers.get("Last-Modified")
     content = {"validator": validator, "total_bytes": total_bytes}
-    write_durably(_validator_file(target), json.dumps(content))
+    write_atomic(_validator_file(target), json.dumps(content))
 
 
 def _read_validator(target: Target) -> tuple[str | None, int | None]:

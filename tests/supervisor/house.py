@@ -1,0 +1,53 @@
+"""A supervisor with its fakes, and what tests say to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from controller.errors import (
+    OrchestrarError,
+)
+from controller.supervisor import Lease, State, Supervisor
+from tests.fakes import HANG_S, FakeBackend, FakeClock, make_spec
+
+T = TypeVar("T")
+
+
+class House:
+    """A supervisor of one or two models, with its fakes and threads to call it from."""
+
+    def __init__(self, pool: ThreadPoolExecutor, **spec_values: Any) -> None:
+        self.clock = FakeClock()
+        self.backend = FakeBackend()
+        self.specs = {"tiny": make_spec("tiny", **spec_values), "other": make_spec("other", **spec_values)}
+        self._pool = pool
+        self.supervisor = self.boot()
+
+    def boot(self) -> Supervisor:
+        """A supervisor as after a start of the controller."""
+        return Supervisor(self.specs, self.backend, self.backend.probe, clock=self.clock, stop_grace_s=30)
+
+    def later(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+        return self._pool.submit(call, *args, **kwargs)
+
+    def state(self, model_id: str = "tiny") -> State:
+        return self.supervisor.view(model_id).state
+
+    def settled(self, model_id: str = "tiny") -> State:
+        """The state once no start is under way."""
+        slot = self.supervisor._slots[model_id]
+        with slot.changed:
+            assert slot.changed.wait_for(lambda: slot.attempt is None, HANG_S)
+        return self.state(model_id)
+
+
+def lease(house: House) -> Lease:
+    return house.supervisor.acquire("tiny")
+
+
+def error_of(future: Future[Any]) -> OrchestrarError:
+    found = future.exception(HANG_S)
+    assert isinstance(found, OrchestrarError)
+    return found

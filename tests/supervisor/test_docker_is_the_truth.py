@@ -1,0 +1,81 @@
+"""Docker is the truth: what runs is adopted, what ended is let go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controller.errors import (
+    StartFailed,
+)
+from controller.supervisor import State
+from tests.fakes import make_container
+from tests.supervisor.house import House, lease
+
+
+class TestDockerIsTheTruth:
+    def test_what_runs_is_adopted_at_boot(self, house: House) -> None:
+        """A model that outlived the controller serves again without an `up`."""
+        house.backend.containers["old"] = make_container("tiny", id="old", port=9077)
+        house.supervisor.adopt()
+        assert house.settled() is State.READY
+        held = lease(house)
+        assert (held.container_id, held.port) == ("old", 9077)
+        assert house.backend.calls == []
+
+    def test_a_start_adopts_what_somebody_started_by_hand(self, house: House) -> None:
+        """A request for a model that was started by hand a moment ago does not double it."""
+        house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
+        assert lease(house).container_id == "by-hand"
+        assert house.backend.calls == []
+
+    def test_a_stop_by_hand_is_noticed(self, house: House) -> None:
+        """A container that ended outside of our doing makes the model stopped, and the next request starts it."""
+        lease(house).release()
+        house.backend.end("tiny-1", exit_code=0)
+        house.supervisor.adopt()
+        assert house.state() is State.STOPPED
+        assert lease(house).container_id == "tiny-2"
+
+    def test_a_recreation_by_hand_is_followed(self, house: House) -> None:
+        """A container made anew by hand takes the old one's place."""
+        lease(house).release()
+        house.backend.containers = {"new": make_container("tiny", id="new", port=9055)}
+        house.supervisor.adopt()
+        house.settled()
+        assert lease(house).port == 9055
+
+    def test_an_old_look_does_not_undo_a_newer_start(self, house: House) -> None:
+        """What Docker said before a start finished is not believed after it."""
+        look, old = house.backend.find_all, house.backend.find_all()
+
+        def look_and_start_meanwhile() -> Any:
+            house.backend.find_all = look  # type: ignore[method-assign]
+            lease(house).release()
+            return old
+
+        house.backend.find_all = look_and_start_meanwhile  # type: ignore[method-assign]
+        house.supervisor.adopt()
+        assert house.state() is State.READY
+
+    def test_a_pause_by_hand_is_respected(self, house: House) -> None:
+        """A paused container is not adopted, and a request for it names the command that lets it go on."""
+        house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
+        house.supervisor.adopt()
+        assert house.settled() is State.STOPPED
+        house.backend.ready = False
+        with pytest.raises(StartFailed, match="docker unpause test-tiny-1"):
+            lease(house)
+
+    def test_drift_and_usage_are_shown(self, house: House) -> None:
+        """A container that is not what the Compose files describe now is shown as drifted, and left alone."""
+        lease(house).release()
+        house.backend.containers["tiny-1"] = replace(house.backend.containers["tiny-1"], config_hash="other")
+        house.backend.drifted = lambda containers: {"tiny"}  # type: ignore[method-assign]
+        house.supervisor.measure()
+        view = house.supervisor.view("tiny")
+        assert view.drifted
+        assert view.usage is not None
+        assert view.state is State.READY

@@ -1,0 +1,93 @@
+"""Idle stops: counted from the last release, and never in a request's way."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from controller.supervisor import State
+from tests.fakes import HANG_S
+from tests.supervisor.house import House, lease
+
+
+class TestIdle:
+    def test_idle_time_counts_from_the_last_release(self, house: House) -> None:
+        """A request longer than the idle timeout is not cut, and the full timeout follows its end."""
+        held = lease(house)
+        house.clock.advance(3 * 900)
+        house.supervisor.reap()
+        assert house.state() is State.READY
+        held.release()
+        house.clock.advance(899)
+        house.supervisor.reap()
+        assert house.state() is State.READY
+        house.clock.advance(1)
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED
+        assert house.backend.calls == ["up tiny", "stop tiny-1"]
+
+    def test_a_request_during_an_idle_stop_is_served(self, house: House) -> None:
+        """A request that meets an idle stop waits for it and gets a new start: none is lost to the reaper."""
+        lease(house).release()
+        house.clock.advance(900)
+        house.backend.stop_gate.clear()
+        reaping = house.later(house.supervisor.reap)
+        assert house.backend.stop_reached.wait(HANG_S)
+        request = house.later(lease, house)
+        house.clock.until_waiting(1)
+        house.backend.stop_gate.set()
+        request.result(HANG_S).release()
+        reaping.result(HANG_S)
+        assert house.backend.calls == ["up tiny", "stop tiny-1", "up tiny"]
+
+    def test_a_run_during_an_idle_stop_is_kept_in_mind(self, house: House) -> None:
+        """`run` without waiting, said while the model stops for idleness, starts it again when it has stopped."""
+        lease(house).release()
+        house.clock.advance(900)
+        house.backend.stop_gate.clear()
+        reaping = house.later(house.supervisor.reap)
+        assert house.backend.stop_reached.wait(HANG_S)
+        assert house.supervisor.run("tiny", wait=False).state is State.DRAINING
+        house.backend.stop_gate.set()
+        reaping.result(HANG_S)
+        assert house.settled() is State.READY
+
+    def test_an_idle_timeout_of_0_keeps_for_ever(self, pool: ThreadPoolExecutor) -> None:
+        """`idle_timeout: 0` keeps a model until somebody stops it."""
+        house = House(pool, idle_timeout_s=0.0)
+        lease(house).release()
+        house.clock.advance(1e6)
+        house.supervisor.reap()
+        assert house.state() is State.READY
+
+    def test_keep_alive_0_stops_right_after(self, house: House) -> None:
+        """A request's `keep_alive` of 0 makes the model due when that request is over."""
+        lease(house).release(keep_alive_s=0)
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED
+
+    def test_keep_alive_below_0_keeps_for_ever(self, house: House) -> None:
+        """A negative `keep_alive` takes the idle timeout away, the next request without one brings it back."""
+        lease(house).release(keep_alive_s=-1)
+        house.clock.advance(1e6)
+        house.supervisor.reap()
+        assert house.state() is State.READY
+        lease(house).release()
+        house.clock.advance(900)
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED
+
+    def test_release_counts_once(self, house: House) -> None:
+        """Releasing a lease twice gives it back once: nobody else's lease is lost by it."""
+        first, second = lease(house), lease(house)
+        first.release()
+        first.release()
+        assert house.supervisor.view("tiny").in_flight == 1
+        second.release()
+
+    def test_the_monitor_sleeps_until_something_is_due(self, house: House) -> None:
+        """The monitor's wait ends at the idle deadline, not before it and not at its own interval."""
+        lease(house).release()
+        waiting = house.later(house.supervisor.rest_until_due, 1e9)
+        house.clock.until_waiting(1)
+        house.clock.advance(900)
+        assert waiting.result(HANG_S) is True

@@ -1,0 +1,148 @@
+"""Waiting for a start and for a turn: bounded, in order, and left at any time."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from controller.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    ModelPreparing,
+    Overloaded,
+    Unavailable,
+)
+from controller.preparation import PreparationProgress
+from controller.supervisor import CancelToken, State
+from tests.fakes import HANG_S
+from tests.supervisor.house import House, error_of, lease
+
+
+class TestWaiting:
+    def test_the_wait_is_bounded_and_the_start_goes_on(self, house: House) -> None:
+        """A request waits `max_wait` at most; the start it waited for serves the next one."""
+        house.backend.up_gate.clear()
+        request = house.later(lease, house)
+        house.clock.until_waiting(1)
+        house.clock.advance(60)
+        assert isinstance(error_of(request), DeadlineExceeded)
+        house.backend.up_gate.set()
+        assert house.settled() is State.READY
+        lease(house).release()
+        assert house.backend.calls == ["up tiny"]
+
+    def test_a_leaving_client_aborts_nothing(self, house: House) -> None:
+        """A client that leaves stops waiting at once; the start goes on for the others."""
+        house.backend.up_gate.clear()
+        token = CancelToken()
+        leaver = house.later(house.supervisor.acquire, "tiny", token=token)
+        other = house.later(lease, house)
+        house.clock.until_waiting(2)
+        token.cancel()
+        assert isinstance(error_of(leaver), Cancelled)
+        house.backend.up_gate.set()
+        other.result(HANG_S).release()
+        assert house.backend.calls == ["up tiny"]
+
+    def test_a_client_that_left_before_waits_not_at_all(self, house: House) -> None:
+        """A token cancelled before the wait begins ends it, though nobody will notify again."""
+        house.backend.up_gate.clear()
+        token = CancelToken()
+        token.cancel()
+        with pytest.raises(Cancelled):
+            house.supervisor.acquire("tiny", token=token)
+
+    def test_preparing_is_told_with_its_percentage(self, house: House) -> None:
+        """Who waits for a download longer than `max_wait` hears how far it is, and that trying again helps."""
+        gate = threading.Event()
+        house.backend.prepared = set()
+        house.supervisor = house.boot()
+        assert house.state() is State.ABSENT
+
+        def slow(model_id: str, on_progress: Any, cancelled: Any) -> None:
+            on_progress(PreparationProgress(phase="downloading", fraction=0.43))
+            assert gate.wait(HANG_S)
+
+        house.backend.on_prepare = slow
+        request = house.later(lease, house)
+        house.clock.until_waiting(1)
+        while house.supervisor.view("tiny").progress is None:
+            pass
+        house.clock.advance(60)
+        error = error_of(request)
+        assert isinstance(error, ModelPreparing)
+        assert error.details == {"percent": 43}
+        assert error.retry_after_s == 10.0
+        gate.set()
+        assert house.settled() is State.READY
+
+    def test_closing_frees_the_waiters(self, house: House) -> None:
+        """A controller that shuts down answers those who wait instead of keeping them."""
+        house.backend.up_gate.clear()
+        request = house.later(lease, house)
+        house.clock.until_waiting(1)
+        house.supervisor.close()
+        assert isinstance(error_of(request), Unavailable)
+
+
+class TestQueue:
+    def test_turns_come_in_order(self, pool: ThreadPoolExecutor) -> None:
+        """With `max_concurrency` leases out, callers wait, and each freed place goes to who came first."""
+        house = House(pool, max_concurrency=1)
+        order: list[int] = []
+        held = lease(house)
+
+        def take_turn(number: int) -> float:
+            mine = lease(house)
+            order.append(number)
+            mine.release()
+            return mine.queue_s
+
+        waiting = []
+        for number in range(5):
+            waiting.append(house.later(take_turn, number))
+            house.clock.until_waiting(number + 1)
+        house.clock.advance(2)
+        held.release()
+        assert [future.result(HANG_S) for future in waiting] == [2.0] * 5
+        assert order == [0, 1, 2, 3, 4]
+
+    def test_a_full_queue_refuses(self, pool: ThreadPoolExecutor) -> None:
+        """Beyond `max_concurrency` in flight and as many more as the queue takes, a caller is refused at once."""
+        house = House(pool, max_concurrency=1, max_queue=1)
+        held = lease(house)
+        waiting = [house.later(lambda: lease(house).release()) for _ in range(2)]
+        house.clock.until_waiting(2)
+        with pytest.raises(Overloaded):
+            lease(house)
+        held.release()
+        for future in waiting:
+            future.result(HANG_S)
+        lease(house).release()
+
+    def test_a_leaver_makes_room(self, pool: ThreadPoolExecutor) -> None:
+        """A client that leaves the queue's head hands its turn to the next."""
+        house = House(pool, max_concurrency=1)
+        held, token = lease(house), CancelToken()
+        leaver = house.later(house.supervisor.acquire, "tiny", token=token)
+        house.clock.until_waiting(1)
+        following = house.later(lease, house)
+        house.clock.until_waiting(2)
+        token.cancel()
+        assert isinstance(error_of(leaver), Cancelled)
+        held.release()
+        following.result(HANG_S).release()
+
+    def test_waiting_for_a_turn_is_bounded(self, pool: ThreadPoolExecutor) -> None:
+        """Who gets no turn within `max_wait` hears that the model is busy, and the queue goes on without them."""
+        house = House(pool, max_concurrency=1)
+        held = lease(house)
+        late = house.later(lease, house)
+        house.clock.until_waiting(1)
+        house.clock.advance(60)
+        assert "is busy: 1 requests in flight" in error_of(late).message
+        held.release()
+        lease(house).release()
