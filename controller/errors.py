@@ -29,6 +29,7 @@ OrchestrarError
 │   ├── ModelDied              502 model_died
 │   ├── UpstreamInvalid        502 upstream_invalid
 │   ├── UpstreamTimeout        504 upstream_timeout
+│   ├── ShutDown               503 shutting_down     the controller's doing, in the middle of a model's answer
 │   └── UpstreamAnswered       the model's own status and error body, passed on as they are
 └── DockerError                a Docker call failed; callers turn it into one of the above
     └── DockerTimeout          the call was killed at its deadline
@@ -178,6 +179,13 @@ class UpstreamInvalid(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
+
+
+class ShutDown(UpstreamError):
+    """The controller had to end before the model's answer did."""
+
+    status = 503
+    code = "shutting_down"
 
 
 class UpstreamAnswered(UpstreamError):

@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         deployment.write()
         for name in names or [next(iter(registry.models))]:
             _prepare(deployment, registry.resolve(name).id)
+        docker.config_hashes()  # Compose's own judgement of the file and the user's override, before the first request
     except ConfigInvalid as exc:
         print("\n".join(exc.problems), file=sys.stderr)
         return 2

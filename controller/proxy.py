@@ -97,6 +97,10 @@ class Upstream:
                 raise UpstreamInvalid(f"the model's answer is larger than {MAX_BODY_BYTES} bytes")
         return b"".join(pieces)
 
+    def abort(self) -> None:
+        """Break it off, from any thread; a read under way ends in ModelDied."""
+        self._abort.fire()
+
     def close(self) -> None:
         """End it: a body read to its end gives the connection back, any other closes it. Idempotent."""
         connection, self._connection = self._connection, None

@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from controller.errors import Cancelled, ModelDied, Overloaded, UpstreamAnswered, UpstreamError, UpstreamInvalid
+from controller.errors import (
+    Cancelled,
+    ModelDied,
+    Overloaded,
+    ShutDown,
+    UpstreamAnswered,
+    UpstreamError,
+    UpstreamInvalid,
+)
 from controller.proxy import Proxy, Upstream
 from controller.supervisor import CancelToken, Lease, Supervisor
 
@@ -32,6 +40,7 @@ class Relay:
         self._supervisor = supervisor
         self._proxy = proxy
         self._places = threading.BoundedSemaphore(max_in_flight)
+        self._open_exchanges: set[Exchange] = set()
         self._max_in_flight = max_in_flight
 
     def open(
@@ -48,6 +57,15 @@ class Relay:
         except BaseException:
             self._places.release()
             raise
+
+    def cut_all(self) -> None:
+        """Break off every answer under way, each with an error that says why: the grace of a shutdown is over."""
+        for exchange in list(self._open_exchanges):
+            exchange.cut()
+
+    def _ended(self, exchange: Exchange) -> None:
+        self._open_exchanges.discard(exchange)
+        self._places.release()
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -88,7 +106,9 @@ class Relay:
                 raise
             else:
                 waited = Waited(start_s=start_s, queue_s=queue_s)
-                return Exchange(upstream, lease, keep_alive_s, waited, self._places.release)
+                exchange = Exchange(upstream, lease, keep_alive_s, waited, self._ended)
+                self._open_exchanges.add(exchange)
+                return exchange
         raise AssertionError("unreachable: the last try returns or raises")
 
 
@@ -101,7 +121,7 @@ class Exchange:
         lease: Lease,
         keep_alive_s: float | None,
         waited: Waited,
-        on_close: Callable[[], None],
+        on_close: Callable[[Exchange], None],
     ) -> None:
         self.waited = waited
         self.status = upstream.status
@@ -109,11 +129,22 @@ class Exchange:
         self._upstream = upstream
         self._lease = lease
         self._keep_alive_s = keep_alive_s
-        self._on_close: Callable[[], None] | None = on_close
+        self._on_close: Callable[[Exchange], None] | None = on_close
+        self._was_cut = False
 
     def read_piece(self) -> bytes:
-        """The next piece of the body as it arrived; empty at its end."""
-        return self._upstream.read_piece()
+        """The next piece of the body as it arrived; empty at its proper end, UpstreamError at any other."""
+        try:
+            return self._upstream.read_piece()
+        except ModelDied as exc:
+            if self._was_cut:
+                raise ShutDown("the controller is shutting down and had to cut this answer; ask again") from exc
+            raise
+
+    def cut(self) -> None:
+        """Break it off, from any thread; whoever reads it gets ShutDown."""
+        self._was_cut = True
+        self._upstream.abort()
 
     def read_object(self) -> dict[str, Any]:
         """The whole body as a JSON object. Raises UpstreamAnswered for an error of the model's own, UpstreamInvalid
@@ -135,7 +166,7 @@ class Exchange:
             return
         self._upstream.close()
         self._lease.release(keep_alive_s=self._keep_alive_s)
-        on_close()
+        on_close(self)
 
 
 class EventStream(Iterator[bytes]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from concurrent.futures import Future
 from contextlib import suppress
@@ -13,6 +14,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from controller.api.errors import envelope
 from controller.errors import BodyInvalid
+
+CUT_BEFORE_S = 2.0
 
 
 class ControllerWorker(ThreadWorker):  # type: ignore[misc]
@@ -25,6 +28,14 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
             self.tpool.submit(conn.close, graceful=True)
         else:
             super().finish_request(conn, fs)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: what is still under way shortly before the grace ends is cut with an error, not in silence."""
+        super().handle_exit(sig, frame)
+        relay = self.wsgi.extensions["orchestrar"].relay
+        timer = threading.Timer(max(self.cfg.graceful_timeout - CUT_BEFORE_S, 0), relay.cut_all)
+        timer.daemon = True
+        timer.start()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """gunicorn would answer in HTML."""

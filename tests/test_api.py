@@ -179,6 +179,7 @@ BAD_BODIES: list[tuple[Any, str | None]] = [
     ({**GOOD, "keep_alive": "soon"}, "keep_alive"),
     ({**GOOD, "max_token": 5}, "max_token"),
     ({**GOOD, "prompt": ""}, "prompt"),
+    ({"model": "tiny", "prompt": "x"}, "model_id"),
     ({"model_id": "tiny", "raw": True, "messages": [{"role": "user", "content": "x"}]}, None),
     ({"model_id": "tiny", "messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
 ]
@@ -194,6 +195,13 @@ class TestBadInput:
             assert error["param"] == param
             assert param in error["message"]
         assert backend.calls == []
+
+    def test_a_near_miss_is_named(self, client: FlaskClient) -> None:
+        """A misspelt field is told with the one that was meant, broken JSON with what JSON looks like."""
+        error = check_error(*post(client, "/inference", {**GOOD, "max_token": 5}), 400, "invalid_body")
+        assert "max_token: is not a known field; did you mean max_tokens?" in error["message"]
+        error = check_error(*post(client, "/inference", "{model_id: tiny}"), 400, "invalid_body")
+        assert 'send JSON such as {"model_id"' in error["message"]
 
     @pytest.mark.parametrize("path", ["/inference", "/run", "/stop"])
     def test_an_unknown_model_is_a_404(self, client: FlaskClient, path: str) -> None:

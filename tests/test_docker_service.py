@@ -91,6 +91,14 @@ def test_the_override_is_in_every_compose_call(
     assert second.endswith("up --detach --no-build --no-color --no-deps tiny")
 
 
+def test_a_stop_names_its_grace(service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds given to a stop reach Docker, which would wait for the container's own period otherwise."""
+    stand_in(tmp_path, monkeypatch, f'echo "$@" >> {tmp_path}/calls')
+    service.stop("abc", grace_s=0)
+    service.stop("abc", grace_s=3)
+    assert (tmp_path / "calls").read_text() == "container stop --time 0 abc\ncontainer stop --time 3 abc\n"
+
+
 class TestEngineHealth:
     def test_an_answer_is_reported(self) -> None:
         """An engine that answers is ok, with its version."""

@@ -88,6 +88,33 @@ def test_up_twice_then_down_twice(site: Site) -> None:
     assert stop_controller(site) is False
 
 
+def test_up_after_an_edit_restarts(site: Site) -> None:
+    """A changed models.yaml, or another setting, is not silently ignored by a second `make up`."""
+    step = ControllerStep(site)
+    step.do()
+    first = controller_pid(site.layout)
+    models = site.layout.root / "config" / "models.yaml"
+    models.parent.mkdir(exist_ok=True)
+    models.write_text("models: {}")
+    assert step.done() is None
+    step.do()
+    second = controller_pid(site.layout)
+    assert second not in (None, first)
+    assert step.done() == f"pid {second} answers"
+    assert stop_controller(site) is True
+
+
+def test_a_lost_data_folder_loses_no_controller(site: Site) -> None:
+    """Without its pid file the controller is still found, and stopped, by its command line."""
+    ControllerStep(site).do()
+    pid = controller_pid(site.layout)
+    site.layout.pid_file.unlink()
+    site.layout.started_stamp.unlink()
+    assert controller_pid(site.layout) == pid
+    assert stop_controller(site) is True
+    assert controller_pid(site.layout) is None
+
+
 def test_a_controller_that_ignores_sigterm_is_killed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the grace period SIGKILL ends it."""
     monkeypatch.setattr(controller, "STOP_MARGIN_S", 0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -96,13 +97,21 @@ def read_body(kind: type[B], raw: bytes) -> B:
     try:
         return kind.model_validate_json(raw or b"{}")
     except ValidationError as exc:
-        problems = [_problem(dict(error)) for error in exc.errors(include_url=False, include_input=False)]
+        errors = exc.errors(include_url=False, include_input=False)
+        problems = [_problem(dict(error), list(kind.model_fields)) for error in errors]
         message = "; ".join(f"{field}: {text}" if field else text for field, text in problems)
         raise BodyInvalid(f"the request body is not usable: {message}", param=problems[0][0] or None) from exc
 
 
-def _problem(error: dict[str, Any]) -> tuple[str, str]:
+def _problem(error: dict[str, Any], fields: list[str]) -> tuple[str, str]:
     field = ".".join(str(part) for part in error["loc"])
-    known = {"missing": "is required", "extra_forbidden": "is not a known field"}
-    text = known.get(error["type"], error["msg"].removeprefix("Value error, "))
-    return field, text
+    if error["type"] == "extra_forbidden":
+        meant = get_close_matches(field, fields, n=1)
+        return field, "is not a known field" + (f"; did you mean {meant[0]}?" if meant else "")
+    if error["type"] == "json_invalid":
+        return (
+            field,
+            f'{error["msg"]}; send JSON such as {{"model_id": "…"}}, with double quotes',
+        )
+    text = {"missing": "is required"}.get(error["type"], error["msg"])
+    return field, text.removeprefix("Value error, ")

@@ -93,7 +93,9 @@ class DockerService:
     def stop(self, container_id: str, *, grace_s: int) -> None:
         """SIGTERM, SIGKILL after `grace_s`; returns when the process has ended or was gone already."""
         with translated("stopping a container", NoSuchContainer):
-            self._client(grace_s + LOOK_DEADLINE_S).container.stop(container_id, time=grace_s)
+            # python-on-whales 0.81 drops a time given in seconds, and Docker then waits as long as the container asks.
+            docker = self._client(grace_s + LOOK_DEADLINE_S).client_config.docker_cmd
+            run_command([*docker, "container", "stop", "--time", str(grace_s), container_id])
 
     def remove(self, container_id: str) -> None:
         """Remove a container, running or not; its named volumes stay."""

@@ -168,7 +168,9 @@ class _Report:
 
     def progressed(self, progress: PreparationProgress) -> None:
         with self._lock:
-            self._slot.progress = progress
+            before, self._slot.progress = self._slot.progress, progress
+        if before is None or before.phase != progress.phase:
+            log.info("%s: %s", self._slot.spec.id, progress.phase)
 
     def cancelled(self) -> bool:
         return self._attempt.cancelled

@@ -142,12 +142,14 @@ class Starter:
     def _failed(self, spec: ModelSpec, container: Container, phase: str) -> StartFailed:
         """The failure card: cause of death from Docker's own evidence."""
         log = self._backend.logs(container.id)
-        fix = ""
         if container.oom_killed:
-            fix = f"raise resources.memory of {spec.id} above {container.memory_limit_bytes // 1024**2}m in models.yaml"
-        last = next((line for line in reversed(log) if line.strip()), container.error or "it wrote nothing")
+            limit = f"{container.memory_limit_bytes // 1024**2}m"
+            what = f"{spec.id} ran out of memory while starting, at its limit of {limit}"
+            fix = f"raise its resources.memory above {limit} in models.yaml, or leave it out to have it estimated"
+        else:
+            last = next((line for line in reversed(log) if line.strip()), container.error or "it wrote nothing")
+            what, fix = f"{spec.id} ended while starting (exit code {container.exit_code}): {last}", ""
         return StartFailed(
-            f"{spec.id} ended while starting (exit code {container.exit_code}"
-            f"{', out of memory' if container.oom_killed else ''}): {last}{f'; {fix}' if fix else ''}",
+            f"{what}; {fix}" if fix else what,
             details=container.card(phase or "starting", log, fix),
         )

@@ -87,7 +87,7 @@ def down(site: Site) -> None:
     site.console.say("==> models")
     site.shell.log.unlink(missing_ok=True)
     remove_models(site)
-    site.say("no model runs")
+    site.say("none runs; downloads, prepared volumes and images stay")
 
 
 def clean(site: Site) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from scripts.setup.console import last_lines
 from scripts.setup.failure import SetupError
 from scripts.setup.layout import Layout
+from scripts.setup.stamps import read_stamp, text_hash, tree_hash, write_stamp
 from scripts.setup.steps import Site
 
 START_S = 60.0
@@ -31,12 +32,27 @@ def gunicorn_command(layout: Layout) -> list[str]:
 
 
 def controller_pid(layout: Layout) -> int | None:
-    """The running controller of this data folder, or None; a recycled pid is not mistaken for it."""
+    """The running controller of this data folder, or None; a recycled pid is not mistaken for it.
+
+    Found by its command line where the pid file is gone, with the data folder perhaps.
+    """
     try:
         pid = int(layout.pid_file.read_text(encoding="utf-8").strip())
     except (OSError, ValueError):
-        return None
-    return pid if is_controller(pid, layout) else None
+        pid = 0
+    if is_controller(pid, layout):
+        return pid
+    found = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if is_controller(int(entry.name), layout)]
+    # gunicorn's worker has its master's command line, and a higher pid as a rule: the parent of the others is meant.
+    return next((pid for pid in sorted(found) if _parent(pid) not in found), None)
+
+
+def _parent(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    return int(status.rpartition(")")[2].split()[1])
 
 
 def is_controller(pid: int, layout: Layout) -> bool:
@@ -81,17 +97,36 @@ class ControllerStep:
     slug: str = "controller"
 
     def done(self) -> str | None:
-        pid = controller_pid(self.site.layout)
-        return f"pid {pid} answers" if pid and answers(self.site.layout) else None
+        layout = self.site.layout
+        pid = controller_pid(layout)
+        current = pid is not None and read_stamp(layout.started_stamp) == self._fingerprint()
+        return f"pid {pid} answers" if current and answers(layout) else None
+
+    def _fingerprint(self) -> str:
+        """What a running controller was started from: its code, its settings, models.yaml."""
+        layout, environ = self.site.layout, self.site.environ
+        settings = sorted(
+            f"{name}={value}" for name, value in environ.items() if name.startswith(("ORCHESTRAR_", "HF_"))
+        )
+        models = Path(environ.get("ORCHESTRAR_CONFIG") or layout.root / "config" / "models.yaml")
+        written = models.read_text(encoding="utf-8", errors="replace") if models.is_file() else ""
+        code = (tree_hash(layout.root / folder) for folder in ("controller", "templates"))
+        return text_hash(written, *settings, *code)
 
     def do(self) -> None:
         site, layout = self.site, self.site.layout
         pid = controller_pid(layout)
-        if pid is not None:
+        if pid is not None and read_stamp(layout.started_stamp) == self._fingerprint():
             site.say(f"pid {pid} runs already; waiting for its answer")
             self._wait(pid, log_start=0)
             return
+        if pid is not None:
+            site.say(
+                f"models.yaml, a setting or the code is not what pid {pid} began with; restarting it, models run on"
+            )
+            stop_controller(site)
         make_way(site)
+        write_stamp(layout.started_stamp, self._fingerprint())
         log_start = layout.controller_log.stat().st_size if layout.controller_log.exists() else 0
         process = site.shell.spawn(
             *gunicorn_command(layout),

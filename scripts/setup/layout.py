@@ -77,6 +77,10 @@ class Layout:
         return self.data / "run" / "controller.pid"
 
     @property
+    def started_stamp(self) -> Path:
+        return self.data / "run" / "controller.started"
+
+    @property
     def url_host(self) -> str:
         return f"[{self.host}]" if ":" in self.host else self.host
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 
@@ -59,9 +59,12 @@ def until(what: str, condition: Any, deadline_s: float = 30.0) -> Any:
 class House:
     """A controller under gunicorn beside the developer's own, on the real engine."""
 
+    projects: ClassVar[list[str]] = []
+
     def __init__(self, folder: Path, models: str, *, environ: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.project = f"orchestrar-test-{random.randrange(16**8):08x}"
+        self.projects.append(self.project)
         self.port = free_ports(16)
         self.url = f"http://127.0.0.1:{self.port}"
         self.compose_dir = folder / "compose"

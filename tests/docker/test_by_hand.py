@@ -104,6 +104,15 @@ def test_a_hangup_ends_nothing(house: House) -> None:
     assert "SIGHUP is ignored" in house.log_file.read_text()
 
 
+def test_a_stop_is_bounded_by_our_grace(build_house: Build) -> None:
+    """A model that ignores SIGTERM is gone soon after the drain, however long its own stop_grace_period is."""
+    house = build_house({"stubborn": {"env": {"FAKE_IGNORE_TERM": "1"}}}, ORCHESTRAR_STOP_GRACE_S="25")
+    house.ask("stubborn", "hello").raise_for_status()
+    begun = time.monotonic()
+    assert house.post("/stop", {"model_id": "stubborn"}).json()["state"] == "stopped"
+    assert time.monotonic() - begun < 15
+
+
 def test_sigterm_leaves_the_models(house: House) -> None:
     """A controller that is asked to end does so at once with code 0, and its models stay up."""
     house.ask("echo", "hello").raise_for_status()
@@ -111,6 +120,17 @@ def test_sigterm_leaves_the_models(house: House) -> None:
     assert house.terminate() == 0
     assert time.monotonic() - begun < 5
     assert len(house.containers("echo")) == 1
+    house.start()
+
+
+def test_a_shutdown_cuts_no_stream_in_silence(house: House) -> None:
+    """A stream that outlives the grace of a shutdown ends with an error event; one that does not ends as it should."""
+    endless = house.ask("echo", {"tokens": 500, "delay_s": 0.1}, stream=True)
+    short = house.ask("echo", {"tokens": 10, "delay_s": 0.1}, stream=True)
+    assert house.terminate() == 0
+    last = [json.loads(line[6:]) for line in endless.iter_lines() if line.startswith(b"data: ")][-1]
+    assert last["error"]["code"] == "shutting_down"
+    assert b'"done": true' in short.content
     house.start()
 
 

@@ -73,9 +73,11 @@ class TestStart:
         """Docker's OOM flag puts the limit and the way to raise it into the failure card."""
         house.backend.ready = False
         house.backend.after_up = lambda c: replace(c, status="exited", exit_code=137, oom_killed=True)
-        with pytest.raises(StartFailed, match="out of memory") as caught:
+        with pytest.raises(StartFailed, match="ran out of memory while starting, at its limit of 1024m") as caught:
             lease(house)
-        assert caught.value.details["fix"] == "raise resources.memory of tiny above 1024m in models.yaml"
+        assert caught.value.details["fix"] == (
+            "raise its resources.memory above 1024m in models.yaml, or leave it out to have it estimated"
+        )
 
     def test_a_silent_start_is_given_up(self, house: House) -> None:
         """A start without any progress for `start_timeout` is stopped and fails."""
