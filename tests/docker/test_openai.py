@@ -9,7 +9,10 @@ from typing import Any
 import openai
 import pytest
 import requests
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI
 from openai import OpenAI
+from pydantic import SecretStr
 
 from tests.docker.conftest import Build
 from tests.docker.house import House, until
@@ -127,3 +130,25 @@ def test_a_busy_model_is_asked_again(house: House, client: OpenAI) -> None:
     answer = patient.chat.completions.create(model="echo", messages=user({"busy": 1, "echo": "now"}))
     assert "now" == answer.choices[0].message.content
     assert before + 3 == counters(house)["requests"]
+
+
+@pytest.fixture
+def langchain(house: House) -> ChatOpenAI:
+    return ChatOpenAI(base_url=house.url + "/v1", api_key=SecretStr("unused"), model="parrot", max_retries=0)
+
+
+def test_langchain_asks_and_streams(langchain: ChatOpenAI) -> None:
+    """LangChain's ChatOpenAI works as it comes: messages, text, usage, streams."""
+    answer = langchain.invoke([SystemMessage("Be kind."), HumanMessage("hello")])
+    assert "hello" == answer.content
+    assert isinstance(answer, AIMessage)
+    assert answer.usage_metadata is not None
+    assert 2 == answer.usage_metadata["total_tokens"]
+    words = [str(chunk.content) for chunk in langchain.stream(json.dumps({"tokens": 3}))]
+    assert "word0 word1 word2 " == "".join(words)
+
+
+def test_langchain_meets_the_errors_of_openai(langchain: ChatOpenAI) -> None:
+    """What is refused arrives in LangChain as the `openai` package's own error."""
+    with pytest.raises(openai.BadRequestError, match="as you wished"):
+        langchain.invoke(json.dumps({"status": 400}))
