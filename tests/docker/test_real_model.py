@@ -160,7 +160,9 @@ def test_openai_parameters_are_kept(client: OpenAI) -> None:
     stopped = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0, stop="France")
     assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("The capital of ", "stop")
     for limit in ({"max_tokens": 5}, {"max_completion_tokens": 5}):
-        short = client.chat.completions.create(model="smollm2", messages=user("Count to twenty."), extra_body=limit)
+        short = client.chat.completions.create(
+            model="smollm2", messages=user("Count from one to twenty."), temperature=0, extra_body=limit
+        )
         assert short.usage is not None
         assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 5)
     texts = [
