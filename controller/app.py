@@ -7,7 +7,7 @@ import os
 
 from flask import Flask
 
-from controller.api import errors, guard, native
+from controller.api import errors, guard, native, openai
 from controller.api.services import Services
 from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
@@ -60,6 +60,7 @@ def create_app(
     guard.install(app, settings.allowed_hosts)
     errors.install(app)
     app.register_blueprint(native.blueprint)
+    app.register_blueprint(openai.blueprint)
     return app
 
 

@@ -4,6 +4,7 @@ OrchestrarError
 ├── ConfigInvalid              models.yaml or a setting is wrong (exit code 2, never an HTTP answer of its own)
 ├── RequestError               the client's doing
 │   ├── BodyInvalid            400 invalid_body
+│   ├── TaskUnsupported        400 task_unsupported
 │   ├── HostForbidden          403 host_forbidden
 │   ├── OriginForbidden        403 origin_forbidden
 │   ├── ModelNotFound          404 model_not_found
@@ -80,6 +81,12 @@ class RequestError(OrchestrarError):
 
 class BodyInvalid(RequestError):
     code = "invalid_body"
+
+
+class TaskUnsupported(RequestError):
+    """The model is for something else: no chat model asked to chat."""
+
+    code = "task_unsupported"
 
 
 class HostForbidden(RequestError):
@@ -194,7 +201,8 @@ class UpstreamAnswered(UpstreamError):
     code = "model_error"
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(str(body["error"].get("message", "")))
+        # A runner says 503 for a moment's reasons: its last client has just left, or it is still loading.
+        super().__init__(str(body["error"].get("message", "")), retry_after_s=1.0 if status == 503 else None)
         self.upstream_status = status if status < 500 or status == 503 else 502
         self.body = body
 

@@ -1,9 +1,9 @@
-"""The body of `POST /inference`, checked strictly: a bool is no number, nor is NaN, and unknown fields are named."""
+"""Bodies checked strictly, `POST /inference` first: a bool is no number, nor is NaN, and unknown fields are named."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,30 +24,48 @@ StopStrings = Annotated[
 ]
 
 
-class _Strict(BaseModel):
+class StrictBody(BaseModel):
+    """No coercion: what has the wrong type is refused, not guessed at."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class MessageBody(_Strict):
-    """One turn; what a role means is the chat template's business."""
+class SamplingBody(StrictBody):
+    """How to sample, for every route that generates; what is left out takes the configured or the model's default."""
 
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-
-
-class InferenceBody(_Strict):
-    """`POST /inference`; the parameters left out take the configured or the model's own default."""
-
-    prompt: Annotated[str, Field(min_length=1)] | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
-    raw: bool = False
-    stream: bool = False
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     stop: StopStrings | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    def sampling(self) -> PartialSampling:
+        """The same for the engine."""
+        return PartialSampling(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop=None if self.stop is None else tuple(self.stop),
+            seed=self.seed,
+        )
+
+
+class MessageBody(StrictBody):
+    """One turn; what a role means is the chat template's business."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class InferenceBody(SamplingBody):
+    """`POST /inference`."""
+
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
+    raw: bool = False
+    stream: bool = False
 
     @model_validator(mode="after")
     def _prompt_or_messages(self) -> InferenceBody:
@@ -63,19 +81,17 @@ class InferenceBody(_Strict):
             prompt=self.prompt,
             messages=tuple(Message(role=message.role, content=message.content) for message in self.messages or ()),
             raw=self.raw,
-            sampling=PartialSampling(
-                max_tokens=self.max_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                stop=None if self.stop is None else tuple(self.stop),
-                seed=self.seed,
-            ),
+            sampling=self.sampling(),
         )
 
 
 def parse_inference_body(data: bytes) -> InferenceBody:
     """The body, or Refused with the field at fault."""
+    return checked(InferenceBody, read_object(data))
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """The JSON object in these bytes; raises Refused for anything else."""
     try:
         # Decoded here because json would also guess UTF-16.
         raw = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
@@ -85,10 +101,18 @@ def parse_inference_body(data: bytes) -> InferenceBody:
         raise Refused(f"The body is no JSON: {_brief(error)}.", code="invalid_body") from None
     if not isinstance(raw, dict):
         raise Refused("The body must be a JSON object.", code="invalid_body")
+    return raw
+
+
+B = TypeVar("B", bound=StrictBody)
+
+
+def checked(kind: type[B], raw: dict[str, Any]) -> B:
+    """The object as a body of this kind; raises Refused with the field at fault."""
     try:
-        return InferenceBody.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise _refusal(kind, error) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -101,11 +125,11 @@ def _brief(error: ValueError) -> str:
     return str(error)
 
 
-def _refusal(error: ValidationError) -> Refused:
+def _refusal(kind: type[StrictBody], error: ValidationError) -> Refused:
     first: Any = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"]) or None
     if first["type"] == "extra_forbidden":
-        known = MessageBody.model_fields if len(first["loc"]) > 1 else InferenceBody.model_fields
+        known = MessageBody.model_fields if len(first["loc"]) > 1 else kind.model_fields
         return Refused(f"Unknown field {name}; known are: {', '.join(sorted(known))}.", code="invalid_body", param=name)
     text = str(first["msg"]).removeprefix("Value error, ")
     return Refused(f"{name}: {text}." if name else f"{text[0].upper()}{text[1:]}.", code="invalid_body", param=name)

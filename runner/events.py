@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from runner.errors import Broken
+from runner.errors import Broken, RunnerError, Unavailable
 from runner.jobs import GenerationFailed, Job
 
 # A silent connection looks dead to clients and to everything between; readers skip this line.
@@ -19,19 +19,50 @@ def sse_event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
+def usage(job: Job) -> dict[str, int]:
+    """The tokens of a generation so far."""
+    prompt_tokens = len(job.request.prompt_tokens)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": job.completion_tokens,
+        "total_tokens": prompt_tokens + job.completion_tokens,
+    }
+
+
 def summary(job: Job) -> dict[str, Any]:
     """What is known when a generation has ended: the same fields streamed or not."""
-    prompt_tokens = len(job.request.prompt_tokens)
     total_s = job.elapsed_s()
     return {
         "finish_reason": job.finish_reason,
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": job.completion_tokens,
-            "total_tokens": prompt_tokens + job.completion_tokens,
-        },
+        "usage": usage(job),
         "timings": {"ttft_s": round(total_s if job.ttft_s is None else job.ttft_s, 4), "total_s": round(total_s, 4)},
     }
+
+
+class Format(Protocol):
+    """How a route words one generation; made anew for each request."""
+
+    def whole(self, job: Job, text: str) -> dict[str, Any]:
+        """The answer in one piece."""
+
+    def text(self, text: str) -> bytes:
+        """The events for some more text."""
+
+    def ending(self, job: Job) -> bytes:
+        """The events that close a stream which is whole."""
+
+
+class NativeFormat:
+    """The format of `POST /inference`."""
+
+    def whole(self, job: Job, text: str) -> dict[str, Any]:
+        return {"text": text, **summary(job)}
+
+    def text(self, text: str) -> bytes:
+        return sse_event({"text": text})
+
+    def ending(self, job: Job) -> bytes:
+        return sse_event({"done": True, **summary(job)})
 
 
 class EventStream:
@@ -41,8 +72,11 @@ class EventStream:
     started would skip its `finally`.
     """
 
-    def __init__(self, job: Job, *, request_id: str, on_close: Callable[[], None], silence_s: float) -> None:
+    def __init__(
+        self, job: Job, wording: Format, *, request_id: str, on_close: Callable[[], None], silence_s: float
+    ) -> None:
         self._job = job
+        self._format = wording
         self._request_id = request_id
         self._on_close = on_close
         self._silence_s = silence_s
@@ -58,17 +92,22 @@ class EventStream:
         try:
             piece = self._job.next_piece(self._silence_s)
         except GenerationFailed as error:
-            self._ended = True
-            return sse_event({"error": Broken(str(error), code="generation_failed").inner(self._request_id)})
+            return self._broken(Broken(str(error), code="generation_failed"))
         if piece is None:
             return KEEP_ALIVE
-        text = sse_event({"text": piece.text}) if piece.text else b""
+        text = self._format.text(piece.text) if piece.text else b""
         if piece.finish_reason is None:
             return text or KEEP_ALIVE
-        self._ended = True
         if piece.finish_reason == "cancelled":
-            raise StopIteration
-        return text + sse_event({"done": True, **summary(self._job)})
+            # Nobody reads this where the client has left; where the process is stopping, the client must not take
+            # the end of the stream for the end of the text.
+            return self._broken(Unavailable("The generation was cancelled.", code="cancelled"))
+        self._ended = True
+        return text + self._format.ending(self._job)
+
+    def _broken(self, error: RunnerError) -> bytes:
+        self._ended = True
+        return sse_event({"error": error.inner(self._request_id)})
 
     def close(self) -> None:
         """Stops the generation if it still runs; idempotent."""

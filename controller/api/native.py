@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, g, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 
 from controller import __version__
 from controller.api.body import raw_body
 from controller.api.inference import ask
 from controller.api.schemas import InferenceBody, ModelBody, RunBody, read_body
-from controller.api.services import Services
+from controller.api.services import services
 from controller.api.views import model_row, seconds, status_row
 from controller.supervisor import State
 
 blueprint = Blueprint("native", __name__)
-
-
-def services() -> Services:
-    """What `create_app` composed."""
-    found = current_app.extensions["orchestrar"]
-    assert isinstance(found, Services)
-    return found
 
 
 @blueprint.get("/")
@@ -88,4 +81,4 @@ def inference() -> Response:
     """Ask a model, started first where needed."""
     body = read_body(InferenceBody, raw_body())
     spec = services().registry.resolve(body.model_id)
-    return ask(services(), spec.id, body, request_id=g.request_id, environ=request.environ)
+    return ask(services(), spec.id, body)

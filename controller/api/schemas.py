@@ -1,4 +1,4 @@
-"""Request bodies of the native API, read from their raw bytes."""
+"""Request bodies, read from their raw bytes."""
 
 from __future__ import annotations
 
@@ -84,6 +84,15 @@ class InferenceBody(ModelBody):
     def for_runner(self) -> bytes:
         """The body as the runner takes it: without what concerns the controller alone."""
         return self.model_dump_json(exclude={"model_id", "keep_alive"}, exclude_none=True).encode()
+
+
+class OpenAIBody(Body):
+    """What the controller needs of a body of the OpenAI API; the runner checks the rest of it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Name
+    stream: bool | None = None
 
 
 B = TypeVar("B", bound=Body)

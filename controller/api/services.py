@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from flask import current_app
+
 from controller.clients import ClientWatcher
 from controller.docker_service.health import EngineHealth
 from controller.proxy import Proxy
@@ -48,3 +50,10 @@ class Services:
             yield token
         finally:
             unwatch()
+
+
+def services() -> Services:
+    """What `create_app` composed, for the app of the current request."""
+    found = current_app.extensions["orchestrar"]
+    assert isinstance(found, Services)
+    return found

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 import requests
 import yaml
+from openai import OpenAI
 
 from controller.settings import ROOT
 from tests.docker.house import House, docker
@@ -48,6 +50,16 @@ def events(house: House, **fields: Any) -> list[dict[str, Any]]:
     response = house.post("/inference", body, stream=True, timeout=120)
     lines = [line for line in response.iter_lines() if line.startswith(b"data: ")]
     return [json.loads(line.removeprefix(b"data: ")) for line in lines]
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[OpenAI]:
+    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
+        yield client
+
+
+def user(content: str) -> Any:
+    return [{"role": "user", "content": content}]
 
 
 def test_a_stopped_model_answers_a_real_prompt(house: House) -> None:
@@ -121,6 +133,69 @@ def test_a_leaving_client_stops_the_generation(house: House) -> None:
     ask(house, prompt=PARIS)
     assert time.monotonic() - begun < usual_s + 2
     assert house.status("smollm2-135m")["in_flight"] == 0
+
+
+def test_openai_chat_is_the_native_answer(house: House, client: OpenAI) -> None:
+    """The `openai` client gets the text, reason and usage of `POST /inference`, whole and streamed."""
+    native = ask(house, prompt=PARIS)
+    whole = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0)
+    assert (whole.model, whole.choices[0].message.content) == ("smollm2", native["text"])
+    assert whole.choices[0].finish_reason == native["finish_reason"]
+    assert whole.usage is not None
+    assert whole.usage.model_dump(exclude_none=True) == native["usage"]
+    chunks = list(
+        client.chat.completions.create(
+            model="smollm2", messages=user(PARIS), temperature=0, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    pieces = [chunk.choices[0] for chunk in chunks[:-1]]
+    assert "".join(piece.delta.content or "" for piece in pieces) == native["text"]
+    assert (pieces[0].delta.role, pieces[-1].finish_reason) == ("assistant", "stop")
+    assert len(pieces) > 5
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
+
+
+def test_openai_parameters_are_kept(client: OpenAI) -> None:
+    """Stop texts, limits and seeds work by their OpenAI names."""
+    stopped = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0, stop="France")
+    assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("The capital of ", "stop")
+    for limit in ({"max_tokens": 5}, {"max_completion_tokens": 5}):
+        short = client.chat.completions.create(
+            model="smollm2", messages=user("Count from one to twenty."), temperature=0, extra_body=limit
+        )
+        assert short.usage is not None
+        assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 5)
+    texts = [
+        client.chat.completions.create(
+            model="smollm2", messages=user("Tell me a story."), temperature=1.0, seed=seed, max_tokens=24
+        )
+        .choices[0]
+        .message.content
+        for seed in (1, 1, 2, 3)
+    ]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) > 1
+
+
+def test_openai_completions_go_on_from_the_prompt(client: OpenAI) -> None:
+    """A completion's prompt meets no chat template: it counts its own tokens alone, streamed or not."""
+    prompt = "The capital of France is"
+    whole = client.completions.create(model="smollm2", prompt=prompt, temperature=0, max_tokens=6)
+    assert "Paris" in whole.choices[0].text
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens == 5
+    stream = client.completions.create(model="smollm2", prompt=prompt, temperature=0, max_tokens=6, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text
+
+
+def test_openai_refusals_are_bad_requests(client: OpenAI) -> None:
+    """Too long a prompt names both lengths, what is not supported its name."""
+    with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens and the context 8192") as caught:
+        client.chat.completions.create(model="smollm2", messages=user("word " * 9000))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError, match="logprobs") as caught:
+        client.chat.completions.create(model="smollm2", messages=user(PARIS), logprobs=True)
+    assert caught.value.code == "unsupported_parameter"
 
 
 def test_it_serves_hardened(house: House) -> None:

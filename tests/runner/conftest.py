@@ -51,9 +51,11 @@ class Served:
         finally:
             connection.close()
 
-    def stream(self, body: dict[str, Any]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def stream(
+        self, body: dict[str, Any], path: str = "/inference"
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self.connect()
-        connection.request("POST", "/inference", json.dumps({**body, "stream": True}))
+        connection.request("POST", path, json.dumps({**body, "stream": True}))
         return connection, connection.getresponse()
 
 

@@ -5,6 +5,7 @@ FAKE_EXIT         exit with this code instead of starting
 FAKE_IGNORE_TERM  stay on SIGTERM
 
 A prompt that is a JSON object is a script: {"tokens": 5, "delay_s": 0.1, "crash_after": 2}; any other is echoed.
+On /v1/chat/completions the last message is the prompt. {"busy": 1} answers 503 once, then as usual.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 STARTED = time.monotonic()
 START_S = float(os.environ.get("FAKE_START_S", "0"))
 PREPARED_WANTED = os.environ.get("ORCHESTRAR_MODEL_PATH", "").endswith("/weights")
-counters: dict[str, Any] = {"requests": 0, "tokens": 0, "broken_off": 0}
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+counters: dict[str, Any] = {"requests": 0, "tokens": 0, "broken_off": 0, "busy": 0}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,12 +44,17 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         counters["requests"] += 1
+        self.model = body.get("model")
+        prompt = body["messages"][-1]["content"] if self.path == CHAT else body.get("prompt")
         try:
-            script = json.loads(body.get("prompt") or "")
+            script = json.loads(prompt or "")
         except ValueError:
             script = None
         if not isinstance(script, dict):
-            script = {"echo": body.get("prompt") or json.dumps(body["messages"])}
+            script = {"echo": prompt or json.dumps(body["messages"])}
+        if counters["busy"] < script.get("busy", 0):
+            counters["busy"] += 1
+            script["status"] = 503
         if "status" in script:
             error: dict[str, Any] = {
                 "message": "as you wished",
@@ -68,6 +75,9 @@ class Handler(BaseHTTPRequestHandler):
             text = "".join(self.words(script))
         except ConnectionError:
             return
+        if self.path in (CHAT, COMPLETIONS):
+            self.answer(200, {**self.choice(text, "stop", "message"), "usage": usage(script)})
+            return
         self.answer(200, {"text": text, "finish_reason": "stop", "usage": usage(script), "timings": {"total_s": 0.1}})
 
     def stream(self, script: dict[str, Any]) -> None:
@@ -77,8 +87,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             for word in self.words(script):
-                self.chunk({"text": word})
-            self.chunk({"done": True, "finish_reason": "stop", "usage": usage(script)})
+                self.chunk({"text": word} if self.path == "/inference" else self.choice(word, None, "delta"))
+            if self.path == "/inference":
+                self.chunk({"done": True, "finish_reason": "stop", "usage": usage(script)})
+            else:
+                self.chunk(self.choice("", "stop", "delta"))
+                self.chunk(None)
             self.wfile.write(b"0\r\n\r\n")
         except ConnectionError:
             counters["broken_off"] += 1
@@ -99,8 +113,14 @@ class Handler(BaseHTTPRequestHandler):
         poll.register(self.connection, select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    def chunk(self, event: dict[str, Any]) -> None:
-        data = f"data: {json.dumps(event)}\n\n".encode()
+    def choice(self, text: str, reason: str | None, key: str) -> dict[str, Any]:
+        """Text in the words of the OpenAI API."""
+        words = {key: {"role": "assistant", "content": text}} if self.path == CHAT else {"text": text}
+        choices = [{"index": 0, "finish_reason": reason, "logprobs": None, **words}]
+        return {"id": "fake-1", "object": "fake", "created": 1, "model": self.model, "choices": choices}
+
+    def chunk(self, event: dict[str, Any] | None) -> None:
+        data = f"data: {'[DONE]' if event is None else json.dumps(event)}\n\n".encode()
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def answer(self, status: int, body: dict[str, Any]) -> None:

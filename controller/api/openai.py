@@ -1,0 +1,65 @@
+"""The OpenAI API. The controller reads which model is asked, and no more; the runner speaks the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from controller.api.body import raw_body
+from controller.api.relaying import relay
+from controller.api.schemas import OpenAIBody, read_body
+from controller.api.services import services
+from controller.errors import ModelNotFound, TaskUnsupported
+from controller.registry import ModelSpec
+
+blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+
+
+@blueprint.get("/models")
+def models() -> Response:
+    """The models that there are, running or not."""
+    return jsonify({"object": "list", "data": [_model(model_id) for model_id in services().registry.models]})
+
+
+@blueprint.get("/models/<name>")
+def model(name: str) -> Response:
+    """One model, by id or alias."""
+    _resolve(name)
+    return jsonify(_model(name))
+
+
+@blueprint.post("/chat/completions")
+def chat_completions() -> Response:
+    """The next turn of a conversation."""
+    return _pass_on({"chat"}, "is no chat model and takes no messages; ask it by /v1/completions")
+
+
+@blueprint.post("/completions")
+def completions() -> Response:
+    """What follows a text."""
+    return _pass_on({"chat", "completion"}, "generates no text")
+
+
+def _pass_on(tasks: Collection[str], refusal: str) -> Response:
+    """The request as it came, to the same path of its model's runner, which repeats the name that the client wrote."""
+    raw = raw_body()
+    body = read_body(OpenAIBody, raw)
+    spec = _resolve(body.model)
+    if spec.task not in tasks:
+        raise TaskUnsupported(f"{body.model} {refusal} (its task in models.yaml is {spec.task})", param="model")
+    return relay(services(), spec.id, request.path, raw, stream=bool(body.stream))
+
+
+def _resolve(name: str) -> ModelSpec:
+    try:
+        return services().registry.resolve(name)
+    except ModelNotFound as exc:
+        # Here the field has another name.
+        raise ModelNotFound(exc.message, param="model", details=exc.details) from None
+
+
+def _model(name: str) -> dict[str, Any]:
+    # When a model was made is not known; clients want the key all the same.
+    return {"id": name, "object": "model", "created": 0, "owned_by": "orchestrar"}

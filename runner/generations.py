@@ -1,0 +1,123 @@
+"""Requests that generate text, whatever their route: a place, a job, and an answer whole or streamed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from typing import Any, Protocol
+
+from flask import Request, Response, g, request
+
+from runner.disconnects import DisconnectWatcher
+from runner.engine import Engine, GenerationRequest, PromptInvalid
+from runner.errors import Broken, Refused, Unavailable
+from runner.events import EventStream, Format
+from runner.jobs import GenerationFailed, Job, JobQueue
+from runner.loading import Loader
+from runner.settings import RunnerSettings
+
+log = logging.getLogger("runner")
+
+# The controller admits `max_concurrency`; a client that has just left may still hold its place here for a moment.
+SPARE_PLACES = 4
+
+
+class Body(Protocol):
+    """A checked request of any route that generates."""
+
+    @property
+    def stream(self) -> bool | None: ...
+
+    def to_request(self) -> GenerationRequest: ...
+
+
+class Generations:
+    """Answers requests by the one engine."""
+
+    def __init__(self, engine: Engine, settings: RunnerSettings, loader: Loader, silence_s: float) -> None:
+        self._engine = engine
+        self._task = settings.task
+        self._loader = loader
+        self._silence_s = silence_s
+        self._watcher = DisconnectWatcher()
+        self._places = threading.BoundedSemaphore(settings.max_concurrency + SPARE_PLACES)
+
+    def answer(self, body: Body, wording: Format) -> Response:
+        """The generation that the current request asks for; raises RunnerError while it has not begun."""
+        jobs = self._ready_jobs()
+        wanted = body.to_request()
+        try:
+            job = Job(self._engine.encode(wanted))
+        except PromptInvalid as error:
+            param = "messages" if wanted.messages and error.param == "prompt" else error.param
+            raise Refused(str(error), code=error.code, param=param) from None
+        if not self._places.acquire(blocking=False):
+            raise Unavailable("The model has as many requests as it takes.", code="overloaded", retry_after_s=1)
+        return self._run(job, jobs, wording, is_streamed=bool(body.stream))
+
+    def _ready_jobs(self) -> JobQueue:
+        if self._loader.jobs is None:
+            raise Unavailable(f"The model is {self._loader.phase}.", code="model_loading", retry_after_s=1)
+        if self._task == "embedding":
+            raise Refused("This model makes embeddings and generates no text.", code="task_unsupported")
+        return self._loader.jobs
+
+    def _run(self, job: Job, jobs: JobQueue, wording: Format, *, is_streamed: bool) -> Response:
+        request_id: str = g.request_id
+        watch = self._watcher.watch(client_socket(request), job.cancel)
+
+        def close() -> None:
+            watch.end()
+            job.cancel()
+            self._places.release()
+            _log_job(job, request_id)
+
+        stream = EventStream(job, wording, request_id=request_id, on_close=close, silence_s=self._silence_s)
+        jobs.submit(job)
+        if is_streamed:
+            return Response(stream, mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
+        try:
+            return json_response(wording.whole(job, _collect(job)))
+        finally:
+            stream.close()
+
+
+def client_socket(current: Request) -> socket.socket | None:
+    """The client's socket, where the server gives it away."""
+    client = current.environ.get("gunicorn.socket")
+    return client if isinstance(client, socket.socket) else None
+
+
+def json_response(value: dict[str, Any], status: int = 200) -> Response:
+    """A JSON answer in UTF-8."""
+    return Response(json.dumps(value, ensure_ascii=False), status=status, mimetype="application/json")
+
+
+def _collect(job: Job) -> str:
+    texts = []
+    try:
+        while job.finish_reason is None:
+            piece = job.next_piece()
+            texts.append(piece.text if piece else "")
+    except GenerationFailed as error:
+        raise Broken(str(error), code="generation_failed") from None
+    if job.finish_reason == "cancelled":
+        # The client has left, or this process is stopping; hardly anyone reads this.
+        raise Unavailable("The generation was cancelled.", code="cancelled")
+    return "".join(texts)
+
+
+def _log_job(job: Job, request_id: str) -> None:
+    waited_s = job.elapsed_s() if job.queue_s is None else job.queue_s
+    log.info(
+        "inference request_id=%s finish=%s prompt_tokens=%d completion_tokens=%d queue_s=%.3f ttft_s=%s total_s=%.3f",
+        request_id,
+        job.finish_reason or "cancelled",
+        len(job.request.prompt_tokens),
+        job.completion_tokens,
+        waited_s,
+        None if job.ttft_s is None else round(job.ttft_s, 3),
+        job.elapsed_s(),
+    )

@@ -1,0 +1,93 @@
+"""A generation in the words of the OpenAI API: whole, or as chunks that end with `[DONE]`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, ClassVar
+
+from runner.events import sse_event, usage
+from runner.jobs import Job
+from runner.openai_bodies import ChatBody, CompletionBody
+
+DONE = b"data: [DONE]\n\n"
+
+
+class _OpenAIFormat:
+    """What both routes share: one id and time for all chunks, and the model by the name that the client wrote."""
+
+    id_prefix: ClassVar[str]
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+
+    def __init__(self, body: ChatBody | CompletionBody, model_id: str) -> None:
+        self._id = f"{self.id_prefix}-{uuid.uuid4().hex}"
+        self._created_s = int(time.time())
+        self._model = body.model or model_id
+        self._includes_usage = body.includes_usage
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created_s, "model": self._model}
+
+    def _whole(self, job: Job, choice: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head(self.kind), "choices": [_choice(choice, job.finish_reason)], "usage": usage(job)}
+
+    def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        # Whoever asks for the usage finds the key in every chunk, as with the original.
+        no_usage = {"usage": None} if self._includes_usage else {}
+        return sse_event({**self._head(self.chunk_kind), "choices": [_choice(choice, finish_reason)], **no_usage})
+
+    def _end(self, job: Job, choice: dict[str, Any]) -> bytes:
+        last = self._chunk(choice, job.finish_reason)
+        if self._includes_usage:
+            last += sse_event({**self._head(self.chunk_kind), "choices": [], "usage": usage(job)})
+        return last + DONE
+
+
+def _choice(choice: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, **choice, "logprobs": None, "finish_reason": finish_reason}
+
+
+class ChatFormat(_OpenAIFormat):
+    """The format of `POST /v1/chat/completions`. See `runner.events.Format`."""
+
+    id_prefix = "chatcmpl"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+
+    def __init__(self, body: ChatBody, model_id: str) -> None:
+        super().__init__(body, model_id)
+        self._is_begun = False
+
+    def whole(self, job: Job, text: str) -> dict[str, Any]:
+        return self._whole(job, {"message": {"role": "assistant", "content": text, "refusal": None}})
+
+    def text(self, text: str) -> bytes:
+        return self._role() + self._chunk({"delta": {"content": text}})
+
+    def ending(self, job: Job) -> bytes:
+        return self._role() + self._end(job, {"delta": {}})
+
+    def _role(self) -> bytes:
+        # Not sent before there is a text: who measures the time to the first chunk shall measure the model.
+        if self._is_begun:
+            return b""
+        self._is_begun = True
+        return self._chunk({"delta": {"role": "assistant", "content": ""}})
+
+
+class CompletionFormat(_OpenAIFormat):
+    """The format of `POST /v1/completions`. See `runner.events.Format`."""
+
+    id_prefix = "cmpl"
+    kind = "text_completion"
+    chunk_kind = "text_completion"
+
+    def whole(self, job: Job, text: str) -> dict[str, Any]:
+        return self._whole(job, {"text": text})
+
+    def text(self, text: str) -> bytes:
+        return self._chunk({"text": text})
+
+    def ending(self, job: Job) -> bytes:
+        return self._end(job, {"text": ""})

@@ -1,0 +1,154 @@
+"""The real `openai` client before a real controller with fake models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+import requests
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI
+from openai import OpenAI
+from pydantic import SecretStr
+
+from tests.docker.conftest import Build
+from tests.docker.house import House, until
+
+
+@pytest.fixture(scope="module")
+def house(build_house: Build) -> House:
+    return build_house({"echo": {"aliases": ["parrot"]}, "plain": {"task": "completion"}})
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[OpenAI]:
+    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
+        yield client
+
+
+def user(content: Any) -> Any:
+    """One message; what is no text is a script for the fake model."""
+    return [{"role": "user", "content": content if isinstance(content, str) else json.dumps(content)}]
+
+
+def counters(house: House, model_id: str = "echo") -> Any:
+    return requests.get(f"http://127.0.0.1:{house.status(model_id)['port']}/counters", timeout=5).json()
+
+
+def test_the_models_are_listed(client: OpenAI) -> None:
+    """The client finds what models.yaml names."""
+    assert ["echo", "plain"] == [model.id for model in client.models.list()]
+    assert "parrot" == client.models.retrieve("parrot").id
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+
+
+def test_a_stopped_model_answers(client: OpenAI) -> None:
+    """A chat with a model that does not run, under its alias, which the answer keeps."""
+    answer = client.chat.completions.create(model="parrot", messages=user("hello"))
+    assert ("parrot", "hello", "stop") == (
+        answer.model,
+        answer.choices[0].message.content,
+        answer.choices[0].finish_reason,
+    )
+    assert answer.usage is not None
+    assert 2 == answer.usage.total_tokens
+
+
+def test_a_stream_is_read_to_its_end(client: OpenAI) -> None:
+    """The streamed words add up, and the last choice has the reason."""
+    chunks = list(client.chat.completions.create(model="echo", messages=user({"tokens": 5}), stream=True))
+    assert "word0 word1 word2 word3 word4 " == "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert "stop" == chunks[-1].choices[0].finish_reason
+
+
+def test_completions_work_whole_and_streamed(client: OpenAI) -> None:
+    """A model without a chat template completes text."""
+    assert "abc" == client.completions.create(model="plain", prompt="abc").choices[0].text
+    script = json.dumps({"tokens": 2})
+    stream = client.completions.create(model="plain", prompt=script, stream=True)
+    assert "word0 word1 " == "".join(chunk.choices[0].text for chunk in stream)
+
+
+def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
+    """The client's own class of error, with code and parameter."""
+    with pytest.raises(openai.NotFoundError, match="gpt-4") as caught:
+        client.chat.completions.create(model="gpt-4", messages=user("hi"))
+    assert ("model_not_found", "model") == (caught.value.code, caught.value.param)
+
+
+def test_no_chat_model_refuses_to_chat(client: OpenAI) -> None:
+    """A model for completions says that it does not chat, and by which route to ask."""
+    with pytest.raises(openai.BadRequestError, match="/v1/completions") as caught:
+        client.chat.completions.create(model="plain", messages=user("hi"))
+    assert "task_unsupported" == caught.value.code
+
+
+def test_the_models_refusals_pass(client: OpenAI) -> None:
+    """A 400 of the model's own is a BadRequestError with its words."""
+    with pytest.raises(openai.BadRequestError, match="as you wished"):
+        client.chat.completions.create(model="echo", messages=user({"status": 400}))
+
+
+def test_a_model_that_dies_mid_stream_raises(client: OpenAI) -> None:
+    """A stream that breaks is an error to who reads it, never a short text that looks whole."""
+    stream = client.chat.completions.create(
+        model="echo", messages=user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True
+    )
+    found: list[Any] = []
+    with pytest.raises(openai.APIError, match="died"):
+        found.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert ["word0 ", "word1 "] == found
+    assert "whole again" == (
+        client.chat.completions.create(model="echo", messages=user("whole again")).choices[0].message.content
+    )
+
+
+def test_a_client_that_leaves_ends_the_generation(house: House, client: OpenAI) -> None:
+    """Closing a stream ends the model's work within 2 s, and nothing stays in flight."""
+    client.chat.completions.create(model="echo", messages=user("here"))
+    before = counters(house)
+    stream = client.chat.completions.create(model="echo", messages=user({"tokens": 1000, "delay_s": 0.05}), stream=True)
+    next(stream)
+    stream.close()
+    until("the stream is broken off", lambda: counters(house)["broken_off"] > before["broken_off"], 2)
+    assert counters(house)["tokens"] - before["tokens"] < 60
+    until("nothing is in flight", lambda: house.status("echo")["in_flight"] == 0, 5)
+
+
+def test_a_busy_model_is_asked_again(house: House, client: OpenAI) -> None:
+    """The client repeats a 503 on its own after the time that it is told, and gets its answer."""
+    client.chat.completions.create(model="echo", messages=user("here"))
+    before = counters(house)["requests"]
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model="echo", messages=user({"status": 503}))
+    assert "1" == caught.value.response.headers["Retry-After"]
+    patient = client.with_options(max_retries=2)
+    answer = patient.chat.completions.create(model="echo", messages=user({"busy": 1, "echo": "now"}))
+    assert "now" == answer.choices[0].message.content
+    assert before + 3 == counters(house)["requests"]
+
+
+@pytest.fixture
+def langchain(house: House) -> ChatOpenAI:
+    return ChatOpenAI(base_url=house.url + "/v1", api_key=SecretStr("unused"), model="parrot", max_retries=0)
+
+
+def test_langchain_asks_and_streams(langchain: ChatOpenAI) -> None:
+    """LangChain's ChatOpenAI works as it comes: messages, text, usage, streams."""
+    answer = langchain.invoke([SystemMessage("Be kind."), HumanMessage("hello")])
+    assert "hello" == answer.content
+    assert isinstance(answer, AIMessage)
+    assert answer.usage_metadata is not None
+    assert 2 == answer.usage_metadata["total_tokens"]
+    words = [str(chunk.content) for chunk in langchain.stream(json.dumps({"tokens": 3}))]
+    assert "word0 word1 word2 " == "".join(words)
+
+
+def test_langchain_meets_the_errors_of_openai(langchain: ChatOpenAI) -> None:
+    """What is refused arrives in LangChain as the `openai` package's own error."""
+    with pytest.raises(openai.BadRequestError, match="as you wished"):
+        langchain.invoke(json.dumps({"status": 400}))

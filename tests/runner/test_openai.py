@@ -1,0 +1,271 @@
+"""The OpenAI API's routes around a fake engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from runner.errors import Refused
+from runner.openai_bodies import CHAT_NEUTRAL, COMPLETION_NEUTRAL, parse_chat_body, parse_completion_body
+from tests.runner.conftest import Served
+from tests.runner.fake_engine import FakeEngine
+from tests.runner.test_server import LateGate, assert_error
+
+Serve = Callable[..., Served]
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
+    return {"model": "some-name", "messages": [{"role": "user", "content": one} for one in contents], **fields}
+
+
+def events(served: Served, path: str, body: dict[str, Any]) -> list[str]:
+    """The data of each event of a stream, comments left out."""
+    connection, response = served.stream(body, path)
+    blocks = response.read().decode().split("\n\n")
+    connection.close()
+    assert all(block.startswith("data: ") or block in ("", ":") for block in blocks)
+    return [block.removeprefix("data: ") for block in blocks if block.startswith("data: ")]
+
+
+def test_a_whole_chat_answer_has_the_apis_shape(serve: Serve) -> None:
+    """All that the API promises stands in an answer, under the name that the client wrote."""
+    status, answer, _ = serve(FakeEngine()).request("POST", CHAT, chat("one two"))
+    assert 200 == status
+    assert answer.pop("id").startswith("chatcmpl-")
+    assert answer.pop("created") > 1_700_000_000
+    message = {"role": "assistant", "content": "one two ", "refusal": None}
+    assert {
+        "object": "chat.completion",
+        "model": "some-name",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    } == answer
+
+
+def test_a_whole_completion_has_the_apis_shape(serve: Serve) -> None:
+    """A completion is a text; without a model's name the runner tells its own."""
+    status, answer, _ = serve(FakeEngine()).request("POST", COMPLETIONS, {"prompt": ["one two"], "max_tokens": 1})
+    assert 200 == status
+    assert answer.pop("id").startswith("cmpl-")
+    assert answer.pop("created") > 1_700_000_000
+    assert {
+        "object": "text_completion",
+        "model": "fake",
+        "choices": [{"index": 0, "text": "one ", "logprobs": None, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8},
+    } == answer
+
+
+def test_a_chat_stream_goes_as_the_api_says(serve: Serve) -> None:
+    """The role comes first, then the text, then the reason, then `[DONE]`; all chunks are one answer's."""
+    *chunks, done = events(serve(FakeEngine()), CHAT, chat("one two"))
+    assert "[DONE]" == done
+    parsed = [json.loads(chunk) for chunk in chunks]
+    assert 1 == len({(one["id"], one["created"], one["model"], one["object"]) for one in parsed})
+    assert ("some-name", "chat.completion.chunk") == (parsed[0]["model"], parsed[0]["object"])
+    assert not any("usage" in one for one in parsed)
+    choices = [one["choices"][0] for one in parsed]
+    assert {"role": "assistant", "content": ""} == choices[0]["delta"]
+    assert "one two " == "".join(choice["delta"].get("content", "") for choice in choices)
+    assert ({}, "stop") == (choices[-1]["delta"], choices[-1]["finish_reason"])
+    assert {None} == {choice["finish_reason"] for choice in choices[:-1]}
+
+
+def test_a_completion_stream_goes_as_the_api_says(serve: Serve) -> None:
+    """Texts, then an empty one with the reason, then `[DONE]`."""
+    *chunks, done = events(serve(FakeEngine()), COMPLETIONS, {"prompt": "one two"})
+    choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
+    assert ("[DONE]", "one two ") == (done, "".join(choice["text"] for choice in choices))
+    assert ("", "stop") == (choices[-1]["text"], choices[-1]["finish_reason"])
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat("one two")), (COMPLETIONS, {"prompt": "one two"})])
+def test_usage_is_told_when_asked_for(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """With `include_usage` one more chunk has the usage and no choices; in all others it is null."""
+    *chunks, _ = events(serve(FakeEngine()), path, {**body, "stream_options": {"include_usage": True}})
+    *others, last = [json.loads(chunk) for chunk in chunks]
+    assert ([], {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}) == (last["choices"], last["usage"])
+    assert {None} == {one["usage"] for one in others}
+
+
+def test_chunks_leave_as_they_are_made(serve: Serve) -> None:
+    """The role and the first word arrive before the second word exists."""
+    gate = LateGate()
+    served = serve(FakeEngine(gate=gate))
+    gate.release()
+    connection, response = served.stream(chat("one two"), CHAT)
+    found = b""
+    while b'"one "' not in found:
+        found += response.readline()
+    assert b"two" not in found
+    gate.release()
+    assert b"[DONE]" in response.read()
+    connection.close()
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat("one two")), (COMPLETIONS, {"prompt": "one two"})])
+def test_a_stream_that_breaks_is_never_done(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """A failure after the start is one error event at the end, and no `[DONE]`."""
+    engine = FakeEngine()
+    served = serve(engine)
+    engine.break_after = 1
+    found = events(served, path, body)
+    assert "generation_failed" == json.loads(found[-1])["error"]["code"]
+    assert "[DONE]" not in found
+    assert 1 == sum("error" in json.loads(one) for one in found)
+
+
+def test_a_client_that_leaves_stops_its_generation(serve: Serve) -> None:
+    """A closed connection ends the work here as on the native route."""
+    gate = LateGate()
+    engine = FakeEngine(gate=gate)
+    served = serve(engine)
+    assert engine.ended.acquire(timeout=20)
+    gate.release()
+    connection, response = served.stream(chat("one two"), CHAT)
+    assert response.read(1)
+    response.close()
+    connection.close()
+    assert engine.ended.acquire(timeout=20)
+
+
+def test_too_long_a_conversation_names_both_lengths(serve: Serve) -> None:
+    """The refusal names the field that the client wrote."""
+    served = serve(FakeEngine())
+    for path, body, param in (
+        (CHAT, chat("x" * 150), "messages"),
+        (COMPLETIONS, {"prompt": "x" * 150}, "prompt"),
+    ):
+        message = assert_error(served.request("POST", path, body), 400, "context_length_exceeded", param)
+        assert "150" in message
+        assert "100" in message
+
+
+class Embedder(FakeEngine):
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return [[1.0] for _ in texts]
+
+
+def test_an_embedder_does_not_chat(serve: Serve) -> None:
+    """A model that generates no text says so, with a 400."""
+    served = serve(Embedder(), task="embedding")
+    assert_error(served.request("POST", CHAT, chat("x")), 400, "task_unsupported")
+
+
+def test_every_parameter_reaches_the_engine() -> None:
+    """What a client writes is what the engine gets; roles and parts become what templates know."""
+    body = chat("hi", max_tokens=3, max_completion_tokens=5, temperature=0, top_p=0.5, top_k=3, seed=7, stop="x")
+    body["messages"].insert(0, {"role": "developer", "content": [{"type": "text", "text": t} for t in ("be", "kind")]})
+    request = parse_chat_body(json.dumps(body).encode()).to_request()
+    assert [("system", "be\nkind"), ("user", "hi")] == [(one.role, one.content) for one in request.messages]
+    sampling = request.sampling
+    assert (5, 0, 0.5, 3, 7, ("x",)) == (
+        sampling.max_tokens,
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        sampling.seed,
+        sampling.stop,
+    )
+    completion = parse_completion_body(b'{"prompt": "hi", "max_tokens": 4}').to_request()
+    assert ("hi", True, 4) == (completion.prompt, completion.raw, completion.sampling.max_tokens)
+
+
+def test_defaults_nulls_and_unknown_parameters_pass() -> None:
+    """What changes nothing is no reason to refuse, whoever sends it."""
+    neutral = {name: values[0] if values else None for name, values in CHAT_NEUTRAL.items()}
+    odd = {"user": "me", "store": True, "metadata": {}, "service_tier": "auto", "frobnicate": [1]}
+    nulls = dict.fromkeys(("stop", "seed", "stream", "stream_options", "max_tokens", "temperature", "top_p"))
+    body = chat("hi", **neutral, **odd, **nulls)
+    body["messages"].append({"role": "assistant", "content": "yes", "name": "a", "tool_calls": []})
+    parse_chat_body(json.dumps(body).encode())
+    neutral = {name: values[0] if values else None for name, values in COMPLETION_NEUTRAL.items()}
+    parse_completion_body(json.dumps({"prompt": "hi", **neutral, **odd, **nulls}).encode())
+
+
+def refusal(path: str, change: dict[str, Any]) -> Refused:
+    """How a body that is good but for this change is refused."""
+    parse: Callable[[bytes], object] = parse_chat_body if path == CHAT else parse_completion_body
+    body = {**(chat("hi") if path == CHAT else {"prompt": "hi"}), **change}
+    with pytest.raises(Refused) as caught:
+        parse(json.dumps(body).encode())
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param"),
+    [
+        (CHAT, {"n": 2}, "n"),
+        (CHAT, {"n": True}, "n"),
+        (CHAT, {"logprobs": True}, "logprobs"),
+        (CHAT, {"top_logprobs": 3}, "top_logprobs"),
+        (CHAT, {"logit_bias": {"50256": -100}}, "logit_bias"),
+        (CHAT, {"tools": [{"type": "function"}]}, "tools"),
+        (CHAT, {"tool_choice": "required"}, "tool_choice"),
+        (CHAT, {"functions": [{}]}, "functions"),
+        (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"presence_penalty": 0.5}, "presence_penalty"),
+        (CHAT, {"frequency_penalty": -1}, "frequency_penalty"),
+        (CHAT, {"modalities": ["text", "audio"]}, "modalities"),
+        (CHAT, {"audio": {"voice": "alloy"}}, "audio"),
+        (CHAT, {"prediction": {"type": "content"}}, "prediction"),
+        (CHAT, {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        (COMPLETIONS, {"echo": True}, "echo"),
+        (COMPLETIONS, {"best_of": 3}, "best_of"),
+        (COMPLETIONS, {"suffix": "end"}, "suffix"),
+        (COMPLETIONS, {"logprobs": 0}, "logprobs"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_by_name(path: str, change: dict[str, Any], param: str) -> None:
+    """A parameter that is known and not supported never passes in silence."""
+    error = refusal(path, change)
+    assert ("unsupported_parameter", param) == (error.code, error.param)
+    assert param in error.message
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param", "says"),
+    [
+        (CHAT, {"messages": None}, "messages", ""),
+        (CHAT, {"messages": []}, "messages", ""),
+        (CHAT, {"messages": [{"role": "emperor", "content": "x"}]}, "messages.0.role", ""),
+        (CHAT, {"messages": [{"role": "user"}]}, "messages.0.content", ""),
+        (CHAT, {"messages": [{"role": "user", "content": None}]}, "messages.0.content", ""),
+        (CHAT, {"messages": [{"role": "user", "content": []}]}, "messages.0.content", "no parts"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content",
+            "image_url",
+        ),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content", "shape"),
+        (CHAT, {"model": 5}, "model", ""),
+        (CHAT, {"max_completion_tokens": 0}, "max_completion_tokens", ""),
+        (CHAT, {"temperature": "0"}, "temperature", ""),
+        (CHAT, {"stream_options": {"include_usage": 1}}, "stream_options.include_usage", ""),
+        (COMPLETIONS, {"prompt": None}, "prompt", ""),
+        (COMPLETIONS, {"prompt": ""}, "prompt", ""),
+        (COMPLETIONS, {"prompt": ["a", "b"]}, "prompt", "several"),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}, "prompt", "token"),
+        (COMPLETIONS, {"max_tokens": True}, "max_tokens", ""),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name(path: str, change: dict[str, Any], param: str, says: str) -> None:
+    """Each refusal names the parameter at fault."""
+    error = refusal(path, change)
+    assert ("invalid_body", param) == (error.code, error.param)
+    assert param in error.message
+    assert says in error.message
+
+
+def test_what_is_no_json_object_is_refused(serve: Serve) -> None:
+    """Broken bodies and unsupported parameters end in the one error shape on these routes, too."""
+    served = serve(FakeEngine())
+    for path in (CHAT, COMPLETIONS):
+        for data in (b"", b"[]", b"{", b'{"messages": ' + b"[" * 100_000, b'{"temperature": NaN}'):
+            assert_error(served.request("POST", path, data), 400, "invalid_body")
+        assert_error(served.request("POST", path, {"n": 2}), 400, "unsupported_parameter", "n")

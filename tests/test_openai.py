@@ -1,0 +1,190 @@
+"""The OpenAI API of the controller, over a fake Docker and a small real server that stands for the runner."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from controller.app import create_app
+from controller.registry import Registry
+from controller.settings import Settings
+from tests.errorshape import check_error
+from tests.fakes import FakeBackend, make_container, make_spec
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+STREAMED = b'data: {"choices": []}\n\n:\n\ndata: [DONE]\n\n'
+
+
+class Runner(BaseHTTPRequestHandler):
+    """Repeats what it was sent; a prompt may ask for something else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._send(200, b'{"status": "ok"}')
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(raw)
+        if asked.get("prompt") == "die":
+            self._send(200, STREAMED[:10], "text/event-stream", length=len(STREAMED))
+            self.close_connection = True
+        elif asked.get("prompt") in ("400", "500", "503"):
+            error = {"message": "the model's own words", "type": "t", "code": "own_code", "param": "prompt"}
+            self._send(int(asked["prompt"]), json.dumps({"error": error}).encode())
+        elif asked.get("stream"):
+            self._send(200, STREAMED, "text/event-stream")
+        else:
+            self._send(200, json.dumps({"path": self.path, "raw": raw.decode()}).encode())
+
+    def _send(self, status: int, body: bytes, kind: str = "application/json", length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def runner_port() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Runner) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+class Backend(FakeBackend):
+    def ports(self) -> dict[str, int]:
+        return {"tiny": 9001, "plain": 9002, "vectors": 9003}
+
+
+@pytest.fixture
+def backend(runner_port: int) -> FakeBackend:
+    found = Backend()
+    found.after_up = lambda container: make_container("tiny", id=container.id, port=runner_port)
+    return found
+
+
+@pytest.fixture
+def client(backend: FakeBackend, tmp_path: Path) -> Iterator[FlaskClient]:
+    models = {
+        "tiny": make_spec("tiny", aliases=("small",)),
+        "plain": make_spec("plain", task="completion"),
+        "vectors": make_spec("vectors", task="embedding"),
+    }
+    settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
+    app = create_app(settings, registry=Registry(models=models), backend=backend)
+    yield app.test_client()
+    app.extensions["orchestrar"].close()
+
+
+def in_flight(client: FlaskClient) -> int:
+    return sum(row["in_flight"] for row in client.get("/status").get_json()["models"])
+
+
+def test_models_are_listed(client: FlaskClient) -> None:
+    """Every id of the registry is there, in its order; one is found by id and by alias, under the name asked for."""
+    listed = client.get("/v1/models").get_json()
+    assert "list" == listed["object"]
+    assert ["tiny", "plain", "vectors"] == [row["id"] for row in listed["data"]]
+    for name in ("tiny", "small"):
+        assert {"id": name, "object": "model", "created": 0, "owned_by": "orchestrar"} == (
+            client.get(f"/v1/models/{name}").get_json()
+        )
+
+
+@pytest.mark.parametrize(("path", "field"), [(CHAT, {"messages": MESSAGES}), (COMPLETIONS, {"prompt": "hi"})])
+def test_the_body_reaches_the_runner_as_it_came(client: FlaskClient, path: str, field: dict[str, Any]) -> None:
+    """Byte for byte, to the same path, with the name that the client wrote and parameters that we never heard of."""
+    raw = json.dumps({"model": "small", **field, "frobnicate": {"a": [1, None]}}, indent=3)
+    response = client.post(path, data=raw)
+    assert {"path": path, "raw": raw} == response.get_json()
+    assert "start;dur=" in response.headers["Server-Timing"]
+
+
+def test_a_stream_passes_unread(client: FlaskClient) -> None:
+    """Chunks, comments and `[DONE]` reach the client as the runner sent them."""
+    response = client.post(CHAT, data=json.dumps({"model": "tiny", "messages": MESSAGES, "stream": True}))
+    assert "text/event-stream; charset=utf-8" == response.content_type
+    assert "start;dur=" in response.headers["Server-Timing"]
+    assert STREAMED == response.data
+    assert 0 == in_flight(client)
+
+
+def test_a_model_that_dies_mid_stream_is_told(client: FlaskClient) -> None:
+    """A stream that breaks ends with one error event and has no `[DONE]`."""
+    response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": "die", "stream": True}))
+    assert response.data.startswith(STREAMED[:10])
+    assert "model_died" == json.loads(response.data.split(b"data: ")[-1])["error"]["code"]
+    assert b"[DONE]" not in response.data
+    assert 0 == in_flight(client)
+
+
+@pytest.mark.parametrize(("status", "expected"), [("400", 400), ("500", 502), ("503", 503)])
+def test_the_models_own_errors_pass(client: FlaskClient, status: str, expected: int) -> None:
+    """What the runner says of a request is what the client gets; a 503 comes with the time to wait."""
+    response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": status}))
+    error = check_error(response.status_code, response.get_json(), expected, "own_code", src="model")
+    assert "the model's own words" == error["message"]
+    assert ("1" if expected == 503 else None) == response.headers.get("Retry-After")
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_an_unknown_model_is_a_404(client: FlaskClient, backend: FakeBackend, path: str) -> None:
+    """The refusal names the known ids and this API's own field; Docker is not touched."""
+    response = client.post(path, data=json.dumps({"model": "gpt-4", "messages": MESSAGES, "prompt": "x"}))
+    error = check_error(response.status_code, response.get_json(), 404, "model_not_found")
+    assert ("model", {"known": ["plain", "tiny", "vectors"]}) == (error["param"], error["details"])
+    response = client.get("/v1/models/gpt-4")
+    check_error(response.status_code, response.get_json(), 404, "model_not_found")
+    assert [] == backend.calls
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "says"),
+    [(CHAT, "plain", "no chat model"), (CHAT, "vectors", "no chat model"), (COMPLETIONS, "vectors", "no text")],
+)
+def test_a_model_for_something_else_is_a_400(
+    client: FlaskClient, backend: FakeBackend, path: str, model: str, says: str
+) -> None:
+    """What a model is not for is said before it is started."""
+    response = client.post(path, data=json.dumps({"model": model, "messages": MESSAGES, "prompt": "x"}))
+    error = check_error(response.status_code, response.get_json(), 400, "task_unsupported")
+    assert "model" == error["param"]
+    assert says in error["message"]
+    assert [] == backend.calls
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", "model"),
+        (b"{", None),
+        (b"[]", None),
+        (b"null", None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+        (b'{"messages": []}', "model"),
+        (b'{"model": 5}', "model"),
+        (b'{"model": ""}', "model"),
+        (b'{"model": "tiny", "stream": "yes"}', "stream"),
+    ],
+)
+def test_a_bad_body_is_a_400(client: FlaskClient, backend: FakeBackend, body: bytes, param: str | None) -> None:
+    """What is no JSON object, or names no model, is refused here; Docker is not touched."""
+    response = client.post(CHAT, data=body)
+    error = check_error(response.status_code, response.get_json(), 400, "invalid_body")
+    assert param is None or param == error["param"]
+    assert [] == backend.calls
