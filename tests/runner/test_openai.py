@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_usage_is_told_when_asked_for(serve: Serve, path: str, body: dict[str, A
 
 
 def test_chunks_leave_as_they_are_made(serve: Serve) -> None:
-    """The role and the first word arrive before the second word exists."""
+    """The role and the first word arrive before the second word exists, and the role comes once."""
     gate = LateGate()
     served = serve(FakeEngine(gate=gate))
     gate.release()
@@ -103,7 +104,9 @@ def test_chunks_leave_as_they_are_made(serve: Serve) -> None:
         found += response.readline()
     assert b"two" not in found
     gate.release()
-    assert b"[DONE]" in response.read()
+    found += response.read()
+    assert b"[DONE]" in found
+    assert 1 == found.count(b'"role"')
     connection.close()
 
 
@@ -117,6 +120,28 @@ def test_a_stream_that_breaks_is_never_done(serve: Serve, path: str, body: dict[
     assert "generation_failed" == json.loads(found[-1])["error"]["code"]
     assert "[DONE]" not in found
     assert 1 == sum("error" in json.loads(one) for one in found)
+
+
+def test_a_stream_that_the_runner_ends_is_never_done(serve: Serve) -> None:
+    """Who still waits for a turn when the process stops is told so, and does not take the end for an empty answer."""
+    gate = LateGate()
+    engine = FakeEngine(gate=gate)
+    served = serve(engine)
+    assert engine.begun.acquire(timeout=20)
+    running, running_response = served.stream(chat("one"), CHAT)
+    assert engine.begun.acquire(timeout=20)
+    waiting, waiting_response = served.stream(chat("two"), CHAT)
+    assert b":\n" == waiting_response.readline()
+    assert served.loader.jobs is not None
+    closing = threading.Thread(target=served.loader.jobs.close)
+    closing.start()
+    event = waiting_response.read().decode().split("data: ")[-1]
+    assert "cancelled" == json.loads(event)["error"]["code"]
+    gate.release()
+    assert b"[DONE]" in running_response.read()
+    closing.join(20)
+    for connection in (running, waiting):
+        connection.close()
 
 
 def test_a_client_that_leaves_stops_its_generation(serve: Serve) -> None:
