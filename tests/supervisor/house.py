@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -51,3 +53,12 @@ def error_of(future: Future[Any]) -> OrchestrarError:
     found = future.exception(HANG_S)
     assert isinstance(found, OrchestrarError)
     return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Return when another thread has made it true."""
+    end = time.monotonic() + HANG_S
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "it never became true"
+        pause.wait(0.001)

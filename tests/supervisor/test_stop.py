@@ -13,7 +13,7 @@ from controller.errors import (
 )
 from controller.supervisor import State
 from tests.fakes import HANG_S, make_container
-from tests.supervisor.house import House, error_of, lease
+from tests.supervisor.house import House, error_of, lease, until
 
 
 class TestStop:
@@ -47,8 +47,10 @@ class TestStop:
         house.backend.up_gate.clear()
         request = house.later(lease, house)
         assert house.backend.up_reached.wait(HANG_S)
+        attempt = house.supervisor._slots["tiny"].attempt
+        assert attempt is not None
         stopping = house.later(house.supervisor.stop, "tiny")
-        house.clock.until_waiting(2)
+        until(lambda: attempt.cancelled)
         house.backend.ready = False
         house.backend.up_gate.set()
         stopping.result(HANG_S)

@@ -18,7 +18,7 @@ from controller.errors import (
 from controller.preparation import PreparationProgress
 from controller.supervisor import CancelToken, State
 from tests.fakes import HANG_S
-from tests.supervisor.house import House, error_of, lease
+from tests.supervisor.house import House, error_of, lease, until
 
 
 class TestWaiting:
@@ -69,8 +69,7 @@ class TestWaiting:
         house.backend.on_prepare = slow
         request = house.later(lease, house)
         house.clock.until_waiting(1)
-        while house.supervisor.view("tiny").progress is None:
-            pass
+        until(lambda: house.supervisor.view("tiny").progress is not None)
         house.clock.advance(60)
         error = error_of(request)
         assert isinstance(error, ModelPreparing)
