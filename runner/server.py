@@ -56,7 +56,7 @@ def create_app(
     app = Flask("runner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     inference = _Inference(engine, settings, loader, silence_s)
-    app.add_url_rule("/health", view_func=lambda: _health(settings, loader), endpoint="health")
+    app.add_url_rule("/health", view_func=lambda: _health(engine, settings, loader), endpoint="health")
     app.add_url_rule("/inference", view_func=inference.answer, endpoint="inference", methods=["POST"])
     app.before_request(_begin)
     app.register_error_handler(RunnerError, _envelope)
@@ -77,9 +77,11 @@ def _client(current: Request) -> socket.socket | None:
     return client if isinstance(client, socket.socket) else None
 
 
-def _health(settings: RunnerSettings, loader: Loader) -> Response:
+def _health(engine: Engine, settings: RunnerSettings, loader: Loader) -> Response:
     if not loader.is_ready():
         return _json({"status": "loading", "phase": loader.phase}, 503)
+    if (reason := engine.failure()) is not None:
+        return _json({"status": "failed", "reason": reason}, 503)
     capabilities = loader.capabilities
     assert capabilities is not None
     return _json(
@@ -124,6 +126,8 @@ class _Inference:
             raise Unavailable(f"The model is {self._loader.phase}.", code="model_loading", retry_after_s=1)
         if self._task == "embedding":
             raise Refused("This model makes embeddings and generates no text.", code="task_unsupported")
+        if (reason := self._engine.failure()) is not None:
+            raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
         return self._loader.jobs
 
     def _run(self, job: Job, jobs: JobQueue, body: InferenceBody) -> Response:
