@@ -101,12 +101,12 @@ def _for_transformers(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
 
 def _for_openvino(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
     from runner.convert.openvino import convert_to_openvino
-    from runner.engines.openvino_memory import kv_bytes_per_token as kv_bytes_in_8_bits
+    from runner.engines.openvino_memory import kv_bytes_per_token as kv_bytes_in_16_bits
 
     config = convert_to_openvino(gguf, weights, on_progress=_report)
     return {
         "weights_bytes": sum(path.stat().st_size for path in weights.glob("openvino_model*")),
-        "kv_bytes_per_token": kv_bytes_in_8_bits(config),
+        "kv_bytes_per_token": kv_bytes_in_16_bits(config),
         "context_length": int(config.get("max_position_embeddings") or 0),
         "parameters": read_header(gguf).parameters,
     }

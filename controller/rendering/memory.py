@@ -13,7 +13,7 @@ GIB = 1024 * MIB
 # of it weights. Openvino shares one cache out among many short sequences and bounds it by the limit itself.
 _OVERHEAD_BYTES = {"transformers": 1 * GIB, "openvino": 448 * MIB}
 _SEQUENCES = {"transformers": 1, "openvino": 2}
-# Where nothing was converted nobody has counted; a model of 3 billion parameters has about as much, in 8 bits.
+# Where nothing was converted nobody has counted; models of a few billion parameters need about that.
 _UNKNOWN_KV_BYTES = {"openvino": 32 * 1024}
 _BYTES_PER_WEIGHT = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 _UNKNOWN_BYTES = 4 * GIB

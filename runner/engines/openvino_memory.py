@@ -13,17 +13,14 @@ FALLBACK_KV_BYTES = 64 * 1024
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:
-    """Keys and values of one token in all layers, in 8 bits.
+    """Keys and values of one token in all layers, in 16 bits.
 
-    Values have a scale and a zero point (4 bytes each) for each token and head; keys have them for each channel of a
-    block. A model whose configuration does not say its shape is taken for a large one.
+    A model whose configuration does not say its shape is taken for a large one.
     """
     heads = int(config.get("num_attention_heads") or 0)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     head_dim = int(config.get("head_dim") or (int(config.get("hidden_size") or 0) // max(heads, 1)))
-    value_bytes = head_dim + 8
-    key_bytes = head_dim + 8 * head_dim // KV_BLOCK_TOKENS
-    return int(config.get("num_hidden_layers") or 0) * kv_heads * (key_bytes + value_bytes) or FALLBACK_KV_BYTES
+    return 2 * int(config.get("num_hidden_layers") or 0) * kv_heads * head_dim * 2 or FALLBACK_KV_BYTES
 
 
 def kv_blocks(limit_bytes: int, weights_bytes: int, bytes_per_token: int, sequences: int, context_length: int) -> int:
