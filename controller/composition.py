@@ -13,7 +13,7 @@ from controller.settings import Settings
 from controller.sources import SourceStore
 
 # Their runner takes its settings from the environment alone.
-OWN_ENGINES = frozenset({"transformers"})
+OWN_ENGINES = frozenset({"openvino", "transformers"})
 
 
 def read_registry(settings: Settings) -> Registry:

@@ -21,6 +21,8 @@ from controller.sources import Progress, SourceStore, StoredSource
 
 POLL_S = 0.5
 LOG_LINES = 20
+# What transformers loads is safetensors, and openvino its own IR; both are made from GGUF files once.
+CONVERTING_ENGINES = frozenset({"openvino", "transformers"})
 
 
 class Clock(Protocol):
@@ -187,9 +189,9 @@ class Preparation:
 
 
 def needs_preparing(spec: ModelSpec, stored: StoredSource | None) -> bool:
-    """Whether the engine cannot serve the files as they are: GGUF for transformers, which reads safetensors."""
+    """Whether the engine cannot serve the files as they are: GGUF, for those that load another form of it."""
     names = stored.files if stored else (str(spec.source),)
-    return spec.engine == "transformers" and any(name.lower().endswith(".gguf") for name in names)
+    return spec.engine in CONVERTING_ENGINES and any(name.lower().endswith(".gguf") for name in names)
 
 
 def _downloading(progress: Progress) -> PreparationProgress:

@@ -27,10 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="ids or aliases; none means the first of models.yaml"
     )
-    names = parser.parse_args(arguments).models
+    parser.add_argument("--engines", action="store_true", help="only say which engines' images the models need")
+    options = parser.parse_args(arguments)
+    names = options.models
     try:
         settings = Settings.from_environ(os.environ)
         registry = read_registry(settings)
+        if options.engines:
+            print("\n".join(sorted({spec.engine for spec in registry.models.values() if spec.image is None})))
+            return 0
         docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
         deployment = compose_deployment(settings, registry, docker)
         deployment.write()

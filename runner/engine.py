@@ -114,5 +114,8 @@ class Engine(Protocol):
 
     def capabilities(self) -> Capabilities: ...
 
+    def failure(self) -> str | None:
+        """Why the engine can serve no more; None while it can. Quick, callable by any thread."""
+
     def close(self) -> None:
         """Frees the model; nothing may be called afterwards."""

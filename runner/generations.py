@@ -62,6 +62,8 @@ class Generations:
             raise Unavailable(f"The model is {self._loader.phase}.", code="model_loading", retry_after_s=1)
         if self._task == "embedding":
             raise Refused("This model makes embeddings and generates no text.", code="task_unsupported")
+        if (reason := self._engine.failure()) is not None:
+            raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
         return self._loader.jobs
 
     def _run(self, job: Job, jobs: JobQueue, wording: Format, *, is_streamed: bool) -> Response:

@@ -78,10 +78,16 @@ class Job:
 
 
 class JobQueue:
-    """Runs jobs on as many threads as the engine has room for, in the order in which they came."""
+    """Runs jobs on as many threads as the engine has room for, in the order in which they came.
 
-    def __init__(self, engine: Engine, *, concurrency: int = 1) -> None:
+    `on_failure` gets the reason when the engine can serve no more, once for each job that met it.
+    """
+
+    def __init__(
+        self, engine: Engine, *, concurrency: int = 1, on_failure: Callable[[str], None] = lambda _reason: None
+    ) -> None:
         self._engine = engine
+        self._on_failure = on_failure
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -112,6 +118,8 @@ class JobQueue:
         while (job := self._next()) is not None:
             if not job.is_cancelled():
                 job.run(self._engine)
+                if (reason := self._engine.failure()) is not None:
+                    self._on_failure(reason)
 
     def _next(self) -> Job | None:
         with self._changed:

@@ -14,6 +14,9 @@ from runner.jobs import JobQueue
 
 log = logging.getLogger("runner")
 
+# Between an engine's breakdown and the process's end: the requests that it met are answered in this time.
+LAST_WORDS_S = 1.0
+
 
 class Loader:
     """Ready only once a real token was generated. Its attributes may be read by any thread."""
@@ -35,11 +38,12 @@ class Loader:
         self.done = threading.Event()
         self._engine = engine
         self._task = task
+        self._failing = threading.Lock()
         self._on_failure = on_failure
         self._clock = clock
 
     def start(self) -> None:
-        """Begins to load; returns at once. `on_failure` gets one sentence if it fails."""
+        """Begins to load; returns at once. `on_failure` gets one sentence if it fails, or if the engine later does."""
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def is_ready(self) -> bool:
@@ -77,7 +81,9 @@ class Loader:
         self.load_s = round(ended_s - started_s, 3)
         self.capabilities = self._engine.capabilities()
         # Last, since it is what makes `is_ready` true.
-        self.jobs = JobQueue(self._engine, concurrency=self.capabilities.concurrency)
+        self.jobs = JobQueue(
+            self._engine, concurrency=self.capabilities.concurrency, on_failure=self._fail_after_last_words
+        )
         log.info("ready load_s=%s %s %s", self.load_s, self.phases_s, self.capabilities)
 
     def _warm(self) -> None:
@@ -89,6 +95,12 @@ class Loader:
         pieces = list(self._engine.generate(request, lambda: False))
         if not pieces or pieces[-1].completion_tokens < 1:
             raise EngineError("the model generated no token")
+
+    def _fail_after_last_words(self, reason: str) -> None:
+        with self._failing:
+            if self.failure is None:
+                self.failure = reason
+                threading.Timer(LAST_WORDS_S, self._fail, (reason,)).start()
 
     def _fail(self, message: str) -> None:
         self.failure = message

@@ -10,10 +10,11 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.convert.gguf import convert_gguf, is_gguf
+from runner.convert.gguf_header import is_gguf, read_header
 from runner.engine import EngineError
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
 
@@ -26,7 +27,12 @@ DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 def main() -> int:
     """The exit code."""
     try:
-        facts = prepare(SOURCE, PREPARED, dtype=os.environ.get("ORCHESTRAR_DTYPE") or "auto")
+        facts = prepare(
+            SOURCE,
+            PREPARED,
+            engine=os.environ.get("ORCHESTRAR_ENGINE") or "transformers",
+            dtype=os.environ.get("ORCHESTRAR_DTYPE") or "auto",
+        )
     except EngineError as error:
         print(f"Preparing failed: {error}", file=sys.stderr, flush=True)
         return 1
@@ -41,7 +47,7 @@ def main() -> int:
     return 0
 
 
-def prepare(source: Path, prepared: Path, *, dtype: str) -> dict[str, Any]:
+def prepare(source: Path, prepared: Path, *, engine: str, dtype: str) -> dict[str, Any]:
     """The facts about the prepared model; makes it first unless that was done before. Raises EngineError, OSError."""
     marker = prepared / "complete.json"
     if (facts := _read_facts(marker)) is not None:
@@ -50,13 +56,15 @@ def prepare(source: Path, prepared: Path, *, dtype: str) -> dict[str, Any]:
     gguf = find_gguf(source)
     if dtype not in DTYPES:
         raise EngineError(f"ORCHESTRAR_DTYPE is {dtype!r}, write one of: {', '.join(DTYPES)}")
+    if engine not in _CONVERTERS:
+        raise EngineError(f"nothing is prepared for the engine {engine!r}, only for: {', '.join(_CONVERTERS)}")
     weights = prepared / "weights"
     _wipe(prepared)
     weights.mkdir()
     # The one it will be served in: then the file is mapped as it is, and its size tells the memory it takes.
     dtype = AUTO_CPU_DTYPE if dtype == "auto" else dtype
-    convert_gguf(gguf, weights, dtype=dtype, on_progress=_report)
-    facts = {**read_model_facts(weights, dtype), "seconds": round(time.monotonic() - started_s, 2)}
+    facts = _CONVERTERS[engine](gguf, weights, dtype)
+    facts = {"format": FORMAT, **facts, "dtype": dtype, "seconds": round(time.monotonic() - started_s, 2)}
     _sync(weights)
     _write_marker(marker, facts)
     return facts
@@ -84,17 +92,42 @@ def find_gguf(source: Path) -> Path:
     return file
 
 
+def _for_transformers(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
+    from runner.convert.gguf import convert_gguf
+
+    convert_gguf(gguf, weights, dtype=dtype, on_progress=_report)
+    return read_model_facts(weights, dtype)
+
+
+def _for_openvino(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
+    from runner.convert.openvino import convert_to_openvino
+    from runner.engines.openvino_memory import kv_bytes_per_token as kv_bytes_in_16_bits
+
+    config = convert_to_openvino(gguf, weights, on_progress=_report)
+    return {
+        "weights_bytes": sum(path.stat().st_size for path in weights.glob("openvino_model*")),
+        "kv_bytes_per_token": kv_bytes_in_16_bits(config),
+        "context_length": int(config.get("max_position_embeddings") or 0),
+        "parameters": read_header(gguf).parameters,
+    }
+
+
+# One for each engine that cannot read a GGUF file as it is.
+_CONVERTERS: dict[str, Callable[[Path, Path, str], dict[str, Any]]] = {
+    "openvino": _for_openvino,
+    "transformers": _for_transformers,
+}
+
+
 def read_model_facts(weights: Path, dtype: str) -> dict[str, Any]:
     """What the controller needs to know about a folder of safetensors, from its configuration and file headers."""
     config: dict[str, Any] = json.loads((weights / "config.json").read_text())
     files = sorted(weights.glob("*.safetensors"))
     return {
-        "format": FORMAT,
         "weights_bytes": sum(path.stat().st_size for path in files),
         "kv_bytes_per_token": kv_bytes_per_token(config, DTYPE_BYTES[dtype]),
         "context_length": int(config.get("max_position_embeddings") or 0),
         "parameters": sum(_count_parameters(path) for path in files),
-        "dtype": dtype,
     }
 
 

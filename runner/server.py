@@ -63,7 +63,7 @@ def create_app(
         body = parse_completion_body(_read_body())
         return generations.answer(body, CompletionFormat(body, settings.model_id))
 
-    app.add_url_rule("/health", view_func=lambda: _health(settings, loader), endpoint="health")
+    app.add_url_rule("/health", view_func=lambda: _health(engine, settings, loader), endpoint="health")
     app.add_url_rule("/inference", view_func=inference, methods=["POST"])
     app.add_url_rule("/v1/chat/completions", view_func=chat_completions, methods=["POST"])
     app.add_url_rule("/v1/completions", view_func=completions, methods=["POST"])
@@ -81,9 +81,11 @@ def _begin() -> None:
         client.settimeout(SOCKET_TIMEOUT_S)
 
 
-def _health(settings: RunnerSettings, loader: Loader) -> Response:
+def _health(engine: Engine, settings: RunnerSettings, loader: Loader) -> Response:
     if not loader.is_ready():
         return json_response({"status": "loading", "phase": loader.phase}, 503)
+    if (reason := engine.failure()) is not None:
+        return json_response({"status": "failed", "reason": reason}, 503)
     capabilities = loader.capabilities
     assert capabilities is not None
     return json_response(

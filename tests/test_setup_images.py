@@ -10,11 +10,14 @@ import pytest
 from scripts.setup.base_image import BaseImageStep
 from scripts.setup.failure import SetupError
 from scripts.setup.runner_image import (
+    ENGINES,
+    UNUSED,
     RunnerImageStep,
     WheelsStep,
     drop_broken_wheels,
+    engines_in_use,
     runner_content,
-    runner_is_current,
+    runners_are_current,
 )
 from scripts.setup.shell import Answer
 from scripts.setup.steps import Site
@@ -26,7 +29,7 @@ PULLED = "python:3.11-slim-bookworm"
 
 
 def base_step(site: Site) -> BaseImageStep:
-    return BaseImageStep(site, spare=runner_is_current)
+    return BaseImageStep(site, spare=runners_are_current)
 
 
 def runner_site(root: Path) -> Site:
@@ -37,6 +40,7 @@ def runner_site(root: Path) -> Site:
     (site.layout.runner / "requirements-transformers.txt").write_text("torch==1\n")
     shell_of(site).answers[f"{INSPECT} {LOCAL}"] = image_answer("sha256:base")
     shell_of(site).answers["docker run"] = Answer(0, "3.11\n")
+    shell_of(site).answers[f"{site.layout.python} -m controller.provision --engines"] = Answer(0, "transformers\n")
     return site
 
 
@@ -111,11 +115,32 @@ def test_a_current_runner_image_needs_nothing_else(tmp_path: Path) -> None:
     """With a current runner image, neither a base (it may be gone), nor wheels, nor a build are needed."""
     site = runner_site(tmp_path)
     have_current_image(site)
-    assert WheelsStep(site).done() is not None
-    assert RunnerImageStep(site).done() is not None
+    assert WheelsStep(site, "transformers").done() is not None
+    assert RunnerImageStep(site, "transformers").done() is not None
     del shell_of(site).answers[f"{INSPECT} {LOCAL}"]
-    assert base_step(site).done() == "not needed, the runner image is current"
-    assert RunnerImageStep(site).done() is not None
+    assert base_step(site).done() == "not needed, the runner images are current"
+    assert RunnerImageStep(site, "transformers").done() is not None
+
+
+def test_an_engine_that_no_model_uses_is_not_built(tmp_path: Path) -> None:
+    """Only the images that models.yaml asks for are built, and a file that cannot be read asks for all."""
+    site = runner_site(tmp_path)
+    assert WheelsStep(site, "openvino").done() == RunnerImageStep(site, "openvino").done() == UNUSED
+    have_current_image(site)
+    assert runners_are_current(site)
+    shell_of(site).answers[f"{site.layout.python} -m controller.provision --engines"] = Answer(2, err="not valid")
+    assert engines_in_use(site) == set(ENGINES)
+    assert RunnerImageStep(site, "openvino").done() is None
+    assert not runners_are_current(site)
+
+
+def test_each_engine_has_its_image(tmp_path: Path) -> None:
+    """An engine's image is built from its own target under the name that its template asks for."""
+    site = runner_site(tmp_path)
+    RunnerImageStep(site, "openvino").do()
+    (line,) = shell_of(site).ran
+    assert "--target openvino" in line
+    assert "--tag orchestrar-runner:openvino" in line
 
 
 def test_a_changed_runner_or_base_makes_the_image_stale(tmp_path: Path) -> None:
@@ -125,19 +150,19 @@ def test_a_changed_runner_or_base_makes_the_image_stale(tmp_path: Path) -> None:
     for name in ("wheelhouse/transformers/torch.whl", "__pycache__/x.pyc", ".mypy_cache/x"):
         (site.layout.runner / name).parent.mkdir(parents=True)
         (site.layout.runner / name).write_text("x")
-    assert RunnerImageStep(site).done() is not None
+    assert RunnerImageStep(site, "transformers").done() is not None
     have_current_image(site, base="sha256:older")
-    assert RunnerImageStep(site).done() is None
+    assert RunnerImageStep(site, "transformers").done() is None
     have_current_image(site)
     (site.layout.runner / "server.py").write_text("pass\n")
-    assert RunnerImageStep(site).done() is None
+    assert RunnerImageStep(site, "transformers").done() is None
 
 
 def test_an_image_built_by_hand_is_built_again(tmp_path: Path) -> None:
     """An image without our labels is not trusted to be current."""
     site = runner_site(tmp_path)
     shell_of(site).answers[f"{INSPECT} orchestrar-runner:latest"] = Answer(0, '{"Id": "x", "Config": {"Labels": null}}')
-    assert RunnerImageStep(site).done() is None
+    assert RunnerImageStep(site, "transformers").done() is None
 
 
 @pytest.mark.parametrize(("buildx", "expected"), [(Answer(0), {}), (Answer(1), {"DOCKER_BUILDKIT": "0"})])
@@ -145,7 +170,7 @@ def test_the_build_works_with_and_without_buildx(tmp_path: Path, buildx: Answer,
     """The classic builder is asked for where the plugin of the new one is missing; the labels say what was built."""
     site = runner_site(tmp_path)
     shell_of(site).answers["docker buildx version"] = buildx
-    RunnerImageStep(site).do()
+    RunnerImageStep(site, "transformers").do()
     assert shell_of(site).environments == [expected]
     (line,) = shell_of(site).ran
     assert f"--build-arg BASE_IMAGE={LOCAL} --target transformers" in line
@@ -161,14 +186,14 @@ def test_wheels_appear_all_at_once_and_are_not_fetched_again(tmp_path: Path) -> 
     """A finished download replaces the old wheels in one move, and counts until the requirements change."""
     site = runner_site(tmp_path)
     download_into(site, shell_of(site), "torch.whl")
-    assert WheelsStep(site).done() is None
-    WheelsStep(site).do()
-    assert WheelsStep(site).done() == "1 wheels"
+    assert WheelsStep(site, "transformers").done() is None
+    WheelsStep(site, "transformers").do()
+    assert WheelsStep(site, "transformers").done() == "1 wheels"
     assert {path.name for path in site.layout.wheelhouse.iterdir()} == {"transformers", "transformers.stamp"}
     (site.layout.runner / "requirements-transformers.txt").write_text("torch==2\n")
-    assert WheelsStep(site).done() is None
+    assert WheelsStep(site, "transformers").done() is None
     download_into(site, shell_of(site), "torch2.whl")
-    WheelsStep(site).do()
+    WheelsStep(site, "transformers").do()
     assert [p.name for p in (site.layout.wheelhouse / "transformers").iterdir()] == ["torch2.whl"]
 
 
@@ -177,8 +202,8 @@ def test_a_failed_download_leaves_nothing_that_looks_whole(tmp_path: Path) -> No
     site = runner_site(tmp_path)
     shell_of(site).effects[f"{site.layout.python} -m pip download"] = fails("no network")
     with pytest.raises(SetupError, match="no network"):
-        WheelsStep(site).do()
-    assert WheelsStep(site).done() is None
+        WheelsStep(site, "transformers").do()
+    assert WheelsStep(site, "transformers").done() is None
     assert not (site.layout.wheelhouse / "transformers").exists()
 
 
@@ -186,7 +211,7 @@ def test_wheels_are_for_the_images_python(tmp_path: Path) -> None:
     """Where the image's Python is another than the host's, pip is told which."""
     site = runner_site(tmp_path)
     shell_of(site).answers["docker run"] = Answer(0, "3.99\n")
-    WheelsStep(site).do()
+    WheelsStep(site, "transformers").do()
     assert "--python-version 3.99" in shell_of(site).ran[0]
 
 
@@ -195,7 +220,7 @@ def test_a_base_without_python_is_named(tmp_path: Path) -> None:
     site = runner_site(tmp_path)
     shell_of(site).answers["docker run"] = Answer(127, "", "python3: not found")
     with pytest.raises(SetupError, match=f"{LOCAL} cannot run python3"):
-        WheelsStep(site).do()
+        WheelsStep(site, "transformers").do()
 
 
 def test_wheels_cut_short_are_dropped(tmp_path: Path) -> None:

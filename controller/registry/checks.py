@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, TypeAlias
 
+from controller.registry.auto_engine import AUTO_ENGINE
 from controller.registry.problems import KeyPath, closest, one_line, quoted
 from controller.source_ref import HttpsSource, HubSource, SourceRef, parse_source
-
-AUTO_ENGINE = "transformers"
 
 Finding: TypeAlias = tuple[KeyPath, str]
 

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from controller.errors import ConfigInvalid
-from controller.registry.checks import AUTO_ENGINE, findings
+from controller.registry.auto_engine import auto_engine
+from controller.registry.checks import findings
 from controller.registry.file_model import DefaultsPart, ModelPart, ModelsFile
 from controller.registry.problems import FileBroken, FileRefused, Problem, field_name
 from controller.registry.shape import shape
@@ -26,7 +27,7 @@ _TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
 def load_registry(path: Path, *, engines: Collection[str]) -> Registry:
     """The registry in the file; ConfigInvalid with every problem, ordered by line. `engines` are those that exist."""
     try:
-        return _registry(_validated(_read(path), engines))
+        return _registry(_validated(_read(path), engines), engines)
     except FileRefused as refused:
         raise ConfigInvalid([problem.render(str(path)) for problem in refused.problems]) from None
 
@@ -74,25 +75,29 @@ def _decode(content: bytes) -> str:
         raise FileBroken(line, "file", "holds bytes that are not UTF-8; save it as UTF-8") from None
 
 
-def _registry(file: ModelsFile) -> Registry:
+def _registry(file: ModelsFile, engines: Collection[str]) -> Registry:
     return Registry(
         defaults=Defaults(**{f"{name}_s": getattr(file.defaults, name) for name in _TIMES}),
         memory_budget_bytes=file.memory_budget,
-        models=MappingProxyType({name: _spec(name, part, file.defaults) for name, part in file.models.items()}),
+        models=MappingProxyType(
+            {name: _spec(name, part, file.defaults, engines) for name, part in file.models.items()}
+        ),
     )
 
 
-def _spec(name: str, part: ModelPart, defaults: DefaultsPart) -> ModelSpec:
+def _spec(name: str, part: ModelPart, defaults: DefaultsPart, engines: Collection[str]) -> ModelSpec:
     times: dict[str, Any] = {}
     for key in _TIMES:
         own = getattr(part, key)
         times[f"{key}_s"] = getattr(defaults, key) if own is None else own
     same = {f.name for f in dataclasses.fields(ModelSpec)} & set(ModelPart.model_fields)
     same -= {"source", "engine", "generation", "resources"}
+    source = _with_revision(part.source, part.revision)
+    chosen = auto_engine(source, task=part.task, gpus=part.resources.gpus, engines=engines)
     return ModelSpec(
         id=name,
-        source=_with_revision(part.source, part.revision),
-        engine=AUTO_ENGINE if part.engine == "auto" else part.engine,
+        source=source,
+        engine=chosen if part.engine == "auto" else part.engine,
         generation=GenerationDefaults(**part.generation.model_dump()),
         resources=Resources(cpus=part.resources.cpus, memory_bytes=part.resources.memory, gpus=part.resources.gpus),
         **{key: getattr(part, key) for key in same},

@@ -15,6 +15,7 @@ _TEXTS = re.compile(
 _MODULE_FOLDER = re.compile(r"\d+_[A-Za-z]+/[^/.][^/]*\.(json|safetensors)")
 _SAFETENSORS = re.compile(r"[^/.][^/]*\.safetensors")
 _CANONICAL = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+_OPENVINO = re.compile(r"openvino_(model|tokenizer|detokenizer)\.(xml|bin)")
 _GGUF = re.compile(r"[^/.][^/]*\.gguf", re.IGNORECASE)
 _GGUF_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
 _GGUF_PREFERENCE = ("q4_k_m", "q4_0", "q4_1", "q5_k_m", "q6_k", "q8_0", "bf16", "f16", "f32")
@@ -24,7 +25,7 @@ def choose(label: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
     """The files to fetch, small ones first; SourceError when there are no weights that are data only."""
     by_name = {file.rfilename: file for file in siblings if file.rfilename.isprintable() and "\\" not in file.rfilename}
     names = set(by_name)
-    chosen = _safetensors(names) or _gguf(names)
+    chosen = _safetensors(names) or _gguf(names) or _openvino(names)
     if not chosen:
         raise SourceError(_no_weights(label, names))
     chosen |= {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
@@ -35,6 +36,12 @@ def _safetensors(names: set[str]) -> set[str]:
     """`model.safetensors` or its shards; other names (a second layout of the same weights) only without it."""
     canonical = {name for name in names if _CANONICAL.fullmatch(name)}
     return canonical or {name for name in names if _SAFETENSORS.fullmatch(name)}
+
+
+def _openvino(names: set[str]) -> set[str]:
+    """OpenVINO's form: a description and its data, of the model, the tokenizer and the detokenizer."""
+    pairs = {name for name in names if _OPENVINO.fullmatch(name)}
+    return pairs if {"openvino_model.xml", "openvino_model.bin"} <= pairs else set()
 
 
 def _gguf(names: set[str]) -> set[str]:

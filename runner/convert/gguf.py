@@ -8,14 +8,6 @@ from typing import Any
 
 from runner.engine import EngineError
 
-MAGIC = b"GGUF"
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether the file begins as a GGUF file does."""
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
-
 
 def convert_gguf(source: Path, target: Path, *, dtype: str, on_progress: Callable[[float], None]) -> None:
     """Writes a folder that `from_pretrained` reads without the GGUF. `on_progress` gets the fraction done.

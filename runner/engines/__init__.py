@@ -24,4 +24,10 @@ def _transformers(settings: RunnerSettings) -> Engine:
     return TransformersEngine(settings)
 
 
-_ENGINES: dict[str, Callable[[RunnerSettings], Engine]] = {"transformers": _transformers}
+def _openvino(settings: RunnerSettings) -> Engine:
+    from runner.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(settings)
+
+
+_ENGINES: dict[str, Callable[[RunnerSettings], Engine]] = {"openvino": _openvino, "transformers": _transformers}

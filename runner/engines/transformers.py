@@ -118,6 +118,9 @@ class TransformersEngine:
             raise EngineError("this model was not loaded for embeddings; set task: embedding")
         return [self._embed_one(text) for text in texts]
 
+    def failure(self) -> str | None:
+        return None
+
     def close(self) -> None:
         self._model = self._tokenizer = None
 

@@ -24,7 +24,7 @@ from scripts.setup.layout import Layout
 from scripts.setup.lock import locked
 from scripts.setup.model import ModelStep
 from scripts.setup.models import remove_models
-from scripts.setup.runner_image import RunnerImageStep, WheelsStep, runner_is_current
+from scripts.setup.runner_image import ENGINES, RunnerImageStep, WheelsStep, runners_are_current
 from scripts.setup.shell import RealShell
 from scripts.setup.steps import Site, Step, run_steps
 from scripts.setup.venv import VenvStep
@@ -38,9 +38,8 @@ def machine_steps(site: Site) -> list[Step]:
         VenvStep(site),
         EngineStep(site),
         ComposeStep(site),
-        BaseImageStep(site, spare=runner_is_current),
-        WheelsStep(site),
-        RunnerImageStep(site),
+        BaseImageStep(site, spare=runners_are_current),
+        *(step(site, engine) for engine in ENGINES for step in (WheelsStep, RunnerImageStep)),
         ModelStep(site),
     ]
 

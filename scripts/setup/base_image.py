@@ -45,7 +45,7 @@ class BaseImageStep:
         image = self.site.layout.base_image
         if find_image(self.site, image):
             return image
-        return "not needed, the runner image is current" if self.spare(self.site) else None
+        return "not needed, the runner images are current" if self.spare(self.site) else None
 
     def do(self) -> None:
         layout = self.site.layout

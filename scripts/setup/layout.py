@@ -24,7 +24,6 @@ class Layout:
     host: str = "127.0.0.1"
     port: int = 8000
     stop_grace_s: int = 30
-    runner_image: str = "orchestrar-runner:latest"
     base_override: str | None = None
 
     @classmethod
@@ -59,6 +58,10 @@ class Layout:
     @property
     def wheelhouse(self) -> Path:
         return self.runner / "wheelhouse"
+
+    def runner_image(self, engine: str) -> str:
+        """The tag that the engine's template names."""
+        return f"orchestrar-runner:{'latest' if engine == 'transformers' else engine}"
 
     @property
     def setup_logs(self) -> Path:

@@ -1,4 +1,4 @@
-"""The runner's image, and the wheels that go into it."""
+"""The runner's images, one for each engine, and the wheels that go into them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from scripts.setup.stamps import read_stamp, text_hash, tree_hash, write_stamp
 from scripts.setup.steps import Site
 from scripts.setup.venv import PIP_ENVIRONMENT
 
-TARGET = "transformers"
+# Each is a target of runner/Dockerfile with a requirements file of its own.
+ENGINES = ("openvino", "transformers")
 CONTENT_LABEL = "orchestrar.content"
 BASE_LABEL = "orchestrar.base"
+UNUSED = "not needed, no model uses it"
 
 
 def runner_content(site: Site) -> str:
@@ -26,9 +28,22 @@ def runner_content(site: Site) -> str:
     return text_hash(site.layout.base_image, tree_hash(site.layout.runner, skip=("wheelhouse",)))
 
 
-def runner_is_current(site: Site) -> bool:
+def engines_in_use(site: Site) -> frozenset[str]:
+    """The engines that models.yaml asks for; all where it cannot be told, as with a file that is not valid."""
+    answer = site.shell.ask(str(site.layout.python), "-m", "controller.provision", "--engines")
+    return frozenset(answer.out.split() if answer.code == 0 else ENGINES) & frozenset(ENGINES)
+
+
+def runners_are_current(site: Site) -> bool:
+    """Whether no image has to be built."""
+    stale = {engine for engine in ENGINES if not runner_is_current(site, engine)}
+    # Asked only where it matters: the answer takes a Python of its own.
+    return not stale or not stale & engines_in_use(site)
+
+
+def runner_is_current(site: Site, engine: str) -> bool:
     """Whether the image was built from these very files and this base; a base that is gone does not matter."""
-    image = find_image(site, site.layout.runner_image)
+    image = find_image(site, site.layout.runner_image(engine))
     if image is None or image.labels.get(CONTENT_LABEL) != runner_content(site):
         return False
     base = find_image(site, site.layout.base_image)
@@ -40,19 +55,28 @@ class WheelsStep:
     """The runner's wheels, fetched on the host: pip's settings and certificates hold here and not in a build."""
 
     site: Site
-    name: str = "runner wheels"
-    slug: str = "wheels"
+    engine: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} wheels"
+
+    @property
+    def slug(self) -> str:
+        return f"wheels-{self.engine}"
 
     def done(self) -> str | None:
-        if runner_is_current(self.site):
-            return "not needed, the runner image is current"
+        if runner_is_current(self.site, self.engine):
+            return "not needed, the image is current"
+        if self.engine not in engines_in_use(self.site):
+            return UNUSED
         if self._wheels.is_dir() and read_stamp(self._stamp) == self._wanted(self._image_python()):
             return f"{len(list(self._wheels.glob('*.whl')))} wheels"
         return None
 
     def do(self) -> None:
         site, version = self.site, self._image_python()
-        part = site.layout.wheelhouse / f".{TARGET}.part"
+        part = site.layout.wheelhouse / f".{self.engine}.part"
         part.mkdir(parents=True, exist_ok=True)
         drop_broken_wheels(part)
         other = () if version == "{}.{}".format(*sys.version_info[:2]) else ("--python-version", version)
@@ -68,15 +92,15 @@ class WheelsStep:
 
     @property
     def _wheels(self) -> Path:
-        return self.site.layout.wheelhouse / TARGET
+        return self.site.layout.wheelhouse / self.engine
 
     @property
     def _stamp(self) -> Path:
-        return self.site.layout.wheelhouse / f"{TARGET}.stamp"
+        return self.site.layout.wheelhouse / f"{self.engine}.stamp"
 
     @property
     def _requirements(self) -> Path:
-        return self.site.layout.runner / f"requirements-{TARGET}.txt"
+        return self.site.layout.runner / f"requirements-{self.engine}.txt"
 
     def _wanted(self, version: str) -> str:
         return text_hash(version, self._requirements.read_text(encoding="utf-8"))
@@ -103,11 +127,20 @@ class RunnerImageStep:
     """Built from `runner/`, with labels that tell whether it is still current."""
 
     site: Site
-    name: str = "runner image"
-    slug: str = "runner-image"
+    engine: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} image"
+
+    @property
+    def slug(self) -> str:
+        return f"image-{self.engine}"
 
     def done(self) -> str | None:
-        return self.site.layout.runner_image if runner_is_current(self.site) else None
+        if runner_is_current(self.site, self.engine):
+            return self.site.layout.runner_image(self.engine)
+        return None if self.engine in engines_in_use(self.site) else UNUSED
 
     def do(self) -> None:
         site, layout = self.site, self.site.layout
@@ -117,9 +150,9 @@ class RunnerImageStep:
         # Without the plugin the new builder cannot run, and old clients fail instead of falling back.
         builder = {} if site.shell.ask("docker", "buildx", "version").code == 0 else {"DOCKER_BUILDKIT": "0"}
         argv = (
-            "docker", "build", "--force-rm", "--build-arg", f"BASE_IMAGE={layout.base_image}", "--target", TARGET,
+            "docker", "build", "--force-rm", "--build-arg", f"BASE_IMAGE={layout.base_image}", "--target", self.engine,
             "--label", f"{CONTENT_LABEL}={runner_content(site)}", "--label", f"{BASE_LABEL}={base.id}",
-            "--tag", layout.runner_image, str(layout.runner),
+            "--tag", layout.runner_image(self.engine), str(layout.runner),
         )  # fmt: skip
-        site.say(f"{shorten(argv)} → {layout.runner_image}")
+        site.say(f"{shorten(argv)} → {layout.runner_image(self.engine)}")
         site.shell.run(*argv, env=builder)

@@ -21,7 +21,7 @@ from scripts.setup.__main__ import make_site
 from scripts.setup.base_image import find_image
 from scripts.setup.console import Console
 from scripts.setup.layout import ROOT, Layout
-from scripts.setup.runner_image import runner_is_current
+from scripts.setup.runner_image import ENGINES, runners_are_current
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 PYTHON = "/usr/bin/python3"
@@ -174,15 +174,16 @@ def end_processes(uid: int) -> None:
 def test_make_up_and_down_as_a_plain_user(user: PlainUser) -> None:
     """A user who may use Docker gets a running controller; images that are here are used, nothing needs root."""
     site = make_site(Layout.from_environ(os.environ), Console(), "plain-user", None)
-    if not runner_is_current(site):
-        pytest.fail("the runner image is not current; run: python3 -m scripts.setup test-env")
-    image_before = find_image(site, site.layout.runner_image)
+    if not runners_are_current(site):
+        pytest.fail("the runner images are not current; run: python3 -m scripts.setup test-env")
+    images_before = [find_image(site, site.layout.runner_image(engine)) for engine in ENGINES]
 
     printed = user.make("up")
     print(printed)
-    assert "runner wheels: already there (not needed" in printed
-    assert "runner image: already there" in printed
-    assert image_before == find_image(site, site.layout.runner_image)
+    for engine in ENGINES:
+        assert f"{engine} wheels: already there (not needed" in printed
+        assert f"{engine} image: already there" in printed
+    assert images_before == [find_image(site, site.layout.runner_image(engine)) for engine in ENGINES]
     with urllib.request.urlopen(f"http://127.0.0.1:{user.port}/health", timeout=5) as answer:
         assert json.load(answer)["status"] == "ok"
     pid = int((user.checkout / "data" / "run" / "controller.pid").read_text())

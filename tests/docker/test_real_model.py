@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -22,11 +23,11 @@ pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 PARIS = "What is the capital of France?"
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The shipped entry of the default model, prepared anew in a project of its own from the set-up's download."""
+@pytest.fixture(scope="module", params=["openvino", "transformers"])
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The shipped entry of the default model on each engine, prepared anew from the set-up's download."""
     shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    entry = shipped["models"]["smollm2-135m"]
+    entry = {**shipped["models"]["smollm2-135m"], "engine": request.param}
     folder = tmp_path_factory.mktemp("real")
     folder.chmod(0o755)
     house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": {"smollm2-135m": entry}}))
@@ -117,7 +118,28 @@ def test_too_long_a_prompt_names_both_lengths(house: House) -> None:
     response = house.post("/inference", {"model_id": "smollm2-135m", "prompt": "word " * 9000})
     error = response.json()["error"]
     assert (response.status_code, error["src"]) == (400, "model")
+    assert "9031 tokens" in error["message"]
     assert "8192" in error["message"]
+
+
+def test_many_at_once_get_their_own_answers(house: House) -> None:
+    """Eight requests together, some that end early: each gets what it would get alone."""
+    bodies: list[dict[str, Any]] = [
+        {"prompt": PARIS},
+        {"prompt": "Name three colours.", "max_tokens": 12},
+        {"prompt": PARIS, "stop": ["France"]},
+        {"prompt": "Count from one to twenty.", "max_tokens": 5},
+    ]
+    alone = [ask(house, **body)["text"] for body in bodies]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda body: ask(house, **body)["text"], bodies * 2))
+    assert together == alone * 2
+
+
+def test_no_character_is_cut(house: House) -> None:
+    """Streamed text with characters of several bytes and tokens holds no broken one."""
+    found = events(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(event.get("text", "") for event in found)
 
 
 def test_a_leaving_client_stops_the_generation(house: House) -> None:
@@ -207,7 +229,8 @@ def test_it_serves_hardened(house: House) -> None:
     assert [(mount["Type"], mount["RW"]) for mount in found["Mounts"]] == [("volume", False)]
     assert set(house.status("smollm2-135m")["start_phases"]) == {"import_s", "load_s", "first_token_s"}
     health = requests.get(f"http://127.0.0.1:{house.status('smollm2-135m')['port']}/health", timeout=5).json()
-    assert (health["engine"], health["status"]) == ("transformers", "ok")
+    (row,) = house.get("/models").json()["models"]
+    assert (health["engine"], health["status"]) == (row["engine"], "ok")
 
 
 def test_it_stops_and_starts(house: House) -> None:

@@ -36,6 +36,7 @@ class FakeEngine:
         self.load_gate = load_gate
         self.load_error: Exception | None = None
         self.break_after: int | None = None
+        self.broken: str | None = None
         self.started: list[str] = []
         self.ended = threading.Semaphore(0)
         self.begun = threading.Semaphore(0)
@@ -82,6 +83,9 @@ class FakeEngine:
 
     def capabilities(self) -> Capabilities:
         return Capabilities(engine="fake", device="none", dtype="none", context_length=CONTEXT_LENGTH, concurrency=1)
+
+    def failure(self) -> str | None:
+        return self.broken
 
     def close(self) -> None:
         return None

@@ -55,7 +55,7 @@ def test_what_is_complete_is_reused_without_its_source(tmp_path: Path) -> None:
     facts = {"format": 1, "weights_bytes": 7}
     write(tmp_path / "complete.json", json.dumps(facts).encode())
     kept = write(tmp_path / "weights" / "model.safetensors")
-    assert facts == prepare(tmp_path / "no-source", tmp_path, dtype="auto")
+    assert facts == prepare(tmp_path / "no-source", tmp_path, engine="transformers", dtype="auto")
     assert kept.exists()
 
 
@@ -66,7 +66,7 @@ def test_an_unfinished_or_older_preparation_does_not_count(tmp_path: Path, marke
         write(tmp_path / "prepared" / "complete.json", marker)
     write(tmp_path / "prepared" / "weights" / "half")
     with pytest.raises(EngineError, match="no file"):
-        prepare(tmp_path / "source", tmp_path / "prepared", dtype="auto")
+        prepare(tmp_path / "source", tmp_path / "prepared", engine="transformers", dtype="auto")
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,9 @@ def test_facts_come_from_headers_alone(tmp_path: Path) -> None:
     size = write_weights(tmp_path, {"a": [3, 4], "b": [5], "scalar": []})
     write(tmp_path / "config.json", b'{"max_position_embeddings": 128}')
     expected = {
-        "format": 1,
         "weights_bytes": size,
         "kv_bytes_per_token": 0,
         "context_length": 128,
         "parameters": 18,
-        "dtype": "float32",
     }
     assert expected == read_model_facts(tmp_path, "float32")

@@ -138,6 +138,16 @@ def test_a_failure_after_the_start_is_an_event_without_done(serve: Serve) -> Non
     assert not any("done" in event for event in events[:-1])
 
 
+def test_an_engine_that_can_serve_no_more_is_unhealthy(serve: Serve) -> None:
+    """After its breakdown /health is 503 with the reason and new requests are sent away to come again."""
+    engine = FakeEngine()
+    served = serve(engine)
+    engine.broken = "out of pages"
+    status, health, _ = served.request("GET", "/health")
+    assert (status, health) == (503, {"status": "failed", "reason": "out of pages"})
+    assert "out of pages" in assert_error(served.request("POST", "/inference", {"prompt": "one"}), 503, "engine_failed")
+
+
 def test_a_failure_before_the_answer_is_a_500(serve: Serve) -> None:
     """A broken engine is an error in the one shape, with the reason and no traceback."""
     engine = FakeEngine()

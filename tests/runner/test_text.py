@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runner.text import Detokenizer, StopStrings
+from runner.text import ByteDetokenizer, Detokenizer, StopStrings
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"))
 
@@ -33,6 +33,17 @@ def test_no_piece_has_half_a_character(text: str, missing: int) -> None:
     pieces, rest = pieces_of(tokens[: max(0, len(tokens) - missing)])
     assert text.startswith("".join(pieces) + rest)
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in (*pieces, rest))
+
+
+@given(texts, st.integers(min_value=0, max_value=3))
+def test_a_table_of_bytes_gives_the_same_text(text: str, missing: int) -> None:
+    """Looking bytes up gives whole characters only, and all of a whole text."""
+    detokenizer = ByteDetokenizer([bytes([byte]) for byte in range(256)])
+    tokens = text.encode()
+    pieces = [detokenizer.feed(token) for token in tokens[: max(0, len(tokens) - missing)]]
+    given = "".join(pieces) + detokenizer.flush()
+    assert text.startswith(given)
+    assert missing or given == text
 
 
 @given(st.binary(max_size=60))

@@ -1,0 +1,91 @@
+"""GGUF → OpenVINO IR, tokenizers and configuration, as OpenVINO GenAI saves and reads them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner.convert.gguf_header import GgufHeader, read_header
+from runner.engine import EngineError
+
+# Of the library's GGUF reader; it takes any other for a damaged file.
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+
+
+def convert_to_openvino(source: Path, target: Path, *, on_progress: Callable[[float], None]) -> dict[str, Any]:
+    """Writes a folder that the openvino engine reads without the GGUF; returns the configuration written there.
+
+    Raises EngineError when the library does not know the architecture.
+    """
+    import openvino_genai
+
+    header = read_header(source)
+    architecture = header.metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise EngineError(
+            f"{source.name} is of the architecture {architecture}, and the openvino engine reads GGUF files of "
+            f"{', '.join(ARCHITECTURES)}; write `engine: transformers`"
+        )
+    on_progress(0.1)
+    # The library opens the file for writing and puts what it makes beside it; the source is mounted read-only.
+    copy = target / source.name
+    shutil.copyfile(source, copy)
+    on_progress(0.2)
+    try:
+        pipeline = openvino_genai.LLMPipeline(copy, "CPU", enable_save_ov_model=True)
+    except RuntimeError as error:
+        reason = str(error).strip().rpartition("\n")[2]
+        raise EngineError(f"{source.name} cannot be converted: {reason}") from error
+    finally:
+        copy.unlink()
+    on_progress(0.9)
+    _lift_truncation(target / "openvino_tokenizer.xml")
+    config = model_config(header)
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    generation = {"eos_token_id": sorted(pipeline.get_generation_config().stop_token_ids)}
+    (target / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
+    return config
+
+
+def _lift_truncation(tokenizer: Path) -> None:
+    """Makes the tokenizer give all tokens of a text.
+
+    The library cuts at the context length whatever it is asked: a prompt that is too long would lose its beginning
+    and nobody would know.
+    """
+    import numpy
+    import openvino
+    import openvino_tokenizers  # noqa: F401  makes the tokenizers' operations known to OpenVINO
+
+    model = openvino.Core().read_model(tokenizer)
+    for node in model.get_ops():
+        if node.get_type_name() == "Minimum":
+            for place in node.inputs():
+                limit = place.get_source_output().get_node()
+                if limit.get_type_name() == "Constant" and limit.get_output_size() == 1 and limit.data.size == 1:
+                    none = openvino.op.Constant(numpy.array(2**31 - 1, dtype=limit.data.dtype))
+                    place.replace_source_output(none.output(0))
+    # The file that is read from stays mapped until then.
+    whole = tokenizer.with_name("lifted.xml")
+    openvino.serialize(model, whole, whole.with_suffix(".bin"))
+    del model
+    whole.with_suffix(".bin").replace(tokenizer.with_suffix(".bin"))
+    whole.replace(tokenizer)
+
+
+def model_config(header: GgufHeader) -> dict[str, Any]:
+    """The model's shape under the names that a config.json uses."""
+    heads = int(header.of_model("attention.head_count", 0))
+    found = {
+        "model_type": header.metadata.get("general.architecture"),
+        "max_position_embeddings": header.of_model("context_length"),
+        "hidden_size": header.of_model("embedding_length"),
+        "num_hidden_layers": header.of_model("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": header.of_model("attention.head_count_kv", heads),
+        "head_dim": header.of_model("attention.key_length"),
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
+from runner.memory import memory_limit_bytes
+
+SMOLLM2 = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "limited"), [("104857600\n", True), ("max\n", False), ("9223372036854771712\n", False)]
+)
+def test_the_containers_limit_counts(tmp_path: Path, text: str, limited: bool) -> None:
+    """The limit is the control group's, or the machine's memory where it sets none."""
+    file = tmp_path / "memory.max"
+    file.write_text(text)
+    machine = memory_limit_bytes(())
+    assert memory_limit_bytes((tmp_path / "absent", file)) == (100 * MIB if limited else machine)
+
+
+def test_the_cache_of_a_token_is_what_was_measured() -> None:
+    """OpenVINO reported 737,280 bytes for a block of SmolLM2's cache."""
+    assert kv_bytes_per_token(SMOLLM2) * KV_BLOCK_TOKENS == 737_280
+
+
+def test_the_cache_stays_within_the_limit() -> None:
+    """Weights, program and cache together fit, and no more is taken than all sequences can fill."""
+    weights, per_token = 95 * MIB, 23_040
+    blocks = kv_blocks(768 * MIB, weights, per_token, 8, 8192)
+    assert 0 < blocks * KV_BLOCK_TOKENS * per_token < 768 * MIB - weights
+    assert kv_blocks(1 << 40, weights, per_token, 8, 1024) == 8 * (1024 // KV_BLOCK_TOKENS + 1)
+    assert kv_blocks(0, weights, per_token, 8, 8192) > 0
