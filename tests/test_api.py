@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,11 @@ from controller.registry import Registry
 from controller.settings import Settings
 from tests.errorshape import check_error
 from tests.fakes import FakeBackend, make_container, make_spec
+from tests.stub_runner import StubRunner, serving
 
 
-class Runner(BaseHTTPRequestHandler):
+class Runner(StubRunner):
     """Answers /health and echoes the body of /inference."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self._send(200, b'{"status": "ok", "phases": {"load_s": 0.5}}')
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
@@ -37,37 +31,24 @@ class Runner(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif prompt == "garbage":
-            self._send(200, b"\xff not json")
+            self.send_whole(200, b"\xff not json")
         elif prompt == "server error":
-            self._send(500, b'{"error": {"message": "engine broke", "code": "engine_failed"}}')
+            self.send_whole(500, b'{"error": {"message": "engine broke", "code": "engine_failed"}}')
         elif prompt == "odd timings":
-            self._send(200, b'{"text": "x", "timings": [1]}')
+            self.send_whole(200, b'{"text": "x", "timings": [1]}')
         elif prompt == "strange error":
-            self._send(500, b'"oops"')
+            self.send_whole(500, b'"oops"')
         elif asked.get("stream"):
-            self._send(200, b'data: {"text": "a"}\n\ndata: {"done": true}\n\n', "text/event-stream")
+            self.send_whole(200, b'data: {"text": "a"}\n\ndata: {"done": true}\n\n', "text/event-stream")
         else:
             body = {"text": json.dumps(asked), "timings": {"ttft_s": 0.1, "total_s": 0.2}}
-            self._send(200, json.dumps(body).encode())
-
-    def _send(self, status: int, body: bytes, content_type: str = "application/json") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
+            self.send_whole(200, json.dumps(body).encode())
 
 
 @pytest.fixture(scope="module")
 def runner_port() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Runner) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with serving(Runner) as port:
+        yield port
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +15,35 @@ from controller.registry import Registry
 from controller.settings import Settings
 from tests.errorshape import check_error
 from tests.fakes import FakeBackend, make_container, make_spec
+from tests.stub_runner import StubRunner, serving
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
 STREAMED = b'data: {"choices": []}\n\n:\n\ndata: [DONE]\n\n'
 
 
-class Runner(BaseHTTPRequestHandler):
+class Runner(StubRunner):
     """Repeats what it was sent; a prompt may ask for something else."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self._send(200, b'{"status": "ok"}')
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         asked = json.loads(raw)
         if asked.get("prompt") == "die":
-            self._send(200, STREAMED[:10], "text/event-stream", length=len(STREAMED))
+            self.send_whole(200, STREAMED[:10], "text/event-stream", length=len(STREAMED))
             self.close_connection = True
         elif asked.get("prompt") in ("400", "500", "503"):
             error = {"message": "the model's own words", "type": "t", "code": "own_code", "param": "prompt"}
-            self._send(int(asked["prompt"]), json.dumps({"error": error}).encode())
+            self.send_whole(int(asked["prompt"]), json.dumps({"error": error}).encode())
         elif asked.get("stream"):
-            self._send(200, STREAMED, "text/event-stream")
+            self.send_whole(200, STREAMED, "text/event-stream")
         else:
-            self._send(200, json.dumps({"path": self.path, "raw": raw.decode()}).encode())
-
-    def _send(self, status: int, body: bytes, kind: str = "application/json", length: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
+            self.send_whole(200, json.dumps({"path": self.path, "raw": raw.decode()}).encode())
 
 
 @pytest.fixture(scope="module")
 def runner_port() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Runner) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with serving(Runner) as port:
+        yield port
 
 
 class Backend(FakeBackend):

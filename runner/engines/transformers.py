@@ -18,7 +18,7 @@ from runner.engine import (
     Piece,
     PromptInvalid,
 )
-from runner.sampling_defaults import resolve_sampling
+from runner.sampling_defaults import encoded_request
 from runner.settings import AUTO_CPU_DTYPE, RunnerSettings
 from runner.text import Detokenizer, StopStrings
 
@@ -78,19 +78,8 @@ class TransformersEngine:
             text, is_templated = self._prompt_text(request)
             # A template writes the special tokens itself.
             tokens = tuple(self._tokenizer(text, add_special_tokens=not is_templated)["input_ids"])
-        if not tokens:
-            raise PromptInvalid("The prompt has no tokens; write some text.")
-        room = self._context_length - len(tokens)
-        if room < 1:
-            raise PromptInvalid(
-                f"The prompt has {len(tokens)} tokens and the context {self._context_length}; "
-                "shorten the prompt so that at least one token fits after it.",
-                code="context_length_exceeded",
-            )
-        sampling = resolve_sampling(request.sampling, self._settings.generation, self._model_defaults)
-        bounded = PartialSampling(max_tokens=min(sampling.max_tokens, room))
-        sampling = resolve_sampling(bounded, request.sampling, self._settings.generation, self._model_defaults)
-        return EncodedRequest(prompt_tokens=tokens, sampling=sampling)
+        own = (request.sampling, self._settings.generation, self._model_defaults)
+        return encoded_request(tokens, self._context_length, *own)
 
     def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
         from runner.engines.torch_sampling import Sampler
