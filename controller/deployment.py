@@ -97,8 +97,8 @@ class Deployment:
         """
         spec = self._spec(model_id)
         for _ in range(PORT_TRIES):
-            self.write()
             self._yield_taken_port(spec)
+            self.write()
             failure = self._try_up(model_id)
             if failure is not None and any(sign in f"{failure.details.get('stderr')}".lower() for sign in _PORT_IN_USE):
                 continue  # somebody was faster than our look
@@ -114,10 +114,6 @@ class Deployment:
     def stop(self, container_id: str, *, grace_s: int) -> None:
         """End the container's process by its id; verified: it has exited when this returns."""
         self._docker.stop(container_id, grace_s=grace_s)
-
-    def remove(self, container_id: str) -> None:
-        """Remove the container, whatever its state."""
-        self._docker.remove(container_id)
 
     def logs(self, container_id: str) -> list[str]:
         """Its last lines."""
@@ -168,7 +164,6 @@ class Deployment:
             )
         moved = self._ports.move(spec.id, ports.values())
         log.warning("%s: port %d is taken by another program, moving on to %d", spec.id, port, moved)
-        self.write()
 
     def _try_up(self, model_id: str) -> DockerError | None:
         """The error is no verdict: a command that ran into its deadline may have started the container all the same."""

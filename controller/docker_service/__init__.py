@@ -135,14 +135,14 @@ class DockerService:
     def _labelled(self, label: str) -> list[Container]:
         whales = self._client(LOOK_DEADLINE_S)
         # What `docker compose run` makes carries the service's labels, too, and serves nobody.
-        filters = [*self._filters(label), *self._filters(NOT_ONEOFF)]
+        filters = self._filters(label, NOT_ONEOFF)
         with translated("listing containers"):
             ids = [found.id for found in whales.container.list(all=True, filters=filters)]
         # One may go away between the listing and the look at it: inspect says None then.
         return [container for container in map(self.inspect, ids) if container is not None]
 
-    def _filters(self, label: str) -> list[tuple[Literal["label"], str]]:
-        return [("label", f"{PROJECT_LABEL}={self.project}"), ("label", label)]
+    def _filters(self, *labels: str) -> list[tuple[Literal["label"], str]]:
+        return [("label", label) for label in (f"{PROJECT_LABEL}={self.project}", *labels)]
 
     def _client(self, deadline_s: float, *, profiles: Iterable[str] = ()) -> DockerClient:
         files = [self._folder / COMPOSE_FILE]
