@@ -6,10 +6,14 @@ An engine knows tokens and text, not HTTP. All of this imports without the engin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from runner.grammar_rules import Grammar
 
 FinishReason = Literal["stop", "length", "cancelled"]
+# In which form a model was trained to write calls of tools.
+ToolSyntax = Literal["hermes", "llama", "mistral"]
 Phase = Literal["importing", "loading", "warming"]
 
 
@@ -27,11 +31,47 @@ class PromptInvalid(EngineError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call of a tool in an earlier turn."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """One turn of a conversation."""
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the model called, in a turn of its own."""
+    tool_call_id: str | None = None
+    """The call that a tool's turn answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """Something that the model may call; `parameters` is the JSON schema of the arguments."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """What an answer is held to."""
+
+    schema: Any = None
+    """The JSON schema of the answer; None for free text."""
+    tools: tuple[Tool, ...] = ()
+    """What the model may call."""
+    must_call: tuple[str, ...] = ()
+    """Names of tools, one of which it has to call."""
+    parallel_calls: bool = False
+    """Whether it may call several where it is held to calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +106,9 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     raw: bool = False
     sampling: PartialSampling = PartialSampling()
+    constraints: Constraints = field(default_factory=Constraints)
+    grammar: Grammar | None = None
+    """What the constraints come to; for engines whose capabilities have `grammars`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +117,7 @@ class EncodedRequest:
 
     prompt_tokens: tuple[int, ...]
     sampling: Sampling
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +139,10 @@ class Capabilities:
     context_length: int
     concurrency: int
     """How many `generate` calls may run at once; the server makes the others wait their turn."""
+    grammars: bool = False
+    """Whether it holds an answer to a request's grammar."""
+    tool_syntax: ToolSyntax | None = None
+    """How the model writes calls of tools; None where its chat template knows none."""
 
 
 class Engine(Protocol):

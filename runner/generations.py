@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from flask import Request, Response, g, request
 
+from runner.constraints import constrained
 from runner.disconnects import DisconnectWatcher
-from runner.engine import Engine, GenerationRequest, PromptInvalid
+from runner.engine import Capabilities, Engine, GenerationRequest, PromptInvalid
 from runner.errors import Broken, Refused, Unavailable
 from runner.events import EventStream, Format
 from runner.jobs import GenerationFailed, Job, JobQueue
@@ -46,8 +47,8 @@ class Generations:
 
     def answer(self, body: Body, wording: Format) -> Response:
         """The generation that the current request asks for; raises RunnerError while it has not begun."""
-        jobs = self._ready_jobs()
-        wanted = body.to_request()
+        jobs, capabilities = self._ready_jobs()
+        wanted = constrained(body.to_request(), capabilities)
         try:
             job = Job(self._engine.encode(wanted))
         except PromptInvalid as error:
@@ -57,14 +58,14 @@ class Generations:
             raise Unavailable("The model has as many requests as it takes.", code="overloaded", retry_after_s=1)
         return self._run(job, jobs, wording, is_streamed=bool(body.stream))
 
-    def _ready_jobs(self) -> JobQueue:
-        if self._loader.jobs is None:
+    def _ready_jobs(self) -> tuple[JobQueue, Capabilities]:
+        if self._loader.jobs is None or self._loader.capabilities is None:
             raise Unavailable(f"The model is {self._loader.phase}.", code="model_loading", retry_after_s=1)
         if self._task == "embedding":
             raise Refused("This model makes embeddings and generates no text.", code="task_unsupported")
         if (reason := self._engine.failure()) is not None:
             raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
-        return self._loader.jobs
+        return self._loader.jobs, self._loader.capabilities
 
     def _run(self, job: Job, jobs: JobQueue, wording: Format, *, is_streamed: bool) -> Response:
         request_id: str = g.request_id

@@ -182,7 +182,8 @@ class _Converter:
             raise SchemaInvalid(f"{place(at, 'properties')} must be an object")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             raise SchemaInvalid(f"{place(at, 'required')} must be a list of names")
-        further = schema.get("additionalProperties", not (properties or required))
+        # Who lists properties, even none, does not ask for others.
+        further = schema.get("additionalProperties", "properties" not in schema and not required)
         members = []
         for name in dict.fromkeys((*properties, *required)):
             where = ("properties", name) if name in properties else ("additionalProperties",)

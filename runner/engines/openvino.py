@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runner.engine import (
     Capabilities,
@@ -20,14 +19,19 @@ from runner.engine import (
     Phase,
     Piece,
 )
+from runner.engines.grammars import Grammars
+from runner.engines.openvino_batch import OpenVinoBatch, last_line
+from runner.engines.openvino_grammar import GrammarCompiler
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
-from runner.engines.stepping import BatchSequence, RequestFailed, StepLoop, Tokens, Turn
+from runner.engines.stepping import StepLoop, Tokens, Turn
+from runner.fair_lock import FairLock
 from runner.memory import memory_limit_bytes
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
 from runner.text import ByteDetokenizer, Detokenizer, StopStrings
 
 log = logging.getLogger("runner")
+P = TypeVar("P")
 
 MODEL_FILE = "openvino_model.xml"
 FALLBACK_CONTEXT_LENGTH = 2048
@@ -44,7 +48,11 @@ class OpenVinoEngine:
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
+        self._grammars: Grammars | None = None
         self._loop: StepLoop | None = None
+        # Shared while something uses the model, alone while it is loaded anew.
+        self._in_use = FairLock()
+        self._broken: str | None = None
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         if self._settings.task == "embedding":
@@ -72,9 +80,10 @@ class OpenVinoEngine:
                 folder, self._tokenizer.library, scheduler, "CPU", **properties(self._settings)
             )
         except RuntimeError as error:
-            raise EngineError(f"the model's files cannot be loaded: {_last_line(error)}") from error
+            raise EngineError(f"the model's files cannot be loaded: {last_line(error)}") from error
         self._read_generation_config(pipeline.get_config())
-        self._loop = StepLoop(_Pipeline(openvino_genai, pipeline, self._eos))
+        self._grammars = Grammars(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
+        self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos))
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -83,24 +92,32 @@ class OpenVinoEngine:
             dtype=PRECISIONS[self._settings.dtype],
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
+            grammars=True,
+            tool_syntax=self._loaded(self._tokenizer).tool_syntax,
         )
 
     def failure(self) -> str | None:
-        return None if self._loop is None else self._loop.failure
+        return self._broken or (None if self._loop is None else self._loop.failure)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
-        tokens = self._tokenizer.encode(request)
-        own = (request.sampling, self._settings.generation, self._model_defaults)
-        return encoded_request(tokens, self._context_length, *own)
+        if request.grammar is not None and self._grammars is not None and self._grammars.is_full():
+            self._forget_grammars()
+        with self._in_use.shared():
+            tokens = self._tokenizer.encode(request)
+            own = (request.sampling, self._settings.generation, self._model_defaults)
+            encoded = encoded_request(tokens, self._context_length, *own)
+            if request.grammar is None:
+                return encoded
+            self._loaded(self._grammars).compile(request.grammar)
+        return replace(encoded, grammar=request.grammar)
 
     def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        if self._loop is None:
-            raise EngineError("the model is not loaded")
-        turn = self._loop.submit(request, cancelled)
-        try:
-            yield from self._pieces(turn, request)
-        finally:
-            turn.leave()
+        with self._in_use.shared():
+            turn, first = self._joined(request, cancelled)
+            try:
+                yield from self._pieces(turn, first, request)
+            finally:
+                turn.leave()
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise EngineError("the openvino engine makes no embeddings; write `engine: transformers`")
@@ -108,15 +125,46 @@ class OpenVinoEngine:
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._tokenizer = None
+        self._loop = self._tokenizer = self._grammars = None
 
-    def _pieces(self, turn: Turn, request: EncodedRequest) -> Iterator[Piece]:
+    def _joined(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> tuple[Turn, list[Tokens]]:
+        """The request in the batch, and its first tokens."""
+        loop = self._loaded(self._loop)
+        if request.grammar is None:
+            turn = loop.submit(request, cancelled)
+            return turn, turn.next()
+        grammars = self._loaded(self._grammars)
+        # Once more: it may have been forgotten since the request was encoded.
+        grammars.compile(request.grammar)
+        with grammars.joining():
+            turn = loop.submit(request, cancelled)
+            return turn, turn.next()
+
+    def _forget_grammars(self) -> None:
+        """Loads the model anew, once nobody uses it: there is no other way to free what the library compiled."""
+        with self._in_use.alone():
+            if self._grammars is not None and self._grammars.is_full():
+                log.info("loading anew, to free the memory of the grammars of earlier requests")
+                self.close()
+                try:
+                    self.load(lambda _phase: None)
+                except EngineError as error:
+                    self._broken = str(error)
+                    raise
+
+    def _loaded(self, part: P | None) -> P:
+        if part is None:
+            raise EngineError(self._broken or "the model is not loaded")
+        return part
+
+    def _pieces(self, turn: Turn, first: list[Tokens], request: EncodedRequest) -> Iterator[Piece]:
         detokenizer = self._tokenizer.detokenizer()
         stops = StopStrings(request.sampling.stop)
         count = 0
+        results = first
         while True:
             text, reason = "", None
-            for made in turn.next():
+            for made in results:
                 for token in made.tokens:
                     count += 1
                     if token in self._eos:
@@ -132,6 +180,7 @@ class OpenVinoEngine:
                 return
             if text:
                 yield Piece(text=text, completion_tokens=count)
+            results = turn.next()
 
     def _bounded_cache(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
@@ -155,70 +204,6 @@ class OpenVinoEngine:
         if config.do_sample:
             top_k = config.top_k if config.top_k < 2**31 else 0
             self._model_defaults = PartialSampling(temperature=config.temperature, top_p=config.top_p, top_k=top_k)
-
-
-class _Pipeline:
-    """See `runner.engines.stepping.BatchPipeline`."""
-
-    def __init__(self, library: Any, pipeline: Any, eos: frozenset[int]) -> None:
-        import numpy
-        import openvino
-
-        self._numpy, self._tensor = numpy, openvino.Tensor
-        self._library = library
-        self._pipeline = pipeline
-        self._eos = eos
-        self._ids = itertools.count()
-        # Named once: an attribute of a bound enumeration costs more than the comparison.
-        self._reasons: dict[Any, FinishReason] = {
-            library.GenerationFinishReason.STOP: "stop",
-            library.GenerationFinishReason.LENGTH: "length",
-        }
-
-    def add(self, request: EncodedRequest) -> BatchSequence:
-        tokens = self._tensor(self._numpy.array([request.prompt_tokens], dtype=self._numpy.int64))
-        try:
-            handle = self._pipeline.add_request(next(self._ids), tokens, self._generation_config(request))
-        except RuntimeError as error:
-            raise RequestFailed(f"the engine refuses this request: {_last_line(error)}") from error
-        return _Sequence(handle, self._reasons, self._library.GenerationStatus.IGNORED)
-
-    def step(self) -> None:
-        self._pipeline.step()
-
-    def _generation_config(self, request: EncodedRequest) -> Any:
-        sampling = request.sampling
-        config = self._library.GenerationConfig(max_new_tokens=sampling.max_tokens)
-        config.stop_token_ids = set(self._eos)
-        if sampling.temperature > 0:
-            config.do_sample = True
-            config.temperature = sampling.temperature
-            config.top_p = sampling.top_p
-            if sampling.top_k:
-                config.top_k = sampling.top_k
-            seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
-            config.rng_seed = seed % 2**64
-        return config
-
-
-class _Sequence:
-    def __init__(self, handle: Any, reasons: dict[Any, FinishReason], ignored: Any) -> None:
-        self._handle = handle
-        self._reasons = reasons
-        self._ignored = ignored
-
-    def take(self) -> Tokens | None:
-        if not self._handle.can_read():
-            if self._handle.get_status() == self._ignored:
-                raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
-            return None
-        (output,) = self._handle.read().values()
-        if self._handle.get_status() == self._ignored:
-            raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
-        return Tokens(output.generated_ids, self._reasons.get(output.finish_reason))
-
-    def cancel(self) -> None:
-        self._handle.cancel()
 
 
 PRECISIONS = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
@@ -255,8 +240,3 @@ def _last_piece(
     rest, is_stopped = stops.feed(detokenizer.flush())
     text += rest if is_stopped else rest + stops.flush()
     return Piece(text=text, completion_tokens=count, finish_reason="stop" if is_stopped else reason)
-
-
-def _last_line(error: BaseException) -> str:
-    """OpenVINO's texts begin with where in its source they were thrown."""
-    return str(error).strip().rpartition("\n")[2]
