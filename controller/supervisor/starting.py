@@ -74,19 +74,22 @@ class Starter:
         if found is not None and found.running:
             reporter.entered(State.STARTING)
             return self._wait(spec, found, reporter)
-        self._prepare(spec, reporter, only_if_missing=True)
+        self.prepare(spec, reporter)
         try:
             return self._up(spec, reporter)
         except StartFailed as exc:
             if exc.details.get("exit_code") != NOT_PREPARED_EXIT:
                 raise
         # The prepared volume was emptied or made anew behind our back: make its content again.
-        self._prepare(spec, reporter, only_if_missing=False)
+        self._make(spec, reporter)
         return self._up(spec, reporter)
 
-    def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> None:
-        if only_if_missing and self._backend.is_prepared(spec.id):
-            return
+    def prepare(self, spec: ModelSpec, reporter: Reporter) -> None:
+        """Make present what a start needs, and is not here yet."""
+        if not self._backend.is_prepared(spec.id):
+            self._make(spec, reporter)
+
+    def _make(self, spec: ModelSpec, reporter: Reporter) -> None:
         reporter.entered(State.PREPARING)
         self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.closing())
 
