@@ -109,6 +109,7 @@ def _for_openvino(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
         "kv_bytes_per_token": kv_bytes_in_16_bits(config),
         "context_length": int(config.get("max_position_embeddings") or 0),
         "parameters": read_header(gguf).parameters,
+        "architecture": str(config.get("model_type") or ""),
     }
 
 
@@ -128,6 +129,7 @@ def read_model_facts(weights: Path, dtype: str) -> dict[str, Any]:
         "kv_bytes_per_token": kv_bytes_per_token(config, DTYPE_BYTES[dtype]),
         "context_length": int(config.get("max_position_embeddings") or 0),
         "parameters": sum(_count_parameters(path) for path in files),
+        "architecture": str(config.get("model_type") or ""),
     }
 
 

@@ -36,6 +36,7 @@ def test_a_whole_chat_answer_has_the_apis_shape(serve: Serve) -> None:
     assert 200 == status
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer.pop("created") > 1_700_000_000
+    assert {"prompt_ms", "predicted_ms"} == set(answer.pop("timings"))
     message = {"role": "assistant", "content": "one two ", "refusal": None}
     assert {
         "object": "chat.completion",
@@ -51,6 +52,7 @@ def test_a_whole_completion_has_the_apis_shape(serve: Serve) -> None:
     assert 200 == status
     assert answer.pop("id").startswith("cmpl-")
     assert answer.pop("created") > 1_700_000_000
+    assert {"prompt_ms", "predicted_ms"} == set(answer.pop("timings"))
     assert {
         "object": "text_completion",
         "model": "fake",
