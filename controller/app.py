@@ -7,7 +7,7 @@ import os
 
 from flask import Flask
 
-from controller.api import errors, guard, native, openai
+from controller.api import errors, guard, native, ollama, openai
 from controller.api.services import Services
 from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
@@ -54,6 +54,7 @@ def create_app(
         supervisor=supervisor,
         relay=Relay(supervisor, proxy, max_in_flight=settings.max_in_flight),
         proxy=proxy,
+        facts=backend.facts,
         engine=EngineHealth(docker.version),
         clients=ClientWatcher(),
     )
@@ -61,6 +62,7 @@ def create_app(
     errors.install(app)
     app.register_blueprint(native.blueprint)
     app.register_blueprint(openai.blueprint)
+    app.register_blueprint(ollama.blueprint)
     return app
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from controller.docker_service import Container, DockerService, Usage
 from controller.errors import DockerError, ModelBusy, PortTaken, SourceError, StartFailed
 from controller.files import write_atomic
+from controller.model_facts import ModelFacts
 from controller.ports import PortBook
 from controller.preparation import OnProgress, Preparation
 from controller.registry import ModelSpec, Registry
@@ -68,6 +69,10 @@ class Deployment:
     def is_prepared(self, model_id: str) -> bool:
         """Whether a start would find the model's files made. No Docker, no network."""
         return self._preparation.is_complete(self._spec(model_id))
+
+    def facts(self, model_id: str) -> ModelFacts | None:
+        """What is known of the model's files; None before they are here. No Docker, no network."""
+        return self._preparation.describe(self._spec(model_id))
 
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
         """Download and convert what is missing. Raises SourceError, PreparationFailed or a Docker error."""

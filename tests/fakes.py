@@ -11,6 +11,7 @@ from typing import Any
 
 from controller.docker_service import Container, Usage
 from controller.errors import OrchestrarError
+from controller.model_facts import ModelFacts
 from controller.preparation import OnProgress
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
@@ -93,6 +94,7 @@ class FakeBackend:
         self.calls: list[str] = []
         self.containers: dict[str, Container] = {}
         self.prepared: set[str] | None = None
+        self.known: dict[str, ModelFacts] = {}
         self.ready = True
         self.phase = ""
         self.up_gate = threading.Event()
@@ -120,6 +122,9 @@ class FakeBackend:
         self.on_prepare(model_id, on_progress, cancelled)
         if self.prepared is not None:
             self.prepared.add(model_id)
+
+    def facts(self, model_id: str) -> ModelFacts | None:
+        return self.known.get(model_id)
 
     def find_all(self) -> list[Container]:
         return list(self.containers.values())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from controller import __version__
+from controller.api import pulling
 from controller.api.body import raw_body
 from controller.api.inference import ask
-from controller.api.schemas import InferenceBody, ModelBody, RunBody, read_body
+from controller.api.schemas import InferenceBody, ModelBody, PullBody, RunBody, read_body
 from controller.api.services import services
-from controller.api.views import model_row, seconds, status_row
+from controller.api.views import model_row, pulled, seconds, status_row
 from controller.supervisor import State
 
 blueprint = Blueprint("native", __name__)
@@ -66,6 +67,17 @@ def stop() -> Response:
     with services().relay.place():
         services().supervisor.stop(spec.id)
     return jsonify({"model_id": spec.id, "state": State.STOPPED.value})
+
+
+@blueprint.post("/pull")
+def pull() -> Response | tuple[Response, int]:
+    """Make present all that a model's start needs, and start nothing."""
+    body = read_body(PullBody, raw_body())
+    spec = pulling.resolve_for_pull(services().registry.resolve, body.model_id)
+    if body.stream:
+        return pulling.pull_streamed(services(), spec.id, pulling.NativeEvents())
+    view, is_over = pulling.pull(services(), spec.id, wait=body.wait)
+    return jsonify(pulled(view)), 200 if is_over else 202
 
 
 @blueprint.delete("/models/<name>/files")

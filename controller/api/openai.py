@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from controller.api.body import raw_body
-from controller.api.relaying import relay
+from controller.api.relaying import AsItCame, relay
 from controller.api.schemas import OpenAIBody, read_body
 from controller.api.services import services
 from controller.errors import ModelNotFound, TaskUnsupported
@@ -49,7 +49,7 @@ def _pass_on(tasks: Collection[str], refusal: str) -> Response:
     spec = _resolve(body.model)
     if spec.task not in tasks:
         raise TaskUnsupported(f"{body.model} {refusal} (its task in models.yaml is {spec.task})", param="model")
-    return relay(services(), spec.id, request.path, raw, stream=bool(body.stream))
+    return relay(services(), spec.id, request.path, raw, stream=bool(body.stream), wording=AsItCame())
 
 
 def _resolve(name: str) -> ModelSpec:

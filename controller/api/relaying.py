@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from flask import Response, g, jsonify, request
 
 from controller.api.errors import envelope
 from controller.api.services import Services
-from controller.errors import UpstreamError
-from controller.relay import EventStream, Waited
+from controller.errors import OrchestrarError
+from controller.relay import EventStream, Exchange, Pieces, Waited
 from controller.supervisor import CancelToken
 
 OK = 200
 EVENT_STREAM = "text/event-stream"
+
+
+class Wording(Protocol):
+    """How one answer is told to its client; made anew for each request."""
+
+    stream_type: str
+
+    def whole(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+        """The answer in one piece. Raises UpstreamInvalid for what is none."""
+
+    def streamed(self, exchange: Exchange) -> Pieces:
+        """The answer as it comes."""
+
+    def error(self, error: OrchestrarError, request_id: str) -> bytes:
+        """What ends a stream that breaks."""
+
+
+class AsItCame:
+    """The wording of the model itself: events pass unread."""
+
+    stream_type = f"{EVENT_STREAM}; charset=utf-8"
+
+    def whole(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+        return answer
+
+    def streamed(self, exchange: Exchange) -> Pieces:
+        return exchange
+
+    def error(self, error: OrchestrarError, request_id: str) -> bytes:
+        return f"data: {json.dumps(envelope(error, request_id))}\n\n".encode()
 
 
 def relay(
@@ -25,10 +54,10 @@ def relay(
     body: bytes,
     *,
     stream: bool,
+    wording: Wording,
     keep_alive_s: float | None = None,
-    finish: Callable[[dict[str, Any], Waited], dict[str, Any]] = lambda answer, _waited: answer,
 ) -> Response:
-    """The model's answer to `body`: events pass unread, a whole answer passes through `finish`.
+    """The model's answer to `body`.
 
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
@@ -43,11 +72,11 @@ def relay(
         unwatch()
         raise
     if stream and exchange.status == OK and exchange.content_type.startswith(EVENT_STREAM):
-        events = EventStream(exchange, lambda error: _error_event(error, request_id), unwatch)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **_waited_header(exchange.waited)}
-        return Response(events, content_type=f"{EVENT_STREAM}; charset=utf-8", headers=headers)
+        pieces = wording.streamed(exchange)
+        events = EventStream(pieces, lambda error: wording.error(error, request_id), unwatch)
+        return stream_response(events, wording.stream_type, _waited_header(exchange.waited))
     try:
-        response = jsonify(finish(exchange.read_object(), exchange.waited))
+        response = jsonify(wording.whole(exchange.read_object(), exchange.waited))
     finally:
         exchange.close()
         unwatch()
@@ -55,10 +84,12 @@ def relay(
     return response
 
 
+def stream_response(body: Any, content_type: str, headers: dict[str, str] | None = None) -> Response:
+    """A streamed answer that nothing on its way may keep back; `body` is closed in the end."""
+    whole = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
+    return Response(body, content_type=content_type, headers=whole)
+
+
 def _waited_header(waited: Waited) -> dict[str, str]:
     """The wait for the model, beside what passes unread (Server-Timing, in ms)."""
     return {"Server-Timing": f"queue;dur={waited.queue_s * 1000:.1f}, start;dur={waited.start_s * 1000:.1f}"}
-
-
-def _error_event(error: UpstreamError, request_id: str) -> bytes:
-    return f"data: {json.dumps(envelope(error, request_id))}\n\n".encode()

@@ -11,6 +11,7 @@ from flask import current_app
 
 from controller.clients import ClientWatcher
 from controller.docker_service.health import EngineHealth
+from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
 from controller.registry import Registry
 from controller.relay import Relay
@@ -25,6 +26,7 @@ class Services:
     supervisor: Supervisor
     relay: Relay
     proxy: Proxy
+    facts: Callable[[str], ModelFacts | None]
     engine: EngineHealth
     clients: ClientWatcher
 

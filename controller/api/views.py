@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.preparation import PreparationProgress
 from controller.supervisor import ModelView
 
 
@@ -55,12 +56,19 @@ def status_row(view: ModelView) -> dict[str, Any]:
     }
 
 
-def _preparing(view: ModelView) -> dict[str, Any] | None:
-    progress = view.progress
-    if progress is None:
-        return None
+def pulled(view: ModelView) -> dict[str, Any]:
+    """The answer to a pull."""
+    return {"model_id": view.spec.id, "state": view.state.value, "preparing": _preparing(view)}
+
+
+def preparing(progress: PreparationProgress) -> dict[str, Any]:
+    """How far a download or conversion is, as far as that is known."""
     percent = None if progress.fraction is None else round(100 * progress.fraction)
     return {"phase": progress.phase, "percent": percent, "done_bytes": progress.done_bytes}
+
+
+def _preparing(view: ModelView) -> dict[str, Any] | None:
+    return None if view.progress is None else preparing(view.progress)
 
 
 def _error(view: ModelView) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ class Lifecycle:
         # It waits for the lock that we hold; a thread that cannot be had changes nothing.
         threading.Thread(target=self._attempt, args=(slot, attempt), name=name, daemon=True).start()
         slot.attempt = attempt
-        slot.error, slot.keep_alive_s = None, None
+        slot.error, slot.keep_alive_s, slot.stop_not_before = None, None, 0.0
         slot.enter(State.PREPARING if only_prepares else State.STARTING)
 
     def cancel(self, slot: Slot) -> None:

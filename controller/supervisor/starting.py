@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from controller.docker_service import Container, Usage
 from controller.errors import Cancelled, StartFailed
+from controller.model_facts import ModelFacts
 from controller.preparation import OnProgress, PreparationProgress
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
@@ -26,6 +27,8 @@ class Backend(Protocol):
     def is_prepared(self, model_id: str) -> bool: ...
 
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None: ...
+
+    def facts(self, model_id: str) -> ModelFacts | None: ...
 
     def find_all(self) -> list[Container]: ...
 

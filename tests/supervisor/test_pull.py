@@ -53,9 +53,7 @@ def download(absent: House) -> Download:
 
 def follow(pull: Pull) -> list[PreparationProgress]:
     """All that a pull tells, to its end."""
-    told = []
-    while (progress := pull.next_progress(HANG_S)) is not None:
-        told.append(progress)
+    told = [progress for progress in pull if progress is not None]
     assert pull.is_over
     return told
 
@@ -64,7 +62,7 @@ def test_a_pull_makes_present_and_starts_nothing(absent: House, download: Downlo
     """A pull prepares and tells how far it is; then the model is stopped, and its start prepares nothing."""
     pull = absent.supervisor.pull("tiny")
     assert absent.state() is State.PREPARING
-    assert pull.next_progress(HANG_S) == HALF
+    assert next(pull) == HALF
     download.go_on.set()
     assert follow(pull) == []
     assert absent.settled() is State.STOPPED
@@ -112,7 +110,7 @@ def test_a_pull_joins_a_start(absent: House, download: Download) -> None:
     assert pull.is_over
     absent.backend.up_gate.set()
     assert "no such image" == error_of(request).message
-    assert pull.next_progress(0) is None
+    assert follow(pull) == []
     assert absent.backend.calls == ["prepare tiny", "up tiny"]
 
 
@@ -159,12 +157,12 @@ def test_a_leaving_client_ends_no_pull(absent: House, download: Download) -> Non
 
 
 def test_silence_is_told_apart_from_the_end(absent: House, download: Download) -> None:
-    """With nothing new in time a pull says so, and is not over."""
+    """With no news for a while a pull says so, and is not over."""
     pull = absent.supervisor.pull("tiny")
-    assert pull.next_progress(HANG_S) == HALF
-    silent = absent.later(pull.next_progress, 5.0)
+    assert next(pull) == HALF
+    silent = absent.later(next, pull)
     absent.clock.until_waiting(1)
-    absent.clock.advance(5)
+    absent.clock.advance(2)
     assert silent.result(HANG_S) is None
     assert not pull.is_over
     download.go_on.set()
