@@ -133,9 +133,11 @@ class TestGenerate:
         options = {"temperature": 0.1, "top_p": 0.9, "top_k": 5, "seed": 7, "num_predict": 11, "stop": ["a"]}
         client.generate("tiny", "x", options={**options, "num_ctx": 4096, "mirostat": 1, "unheard_of": {}})
         client.generate("tiny", "x", options={"seed": -1, "num_predict": -1, "stop": []})
+        client.generate("tiny", "x", options={"stop": "a", "temperature": None})
         names = {"max_tokens" if name == "num_predict" else name: value for name, value in options.items()}
         assert {"model": "tiny", "messages": user("x"), **names} == engine.asked[0][1]
         assert {"model": "tiny", "messages": user("x")} == engine.asked[1][1]
+        assert {"model": "tiny", "messages": user("x"), "stop": ["a"]} == engine.asked[2][1]
 
     def test_a_format_reaches_the_model(self, client: ollama.Client, engine: type[Engine]) -> None:
         """`json` and a schema are the two kinds of the OpenAI API's response_format."""

@@ -23,6 +23,10 @@ def _format(value: Any) -> Any:
     return value or None
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 Unsupported = Annotated[Any, AfterValidator(_refuse)]
 Format = Annotated[Literal["json"] | dict[str, Any] | None, BeforeValidator(_format)]
 
@@ -45,7 +49,7 @@ class Options(_Lenient):
     top_k: int | None = None
     seed: int | None = None
     num_predict: int | None = None
-    stop: str | list[str] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
 
 
 class _GeneratingBody(NamedBody):
