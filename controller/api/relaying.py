@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from flask import Response, g, jsonify, request
+from flask import Response, g, request
 
 from controller.api.errors import envelope
 from controller.api.services import Services
@@ -22,8 +22,8 @@ class Wording(Protocol):
 
     stream_type: str
 
-    def whole(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
-        """The answer in one piece. Raises UpstreamInvalid for what is none."""
+    def whole(self, exchange: Exchange) -> bytes:
+        """The answer in one piece, as JSON. Raises UpstreamError for what is none."""
 
     def streamed(self, exchange: Exchange) -> Pieces:
         """The answer as it comes."""
@@ -37,8 +37,8 @@ class AsItCame:
 
     stream_type = f"{EVENT_STREAM}; charset=utf-8"
 
-    def whole(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
-        return answer
+    def whole(self, exchange: Exchange) -> bytes:
+        return as_json(exchange.read_object())
 
     def streamed(self, exchange: Exchange) -> Pieces:
         return exchange
@@ -76,7 +76,7 @@ def relay(
         events = EventStream(pieces, lambda error: wording.error(error, request_id), unwatch)
         return stream_response(events, wording.stream_type, _waited_header(exchange.waited))
     try:
-        response = jsonify(wording.whole(exchange.read_object(), exchange.waited))
+        response = Response(wording.whole(exchange), content_type="application/json")
     finally:
         exchange.close()
         unwatch()
@@ -88,6 +88,11 @@ def stream_response(body: Any, content_type: str, headers: dict[str, str] | None
     """A streamed answer that nothing on its way may keep back; `body` is closed in the end."""
     whole = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
     return Response(body, content_type=content_type, headers=whole)
+
+
+def as_json(value: dict[str, Any]) -> bytes:
+    """On one line, which may be one of many; half a character, which JSON can hold and UTF-8 not, becomes a "?"."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
 
 
 def _waited_header(waited: Waited) -> dict[str, str]:

@@ -118,7 +118,7 @@ class Lifecycle:
         report = _Report(self._lock, slot, attempt, lambda: self.is_closing)
         try:
             if attempt.only_prepares:
-                self._starter.prepare(slot.spec, report)
+                self._starter.pull(slot.spec, report)
                 self._attempt_prepared(slot, attempt)
             else:
                 self._attempt_ready(slot, attempt, *self._starter.start(slot.spec, report))

@@ -77,22 +77,22 @@ class Starter:
         if found is not None and found.running:
             reporter.entered(State.STARTING)
             return self._wait(spec, found, reporter)
-        self.prepare(spec, reporter)
+        self._prepare(spec, reporter, only_if_missing=True)
         try:
             return self._up(spec, reporter)
         except StartFailed as exc:
             if exc.details.get("exit_code") != NOT_PREPARED_EXIT:
                 raise
         # The prepared volume was emptied or made anew behind our back: make its content again.
-        self._make(spec, reporter)
+        self._prepare(spec, reporter, only_if_missing=False)
         return self._up(spec, reporter)
 
-    def prepare(self, spec: ModelSpec, reporter: Reporter) -> None:
-        """Make present what a start needs, and is not here yet."""
-        if not self._backend.is_prepared(spec.id):
-            self._make(spec, reporter)
+    def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> None:
+        if not (only_if_missing and self._backend.is_prepared(spec.id)):
+            self.pull(spec, reporter)
 
-    def _make(self, spec: ModelSpec, reporter: Reporter) -> None:
+    def pull(self, spec: ModelSpec, reporter: Reporter) -> None:
+        """Make present whatever a start needs and is not here, or not what it was."""
         reporter.entered(State.PREPARING)
         self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.closing())
 

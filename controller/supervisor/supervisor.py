@@ -90,18 +90,16 @@ class Supervisor:
     def pull(self, model_id: str, *, token: CancelToken | None = None) -> Pull:
         """Make present all that a start needs, in the background, shared with whoever wants the same.
 
-        What is here is not fetched again. It goes on whoever leaves; a stop ends it. Raises ModelStopping.
+        What is here is not fetched again, and a model that runs has all. It goes on whoever leaves; a stop ends it.
+        Raises ModelStopping.
         """
         slot = self._slots[model_id]
-        resting = self._life.resting_state(model_id)
         if token is not None:
             token.on_cancel(lambda: self._wake(slot))
         with self._lock:
             refuse_while_stopping(slot)
-            if slot.state in RESTING and resting is State.ABSENT:
+            if slot.state in RESTING:
                 self._life.begin(slot, only_prepares=True)
-            elif slot.state is State.ABSENT:
-                slot.enter(resting)
             return Pull(slot, self._clock, token)
 
     def expire(self, model_id: str) -> None:

@@ -76,6 +76,12 @@ def test_a_stream_may_be_cut_anywhere(size: int) -> None:
     )
 
 
+def test_half_a_character_breaks_nothing() -> None:
+    """JSON can hold one half of a pair of surrogates; the answer goes on without it."""
+    first, _ = read(event(delta(content="a\ud83d")) + b"data: [DONE]\n\n")
+    assert "a?" == first["message"]["content"]
+
+
 def test_a_word_leaves_before_the_next_exists() -> None:
     """No text is held back: an event that is whole is worded, whatever comes after it."""
     first = event(delta(content="one")) + b"data: {"
@@ -105,9 +111,9 @@ def test_a_whole_answer_has_what_the_engine_told_of_its_times() -> None:
     clock = FakeClock()
     wording = OllamaWording("tiny", is_chat=True, clock=clock.monotonic)
     clock.advance(10)
-    silent = wording.whole(answer, WAITED)
+    silent = wording.answer(answer, WAITED)
     assert ("prompt_eval_duration" in silent, silent["eval_duration"]) == (False, 7e9)
-    told = wording.whole({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAITED)
+    told = wording.answer({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAITED)
     assert (1.5e9, 5.0005e9) == (told["prompt_eval_duration"], told["eval_duration"])
     assert "eval_count" not in told
 
@@ -171,7 +177,7 @@ def test_a_strange_stream_is_the_models_fault(said: bytes) -> None:
 def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
     """The same for an answer in one piece."""
     with pytest.raises(UpstreamInvalid):
-        OllamaWording("tiny", is_chat=True).whole(answer, WAITED)
+        OllamaWording("tiny", is_chat=True).answer(answer, WAITED)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +195,12 @@ def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
 def test_strange_embeddings_are_the_models_fault(answer: dict[str, Any]) -> None:
     """And for vectors."""
     with pytest.raises(UpstreamInvalid):
-        EmbedWording("vectors").whole(answer, WAITED)
+        EmbedWording("vectors").answer(answer, WAITED)
 
 
 def test_a_vector_without_direction_stays() -> None:
     """Zeros have no length to divide by."""
-    (vector,) = EmbedWording("vectors").whole({"data": [{"index": 0, "embedding": [0, 0]}]}, WAITED)["embeddings"]
+    (vector,) = EmbedWording("vectors").answer({"data": [{"index": 0, "embedding": [0, 0]}]}, WAITED)["embeddings"]
     assert [0.0, 0.0] == vector
 
 

@@ -76,8 +76,16 @@ def test_pulls_share_one_preparation(absent: House, download: Download) -> None:
     assert download.reached.wait(HANG_S)
     download.go_on.set()
     assert [pull.result(HANG_S) for pull in pulls] == [[HALF], [HALF]]
-    assert absent.supervisor.pull("tiny").is_over
     assert absent.backend.calls == ["prepare tiny"]
+
+
+def test_a_later_pull_looks_again(absent: House, download: Download) -> None:
+    """A pull of what is here asks for it all the same: files may have been changed, or lost, behind our back."""
+    download.go_on.set()
+    for _ in range(2):
+        follow(absent.supervisor.pull("tiny"))
+        assert absent.settled() is State.STOPPED
+    assert absent.backend.calls == ["prepare tiny", "prepare tiny"]
 
 
 def test_a_request_during_a_pull_starts_the_model(absent: House, download: Download) -> None:
@@ -176,11 +184,3 @@ def test_files_stay_during_a_pull(absent: House, download: Download) -> None:
         absent.supervisor.delete_files("tiny")
     download.go_on.set()
     assert absent.settled() is State.STOPPED
-
-
-def test_files_that_came_by_another_way_are_seen(absent: House) -> None:
-    """A pull of a model that was prepared outside of the controller finds it, and it is no longer absent."""
-    absent.backend.prepared = {"tiny"}
-    assert absent.supervisor.pull("tiny").is_over
-    assert absent.state() is State.STOPPED
-    assert absent.backend.calls == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from controller.api.errors import ollama_error
 from controller.api.ollama.events import EventReader
 from controller.api.ollama.tool_calls import CallCollector, worded_calls
+from controller.api.relaying import as_json
 from controller.errors import OrchestrarError, UpstreamInvalid
 from controller.relay import Exchange, Pieces, Translated, Waited
 
@@ -53,7 +53,11 @@ class OllamaWording:
         self._clock = clock
         self._begun = clock()
 
-    def whole(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+    def whole(self, exchange: Exchange) -> bytes:
+        return as_json(self.answer(exchange.read_object(), exchange.waited))
+
+    def answer(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+        """An answer of the OpenAI API in one piece. Raises UpstreamInvalid for what is none."""
         choice = first_choice(answer)
         if choice is None:
             raise UpstreamInvalid("the model's answer has no choices")
@@ -67,7 +71,7 @@ class OllamaWording:
         return Translated(exchange, Lines(self, exchange.waited))
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
-        return as_line(ollama_error(error, request_id))
+        return as_json(ollama_error(error, request_id))
 
     def more(self, part: Part) -> dict[str, Any]:
         """An object of a stream that goes on."""
@@ -155,13 +159,13 @@ class Lines:
         if self._first_at is None:
             self._first_at = self._wording.now()
         if part.text or part.thinking:
-            yield as_line(self._wording.more(part))
+            yield as_json(self._wording.more(part))
 
     def _ending(self) -> Iterator[bytes]:
         if calls := self._calls.whole():
-            yield as_line(self._wording.more(Part(calls=worded_calls(calls))))
+            yield as_json(self._wording.more(Part(calls=worded_calls(calls))))
         times = self._wording.times(self._waited, self._first_at)
-        yield as_line(self._wording.last(Part(), self._last_choice, self._usage, times))
+        yield as_json(self._wording.last(Part(), self._last_choice, self._usage, times))
 
 
 def first_choice(answer: dict[str, Any]) -> dict[str, Any] | None:
@@ -189,11 +193,6 @@ def part_of(said: dict[str, Any]) -> Part:
     if not isinstance(text, str) or not isinstance(thinking, str):
         raise UpstreamInvalid("the model's answer has text of no known shape")
     return Part(text=text, thinking=thinking)
-
-
-def as_line(value: dict[str, Any]) -> bytes:
-    """A line of JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def rfc3339(moment: datetime) -> str:

@@ -122,6 +122,7 @@ class EmbedBody(NamedBody):
 
     input: str | list[str] | None = None
     dimensions: int | None = None
+    truncate: bool | None = None
     keep_alive: KeepAlive = None
 
 

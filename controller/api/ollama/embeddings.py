@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from controller.api.ollama.answers import Times, object_in
-from controller.api.relaying import AsItCame
+from controller.api.relaying import AsItCame, as_json
 from controller.errors import UpstreamInvalid
-from controller.relay import Waited
+from controller.relay import Exchange, Waited
 
 
 class EmbedWording(AsItCame):
@@ -21,7 +21,11 @@ class EmbedWording(AsItCame):
         self._clock = clock
         self._begun = clock()
 
-    def whole(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+    def whole(self, exchange: Exchange) -> bytes:
+        return as_json(self.answer(exchange.read_object(), exchange.waited))
+
+    def answer(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+        """Embeddings of the OpenAI API. Raises UpstreamInvalid for what is none."""
         vectors = [_unit(vector) for vector in _vectors(answer)]
         tokens = object_in(answer, "usage").get("prompt_tokens")
         times = Times(total_s=self._clock() - self._begun, load_s=waited.start_s + waited.queue_s)
@@ -32,9 +36,9 @@ class EmbedWording(AsItCame):
 class EmbeddingsWording(AsItCame):
     """The answer to the older `POST /api/embeddings`, whose one vector is as the model made it."""
 
-    def whole(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
-        (vector,) = _vectors(answer)[:1] or [[]]
-        return {"embedding": vector}
+    def whole(self, exchange: Exchange) -> bytes:
+        (vector,) = _vectors(exchange.read_object())[:1] or [[]]
+        return as_json({"embedding": vector})
 
 
 def _vectors(answer: dict[str, Any]) -> list[list[float]]:

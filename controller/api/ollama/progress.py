@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from controller.api.errors import ollama_error
-from controller.api.ollama.answers import as_line
+from controller.api.relaying import as_json
 from controller.errors import OrchestrarError
 from controller.preparation import PreparationProgress
 from controller.supervisor import ModelView
@@ -34,13 +34,13 @@ class StatusLines:
             }
         else:
             self._last = {"status": progress.phase}
-        return as_line(self._last)
+        return as_json(self._last)
 
     def silence(self) -> bytes:
-        return as_line(self._last)
+        return as_json(self._last)
 
     def done(self, view: ModelView) -> bytes:
-        return as_line(SUCCESS)
+        return as_json(SUCCESS)
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
-        return as_line(ollama_error(error, request_id))
+        return as_json(ollama_error(error, request_id))

@@ -31,8 +31,9 @@ def generate_request(body: GenerateBody, spec: ModelSpec) -> tuple[str, dict[str
 
 
 def embed_request(body: EmbedBody, spec: ModelSpec) -> dict[str, Any]:
-    """The body for `EMBEDDINGS`."""
+    """The body for `EMBEDDINGS`; `truncate`, which OpenAI has not, is Ollama's default."""
     asked: dict[str, Any] = {"model": spec.id, "input": body.input, "encoding_format": "float"}
+    asked["truncate"] = body.truncate is not False
     return asked if body.dimensions is None else {**asked, "dimensions": body.dimensions}
 
 
