@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from controller.errors import Cancelled, ModelBusy, ModelStopping, SourceError, StartFailed
-from controller.preparation import PreparationProgress
+from controller.preparation import OnProgress, PreparationProgress
 from controller.supervisor import CancelToken, Pull, State
 from tests.fakes import HANG_S
 from tests.supervisor.house import House, error_of, lease, until
@@ -25,8 +26,10 @@ class Download:
         self.reached = threading.Event()
         self.go_on = threading.Event()
         self.error: Exception | None = None
+        self.tell: OnProgress = lambda _: None
 
     def __call__(self, model_id: str, on_progress: Any, cancelled: Callable[[], bool]) -> None:
+        self.tell = on_progress
         on_progress(HALF)
         self.reached.set()
         until(lambda: self.go_on.is_set() or cancelled())
@@ -162,6 +165,17 @@ def test_a_leaving_client_ends_no_pull(absent: House, download: Download) -> Non
     assert isinstance(error_of(pull), Cancelled)
     download.go_on.set()
     assert absent.settled() is State.STOPPED
+
+
+def test_news_are_told_when_they_come(absent: House, download: Download) -> None:
+    """Who waits for the next thing to tell has it as soon as there is one."""
+    pull = absent.supervisor.pull("tiny")
+    assert next(pull) == HALF
+    following = absent.later(next, pull)
+    absent.clock.until_waiting(1)
+    download.tell(replace(HALF, done_bytes=60))
+    assert following.result(HANG_S) == replace(HALF, done_bytes=60)
+    download.go_on.set()
 
 
 def test_silence_is_told_apart_from_the_end(absent: House, download: Download) -> None:
