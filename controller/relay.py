@@ -177,58 +177,14 @@ class Pieces(Protocol):
     def close(self) -> None: ...
 
 
-class Translation(Protocol):
-    """Words one streamed answer anew, as it comes."""
-
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """What a client gets for a piece. Raises UpstreamError for what cannot be understood, or says of a failure."""
-
-    def end(self) -> None:
-        """Told that there is no more; raises UpstreamInvalid when the answer was not whole."""
-
-
-class Translated:
-    """An answer's pieces in other words, each as soon as it can be worded."""
-
-    def __init__(self, pieces: Pieces, translation: Translation) -> None:
-        self._pieces = pieces
-        self._translation = translation
-        self._error: UpstreamError | None = None
-
-    def read_piece(self) -> bytes:
-        """Like `Exchange.read_piece`."""
-        while self._error is None:
-            piece = self._pieces.read_piece()
-            if not piece:
-                self._translation.end()
-                return b""
-            if worded := self._worded(piece):
-                return worded
-        raise self._error
-
-    def close(self) -> None:
-        """End the answer itself."""
-        self._pieces.close()
-
-    def _worded(self, piece: bytes) -> bytes:
-        """An error takes nothing back of what came before it in the same piece."""
-        worded = b""
-        try:
-            for part in self._translation.feed(piece):
-                worded += part
-        except UpstreamError as exc:
-            self._error = exc
-        return worded
-
-
 class EventStream(Iterator[bytes]):
     """The body of a streamed answer: pieces as they arrive, one error event when it breaks, never more after it.
 
     A class, not a generator: one that was never begun would not run its `finally` and would leak the lease.
     """
 
-    def __init__(self, pieces: Pieces, error_event: Callable[[UpstreamError], bytes], on_close: Callable[[], None]):
-        self._pieces = pieces
+    def __init__(self, exchange: Pieces, error_event: Callable[[UpstreamError], bytes], on_close: Callable[[], None]):
+        self._exchange = exchange
         self._error_event = error_event
         self._on_close = on_close
         self._ended = False
@@ -237,7 +193,7 @@ class EventStream(Iterator[bytes]):
         if self._ended:
             raise StopIteration
         try:
-            piece = self._pieces.read_piece()
+            piece = self._exchange.read_piece()
         except UpstreamError as exc:
             self.close()
             return self._error_event(exc)
@@ -250,5 +206,5 @@ class EventStream(Iterator[bytes]):
         """End the upstream and give everything back. Idempotent."""
         if not self._ended:
             self._ended = True
-            self._pieces.close()
+            self._exchange.close()
             self._on_close()

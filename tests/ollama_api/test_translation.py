@@ -15,9 +15,10 @@ from controller.api.ollama.embeddings import EmbedWording
 from controller.api.ollama.events import MAX_EVENT_BYTES
 from controller.api.ollama.progress import StatusLines
 from controller.api.ollama.requests import chat_request
+from controller.api.translating import Translated
 from controller.errors import UpstreamAnswered, UpstreamError, UpstreamInvalid
 from controller.preparation import PreparationProgress
-from controller.relay import Translated, Waited
+from controller.relay import Waited
 from tests.fakes import FakeClock, make_spec
 
 WAITED = Waited(start_s=2.0, queue_s=1.0)

@@ -12,8 +12,9 @@ from controller.api.errors import ollama_error
 from controller.api.ollama.events import EventReader
 from controller.api.ollama.tool_calls import CallCollector, worded_calls
 from controller.api.relaying import as_json
+from controller.api.translating import Translated
 from controller.errors import OrchestrarError, UpstreamInvalid
-from controller.relay import Exchange, Pieces, Translated, Waited
+from controller.relay import Exchange, Pieces, Waited
 
 NS_PER_S = 1_000_000_000
 
@@ -122,7 +123,7 @@ class OllamaWording:
 
 
 class Lines:
-    """A streamed answer as lines of JSON. See `relay.Translation`."""
+    """A streamed answer as lines of JSON. See `translating.Translation`."""
 
     def __init__(self, wording: OllamaWording, waited: Waited) -> None:
         self._wording = wording
