@@ -34,6 +34,7 @@ class EmbeddingJob:
     """One request's batches. Each takes its turn anew, so that a short request passes between two of a long one."""
 
     def __init__(self, tokens: Sequence[tuple[int, ...]]) -> None:
+        self.done = 0
         self._tokens = tokens
         self._batches = iter(in_batches([len(one) for one in tokens], BATCH_TOKENS))
         self._batch: list[int] = []
@@ -53,6 +54,7 @@ class EmbeddingJob:
                 raise outcome
             for index, vector in zip(batch, outcome, strict=True):
                 found[index] = vector
+            self.done += len(batch)
         return found
 
     def cancel(self) -> None:
@@ -109,20 +111,19 @@ class Embeddings:
     def _answer(self, body: EmbeddingsBody, jobs: JobQueue) -> Response:
         begun_s = time.monotonic()
         tokens = self._tokens(body)
+        count = sum(map(len, tokens))
         job = EmbeddingJob(tokens)
         try:
             with self._watcher.watch(client_socket(request), job.cancel):
                 vectors = job.vectors(jobs)
         except GenerationFailed as error:
             raise Broken(str(error), code="generation_failed") from None
-        count = sum(map(len, tokens))
-        log.info(
-            "embeddings request_id=%s texts=%d prompt_tokens=%d total_s=%.3f",
-            g.request_id,
-            len(tokens),
-            count,
-            time.monotonic() - begun_s,
-        )
+        finally:
+            total_s = time.monotonic() - begun_s
+            log.info(
+                "embeddings request_id=%s texts=%d done=%d prompt_tokens=%d total_s=%.3f",
+                *(g.request_id, len(tokens), job.done, count, total_s),
+            )
         return json_response(_worded(vectors, body, body.model or self._model_id, count))
 
     def _tokens(self, body: EmbeddingsBody) -> list[tuple[int, ...]]:

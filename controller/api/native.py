@@ -9,6 +9,7 @@ from controller.api.body import raw_body
 from controller.api.inference import ask
 from controller.api.schemas import InferenceBody, ModelBody, RunBody, read_body
 from controller.api.services import services
+from controller.api.tasks import CHAT, TEXT, require
 from controller.api.views import model_row, seconds, status_row
 from controller.supervisor import State
 
@@ -81,4 +82,5 @@ def inference() -> Response:
     """Ask a model, started first where needed."""
     body = read_body(InferenceBody, raw_body())
     spec = services().registry.resolve(body.model_id)
+    require(TEXT if body.messages is None else CHAT, spec, body.model_id, param="model_id")
     return ask(services(), spec.id, body)

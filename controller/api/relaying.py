@@ -26,9 +26,9 @@ def relay(
     *,
     stream: bool,
     keep_alive_s: float | None = None,
-    finish: Callable[[dict[str, Any], Waited], dict[str, Any]] = lambda answer, _waited: answer,
+    finish: Callable[[dict[str, Any], Waited], dict[str, Any]] | None = None,
 ) -> Response:
-    """The model's answer to `body`: events pass unread, a whole answer passes through `finish`.
+    """The model's answer to `body`: events pass unread, a whole answer too unless it has to pass through `finish`.
 
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
@@ -47,7 +47,10 @@ def relay(
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **_waited_header(exchange.waited)}
         return Response(events, content_type=f"{EVENT_STREAM}; charset=utf-8", headers=headers)
     try:
-        response = jsonify(finish(exchange.read_object(), exchange.waited))
+        if finish is None:
+            response = Response(exchange.read_whole(), mimetype="application/json")
+        else:
+            response = jsonify(finish(exchange.read_object(), exchange.waited))
     finally:
         exchange.close()
         unwatch()

@@ -95,6 +95,19 @@ class OpenAIBody(Body):
     stream: bool | None = None
 
 
+class EmbeddingsBody(OpenAIBody):
+    """`POST /v1/embeddings`: that there is something to embed."""
+
+    input: Any
+
+    @field_validator("input")
+    @classmethod
+    def _something(cls, value: Any) -> Any:
+        if not value or not isinstance(value, (str, list)):
+            raise ValueError("give a text, a list of texts, or the tokens of one or of several")
+        return value
+
+
 B = TypeVar("B", bound=Body)
 
 
