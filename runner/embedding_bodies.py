@@ -21,10 +21,18 @@ def _inputs(value: Any) -> tuple[str | tuple[int, ...], ...]:
     if not many or "" in many or [] in many:
         raise ValueError("is empty, or holds a text that is; leave that out")
     if all(isinstance(one, str) for one in many):
+        _check_characters(many)
         return tuple(many)
     if all(isinstance(one, list) and _are_tokens(one) for one in many):
         return tuple(tuple(one) for one in many)
     raise ValueError("is no text, list of texts, list of token numbers or list of those lists")
+
+
+def _check_characters(texts: list[str]) -> None:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character (a lone surrogate); write whole ones") from None
 
 
 def _are_tokens(value: list[Any]) -> bool:

@@ -68,25 +68,24 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the package itself makes of the texts, with the library that it names, in the runner's image."""
     packages = tmp_path_factory.mktemp("packages")
-    packages.chmod(0o755)
-    python = docker(
-        "run", "--rm", "--network=none", IMAGE, "python", "-c", "import sys; print(*sys.version_info[:2], sep='.')"
-    )
-    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python, "--target", str(packages)]
-    requirements = str(HERE / "minilm" / "requirements.txt")
-    pip = [
+    asked = ("python", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
+    python = docker("run", "--rm", "--network=none", IMAGE, *asked)
+    pip = (
         sys.executable,
         "-m",
         "pip",
         "install",
-        "--no-compile",
+        "--quiet",
         "--disable-pip-version-check",
-        "--root-user-action=ignore",
-    ]
-    subprocess.run([*pip, *options, "--requirement", requirements], check=True)
-    mounts = ["--volume", f"{packages}:/packages:ro", "--volume", f"{HERE / 'minilm'}:/minilm:ro"]
-    command = ["docker", "run", "--rm", "--interactive", "--network=none", *mounts]
-    command += ["--env=PYTHONPATH=/packages:/opt/orchestrar", IMAGE, "python", "/minilm/reference.py"]
+        "--no-compile",
+        "--no-deps",
+    )
+    target = ("--only-binary=:all:", "--python-version", python, "--target", str(packages))
+    subprocess.run([*pip, *target, "--requirement", str(HERE / "minilm" / "requirements.txt")], check=True)
+    # As root, whom no folder's rights keep out; it has no network and nothing of the host that it could write to.
+    run = ("docker", "run", "--rm", "--interactive", "--network=none", "--user=0", "--env=PYTHONPATH=/packages:.")
+    mounts = (f"--volume={packages}:/packages:ro", f"--volume={HERE / 'minilm'}:/minilm:ro")
+    command = [*run, *mounts, IMAGE, "python", "/minilm/reference.py"]
     done = subprocess.run(command, input=json.dumps(TEXTS), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

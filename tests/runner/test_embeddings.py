@@ -171,6 +171,7 @@ def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
         ({"input": [[[1]]]}, "no text"),
         ({"input": [2**31]}, "no text"),
         ({"input": [1, 200]}, "200"),
+        ({"input": ["a", "\ud800"]}, "surrogate"),
         ({"input": ["a"] * (MAX_INPUTS + 1)}, "2048"),
     ],
 )
