@@ -94,8 +94,10 @@ def find_gguf(source: Path) -> Path:
 
 def _for_transformers(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
     from runner.convert.gguf import convert_gguf
+    from runner.convert.sentence_files import keep_sentence_files
 
     convert_gguf(gguf, weights, dtype=dtype, on_progress=_report)
+    keep_sentence_files(gguf, weights)
     return read_model_facts(weights, dtype)
 
 

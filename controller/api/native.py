@@ -10,6 +10,7 @@ from controller.api.body import raw_body
 from controller.api.inference import ask
 from controller.api.schemas import InferenceBody, ModelBody, PullBody, RunBody, read_body
 from controller.api.services import services
+from controller.api.tasks import CHAT, TEXT, require
 from controller.api.views import model_row, pulled, seconds, status_row
 from controller.supervisor import State
 
@@ -93,4 +94,5 @@ def inference() -> Response:
     """Ask a model, started first where needed."""
     body = read_body(InferenceBody, raw_body())
     spec = services().registry.resolve(body.model_id)
+    require(TEXT if body.messages is None else CHAT, spec, body.model_id, param="model_id")
     return ask(services(), spec.id, body)

@@ -33,12 +33,12 @@ class Wording(Protocol):
 
 
 class AsItCame:
-    """The wording of the model itself: events pass unread."""
+    """The wording of the model itself: all passes unread."""
 
     stream_type = f"{EVENT_STREAM}; charset=utf-8"
 
     def whole(self, exchange: Exchange) -> bytes:
-        return as_json(exchange.read_object())
+        return exchange.read_whole()
 
     def streamed(self, exchange: Exchange) -> Pieces:
         return exchange

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from controller.errors import BodyInvalid
 from controller.registry.quantities import duration_s
@@ -103,6 +103,19 @@ class OpenAIBody(Body):
 
     model: Name
     stream: bool | None = None
+
+
+class EmbeddingsBody(OpenAIBody):
+    """`POST /v1/embeddings`: that there is something to embed."""
+
+    input: Any
+
+    @field_validator("input")
+    @classmethod
+    def _something(cls, value: Any) -> Any:
+        if not value or not isinstance(value, (str, list)):
+            raise ValueError("give a text, a list of texts, or the tokens of one or of several")
+        return value
 
 
 B = TypeVar("B", bound=Body)

@@ -398,10 +398,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("call", "says"),
         [
-            (lambda c: c.chat("plain", user("x")), "does not support chat"),
-            (lambda c: c.chat("vectors", user("x")), "does not support chat"),
-            (lambda c: c.generate("vectors", "x"), "does not support generate"),
-            (lambda c: c.embed("tiny", "x"), "does not support embeddings"),
+            (lambda c: c.chat("plain", user("x")), "is no chat model"),
+            (lambda c: c.chat("vectors", user("x")), "is no chat model"),
+            (lambda c: c.generate("vectors", "x"), "generates no text"),
+            (lambda c: c.embed("tiny", "x"), "makes no embeddings"),
         ],
     )
     def test_a_model_for_something_else_says_so(

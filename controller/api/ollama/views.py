@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from controller import __version__
-from controller.api import pulling
+from controller.api import pulling, tasks
 from controller.api.body import raw_body
 from controller.api.ollama import catalogue
 from controller.api.ollama.answers import OllamaWording
@@ -20,7 +20,8 @@ from controller.api.ollama.requests import CHAT, EMBEDDINGS, chat_request, embed
 from controller.api.relaying import Wording, relay
 from controller.api.schemas import read_body
 from controller.api.services import services
-from controller.errors import ModelNotFound, TaskUnsupported
+from controller.api.tasks import require
+from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
 
 blueprint = Blueprint("ollama", __name__, url_prefix="/api")
@@ -64,8 +65,7 @@ def chat() -> Response:
     spec, wording = _resolve(body.model), OllamaWording(body.model, is_chat=True)
     if not body.messages:
         return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
-    if spec.task != "chat":
-        raise _unsupported(body.model, "chat", spec)
+    require(tasks.CHAT, spec, body.model, param="model")
     return _ask(spec, CHAT, chat_request(body, spec), body.keep_alive, wording)
 
 
@@ -76,8 +76,7 @@ def generate() -> Response:
     spec, wording = _resolve(body.model), OllamaWording(body.model, is_chat=False)
     if not body.prompt:
         return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
-    if spec.task == "embedding":
-        raise _unsupported(body.model, "generate", spec)
+    require(tasks.TEXT, spec, body.model, param="model")
     path, asked = generate_request(body, spec)
     return _ask(spec, path, asked, body.keep_alive, wording)
 
@@ -119,10 +118,6 @@ def _resolve(name: str) -> ModelSpec:
         raise ModelNotFound(message, param="model", details=exc.details) from None
 
 
-def _unsupported(name: str, what: str, spec: ModelSpec) -> TaskUnsupported:
-    return TaskUnsupported(f'"{name}" does not support {what} (its task in models.yaml is {spec.task})', param="model")
-
-
 def _ask(spec: ModelSpec, path: str, asked: dict[str, Any], keep_alive_s: float | None, wording: Wording) -> Response:
     streamed = bool(asked.get("stream"))
     raw = json.dumps(asked).encode()
@@ -132,8 +127,7 @@ def _ask(spec: ModelSpec, path: str, asked: dict[str, Any], keep_alive_s: float 
 def _embed(spec: ModelSpec, body: EmbedBody, wording: Wording, nothing: dict[str, Any]) -> Response:
     if not body.input:
         return _load(spec, body.keep_alive, nothing, nothing)
-    if spec.task != "embedding":
-        raise _unsupported(body.model, "embeddings", spec)
+    require(tasks.EMBEDDINGS, spec, body.model, param="model")
     return _ask(spec, EMBEDDINGS, embed_request(body, spec), body.keep_alive, wording)
 
 
