@@ -25,6 +25,7 @@ RULES: dict[str, set[str]] = {
     "sources": {"huggingface_hub", "httpx2", "requests", "urllib3", "errors", "source_ref", "files"},
     "docker_service": {"python_on_whales", "errors"},
     "preparation": {"filelock", "docker_service", "sources", "registry", "errors", "files"},
+    "images": {"docker_service", "preparation", "registry", "engines", "errors"},
     "deployment": {"registry", "rendering", "ports", "docker_service", "preparation", "errors", "files"},
     "proxy": {"errors", "readiness"},
     "supervisor": {"registry", "docker_service", "preparation", "errors", "readiness"},
