@@ -9,6 +9,7 @@ from typing import Any
 from flask import Response, g, jsonify, request
 
 from controller.api.errors import envelope
+from controller.api.foreign import way_to
 from controller.api.services import Services
 from controller.errors import UpstreamError
 from controller.relay import EventStream, Waited
@@ -30,28 +31,32 @@ def relay(
 ) -> Response:
     """The model's answer to `body`: events pass unread, a whole answer passes through `finish`.
 
+    The path and the body are those of our runner; a server that speaks otherwise gets and gives them in other words.
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
+    spec = services.registry.models[model_id]
+    way = way_to(spec, services.engines[spec.engine], path, body)
     request_id: str = g.request_id
     token = CancelToken()
     unwatch = services.watch(request.environ, token)
     try:
         exchange = services.relay.open(
-            model_id, path, body, request_id=request_id, token=token, keep_alive_s=keep_alive_s
+            model_id, way.path, way.body, request_id=request_id, token=token, keep_alive_s=keep_alive_s
         )
     except BaseException:
         unwatch()
         raise
-    if stream and exchange.status == OK and exchange.content_type.startswith(EVENT_STREAM):
-        events = EventStream(exchange, lambda error: _error_event(error, request_id), unwatch)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **_waited_header(exchange.waited)}
+    answer = way.read(exchange)
+    if stream and answer.status == OK and answer.content_type.startswith(EVENT_STREAM):
+        events = EventStream(answer, lambda error: _error_event(error, request_id), unwatch)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **_waited_header(answer.waited)}
         return Response(events, content_type=f"{EVENT_STREAM}; charset=utf-8", headers=headers)
     try:
-        response = jsonify(finish(exchange.read_object(), exchange.waited))
+        response = jsonify(finish(answer.read_object(), answer.waited))
     finally:
-        exchange.close()
+        answer.close()
         unwatch()
-    response.headers.update(_waited_header(exchange.waited))
+    response.headers.update(_waited_header(answer.waited))
     return response
 
 
