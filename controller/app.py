@@ -17,6 +17,7 @@ from controller.errors import OrchestrarError
 from controller.proxy import Proxy
 from controller.registry import Registry
 from controller.relay import Relay
+from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor import Backend, Monitor, Supervisor
 
@@ -51,6 +52,7 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["orchestrar"] = Services(
         registry=registry,
+        engines=read_engines(settings.templates_dir),
         supervisor=supervisor,
         relay=Relay(supervisor, proxy, max_in_flight=settings.max_in_flight),
         proxy=proxy,

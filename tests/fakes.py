@@ -105,17 +105,22 @@ class FakeBackend:
         self.stop_reached = threading.Event()
         self.up_error: OrchestrarError | None = None
         self.stop_error: OrchestrarError | None = None
+        self.image_error: OrchestrarError | None = None
         self.after_up: Callable[[Container], Container] = lambda container: container
         self.on_prepare: Callable[[str, OnProgress, Callable[[], bool]], None] = lambda *_: None
         self.log = ["the last line"]
         self._numbers = itertools.count(1)
 
-    def probe(self, port: int) -> Readiness:
+    def probe(self, port: int, path: str) -> Readiness:
         """The readiness probe that goes with this backend."""
         return Readiness(ready=self.ready, phase=self.phase, phases={"load_s": 1.0} if self.ready else {})
 
     def is_prepared(self, model_id: str) -> bool:
         return self.prepared is None or model_id in self.prepared
+
+    def require_image(self, model_id: str) -> None:
+        if self.image_error is not None:
+            raise self.image_error
 
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
         self.calls.append(f"prepare {model_id}")

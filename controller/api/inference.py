@@ -9,7 +9,7 @@ from flask import Response
 from controller.api.relaying import AsItCame, as_json, relay
 from controller.api.schemas import InferenceBody
 from controller.api.services import Services
-from controller.relay import Exchange, Waited
+from controller.relay import Answer, Waited
 
 
 def ask(services: Services, model_id: str, body: InferenceBody) -> Response:
@@ -29,10 +29,10 @@ class _Native(AsItCame):
     def __init__(self, model_id: str) -> None:
         self._model_id = model_id
 
-    def whole(self, exchange: Exchange) -> bytes:
-        answer = exchange.read_object()
-        timings = _timings(answer.get("timings"), exchange.waited)
-        return as_json({**answer, "model_id": self._model_id, "timings": timings})
+    def whole(self, answer: Answer) -> bytes:
+        found = answer.read_object()
+        timings = _timings(found.get("timings"), answer.waited)
+        return as_json({**found, "model_id": self._model_id, "timings": timings})
 
 
 def _timings(told: Any, waited: Waited) -> dict[str, Any]:

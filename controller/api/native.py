@@ -44,7 +44,8 @@ def models() -> Response:
 @blueprint.get("/status")
 def status() -> Response:
     """What runs now, and what it uses."""
-    rows = [status_row(view) for view in services().supervisor.snapshot()]
+    engines = services().engines
+    rows = [status_row(view, engines[view.spec.engine]) for view in services().supervisor.snapshot()]
     used_bytes = sum(row["memory_bytes"] or 0 for row in rows)
     return jsonify({"models": rows, "memory": {"used_bytes": used_bytes}})
 

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from flask import Response, g, request
 
 from controller.api.errors import envelope
+from controller.api.foreign import way_to
 from controller.api.services import Services
 from controller.errors import OrchestrarError
-from controller.relay import EventStream, Exchange, Pieces, Waited
+from controller.relay import Answer, EventStream, Pieces, Waited
 from controller.supervisor import CancelToken
 
 OK = 200
@@ -22,10 +23,10 @@ class Wording(Protocol):
 
     stream_type: str
 
-    def whole(self, exchange: Exchange) -> bytes:
+    def whole(self, answer: Answer) -> bytes:
         """The answer in one piece, as JSON. Raises UpstreamError for what is none."""
 
-    def streamed(self, exchange: Exchange) -> Pieces:
+    def streamed(self, answer: Answer) -> Pieces:
         """The answer as it comes."""
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
@@ -37,11 +38,11 @@ class AsItCame:
 
     stream_type = f"{EVENT_STREAM}; charset=utf-8"
 
-    def whole(self, exchange: Exchange) -> bytes:
-        return exchange.read_whole()
+    def whole(self, answer: Answer) -> bytes:
+        return answer.read_whole()
 
-    def streamed(self, exchange: Exchange) -> Pieces:
-        return exchange
+    def streamed(self, answer: Answer) -> Pieces:
+        return answer
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
         return f"data: {json.dumps(envelope(error, request_id))}\n\n".encode()
@@ -59,28 +60,31 @@ def relay(
 ) -> Response:
     """The model's answer to `body`.
 
+    The path and the body are those of our runner; a server that speaks otherwise gets and gives them in other words.
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
+    spec = services.registry.models[model_id]
+    way = way_to(spec, services.engines[spec.engine], path, body)
     request_id: str = g.request_id
     token = CancelToken()
     unwatch = services.watch(request.environ, token)
     try:
         exchange = services.relay.open(
-            model_id, path, body, request_id=request_id, token=token, keep_alive_s=keep_alive_s
+            model_id, way.path, way.body, request_id=request_id, token=token, keep_alive_s=keep_alive_s
         )
     except BaseException:
         unwatch()
         raise
-    if stream and exchange.status == OK and exchange.content_type.startswith(EVENT_STREAM):
-        pieces = wording.streamed(exchange)
-        events = EventStream(pieces, lambda error: wording.error(error, request_id), unwatch)
-        return stream_response(events, wording.stream_type, _waited_header(exchange.waited))
+    answer = way.read(exchange)
+    if stream and answer.status == OK and answer.content_type.startswith(EVENT_STREAM):
+        events = EventStream(wording.streamed(answer), lambda error: wording.error(error, request_id), unwatch)
+        return stream_response(events, wording.stream_type, _waited_header(answer.waited))
     try:
-        response = Response(wording.whole(exchange), content_type="application/json")
+        response = Response(wording.whole(answer), content_type="application/json")
     finally:
-        exchange.close()
+        answer.close()
         unwatch()
-    response.headers.update(_waited_header(exchange.waited))
+    response.headers.update(_waited_header(answer.waited))
     return response
 
 

@@ -11,6 +11,7 @@ from flask import current_app
 
 from controller.clients import ClientWatcher
 from controller.docker_service.health import EngineHealth
+from controller.engines import Engine
 from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
 from controller.registry import Registry
@@ -23,6 +24,7 @@ class Services:
     """The composed parts."""
 
     registry: Registry
+    engines: Mapping[str, Engine]
     supervisor: Supervisor
     relay: Relay
     proxy: Proxy

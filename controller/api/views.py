@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.engines import Engine
 from controller.preparation import PreparationProgress
 from controller.supervisor import ModelView
 
@@ -32,8 +33,8 @@ def model_row(view: ModelView) -> dict[str, Any]:
     }
 
 
-def status_row(view: ModelView) -> dict[str, Any]:
-    """A row of `GET /status`: what it does now and what that takes."""
+def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
+    """A row of `GET /status`: what it does now, what that takes, and what its container has less closed than others."""
     container = view.container
     return {
         "id": view.spec.id,
@@ -51,6 +52,7 @@ def status_row(view: ModelView) -> dict[str, Any]:
         "memory_bytes": None if view.usage is None else view.usage.memory_bytes,
         "memory_limit_bytes": None if container is None else container.memory_limit_bytes,
         "drift": view.drifted,
+        "relaxed": engine.relaxations(),
         "preparing": _preparing(view),
         "error": _error(view),
     }

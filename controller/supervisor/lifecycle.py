@@ -29,7 +29,7 @@ class Lifecycle:
     def __init__(
         self,
         backend: Backend,
-        probe: Callable[[int], Readiness],
+        probe: Callable[[int, str], Readiness],
         clock: Clock,
         lock: threading.Lock,
         on_ready: Callable[[], None],

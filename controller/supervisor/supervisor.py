@@ -32,7 +32,7 @@ class Supervisor:
         self,
         models: Mapping[str, ModelSpec],
         backend: Backend,
-        probe: Callable[[int], Readiness],
+        probe: Callable[[int, str], Readiness],
         *,
         clock: Clock | None = None,
         stop_grace_s: int = 30,

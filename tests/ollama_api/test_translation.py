@@ -12,9 +12,9 @@ import pytest
 from controller.api.ollama.answers import Lines, OllamaWording
 from controller.api.ollama.bodies import ChatBody
 from controller.api.ollama.embeddings import EmbedWording
-from controller.api.ollama.events import MAX_EVENT_BYTES
 from controller.api.ollama.progress import StatusLines
 from controller.api.ollama.requests import chat_request
+from controller.api.openai_events import MAX_EVENT_BYTES
 from controller.api.translating import Translated
 from controller.errors import UpstreamAnswered, UpstreamError, UpstreamInvalid
 from controller.preparation import PreparationProgress
@@ -112,9 +112,9 @@ def test_a_whole_answer_has_what_the_engine_told_of_its_times() -> None:
     clock = FakeClock()
     wording = OllamaWording("tiny", is_chat=True, clock=clock.monotonic)
     clock.advance(10)
-    silent = wording.answer(answer, WAITED)
+    silent = wording.worded(answer, WAITED)
     assert ("prompt_eval_duration" in silent, silent["eval_duration"]) == (False, 7e9)
-    told = wording.answer({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAITED)
+    told = wording.worded({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAITED)
     assert (1.5e9, 5.0005e9) == (told["prompt_eval_duration"], told["eval_duration"])
     assert "eval_count" not in told
 
@@ -178,7 +178,7 @@ def test_a_strange_stream_is_the_models_fault(said: bytes) -> None:
 def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
     """The same for an answer in one piece."""
     with pytest.raises(UpstreamInvalid):
-        OllamaWording("tiny", is_chat=True).answer(answer, WAITED)
+        OllamaWording("tiny", is_chat=True).worded(answer, WAITED)
 
 
 @pytest.mark.parametrize(
@@ -196,19 +196,19 @@ def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
 def test_strange_embeddings_are_the_models_fault(answer: dict[str, Any]) -> None:
     """And for vectors."""
     with pytest.raises(UpstreamInvalid):
-        EmbedWording("vectors").answer(answer, WAITED)
+        EmbedWording("vectors").worded(answer, WAITED)
 
 
 def test_a_vector_without_direction_stays() -> None:
     """Zeros have no length to divide by."""
-    (vector,) = EmbedWording("vectors").answer({"data": [{"index": 0, "embedding": [0, 0]}]}, WAITED)["embeddings"]
+    (vector,) = EmbedWording("vectors").worded({"data": [{"index": 0, "embedding": [0, 0]}]}, WAITED)["embeddings"]
     assert [0.0, 0.0] == vector
 
 
 def test_an_event_without_end_is_bounded() -> None:
     """A line that never ends does not fill the memory."""
     pieces = itertools.repeat(b"x" * 65_536, MAX_EVENT_BYTES // 65_536 + 2)
-    with pytest.raises(UpstreamInvalid, match="more than"):
+    with pytest.raises(UpstreamInvalid, match="larger than"):
         list(read(*pieces))
 
 

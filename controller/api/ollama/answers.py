@@ -9,12 +9,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from controller.api.errors import ollama_error
-from controller.api.ollama.events import EventReader
 from controller.api.ollama.tool_calls import CallCollector, worded_calls
+from controller.api.openai_events import DONE, EventReader
 from controller.api.relaying import as_json
 from controller.api.translating import Translated
 from controller.errors import OrchestrarError, UpstreamInvalid
-from controller.relay import Exchange, Pieces, Waited
+from controller.relay import Answer, Pieces, Waited
 
 NS_PER_S = 1_000_000_000
 
@@ -54,10 +54,10 @@ class OllamaWording:
         self._clock = clock
         self._begun = clock()
 
-    def whole(self, exchange: Exchange) -> bytes:
-        return as_json(self.answer(exchange.read_object(), exchange.waited))
+    def whole(self, answer: Answer) -> bytes:
+        return as_json(self.worded(answer.read_object(), answer.waited))
 
-    def answer(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+    def worded(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
         """An answer of the OpenAI API in one piece. Raises UpstreamInvalid for what is none."""
         choice = first_choice(answer)
         if choice is None:
@@ -68,8 +68,8 @@ class OllamaWording:
         whole = Part(text=part.text, thinking=part.thinking, calls=calls)
         return self.last(whole, choice, object_in(answer, "usage"), times)
 
-    def streamed(self, exchange: Exchange) -> Pieces:
-        return Translated(exchange, Lines(self, exchange.waited))
+    def streamed(self, answer: Answer) -> Pieces:
+        return Translated(answer, Lines(self, answer.waited))
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
         return as_json(ollama_error(error, request_id))
@@ -137,13 +137,14 @@ class Lines:
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         for event in self._events.feed(piece):
+            if isinstance(event, str) or self._ended:
+                if event == DONE and not self._ended:
+                    yield from self._ending()
+                continue
             self._usage = object_in(event, "usage") or self._usage
             choice = first_choice(event)
             if choice is not None:
                 yield from self._more(choice)
-        if self._events.is_done and not self._ended:
-            self._ended = True
-            yield from self._ending()
 
     def end(self) -> None:
         if not self._ended:
@@ -163,6 +164,7 @@ class Lines:
             yield as_json(self._wording.more(part))
 
     def _ending(self) -> Iterator[bytes]:
+        self._ended = True
         if calls := self._calls.whole():
             yield as_json(self._wording.more(Part(calls=worded_calls(calls))))
         times = self._wording.times(self._waited, self._first_at)

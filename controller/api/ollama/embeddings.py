@@ -10,7 +10,7 @@ from typing import Any
 from controller.api.ollama.answers import Times, object_in
 from controller.api.relaying import AsItCame, as_json
 from controller.errors import UpstreamInvalid
-from controller.relay import Exchange, Waited
+from controller.relay import Answer, Waited
 
 
 class EmbedWording(AsItCame):
@@ -21,10 +21,10 @@ class EmbedWording(AsItCame):
         self._clock = clock
         self._begun = clock()
 
-    def whole(self, exchange: Exchange) -> bytes:
-        return as_json(self.answer(exchange.read_object(), exchange.waited))
+    def whole(self, answer: Answer) -> bytes:
+        return as_json(self.worded(answer.read_object(), answer.waited))
 
-    def answer(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
+    def worded(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
         """Embeddings of the OpenAI API. Raises UpstreamInvalid for what is none."""
         vectors = [_unit(vector) for vector in _vectors(answer)]
         tokens = object_in(answer, "usage").get("prompt_tokens")
@@ -36,8 +36,8 @@ class EmbedWording(AsItCame):
 class EmbeddingsWording(AsItCame):
     """The answer to the older `POST /api/embeddings`, whose one vector is as the model made it."""
 
-    def whole(self, exchange: Exchange) -> bytes:
-        (vector,) = _vectors(exchange.read_object())[:1] or [[]]
+    def whole(self, answer: Answer) -> bytes:
+        (vector,) = _vectors(answer.read_object())[:1] or [[]]
         return as_json({"embedding": vector})
 
 
