@@ -62,7 +62,7 @@ class Supervisor:
         if token is not None:
             token.on_cancel(lambda: self._wake(slot))
         with self._lock:
-            ready_at = self._turns.take(slot, deadline, token)
+            ready_at = self._turns.take(slot, begun, deadline, token)
             assert slot.container is not None
             return Lease(
                 model_id,

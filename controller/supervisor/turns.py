@@ -17,14 +17,14 @@ class Turns:
         self._life = life
         self._clock = clock
 
-    def take(self, slot: Slot, deadline: float, token: CancelToken | None) -> float:
-        """Wait for a turn and count it as a lease; returns when (monotonic) the model was ready.
+    def take(self, slot: Slot, begun: float, deadline: float, token: CancelToken | None) -> float:
+        """Wait for a turn and count it as a lease; returns when (monotonic) the model was ready, `begun` if it is.
 
         Raises as `Supervisor.acquire` says.
         """
         ticket = self._queue_up(slot)
         try:
-            ready_at = self._await_turn(slot, ticket, deadline, token)
+            ready_at = self._await_turn(slot, ticket, deadline, token, begun if slot.state is State.READY else None)
             slot.leases += 1
             return ready_at
         finally:
@@ -44,9 +44,10 @@ class Turns:
         slot.queue.append(ticket)
         return ticket
 
-    def _await_turn(self, slot: Slot, ticket: object, deadline: float, token: CancelToken | None) -> float:
+    def _await_turn(
+        self, slot: Slot, ticket: object, deadline: float, token: CancelToken | None, ready_at: float | None
+    ) -> float:
         """Wait until the model is ready and this ticket is next; returns when (monotonic) the model was ready."""
-        ready_at: float | None = None
         while True:
             refuse_while_stopping(slot)
             if slot.state in RESTING:

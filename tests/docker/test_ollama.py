@@ -61,12 +61,13 @@ def test_a_stream_is_read_to_its_end(client: ollama.Client) -> None:
         assert "word0 word1 " == "".join(piece.response or "" for piece in pieces)
 
 
-def test_a_model_that_dies_mid_stream_raises(client: ollama.Client) -> None:
-    """A stream that breaks is an error to who reads it; the next request starts the model again."""
+def test_a_model_that_dies_mid_stream_raises(house: House, client: ollama.Client) -> None:
+    """A stream that breaks is an error to who reads it; the model is started again when it is asked again."""
     found: list[Any] = []
     with pytest.raises(ollama.ResponseError, match="died"):
         found.extend(client.chat("echo", user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True))
     assert ["word0 ", "word1 "] == [part.message.content for part in found]
+    until("Docker has noticed", lambda: not house.containers("echo"))
     assert "whole again" == client.chat("echo", user("whole again")).message.content
 
 
