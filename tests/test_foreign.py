@@ -174,6 +174,18 @@ class TestNativeAnswers:
         *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, Upstream(*pieces))))
         assert ("a b", "length") == ("".join(event["text"] for event in texts), last["finish_reason"])
 
+    def test_times_count_from_when_the_server_was_asked(self) -> None:
+        """The wait for the model, 3 s here, is not the server's."""
+        seconds = iter([100.0, 103.5, 105.0])
+        spec, body = make_spec("tiny", engine="llamacpp"), b'{"prompt": "hi"}'
+        way = way_to(spec, OPENAI, "/inference", body, clock=lambda: next(seconds))
+        assert {"ttft_s": 0.5, "total_s": 2.0} == way.read(Upstream(WHOLE)).read_object()["timings"]
+
+    def test_lines_may_end_as_they_do_on_other_systems(self) -> None:
+        """A carriage return before the line feed belongs to neither text nor event."""
+        stream = WHOLE.replace(b"\n", b"\r\n")
+        assert "a b" == read("/inference", {"prompt": "hi"}, Upstream(stream)).read_object()["text"]
+
     def test_silence_is_passed_on(self) -> None:
         """A server's comments keep the line to the client open too."""
         answer = read("/inference", {"prompt": "hi"}, Upstream(b": ping\n\n", WHOLE))
@@ -191,29 +203,31 @@ class TestNativeAnswers:
         assert ("x", "stop", None) == (answer["text"], answer["finish_reason"], answer["usage"]["total_tokens"])
 
     @pytest.mark.parametrize(
-        ("broken", "kind"),
+        ("broken", "kind", "says"),
         [
-            ([sse({"error": {"message": "gave up", "code": 500}})], UpstreamAnswered),
-            ([sse({"error": "gave up"})], UpstreamAnswered),
-            ([sse({"object": "error", "message": "gave up"})], UpstreamAnswered),
-            ([ModelDied("gone")], ModelDied),
-            ([], UpstreamInvalid),
-            ([sse("[DONE]")], UpstreamInvalid),
-            ([b"data: {broken\n\n"], UpstreamInvalid),
-            ([b"data: []\n\n"], UpstreamInvalid),
-            ([b"data: " + b"[" * 100_000 + b"\n\n"], UpstreamInvalid),
-            ([b"data: " + b"x" * 1000] * (MAX_EVENT_BYTES // 1000), UpstreamInvalid),
-            ([b"data: x\n" * (MAX_EVENT_BYTES // 4)], UpstreamInvalid),
+            ([sse({"error": {"message": "gave up", "code": 500}})], UpstreamAnswered, "gave up"),
+            ([sse({"error": "gave up"})], UpstreamAnswered, "gave up"),
+            ([sse({"object": "error", "message": "gave up"})], UpstreamAnswered, "gave up"),
+            ([ModelDied("gone")], ModelDied, "gone"),
+            ([], UpstreamInvalid, "ended before its answer did"),
+            ([sse("[DONE]")], UpstreamInvalid, "ended before its answer did"),
+            ([b"data: {broken\n\n"], UpstreamInvalid, "no JSON"),
+            ([b"data: []\n\n"], UpstreamInvalid, "no object"),
+            ([b"data: " + b"[" * 100_000 + b"\n\n"], UpstreamInvalid, "no JSON"),
+            ([b"data: " + b"x" * 1000] * (MAX_EVENT_BYTES // 1000), UpstreamInvalid, "an event larger than"),
+            ([b"data: x\n" * (MAX_EVENT_BYTES // 4)], UpstreamInvalid, "an event larger than"),
         ],
     )
-    def test_what_breaks_is_an_error_and_never_done(self, broken: list[Any], kind: type[UpstreamError]) -> None:
+    def test_what_breaks_is_an_error_and_never_done(
+        self, broken: list[Any], kind: type[UpstreamError], says: str
+    ) -> None:
         """What came before it arrives; then the failure, to whoever reads; no stream looks whole that is not."""
         first = sse(delta("a"))
         answer = read("/inference", {"prompt": "hi"}, Upstream(first, *broken))
         assert [{"text": "a"}] == events_in(answer.read_piece())
-        with pytest.raises(kind):
+        with pytest.raises(kind, match=says):
             pieces_of(answer)
-        with pytest.raises(kind):
+        with pytest.raises(kind, match=says):
             read("/inference", {"prompt": "hi"}, Upstream(first, *broken)).read_object()
 
     def test_text_and_failure_in_one_piece_both_arrive(self) -> None:

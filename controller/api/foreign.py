@@ -26,7 +26,9 @@ class Way:
     read: Callable[[Answer], Answer] = lambda answer: answer
 
 
-def way_to(spec: ModelSpec, engine: Engine, path: str, body: bytes) -> Way:
+def way_to(
+    spec: ModelSpec, engine: Engine, path: str, body: bytes, *, clock: Callable[[], float] = time.monotonic
+) -> Way:
     """The way of a request as it came (a JSON object, checked) to the model's server.
 
     Our runner takes it as it is. Raises TaskUnsupported for what the model or its server does not do.
@@ -35,7 +37,7 @@ def way_to(spec: ModelSpec, engine: Engine, path: str, body: bytes) -> Way:
         return Way(path=path, body=body)
     asked = _object(body)
     if path == INFERENCE:
-        return _inference(spec, engine, asked)
+        return _inference(spec, engine, asked, clock)
     _require_route(spec, engine, path)
     name = asked.get("model")
     sent = {**asked, **_defaults(spec, path, asked), "model": spec.id}
@@ -78,7 +80,7 @@ def _defaults(spec: ModelSpec, path: str, asked: dict[str, Any]) -> dict[str, An
     return {name: value for name, value in given.items() if asked.get(name) is None}
 
 
-def _inference(spec: ModelSpec, engine: Engine, asked: dict[str, Any]) -> Way:
+def _inference(spec: ModelSpec, engine: Engine, asked: dict[str, Any], clock: Callable[[], float]) -> Way:
     """A body of `POST /inference` in the words of the OpenAI API.
 
     The server is always asked for a stream: that tells when the first token came, and is read in one way alone.
@@ -95,5 +97,5 @@ def _inference(spec: ModelSpec, engine: Engine, asked: dict[str, Any]) -> Way:
     _require_route(spec, engine, path)
     stream = {"stream": True, "stream_options": {"include_usage": True}}
     body = {"model": spec.id, **text, **sampling, **_defaults(spec, path, sampling), **stream}
-    begun_s = time.monotonic()
-    return Way(path=path, body=_json(body), read=lambda answer: NativeAnswer(answer, begun_s))
+    begun_s = clock()
+    return Way(path=path, body=_json(body), read=lambda answer: NativeAnswer(answer, begun_s, clock))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from controller.api.openai_events import DONE, SILENCE, Event, EventReader, finish_reason_of, text_of, usage_of
@@ -67,8 +66,9 @@ class RenamedAnswer(_Read):
 class NativeAnswer(_Read):
     """A stream of the OpenAI API in the words of `POST /inference`: as its events, or all of them as one answer."""
 
-    def __init__(self, answer: Answer, begun_s: float) -> None:
+    def __init__(self, answer: Answer, begun_s: float, clock: Callable[[], float]) -> None:
         super().__init__(answer)
+        self._clock = clock
         # Our runner counts from when a request reaches it, which is after the wait for the model.
         self._asked_s = begun_s + answer.waited.start_s + answer.waited.queue_s
         self._first_text_s: float | None = None
@@ -127,7 +127,7 @@ class NativeAnswer(_Read):
         self._usage = usage_of(event) or self._usage
         text = text_of(event)
         if text and self._first_text_s is None:
-            self._first_text_s = time.monotonic()
+            self._first_text_s = self._clock()
         return text
 
     def _end(self) -> None:
@@ -136,12 +136,12 @@ class NativeAnswer(_Read):
         self._is_whole = True
 
     def _summary(self) -> dict[str, Any]:
-        now_s = time.monotonic()
-        ttft_s = (self._first_text_s or now_s) - self._asked_s
+        now_s = self._clock()
+        first_s = now_s if self._first_text_s is None else self._first_text_s
         return {
             "finish_reason": "length" if self._reason == "length" else "stop",
             "usage": dict(self._usage),
-            "timings": {"ttft_s": round(ttft_s, 4), "total_s": round(now_s - self._asked_s, 4)},
+            "timings": {"ttft_s": round(first_s - self._asked_s, 4), "total_s": round(now_s - self._asked_s, 4)},
         }
 
 

@@ -151,7 +151,8 @@ def test_the_page_shows_a_whole_engine(
     shutil.copytree(ROOT / "templates", templates)
     (example, *_) = re.findall(r"```jinja\n(.*?)```", (ROOT / "docs" / "engines.md").read_text(), re.DOTALL)
     (templates / "engines" / "mine.yaml.j2").write_text(example)
-    house = build_house({"m": {"engine": "mine", "image": openai_image}}, ORCHESTRAR_TEMPLATES=str(templates))
+    model = {"engine": "mine", "image": openai_image, "env": {"FAKE_READY": "/v1/models"}}
+    house = build_house({"m": model}, ORCHESTRAR_TEMPLATES=str(templates))
     assert "hello" == house.ask("m", "hello").json()["text"]
     response = house.post("/v1/completions", {"model": "m", "prompt": "x"})
     error = check_error(response.status_code, response.json(), 400, "task_unsupported")
