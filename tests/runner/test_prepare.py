@@ -87,11 +87,12 @@ def test_the_kv_cache_of_a_token_follows_from_the_configuration(config: dict[str
 def test_facts_come_from_headers_alone(tmp_path: Path) -> None:
     """Sizes and parameters are known without reading a tensor."""
     size = write_weights(tmp_path, {"a": [3, 4], "b": [5], "scalar": []})
-    write(tmp_path / "config.json", b'{"max_position_embeddings": 128}')
+    write(tmp_path / "config.json", b'{"max_position_embeddings": 128, "model_type": "llama"}')
     expected = {
         "weights_bytes": size,
         "kv_bytes_per_token": 0,
         "context_length": 128,
         "parameters": 18,
+        "architecture": "llama",
     }
     assert expected == read_model_facts(tmp_path, "float32")
