@@ -24,6 +24,8 @@ POLL_S = 0.5
 LOG_LINES = 20
 # What transformers loads is safetensors, and openvino its own IR; both are made from GGUF files once.
 CONVERTING_ENGINES = frozenset({"openvino", "transformers"})
+# Of what the runner writes into a volume; counted up when older volumes are no longer good.
+PREPARED_FORMAT = 2
 
 
 class Clock(Protocol):
@@ -81,7 +83,7 @@ class Preparation:
             return None
         content = "not-downloaded"
         if stored is not None:
-            content = hashlib.sha256(f"{stored.content_hash} {spec.dtype}".encode()).hexdigest()[:12]
+            content = hashlib.sha256(f"{stored.content_hash} {spec.dtype} {PREPARED_FORMAT}".encode()).hexdigest()[:12]
         return f"{self._docker.project}_{spec.id}.{spec.engine}.{content}"
 
     def facts(self, spec: ModelSpec, stored: StoredSource | None) -> PreparedFacts | None:

@@ -19,7 +19,7 @@ from runner.engine import EngineError
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
 
 SOURCE, PREPARED = Path("/source"), Path("/prepared")
-FORMAT = 1
+FORMAT = 2
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 

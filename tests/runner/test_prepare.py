@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner.engine import EngineError
-from runner.prepare import find_gguf, kv_bytes_per_token, prepare, read_model_facts
+from runner.prepare import FORMAT, find_gguf, kv_bytes_per_token, prepare, read_model_facts
 
 
 def write(path: Path, data: bytes = b"x") -> Path:
@@ -52,7 +52,7 @@ def test_what_cannot_be_prepared_is_refused_in_a_sentence(tmp_path: Path, names:
 
 def test_what_is_complete_is_reused_without_its_source(tmp_path: Path) -> None:
     """A second preparation answers with the first one's facts and touches nothing."""
-    facts = {"format": 1, "weights_bytes": 7}
+    facts = {"format": FORMAT, "weights_bytes": 7}
     write(tmp_path / "complete.json", json.dumps(facts).encode())
     kept = write(tmp_path / "weights" / "model.safetensors")
     assert facts == prepare(tmp_path / "no-source", tmp_path, engine="transformers", dtype="auto")
