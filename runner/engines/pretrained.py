@@ -39,6 +39,6 @@ def load_model(auto_class: Any, config: Any, settings: RunnerSettings) -> Any:
             **placement,
         )
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise EngineError(f"the model's files cannot be loaded: {reason}") from error
     return model.eval()
