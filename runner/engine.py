@@ -5,7 +5,7 @@ An engine knows tokens and text, not HTTP. All of this imports without the engin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -94,11 +94,27 @@ class Capabilities:
     dtype: str
     context_length: int
     concurrency: int
-    """How many `generate` calls may run at once; the server makes the others wait their turn."""
+    """How many generations advance at once; the others wait their turn."""
+
+
+class Sink(Protocol):
+    """Who wants a generation. The engine's thread calls it, which computes for others too: nothing here may block."""
+
+    def begin(self) -> None:
+        """The request's turn has come."""
+
+    def put(self, piece: Piece) -> None:
+        """Some text, or with a `finish_reason` the end. What this raises costs this request alone."""
+
+    def fail(self, error: EngineError) -> None:
+        """The end: no more pieces come. Raises nothing."""
+
+    def is_cancelled(self) -> bool:
+        """Asked before each token: whether nobody wants the rest."""
 
 
 class Engine(Protocol):
-    """One model. `load` comes first; `encode` may be called by any thread, `generate` by `concurrency` threads."""
+    """One model. `load` comes first; `encode` and `submit` may be called by any thread."""
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         """Returns when the model is in memory. Blocks for seconds; raises EngineError with one sentence."""
@@ -106,8 +122,12 @@ class Engine(Protocol):
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """The request in tokens; quick. Raises PromptInvalid."""
 
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        """Yields text as it is made; asks `cancelled` before each token and ends with that reason when it is true."""
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        """Begins a generation, at once or when its turn comes, and returns. Raises EngineError when it cannot.
+
+        `sink` gets its pieces in order from a thread of the engine's, and one end: a last piece (with the reason
+        `cancelled` where the sink said so) or a failure.
+        """
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector of length 1 for each text; raises EngineError when the model makes none."""

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 from flask import Request, Response, g, request
 
 from runner.disconnects import DisconnectWatcher
-from runner.engine import Engine, GenerationRequest, PromptInvalid
+from runner.engine import Engine, EngineError, GenerationRequest, PromptInvalid
 from runner.errors import Broken, Refused, Unavailable
 from runner.events import EventStream, Format
-from runner.jobs import GenerationFailed, Job, JobQueue
+from runner.jobs import GenerationFailed, Job
 from runner.loading import Loader
 from runner.settings import RunnerSettings
+from runner.wire import wire_of
 
 log = logging.getLogger("runner")
 
@@ -46,7 +47,7 @@ class Generations:
 
     def answer(self, body: Body, wording: Format) -> Response:
         """The generation that the current request asks for; raises RunnerError while it has not begun."""
-        jobs = self._ready_jobs()
+        self._check_readiness()
         wanted = body.to_request()
         try:
             job = Job(self._engine.encode(wanted))
@@ -55,18 +56,17 @@ class Generations:
             raise Refused(str(error), code=error.code, param=param) from None
         if not self._places.acquire(blocking=False):
             raise Unavailable("The model has as many requests as it takes.", code="overloaded", retry_after_s=1)
-        return self._run(job, jobs, wording, is_streamed=bool(body.stream))
+        return self._run(job, wording, is_streamed=bool(body.stream))
 
-    def _ready_jobs(self) -> JobQueue:
-        if self._loader.jobs is None:
+    def _check_readiness(self) -> None:
+        if not self._loader.is_ready():
             raise Unavailable(f"The model is {self._loader.phase}.", code="model_loading", retry_after_s=1)
         if self._task == "embedding":
             raise Refused("This model makes embeddings and generates no text.", code="task_unsupported")
         if (reason := self._engine.failure()) is not None:
             raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
-        return self._loader.jobs
 
-    def _run(self, job: Job, jobs: JobQueue, wording: Format, *, is_streamed: bool) -> Response:
+    def _run(self, job: Job, wording: Format, *, is_streamed: bool) -> Response:
         request_id: str = g.request_id
         watch = self._watcher.watch(client_socket(request), job.cancel)
 
@@ -75,13 +75,25 @@ class Generations:
             job.cancel()
             self._places.release()
             _log_job(job, request_id)
+            if (reason := self._engine.failure()) is not None:
+                self._loader.fail_after_last_words(reason)
 
-        stream = EventStream(job, wording, request_id=request_id, on_close=close, silence_s=self._silence_s)
-        jobs.submit(job)
+        stream = EventStream(
+            job,
+            wording,
+            request_id=request_id,
+            on_close=close,
+            silence_s=self._silence_s,
+            wire=wire_of(request.environ),
+        )
+        try:
+            self._engine.submit(job.request, job)
+        except EngineError as error:
+            job.fail(error)
         if is_streamed:
             return Response(stream, mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
         try:
-            return json_response(wording.whole(job, _collect(job)))
+            return json_response(wording.whole(job, _whole_text(job)))
         finally:
             stream.close()
 
@@ -97,18 +109,15 @@ def json_response(value: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(value, ensure_ascii=False), status=status, mimetype="application/json")
 
 
-def _collect(job: Job) -> str:
-    texts = []
+def _whole_text(job: Job) -> str:
     try:
-        while job.finish_reason is None:
-            piece = job.next_piece()
-            texts.append(piece.text if piece else "")
+        text = job.whole_text()
     except GenerationFailed as error:
         raise Broken(str(error), code="generation_failed") from None
     if job.finish_reason == "cancelled":
         # The client has left, or this process is stopping; hardly anyone reads this.
         raise Unavailable("The generation was cancelled.", code="cancelled")
-    return "".join(texts)
+    return text
 
 
 def _log_job(job: Job, request_id: str) -> None:
@@ -116,7 +125,7 @@ def _log_job(job: Job, request_id: str) -> None:
     log.info(
         "inference request_id=%s finish=%s prompt_tokens=%d completion_tokens=%d queue_s=%.3f ttft_s=%s total_s=%.3f",
         request_id,
-        job.finish_reason or "cancelled",
+        job.outcome(),
         len(job.request.prompt_tokens),
         job.completion_tokens,
         waited_s,
