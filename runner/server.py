@@ -30,8 +30,6 @@ SOCKET_TIMEOUT_S = 60.0
 def application() -> Flask:
     """The app for gunicorn, called in the worker after the fork: begins to load the model and returns at once."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    # Many short waits between the generating thread and the writing ones: the default of 5 ms costs tokens per second.
-    sys.setswitchinterval(0.0005)
     try:
         settings = read_settings()
         engine = make_engine(settings)

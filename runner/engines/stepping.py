@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from runner.engine import EncodedRequest, EngineError, FinishReason, Piece, Sink
+from runner.engine import EncodedRequest, EngineError, FinishReason, Sink
 from runner.engines.token_text import TokenText
 
 log = logging.getLogger("runner")

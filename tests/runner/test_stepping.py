@@ -218,7 +218,7 @@ def test_one_bad_reader_leaves_the_batch_alone(
     sampling = Sampling(max_tokens=9, temperature=0, top_p=1, top_k=0)
     loop.submit(EncodedRequest(prompt_tokens=broken_tokens, sampling=sampling), sink)
     pipeline.permits.release(10)
-    with pytest.raises(EngineError, match="the answer could not be written: (ValueError|IndexError)"):
+    with pytest.raises(EngineError, match=r"the answer could not be written: (ValueError|IndexError)"):
         sink.end()
     assert ("efg", "stop") == neighbour.end()
     assert "b" == sink.text
