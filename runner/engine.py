@@ -137,5 +137,8 @@ class Engine(Protocol):
     def failure(self) -> str | None:
         """Why the engine can serve no more; None while it can. Quick, callable by any thread."""
 
+    def cache_use(self) -> float | None:
+        """The share of the KV cache that requests hold, from 0 to 1; None where it is not known."""
+
     def close(self) -> None:
         """Frees the model; nothing may be called afterwards."""

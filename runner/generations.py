@@ -16,6 +16,7 @@ from runner.errors import Broken, Refused, Unavailable
 from runner.events import EventStream, Format
 from runner.jobs import GenerationFailed, Job
 from runner.loading import Loader
+from runner.metrics import Metrics
 from runner.settings import RunnerSettings
 from runner.wire import wire_of
 
@@ -42,6 +43,7 @@ class Generations:
         self._task = settings.task
         self._loader = loader
         self._silence_s = silence_s
+        self.metrics = Metrics(engine)
         self._watcher = DisconnectWatcher()
         self._places = threading.BoundedSemaphore(settings.max_concurrency + SPARE_PLACES)
 
@@ -68,12 +70,14 @@ class Generations:
 
     def _run(self, job: Job, wording: Format, *, is_streamed: bool) -> Response:
         request_id: str = g.request_id
+        self.metrics.begun()
         watch = self._watcher.watch(client_socket(request), job.cancel)
 
         def close() -> None:
             watch.end()
             job.cancel()
             self._places.release()
+            self.metrics.ended(job)
             _log_job(job, request_id)
             if (reason := self._engine.failure()) is not None:
                 self._loader.fail_after_last_words(reason)

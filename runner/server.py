@@ -1,4 +1,4 @@
-"""The HTTP app around one engine: `GET /health`, `POST /inference`, and the OpenAI API's routes that generate."""
+"""The HTTP app around one engine: health, metrics, `POST /inference`, and the OpenAI API's routes that generate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from runner.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, Route
 from runner.events import KEEP_ALIVE_AFTER_S, NativeFormat
 from runner.generations import Generations, client_socket, json_response
 from runner.loading import Loader
+from runner.metrics import Metrics
 from runner.openai_bodies import parse_chat_body, parse_completion_body
 from runner.openai_formats import ChatFormat, CompletionFormat
 from runner.settings import RunnerSettings, read_settings
@@ -61,7 +62,11 @@ def create_app(
         body = parse_completion_body(_read_body())
         return generations.answer(body, CompletionFormat(body, settings.model_id))
 
+    def metrics() -> Response:
+        return Response(generations.metrics.text(), content_type=Metrics.content_type)
+
     app.add_url_rule("/health", view_func=lambda: _health(engine, settings, loader), endpoint="health")
+    app.add_url_rule("/metrics", view_func=metrics)
     app.add_url_rule("/inference", view_func=inference, methods=["POST"])
     app.add_url_rule("/v1/chat/completions", view_func=chat_completions, methods=["POST"])
     app.add_url_rule("/v1/completions", view_func=completions, methods=["POST"])

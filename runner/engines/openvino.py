@@ -44,6 +44,7 @@ class OpenVinoEngine:
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
+        self._pipeline: Any = None
         self._loop: StepLoop | None = None
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
@@ -73,6 +74,7 @@ class OpenVinoEngine:
             )
         except RuntimeError as error:
             raise EngineError(f"the model's files cannot be loaded: {_last_line(error)}") from error
+        self._pipeline = pipeline
         self._read_generation_config(pipeline.get_config())
         self._loop = StepLoop(_Pipeline(openvino_genai, pipeline, self._eos), self._text_of)
 
@@ -101,10 +103,13 @@ class OpenVinoEngine:
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise EngineError("the openvino engine makes no embeddings; write `engine: transformers`")
 
+    def cache_use(self) -> float | None:
+        return None if self._pipeline is None else self._pipeline.get_metrics().cache_usage / 100
+
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._tokenizer = None
+        self._loop = self._pipeline = self._tokenizer = None
 
     def _text_of(self, request: EncodedRequest) -> TokenText:
         return TokenText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)

@@ -117,6 +117,9 @@ class TransformersEngine:
     def failure(self) -> str | None:
         return None
 
+    def cache_use(self) -> float | None:
+        return None
+
     def close(self) -> None:
         self._queue.close()
         self._model = self._tokenizer = None

@@ -93,5 +93,8 @@ class FakeEngine:
     def failure(self) -> str | None:
         return self.broken
 
+    def cache_use(self) -> float | None:
+        return None
+
     def close(self) -> None:
         return None
