@@ -9,13 +9,12 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engine import EncodedRequest, EngineError, FinishReason, Piece, Sampling
+from runner.engine import EngineError, FinishReason, Piece
 from runner.events import KEEP_ALIVE, EventStream, NativeFormat, TextEvent, sse_event
-from runner.jobs import Job
 from runner.wire import Wire
+from tests.runner.watched_job import WatchedJob
 
 TIMEOUT_S = 20.0
-SAMPLING = Sampling(max_tokens=100, temperature=0, top_p=1, top_k=0)
 
 
 class Server:
@@ -26,7 +25,7 @@ class Server:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.socket.settimeout(TIMEOUT_S)
         self.client.settimeout(TIMEOUT_S)
-        self.job = Job(EncodedRequest(prompt_tokens=(1,), sampling=SAMPLING))
+        self.job = WatchedJob()
         self.items: list[bytes] = []
         self.closed = 0
         self.error: OSError | None = None
@@ -81,16 +80,17 @@ def text_of(found: list[dict[str, object]]) -> str:
 def test_the_first_and_the_last_piece_go_the_servers_way() -> None:
     """The server writes its head before the first, and learns of the end; between them it is not woken."""
     with Server() as server:
+        assert server.job.asleep.acquire(timeout=TIMEOUT_S)
         server.put("one ", 1)
         assert {"text": "one "} == json.loads(server.client.recv(1000)[6:])
+        assert server.job.asleep.acquire(timeout=TIMEOUT_S)
         for count in range(2, 30):
             server.put(f"{count} ", count)
             assert f"{count} " == text_of(events(server.client.recv(1000)))
         server.put("last", 30, "stop")
         found = events(rest(server.client))
     assert ("last", True) == (text_of(found), found[-1]["done"])
-    # The second may be put before the server's thread is back from writing the first.
-    assert len(server.items) <= 3
+    assert 2 == len(server.items)
     assert 1 == server.closed
 
 

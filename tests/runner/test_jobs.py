@@ -6,14 +6,9 @@ import threading
 
 import pytest
 
-from runner.engine import EncodedRequest, EngineError, FinishReason, Piece, Sampling
-from runner.jobs import GenerationFailed, Job
-
-SAMPLING = Sampling(max_tokens=100, temperature=0, top_p=1, top_k=0)
-
-
-def new_job() -> Job:
-    return Job(EncodedRequest(prompt_tokens=(1,), sampling=SAMPLING))
+from runner.engine import EngineError, FinishReason, Piece
+from runner.jobs import GenerationFailed
+from tests.runner.watched_job import WatchedJob
 
 
 def piece(text: str, count: int, reason: FinishReason | None = None) -> Piece:
@@ -25,21 +20,18 @@ class Outlet:
 
     def __init__(self, *answers: bool) -> None:
         self.texts: list[str] = []
-        self.called = threading.Semaphore(0)
         self._answers = list(answers)
 
     def __call__(self, text: str) -> bool:
         self.texts.append(text)
-        self.called.release()
         return self._answers.pop(0)
 
 
-def put_once_asleep(job: Job, outlet: Outlet, *pieces: Piece) -> threading.Thread:
-    """Puts the pieces from another thread, the first of them when `next_piece` has begun to wait."""
+def put_once_asleep(job: WatchedJob, *pieces: Piece) -> threading.Thread:
+    """Puts the pieces from another thread, the first of them when somebody waits for it."""
 
     def run() -> None:
-        while job._outlet is not outlet:
-            threading.Event().wait(0.001)
+        assert job.asleep.acquire(timeout=20)
         for one in pieces:
             job.put(one)
 
@@ -50,7 +42,7 @@ def put_once_asleep(job: Job, outlet: Outlet, *pieces: Piece) -> threading.Threa
 
 def test_what_piled_up_comes_as_one_piece() -> None:
     """A slow reader gets fewer, longer pieces, with the last one's count and reason."""
-    job = new_job()
+    job = WatchedJob()
     for one in (piece("one ", 1), piece("two ", 2), piece("three", 3, "stop")):
         job.put(one)
     assert piece("one two three", 3, "stop") == job.next_piece(0)
@@ -58,13 +50,13 @@ def test_what_piled_up_comes_as_one_piece() -> None:
 
 def test_nothing_in_time_is_none() -> None:
     """Who waits is back in time to show that the connection lives."""
-    assert new_job().next_piece(0) is None
+    assert WatchedJob().next_piece(0) is None
 
 
 def test_an_outlet_gets_each_text_and_the_sleeper_only_the_end() -> None:
     """Between two tokens nobody is woken; the last piece is for the one that waited."""
-    job, outlet = new_job(), Outlet(True, True)
-    thread = put_once_asleep(job, outlet, piece("one ", 1), piece("two ", 2), piece("three", 3, "stop"))
+    job, outlet = WatchedJob(), Outlet(True, True)
+    thread = put_once_asleep(job, piece("one ", 1), piece("two ", 2), piece("three", 3, "stop"))
     assert piece("three", 3, "stop") == job.next_piece(20, outlet)
     thread.join()
     assert ["one ", "two "] == outlet.texts
@@ -72,8 +64,8 @@ def test_an_outlet_gets_each_text_and_the_sleeper_only_the_end() -> None:
 
 def test_an_outlet_that_needs_help_wakes_the_sleeper_and_gets_no_more() -> None:
     """What comes after a refusal is kept, in order, until somebody waits again."""
-    job, outlet = new_job(), Outlet(False)
-    thread = put_once_asleep(job, outlet, piece("one ", 1))
+    job, outlet = WatchedJob(), Outlet(False)
+    thread = put_once_asleep(job, piece("one ", 1))
     assert piece("", 1) == job.next_piece(20, outlet)
     thread.join()
     job.put(piece("two ", 2))
@@ -84,7 +76,7 @@ def test_an_outlet_that_needs_help_wakes_the_sleeper_and_gets_no_more() -> None:
 
 def test_a_failure_comes_after_the_text_before_it() -> None:
     """What was made is not lost, and the reason follows."""
-    job = new_job()
+    job = WatchedJob()
     job.put(piece("one ", 1))
     job.fail(EngineError("out of pages"))
     assert piece("one ", 1) == job.next_piece(0)
@@ -95,7 +87,7 @@ def test_a_failure_comes_after_the_text_before_it() -> None:
 
 def test_there_is_one_end() -> None:
     """A piece, a failure or a cancellation after the end changes nothing."""
-    job = new_job()
+    job = WatchedJob()
     job.put(piece("one", 1, "length"))
     job.cancel()
     job.put(piece("two", 2, "stop"))
@@ -106,7 +98,14 @@ def test_there_is_one_end() -> None:
 
 def test_a_cancelled_job_wakes_whoever_waits() -> None:
     """The end of a client's stay is the end of the wait, whatever the engine does meanwhile."""
-    job = new_job()
-    threading.Timer(0.01, job.cancel).start()
+    job = WatchedJob()
+
+    def cancel() -> None:
+        assert job.asleep.acquire(timeout=20)
+        job.cancel()
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
     assert piece("", 0, "cancelled") == job.next_piece(20)
+    cancelling.join()
     assert job.is_cancelled()
