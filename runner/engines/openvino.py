@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from runner.engine import (
     GenerationRequest,
     PartialSampling,
     Phase,
-    Piece,
+    Sink,
 )
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
-from runner.engines.stepping import BatchSequence, RequestFailed, StepLoop, Tokens, Turn
+from runner.engines.stepping import BatchSequence, RequestFailed, StepLoop, Tokens
+from runner.engines.token_text import TokenText
 from runner.memory import memory_limit_bytes
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
-from runner.text import ByteDetokenizer, Detokenizer, StopStrings
 
 log = logging.getLogger("runner")
 
@@ -44,6 +44,7 @@ class OpenVinoEngine:
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
+        self._pipeline: Any = None
         self._loop: StepLoop | None = None
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
@@ -73,8 +74,9 @@ class OpenVinoEngine:
             )
         except RuntimeError as error:
             raise EngineError(f"the model's files cannot be loaded: {_last_line(error)}") from error
+        self._pipeline = pipeline
         self._read_generation_config(pipeline.get_config())
-        self._loop = StepLoop(_Pipeline(openvino_genai, pipeline, self._eos))
+        self._loop = StepLoop(_Pipeline(openvino_genai, pipeline, self._eos), self._text_of)
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -93,42 +95,21 @@ class OpenVinoEngine:
         own = (request.sampling, self._settings.generation, self._model_defaults)
         return encoded_request(tokens, self._context_length, *own)
 
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
         if self._loop is None:
             raise EngineError("the model is not loaded")
-        turn = self._loop.submit(request, cancelled)
-        try:
-            yield from self._pieces(turn, request)
-        finally:
-            turn.leave()
+        self._loop.submit(request, sink)
+
+    def cache_use(self) -> float | None:
+        return None if self._pipeline is None else self._pipeline.get_metrics().cache_usage / 100
 
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._tokenizer = None
+        self._loop = self._pipeline = self._tokenizer = None
 
-    def _pieces(self, turn: Turn, request: EncodedRequest) -> Iterator[Piece]:
-        detokenizer = self._tokenizer.detokenizer()
-        stops = StopStrings(request.sampling.stop)
-        count = 0
-        while True:
-            text, reason = "", None
-            for made in turn.next():
-                for token in made.tokens:
-                    count += 1
-                    if token in self._eos:
-                        continue
-                    new, is_stopped = stops.feed(detokenizer.feed(token))
-                    text += new
-                    if is_stopped:
-                        yield Piece(text=text, completion_tokens=count, finish_reason="stop")
-                        return
-                reason = made.reason
-            if reason is not None:
-                yield _last_piece(text, count, reason, detokenizer, stops)
-                return
-            if text:
-                yield Piece(text=text, completion_tokens=count)
+    def _text_of(self, request: EncodedRequest) -> TokenText:
+        return TokenText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)
 
     def _bounded_cache(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
@@ -210,9 +191,10 @@ class _Sequence:
                 raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
             return None
         (output,) = self._handle.read().values()
-        if self._handle.get_status() == self._ignored:
+        tokens = output.generated_ids
+        if not tokens and self._handle.get_status() == self._ignored:
             raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
-        return Tokens(output.generated_ids, self._reasons.get(output.finish_reason))
+        return Tokens(tokens, self._reasons.get(output.finish_reason))
 
     def cancel(self) -> None:
         self._handle.cancel()
@@ -244,14 +226,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise EngineError(f"config.json is no JSON: {error}") from None
     return config if isinstance(config, dict) else {}
-
-
-def _last_piece(
-    text: str, count: int, reason: FinishReason, detokenizer: Detokenizer | ByteDetokenizer, stops: StopStrings
-) -> Piece:
-    rest, is_stopped = stops.feed(detokenizer.flush())
-    text += rest if is_stopped else rest + stops.flush()
-    return Piece(text=text, completion_tokens=count, finish_reason="stop" if is_stopped else reason)
 
 
 def _last_line(error: BaseException) -> str:
