@@ -20,6 +20,7 @@ from runner.engine import (
     Phase,
     Sink,
 )
+from runner.engines.openvino_arithmetic import arithmetic
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
 from runner.engines.stepping import BatchSequence, RequestFailed, StepLoop, Tokens
 from runner.engines.token_text import TokenText
@@ -70,8 +71,9 @@ class OpenVinoEngine:
         scheduler.max_num_batched_tokens = max(BATCHED_TOKENS, self._settings.max_concurrency)
         try:
             pipeline = openvino_genai.ContinuousBatchingPipeline(
-                folder, self._tokenizer.library, scheduler, "CPU", **properties(self._settings)
-            )
+                folder, self._tokenizer.library, scheduler, "CPU",
+                INFERENCE_NUM_THREADS=self._settings.cpus, **arithmetic(self._settings.dtype).properties,
+            )  # fmt: skip
         except RuntimeError as error:
             raise EngineError(f"the model's files cannot be loaded: {_last_line(error)}") from error
         self._pipeline = pipeline
@@ -82,7 +84,7 @@ class OpenVinoEngine:
         return Capabilities(
             engine="openvino",
             device="cpu",
-            dtype=PRECISIONS[self._settings.dtype],
+            dtype=arithmetic(self._settings.dtype).name,
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
         )
@@ -113,10 +115,9 @@ class OpenVinoEngine:
 
     def _bounded_cache(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
-        return kv_blocks(
-            memory_limit_bytes(), weights, kv_bytes_per_token(config), self._settings.max_concurrency,
-            self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH,
-        )  # fmt: skip
+        kv_bytes = kv_bytes_per_token(config, arithmetic(self._settings.dtype).kv_bits)
+        longest = self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
+        return kv_blocks(memory_limit_bytes(), weights, kv_bytes, self._settings.max_concurrency, longest)
 
     def _bounded_context(self, config: dict[str, Any], cached_tokens: int) -> int:
         own = config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
@@ -198,23 +199,6 @@ class _Sequence:
 
     def cancel(self) -> None:
         self._handle.cancel()
-
-
-PRECISIONS = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-
-
-def properties(settings: RunnerSettings) -> dict[str, Any]:
-    """How the model is compiled; the same when preparing, so that what was compiled then is used."""
-    return {
-        # Half again as fast as the default on the CPUs this was measured on.
-        "INFERENCE_PRECISION_HINT": _HINTS[PRECISIONS[settings.dtype]],
-        "INFERENCE_NUM_THREADS": settings.cpus,
-        # The library would round activations and the cache to 8 bits: faster with many streams, but of 20 greedy
-        # answers 10 kept their first 16 tokens. With these all 20 did, against 32 bits throughout.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": settings.activation_group,
-        "KV_CACHE_PRECISION": "f16",
-    }
 
 
 def read_config(folder: Path) -> dict[str, Any]:
