@@ -5,9 +5,9 @@ An engine knows tokens and text, not HTTP. All of this imports without the engin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from runner.grammar_rules import Grammar
 
@@ -138,27 +138,36 @@ class Capabilities:
     dtype: str
     context_length: int
     concurrency: int
-    """How many `generate` calls may run at once; the server makes the others wait their turn."""
+    """How many requests advance at once; the others wait their turn."""
+    dimensions: int | None = None
+    """The length of an embedder's vectors."""
     grammars: bool = False
     """Whether it holds an answer to a request's grammar."""
     tool_syntax: ToolSyntax | None = None
     """How the model writes calls of tools; None where its chat template knows none."""
 
 
-class Engine(Protocol):
-    """One model. `load` comes first; `encode` may be called by any thread, `generate` by `concurrency` threads."""
+class Sink(Protocol):
+    """Who wants a generation. The engine's thread calls it, which computes for others too: nothing here may block."""
+
+    def begin(self) -> None:
+        """The request's turn has come."""
+
+    def put(self, piece: Piece) -> None:
+        """Some text, or with a `finish_reason` the end. What this raises costs this request alone."""
+
+    def fail(self, error: EngineError) -> None:
+        """The end: no more pieces come. Raises nothing."""
+
+    def is_cancelled(self) -> bool:
+        """Asked before each token: whether nobody wants the rest."""
+
+
+class Lifecycle(Protocol):
+    """How a model comes and goes, whatever it makes. `load` comes first."""
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         """Returns when the model is in memory. Blocks for seconds; raises EngineError with one sentence."""
-
-    def encode(self, request: GenerationRequest) -> EncodedRequest:
-        """The request in tokens; quick. Raises PromptInvalid."""
-
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        """Yields text as it is made; asks `cancelled` before each token and ends with that reason when it is true."""
-
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector of length 1 for each text; raises EngineError when the model makes none."""
 
     def capabilities(self) -> Capabilities: ...
 
@@ -167,3 +176,34 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the model; nothing may be called afterwards."""
+
+
+class Engine(Lifecycle, Protocol):
+    """A model that generates text. `encode` and `submit` may be called by any thread."""
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        """The request in tokens; quick, but for a grammar that is new. Raises PromptInvalid."""
+
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        """Begins a generation, at once or when its turn comes, and returns. Raises EngineError when it cannot.
+
+        `sink` gets its pieces in order from a thread of the engine's, and one end: a last piece (with the reason
+        `cancelled` where the sink said so) or a failure.
+        """
+
+    def cache_use(self) -> float | None:
+        """The share of the KV cache that requests hold, from 0 to 1; None where it is not known."""
+
+
+@runtime_checkable
+class Embedder(Lifecycle, Protocol):
+    """A model that makes vectors. `tokenize` may be called by any thread, `embed` by `concurrency` threads."""
+
+    def tokenize(self, inputs: Sequence[str | tuple[int, ...]], *, truncate: bool) -> list[tuple[int, ...]]:
+        """Each text in tokens; tokens are taken as they are. `truncate` cuts what is longer than the context.
+
+        Raises PromptInvalid for a token that the model does not have.
+        """
+
+    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """One vector for each, in one computation, padded to the longest: the caller bounds the batch."""

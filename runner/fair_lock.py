@@ -20,13 +20,11 @@ class FairLock:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Together with others that share it. Blocks."""
-        self._enter(alone=False)
+        self.share()
         try:
             yield
         finally:
-            with self._changed:
-                self._sharing -= 1
-                self._changed.notify_all()
+            self.unshare()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -38,6 +36,16 @@ class FairLock:
             with self._changed:
                 self._is_alone = False
                 self._changed.notify_all()
+
+    def share(self) -> None:
+        """As `shared`, until `unshare`, which another thread may call. Blocks."""
+        self._enter(alone=False)
+
+    def unshare(self) -> None:
+        """Once for each `share`."""
+        with self._changed:
+            self._sharing -= 1
+            self._changed.notify_all()
 
     def _enter(self, *, alone: bool) -> None:
         place = object()

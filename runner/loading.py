@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from runner.engine import Capabilities, Engine, EngineError, GenerationRequest, PartialSampling, Phase
-from runner.jobs import JobQueue
+from runner.engine import Capabilities, Embedder, Engine, EngineError, GenerationRequest, PartialSampling, Phase
+from runner.jobs import Job
 
 log = logging.getLogger("runner")
 
@@ -19,25 +19,22 @@ LAST_WORDS_S = 1.0
 
 
 class Loader:
-    """Ready only once a real token was generated. Its attributes may be read by any thread."""
+    """Ready only once a real token was generated, or a text embedded. Its attributes may be read by any thread."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Embedder,
         *,
         on_failure: Callable[[str], None],
-        task: str = "chat",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.phase: Phase = "importing"
         self.phases_s: dict[str, float] = {}
         self.load_s: float | None = None
         self.capabilities: Capabilities | None = None
-        self.jobs: JobQueue | None = None
         self.failure: str | None = None
         self.done = threading.Event()
         self._engine = engine
-        self._task = task
         self._failing = threading.Lock()
         self._on_failure = on_failure
         self._clock = clock
@@ -47,7 +44,7 @@ class Loader:
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def is_ready(self) -> bool:
-        return self.jobs is not None
+        return self.capabilities is not None
 
     def _run(self) -> None:
         try:
@@ -79,24 +76,24 @@ class Loader:
             "first_token_s": round(ended_s - marks["warming"], 3),
         }
         self.load_s = round(ended_s - started_s, 3)
-        self.capabilities = self._engine.capabilities()
         # Last, since it is what makes `is_ready` true.
-        self.jobs = JobQueue(
-            self._engine, concurrency=self.capabilities.concurrency, on_failure=self._fail_after_last_words
-        )
+        self.capabilities = self._engine.capabilities()
         log.info("ready load_s=%s %s %s", self.load_s, self.phases_s, self.capabilities)
 
     def _warm(self) -> None:
-        if self._task == "embedding":
-            self._engine.embed(["warm-up"])
+        if isinstance(self._engine, Embedder):
+            self._engine.embed(self._engine.tokenize(["Hello"], truncate=True))
             return
         sampling = PartialSampling(max_tokens=1, temperature=0.0)
         request = self._engine.encode(GenerationRequest(prompt="Hello", raw=True, sampling=sampling))
-        pieces = list(self._engine.generate(request, lambda: False))
-        if not pieces or pieces[-1].completion_tokens < 1:
+        job = Job(request)
+        self._engine.submit(request, job)
+        job.whole_text()
+        if job.completion_tokens < 1:
             raise EngineError("the model generated no token")
 
-    def _fail_after_last_words(self, reason: str) -> None:
+    def fail_after_last_words(self, reason: str) -> None:
+        """Ends the process soon, since the engine can serve no more; what it met is answered before."""
         with self._failing:
             if self.failure is None:
                 self.failure = reason

@@ -57,6 +57,13 @@ class _OpenAIBody(SamplingBody):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # OpenAI has it for chats alone, others for completions, too.
+    response_format: ResponseFormat | None = None
+
+    @property
+    def schema_of_answer(self) -> Any:
+        """The JSON schema of the answer; None for free text."""
+        return self.response_format and self.response_format.schema_of_answer()
 
     @property
     def includes_usage(self) -> bool:
@@ -118,7 +125,6 @@ class ChatBody(_OpenAIBody):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -162,7 +168,7 @@ class ChatBody(_OpenAIBody):
             messages=tuple(message.to_message() for message in self.messages),
             sampling=self.sampling(),
             constraints=Constraints(
-                schema=self.response_format and self.response_format.schema_of_answer(),
+                schema=self.schema_of_answer,
                 tools=tools,
                 must_call=must_call,
                 # Only where it is asked for: a small model that may go on calling does so.
@@ -186,7 +192,8 @@ class CompletionBody(_OpenAIBody):
 
     def to_request(self) -> GenerationRequest:
         """The same for the engine."""
-        return GenerationRequest(prompt=self.prompt, raw=True, sampling=self.sampling())
+        constraints = Constraints(schema=self.schema_of_answer)
+        return GenerationRequest(prompt=self.prompt, raw=True, sampling=self.sampling(), constraints=constraints)
 
 
 def parse_chat_body(data: bytes) -> ChatBody:

@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import Any, ClassVar
 
-from runner.events import sse_event, usage
+from runner.events import TextEvent, sse_event, usage
 from runner.jobs import Job
 from runner.openai_bodies import ChatBody, CompletionBody
 from runner.tool_calls import Call, ToolCallParser
@@ -31,21 +31,29 @@ class _OpenAIFormat:
         return {"id": self._id, "object": kind, "created": self._created_s, "model": self._model}
 
     def _whole(self, job: Job, choice: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head(self.kind), "choices": [_choice(choice, self._finish_reason(job))], "usage": usage(job)}
+        choices = [_choice(choice, self._finish_reason(job))]
+        return {**self._head(self.kind), "choices": choices, "usage": usage(job), "timings": _timings(job)}
 
-    def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         # Whoever asks for the usage finds the key in every chunk, as with the original.
         no_usage = {"usage": None} if self._includes_usage else {}
-        return sse_event({**self._head(self.chunk_kind), "choices": [_choice(choice, finish_reason)], **no_usage})
+        return {**self._head(self.chunk_kind), "choices": [_choice(choice, finish_reason)], **no_usage}
 
     def _end(self, job: Job, choice: dict[str, Any]) -> bytes:
-        last = self._chunk(choice, self._finish_reason(job))
+        last = sse_event(self._chunk(choice, self._finish_reason(job)))
         if self._includes_usage:
             last += sse_event({**self._head(self.chunk_kind), "choices": [], "usage": usage(job)})
         return last + DONE
 
     def _finish_reason(self, job: Job) -> str | None:
         return job.finish_reason
+
+
+def _timings(job: Job) -> dict[str, float]:
+    """To the first token and from there on, in the words of llama.cpp's server: OpenAI has none for it."""
+    total_s = job.elapsed_s()
+    prompt_s = total_s if job.ttft_s is None else job.ttft_s
+    return {"prompt_ms": round(1000 * prompt_s, 1), "predicted_ms": round(1000 * (total_s - prompt_s), 1)}
 
 
 def _choice(choice: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
@@ -62,38 +70,36 @@ class ChatFormat(_OpenAIFormat):
     def __init__(self, body: ChatBody, model_id: str) -> None:
         super().__init__(body, model_id)
         self._is_begun = False
+        self._text = TextEvent(lambda text: self._chunk({"delta": {"content": text}}))
         names = [tool.name for tool in body.callable_tools]
         most = 1 if body.parallel_tool_calls is False else None
         self._parser = ToolCallParser(names, most) if names else None
         self._calls = 0
 
     def whole(self, job: Job, text: str) -> dict[str, Any]:
-        events = [*self._events(text), *self._rest()]
+        events = [text] if self._parser is None else [*self._parser.feed(text), *self._parser.flush()]
         calls = [self._call(event) for event in events if isinstance(event, Call)]
         content = "".join(event for event in events if isinstance(event, str))
         message = {"role": "assistant", "content": content if content or not calls else None, "refusal": None}
         return self._whole(job, {"message": {**message, "tool_calls": calls} if calls else message})
 
     def text(self, text: str) -> bytes:
-        return self._deltas(self._events(text))
+        if self._parser is None:
+            return self._role() + self._text.of(text)
+        return self._deltas(self._parser.feed(text))
 
     def ending(self, job: Job) -> bytes:
-        return self._deltas(self._rest()) + self._role() + self._end(job, {"delta": {}})
-
-    def _events(self, text: str) -> list[str | Call]:
-        return [text] if self._parser is None else self._parser.feed(text)
-
-    def _rest(self) -> list[str | Call]:
-        return [] if self._parser is None else self._parser.flush()
+        rest = b"" if self._parser is None else self._deltas(self._parser.flush())
+        return rest + self._role() + self._end(job, {"delta": {}})
 
     def _deltas(self, events: list[str | Call]) -> bytes:
         chunks = b""
         for event in events:
             if isinstance(event, Call):
-                delta: dict[str, Any] = {"tool_calls": [{"index": self._calls, **self._call(event)}]}
+                called = {"index": self._calls, **self._call(event)}
+                chunks += self._role() + sse_event(self._chunk({"delta": {"tool_calls": [called]}}))
             else:
-                delta = {"content": event}
-            chunks += self._role() + self._chunk({"delta": delta})
+                chunks += self._role() + self._text.of(event)
         return chunks
 
     def _call(self, call: Call) -> dict[str, Any]:
@@ -110,7 +116,7 @@ class ChatFormat(_OpenAIFormat):
         if self._is_begun:
             return b""
         self._is_begun = True
-        return self._chunk({"delta": {"role": "assistant", "content": ""}})
+        return sse_event(self._chunk({"delta": {"role": "assistant", "content": ""}}))
 
 
 class CompletionFormat(_OpenAIFormat):
@@ -120,11 +126,15 @@ class CompletionFormat(_OpenAIFormat):
     kind = "text_completion"
     chunk_kind = "text_completion"
 
+    def __init__(self, body: CompletionBody, model_id: str) -> None:
+        super().__init__(body, model_id)
+        self._text = TextEvent(lambda text: self._chunk({"text": text}))
+
     def whole(self, job: Job, text: str) -> dict[str, Any]:
         return self._whole(job, {"text": text})
 
     def text(self, text: str) -> bytes:
-        return self._chunk({"text": text})
+        return self._text.of(text)
 
     def ending(self, job: Job) -> bytes:
         return self._end(job, {"text": ""})

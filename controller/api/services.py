@@ -11,6 +11,8 @@ from flask import current_app
 
 from controller.clients import ClientWatcher
 from controller.docker_service.health import EngineHealth
+from controller.engines import Engine
+from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
 from controller.registry import Registry
 from controller.relay import Relay
@@ -22,9 +24,11 @@ class Services:
     """The composed parts."""
 
     registry: Registry
+    engines: Mapping[str, Engine]
     supervisor: Supervisor
     relay: Relay
     proxy: Proxy
+    facts: Callable[[str], ModelFacts | None]
     engine: EngineHealth
     clients: ClientWatcher
 

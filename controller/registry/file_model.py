@@ -155,8 +155,8 @@ class ModelPart(FilePart):
     context_length: Annotated[
         int | None, whole(16, 1 << 24, example=4096, why="it counts the tokens of prompt and answer")
     ] = Field(default=None, description="Longest prompt and answer together, in tokens. Unset: the model's own.")
-    max_concurrency: Annotated[int, whole(1, 1024, example=8, why="it counts requests served at once")] = Field(
-        default=8, description="Requests served at the same time."
+    max_concurrency: Annotated[int | None, whole(1, 1024, example=8, why="it counts requests served at once")] = Field(
+        default=None, description="Requests served at the same time. Unset: 32 with openvino, else 8."
     )
     max_queue: Annotated[int, whole(0, 100_000, example=64, why="it counts requests that wait")] = Field(
         default=64, description="Requests that may wait for a free place."
@@ -168,7 +168,10 @@ class ModelPart(FilePart):
         description="Environment of the container; values are text. ORCHESTRAR_* and HF_* are reserved.",
         json_schema_extra=_close_keys,
     )
-    image: Annotated[str | None, IMAGE] = Field(default=None, description="Image instead of the engine's own.")
+    image: Annotated[str | None, IMAGE] = Field(
+        default=None,
+        description="Image instead of the engine's own: by digest or by id, unless the engine is Orchestrar's runner.",
+    )
     args: tuple[Annotated[str, text('text in quotes, such as "--flag"', longest=4096)], ...] = Field(
         default=(), description="Further command line arguments of the engine."
     )

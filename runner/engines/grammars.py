@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from runner.engine import PromptInvalid
+from runner.engine import EncodedRequest, EngineError, Piece, PromptInvalid, Sink
 from runner.fair_lock import FairLock
 from runner.grammar_rules import Grammar
 
@@ -52,8 +51,39 @@ class Grammars:
                 ) from None
             self._known.add(grammar.text)
 
-    @contextlib.contextmanager
-    def joining(self) -> Iterator[None]:
-        """For the time from a request's joining to its first token: nothing is compiled meanwhile. May block."""
-        with self._lock.shared():
-            yield
+    def submit(self, request: EncodedRequest, sink: Sink, submit: Callable[[EncodedRequest, Sink], None]) -> None:
+        """Lets a request with a grammar join; nothing is compiled until its first token. Blocks as `compile` does."""
+        assert request.grammar is not None
+        # Once more: since the request was encoded, the library may have been loaded anew.
+        self.compile(request.grammar)
+        self._lock.share()
+        joining = _Joining(sink, self._lock.unshare)
+        try:
+            submit(request, joining)
+        except EngineError:
+            joining.leave()
+            raise
+
+
+class _Joining:
+    """See `runner.engine.Sink`. Tells when its request has joined, or will not."""
+
+    def __init__(self, sink: Sink, on_joined: Callable[[], None]) -> None:
+        self._sink = sink
+        self._on_joined = on_joined
+        self._is_joining = True
+        self.begin = sink.begin
+        self.is_cancelled = sink.is_cancelled
+
+    def put(self, piece: Piece) -> None:
+        self.leave()
+        self._sink.put(piece)
+
+    def fail(self, error: EngineError) -> None:
+        self.leave()
+        self._sink.fail(error)
+
+    def leave(self) -> None:
+        if self._is_joining:
+            self._is_joining = False
+            self._on_joined()

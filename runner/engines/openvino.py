@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,22 +13,22 @@ from runner.engine import (
     Capabilities,
     EncodedRequest,
     EngineError,
-    FinishReason,
     GenerationRequest,
     PartialSampling,
     Phase,
-    Piece,
+    Sink,
 )
 from runner.engines.grammars import Grammars
+from runner.engines.openvino_arithmetic import arithmetic
 from runner.engines.openvino_batch import OpenVinoBatch, last_line
 from runner.engines.openvino_grammar import GrammarCompiler
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
-from runner.engines.stepping import StepLoop, Tokens, Turn
+from runner.engines.stepping import StepLoop
+from runner.engines.token_text import TokenText
 from runner.fair_lock import FairLock
 from runner.memory import memory_limit_bytes
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
-from runner.text import ByteDetokenizer, Detokenizer, StopStrings
 
 log = logging.getLogger("runner")
 P = TypeVar("P")
@@ -48,9 +48,10 @@ class OpenVinoEngine:
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
+        self._pipeline: Any = None
         self._grammars: Grammars | None = None
         self._loop: StepLoop | None = None
-        # Shared while something uses the model, alone while it is loaded anew.
+        # Shared by who calls the engine, alone while the model is loaded anew.
         self._in_use = FairLock()
         self._broken: str | None = None
 
@@ -77,19 +78,21 @@ class OpenVinoEngine:
         scheduler.max_num_batched_tokens = max(BATCHED_TOKENS, self._settings.max_concurrency)
         try:
             pipeline = openvino_genai.ContinuousBatchingPipeline(
-                folder, self._tokenizer.library, scheduler, "CPU", **properties(self._settings)
-            )
+                folder, self._tokenizer.library, scheduler, "CPU",
+                INFERENCE_NUM_THREADS=self._settings.cpus, **arithmetic(self._settings.dtype).properties,
+            )  # fmt: skip
         except RuntimeError as error:
             raise EngineError(f"the model's files cannot be loaded: {last_line(error)}") from error
+        self._pipeline = pipeline
         self._read_generation_config(pipeline.get_config())
         self._grammars = Grammars(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
-        self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos))
+        self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos), self._text_of)
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
             engine="openvino",
             device="cpu",
-            dtype=PRECISIONS[self._settings.dtype],
+            dtype=arithmetic(self._settings.dtype).name,
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
             grammars=True,
@@ -97,54 +100,46 @@ class OpenVinoEngine:
         )
 
     def failure(self) -> str | None:
-        return self._broken or (None if self._loop is None else self._loop.failure)
+        loop = self._loop
+        return self._broken or (None if loop is None else loop.failure)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
-        if request.grammar is not None and self._grammars is not None and self._grammars.is_full():
-            self._forget_grammars()
+        if request.grammar is not None:
+            self._forget_grammars_if_full()
         with self._in_use.shared():
-            tokens = self._tokenizer.encode(request)
+            tokens = self._loaded(self._tokenizer).encode(request)
             own = (request.sampling, self._settings.generation, self._model_defaults)
             encoded = encoded_request(tokens, self._context_length, *own)
-            if request.grammar is None:
-                return encoded
-            self._loaded(self._grammars).compile(request.grammar)
+            if request.grammar is not None:
+                self._loaded(self._grammars).compile(request.grammar)
         return replace(encoded, grammar=request.grammar)
 
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
         with self._in_use.shared():
-            turn, first = self._joined(request, cancelled)
-            try:
-                yield from self._pieces(turn, first, request)
-            finally:
-                turn.leave()
+            submit = self._loaded(self._loop).submit
+            if request.grammar is None:
+                submit(request, sink)
+            else:
+                self._loaded(self._grammars).submit(request, sink, submit)
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise EngineError("the openvino engine makes no embeddings; write `engine: transformers`")
+    def cache_use(self) -> float | None:
+        pipeline = self._pipeline
+        return None if pipeline is None else pipeline.get_metrics().cache_usage / 100
 
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._tokenizer = self._grammars = None
+        self._loop = self._pipeline = self._tokenizer = self._grammars = None
 
-    def _joined(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> tuple[Turn, list[Tokens]]:
-        """The request in the batch, and its first tokens."""
-        loop = self._loaded(self._loop)
-        if request.grammar is None:
-            turn = loop.submit(request, cancelled)
-            return turn, turn.next()
-        grammars = self._loaded(self._grammars)
-        # Once more: it may have been forgotten since the request was encoded.
-        grammars.compile(request.grammar)
-        with grammars.joining():
-            turn = loop.submit(request, cancelled)
-            return turn, turn.next()
-
-    def _forget_grammars(self) -> None:
-        """Loads the model anew, once nobody uses it: there is no other way to free what the library compiled."""
+    def _forget_grammars_if_full(self) -> None:
+        """Loads the model anew, once nobody uses it: what the library compiled is freed in no other way."""
+        grammars = self._grammars
+        if grammars is None or not grammars.is_full():
+            return
         with self._in_use.alone():
-            if self._grammars is not None and self._grammars.is_full():
+            if self._loaded(self._grammars).is_full():
                 log.info("loading anew, to free the memory of the grammars of earlier requests")
+                self._loaded(self._loop).drain()
                 self.close()
                 try:
                     self.load(lambda _phase: None)
@@ -157,37 +152,14 @@ class OpenVinoEngine:
             raise EngineError(self._broken or "the model is not loaded")
         return part
 
-    def _pieces(self, turn: Turn, first: list[Tokens], request: EncodedRequest) -> Iterator[Piece]:
-        detokenizer = self._tokenizer.detokenizer()
-        stops = StopStrings(request.sampling.stop)
-        count = 0
-        results = first
-        while True:
-            text, reason = "", None
-            for made in results:
-                for token in made.tokens:
-                    count += 1
-                    if token in self._eos:
-                        continue
-                    new, is_stopped = stops.feed(detokenizer.feed(token))
-                    text += new
-                    if is_stopped:
-                        yield Piece(text=text, completion_tokens=count, finish_reason="stop")
-                        return
-                reason = made.reason
-            if reason is not None:
-                yield _last_piece(text, count, reason, detokenizer, stops)
-                return
-            if text:
-                yield Piece(text=text, completion_tokens=count)
-            results = turn.next()
+    def _text_of(self, request: EncodedRequest) -> TokenText:
+        return TokenText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)
 
     def _bounded_cache(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
-        return kv_blocks(
-            memory_limit_bytes(), weights, kv_bytes_per_token(config), self._settings.max_concurrency,
-            self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH,
-        )  # fmt: skip
+        kv_bytes = kv_bytes_per_token(config, arithmetic(self._settings.dtype).kv_bits)
+        longest = self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
+        return kv_blocks(memory_limit_bytes(), weights, kv_bytes, self._settings.max_concurrency, longest)
 
     def _bounded_context(self, config: dict[str, Any], cached_tokens: int) -> int:
         own = config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
@@ -206,23 +178,6 @@ class OpenVinoEngine:
             self._model_defaults = PartialSampling(temperature=config.temperature, top_p=config.top_p, top_k=top_k)
 
 
-PRECISIONS = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-
-
-def properties(settings: RunnerSettings) -> dict[str, Any]:
-    """How the model is compiled; the same when preparing, so that what was compiled then is used."""
-    return {
-        # Half again as fast as the default on the CPUs this was measured on.
-        "INFERENCE_PRECISION_HINT": _HINTS[PRECISIONS[settings.dtype]],
-        "INFERENCE_NUM_THREADS": settings.cpus,
-        # The library would round activations and the cache to 8 bits: faster with many streams, but of 20 greedy
-        # answers 10 kept their first 16 tokens. With these all 20 did, against 32 bits throughout.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": settings.activation_group,
-        "KV_CACHE_PRECISION": "f16",
-    }
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json; empty where there is none."""
     try:
@@ -232,11 +187,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise EngineError(f"config.json is no JSON: {error}") from None
     return config if isinstance(config, dict) else {}
-
-
-def _last_piece(
-    text: str, count: int, reason: FinishReason, detokenizer: Detokenizer | ByteDetokenizer, stops: StopStrings
-) -> Piece:
-    rest, is_stopped = stops.feed(detokenizer.flush())
-    text += rest if is_stopped else rest + stops.flush()
-    return Piece(text=text, completion_tokens=count, finish_reason="stop" if is_stopped else reason)

@@ -68,9 +68,10 @@ class _Sequence:
                 raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
             return None
         (output,) = self._handle.read().values()
-        if self._handle.get_status() == self._ignored:
+        tokens = output.generated_ids
+        if not tokens and self._handle.get_status() == self._ignored:
             raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
-        return Tokens(output.generated_ids, self._reasons.get(output.finish_reason))
+        return Tokens(tokens, self._reasons.get(output.finish_reason))
 
     def cancel(self) -> None:
         self._handle.cancel()

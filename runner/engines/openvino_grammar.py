@@ -5,7 +5,7 @@ worst, and fail them all if it cannot. What it compiled it keeps with the tokeni
 by another pipeline with the same tokenizer, around a model that computes nothing; the step then finds it there.
 
 The library notes how long it took in a list without a lock. So nothing may be compiled while a request joins: see
-`Grammars.joining`.
+`Grammars.submit`.
 """
 
 from __future__ import annotations

@@ -9,15 +9,16 @@ from typing import Protocol
 from runner.engine import (
     Capabilities,
     EncodedRequest,
-    EngineError,
     FinishReason,
     GenerationRequest,
     PartialSampling,
     Phase,
     Piece,
     PromptInvalid,
+    Sink,
     ToolSyntax,
 )
+from runner.engines.one_at_a_time import OneAtATime
 from runner.sampling_defaults import resolve_sampling
 
 CONTEXT_LENGTH = 100
@@ -47,6 +48,7 @@ class FakeEngine:
         self.asked: list[GenerationRequest] = []
         self.ended = threading.Semaphore(0)
         self.begun = threading.Semaphore(0)
+        self.queue = OneAtATime(self.generate)
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("importing")
@@ -65,6 +67,9 @@ class FakeEngine:
         self.asked.append(request)
         sampling = resolve_sampling(request.sampling, PartialSampling())
         return EncodedRequest(prompt_tokens=tokens, sampling=sampling, grammar=request.grammar)
+
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        self.queue.submit(request, sink)
 
     def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
         text = bytes(request.prompt_tokens).decode()
@@ -87,9 +92,6 @@ class FakeEngine:
             reason: FinishReason | None = None if count < last else ("stop" if last == len(words) else "length")
             yield Piece(text=word + " ", completion_tokens=count, finish_reason=reason)
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise EngineError("the fake makes no embeddings")
-
     def capabilities(self) -> Capabilities:
         return Capabilities(
             engine="fake",
@@ -99,6 +101,49 @@ class FakeEngine:
             concurrency=1,
             grammars=self.grammars,
             tool_syntax=self.tool_syntax,
+        )
+
+    def failure(self) -> str | None:
+        return self.broken
+
+    def cache_use(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+class FakeEmbedder:
+    """The vector of a text is its length and its first token; a token is a byte, and 200 is none of the model's."""
+
+    def __init__(self, *, gate: Gate | None = None) -> None:
+        self.gate = gate
+        self.error: Exception | None = None
+        self.broken: str | None = None
+        self.batches: list[list[str]] = []
+        self.begun = threading.Semaphore(0)
+
+    def load(self, on_phase: Callable[[Phase], None]) -> None:
+        on_phase("loading")
+
+    def tokenize(self, inputs: Sequence[str | tuple[int, ...]], *, truncate: bool) -> list[tuple[int, ...]]:
+        found = [tuple(one.encode()) if isinstance(one, str) else one for one in inputs]
+        if any(token >= 200 for tokens in found for token in tokens):
+            raise PromptInvalid("The token 200 is none of this model's.", param="input")
+        return [tokens[:CONTEXT_LENGTH] if truncate else tokens for tokens in found]
+
+    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        self.batches.append([bytes(tokens).decode() for tokens in batch])
+        self.begun.release()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=20), "the test forgot this batch"
+        if self.error is not None:
+            raise self.error
+        return [[float(len(tokens)), tokens[0] / 256] for tokens in batch]
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            engine="fake", device="none", dtype="none", context_length=CONTEXT_LENGTH, concurrency=1, dimensions=2
         )
 
     def failure(self) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
-from runner.engine import PromptInvalid
+from runner.engine import EncodedRequest, EngineError, Piece, PromptInvalid, Sampling, Sink
 from runner.engines.grammars import BYTES_PER_COUNTED, FULL_BYTES, Grammars
 from runner.grammar_rules import Grammar
+from runner.jobs import Job
 
 DEADLINE_S = 20
 
@@ -56,26 +58,84 @@ def test_each_is_compiled_once() -> None:
     assert ["a", "b"] == compiler.compiled
 
 
-def test_nothing_is_compiled_while_a_request_joins() -> None:
-    """A new grammar waits for those that join, and who joins waits for what is being compiled."""
-    compiler = Compiler(threading.Semaphore(0))
+class Loop:
+    """Takes requests and does nothing with them until it is told."""
+
+    def __init__(self) -> None:
+        self.sinks: list[Sink] = []
+
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        self.sinks.append(sink)
+
+
+def request(text: str) -> EncodedRequest:
+    sampling = Sampling(max_tokens=1, temperature=0, top_p=1, top_k=0)
+    return EncodedRequest(prompt_tokens=(1,), sampling=sampling, grammar=Grammar(text))
+
+
+PIECE = Piece(text="x", completion_tokens=1)
+END: list[Callable[[Sink], None]] = [lambda sink: sink.put(PIECE), lambda sink: sink.fail(EngineError("no room"))]
+
+
+@pytest.mark.parametrize("first", END, ids=["token", "failure"])
+def test_nothing_is_compiled_while_a_request_joins(first: Callable[[Sink], None]) -> None:
+    """A new grammar waits until all that join have their first token, or will not have one."""
+    compiler, loop = Compiler(), Loop()
     grammars = Grammars(compiler)
-    with grammars.joining(), grammars.joining():
-        threads = in_threads(lambda: grammars.compile(Grammar("a")))
-        assert not compiler.begun.acquire(timeout=0.05)
+    for _ in range(2):
+        grammars.submit(request("a"), Job(request("a")), loop.submit)
     assert compiler.begun.acquire(timeout=DEADLINE_S)
-    inside = threading.Event()
+    threads = in_threads(lambda: grammars.compile(Grammar("b")))
+    first(loop.sinks[0])
+    assert not compiler.begun.acquire(timeout=0.05)
+    first(loop.sinks[1])
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    assert joined(threads)
 
-    def join() -> None:
-        with grammars.joining():
-            inside.set()
 
-    threads += in_threads(join)
-    assert not inside.wait(0.05)
+def test_nobody_joins_while_something_is_compiled() -> None:
+    """A request waits for a compilation that runs, though its own grammar is known."""
+    compiler, loop = Compiler(threading.Semaphore(1)), Loop()
+    grammars = Grammars(compiler)
+    grammars.compile(Grammar("a"))
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    threads = in_threads(lambda: grammars.compile(Grammar("b")))
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    threads += in_threads(lambda: grammars.submit(request("a"), Job(request("a")), loop.submit))
+    threads[1].join(0.05)
+    assert [] == loop.sinks
     assert compiler.gate is not None
     compiler.gate.release()
-    assert inside.wait(DEADLINE_S)
     assert joined(threads)
+    assert 1 == len(loop.sinks)
+
+
+def test_who_joins_is_who_was_asked_for() -> None:
+    """Pieces, the end and the wish to leave pass between the request's own sink and the batch."""
+    loop, job = Loop(), Job(request("a"))
+    Grammars(Compiler()).submit(request("a"), job, loop.submit)
+    (sink,) = loop.sinks
+    sink.begin()
+    sink.put(PIECE)
+    sink.put(Piece(text="y", completion_tokens=2, finish_reason="stop"))
+    assert ("xy", "stop") == (job.whole_text(), job.finish_reason)
+    assert job.queue_s is not None
+    leaver = Job(request("a"))
+    Grammars(Compiler()).submit(request("a"), leaver, loop.submit)
+    leaver.cancel()
+    assert loop.sinks[1].is_cancelled()
+
+
+def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
+    """A request that is refused at once does not count as joining."""
+
+    def refuse(_request: EncodedRequest, _sink: Sink) -> None:
+        raise EngineError("closed")
+
+    grammars = Grammars(Compiler())
+    with pytest.raises(EngineError, match="closed"):
+        grammars.submit(request("a"), Job(request("a")), refuse)
+    assert joined(in_threads(lambda: grammars.compile(Grammar("b"))))
 
 
 def test_a_grammar_that_fails_is_the_clients() -> None:

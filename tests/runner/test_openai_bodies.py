@@ -84,8 +84,9 @@ def test_the_form_of_the_answer(response_format: Any, schema: Any) -> None:
     """The schema to which an answer is held, on either route; free text has none."""
     body = json.dumps(chat("hi", response_format=response_format)).encode()
     assert schema == parse_chat_body(body).to_request().constraints.schema
-    native = json.dumps({"prompt": "hi", "response_format": response_format}).encode()
-    assert schema == parse_inference_body(native).to_request().constraints.schema
+    prompted = json.dumps({"prompt": "hi", "response_format": response_format}).encode()
+    for parse in (parse_inference_body, parse_completion_body):
+        assert schema == parse(prompted).to_request().constraints.schema
 
 
 def test_defaults_nulls_and_unknown_parameters_pass() -> None:
