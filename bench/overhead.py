@@ -57,11 +57,15 @@ def whole_answers(pair: Pair) -> Figures:
 
 def rates(pair: Pair) -> Figures:
     """Many connections, whole answers."""
-    direct, through = (
-        load.requests_per_s(port, request, connections=RATE_CONNECTIONS, seconds=RATE_S) for port, request in ways(pair)
-    )
     name = f"whole answers per s, {RATE_CONNECTIONS} connections"
-    return {f"{name}, direct": direct, f"{name}, controller": through}
+    figures: Figures = {}
+    cost_ms = 0.0
+    for way, (port, request) in zip(("direct", "controller"), ways(pair), strict=True):
+        before_s = pair.controller_cpu_s()
+        rate = load.requests_per_s(port, request, connections=RATE_CONNECTIONS, seconds=RATE_S)
+        cost_ms = (pair.controller_cpu_s() - before_s) * 1000 / (rate * RATE_S)
+        figures[f"{name}, {way}"] = rate
+    return {**figures, "CPU ms per whole answer, controller": cost_ms}
 
 
 def first_tokens(pair: Pair) -> Figures:

@@ -149,15 +149,20 @@ class Exchange:
     def read_object(self) -> dict[str, Any]:
         """The whole body as a JSON object. Raises UpstreamAnswered for an error of the model's own, UpstreamInvalid
         for what is neither."""
+        return self.read_whole()[0]
+
+    def read_whole(self) -> tuple[dict[str, Any], bytes]:
+        """Like `read_object`, with the very bytes, for answers that pass as they are."""
+        raw = self._upstream.read_all()
         try:
-            found = json.loads(self._upstream.read_all())
+            found = json.loads(raw)
         except (ValueError, RecursionError) as exc:
             raise UpstreamInvalid("the model's answer is no JSON") from exc
         if not isinstance(found, dict) or (self.status != 200 and not isinstance(found.get("error"), dict)):
             raise UpstreamInvalid(f"the model answered {self.status} with a body of no known shape")
         if self.status != 200:
             raise UpstreamAnswered(self.status, found)
-        return found
+        return found, raw
 
     def close(self) -> None:
         """Give back the connection, the lease and the place."""

@@ -16,6 +16,7 @@ from controller.supervisor import CancelToken
 
 OK = 200
 EVENT_STREAM = "text/event-stream"
+JSON = "application/json"
 
 
 def relay(
@@ -26,9 +27,9 @@ def relay(
     *,
     stream: bool,
     keep_alive_s: float | None = None,
-    finish: Callable[[dict[str, Any], Waited], dict[str, Any]] = lambda answer, _waited: answer,
+    finish: Callable[[dict[str, Any], Waited], dict[str, Any]] | None = None,
 ) -> Response:
-    """The model's answer to `body`: events pass unread, a whole answer passes through `finish`.
+    """The model's answer to `body`: events pass unread, a whole answer passes through `finish`, or as it is.
 
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
@@ -47,7 +48,8 @@ def relay(
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **_waited_header(exchange.waited)}
         return Response(events, content_type=f"{EVENT_STREAM}; charset=utf-8", headers=headers)
     try:
-        response = jsonify(finish(exchange.read_object(), exchange.waited))
+        answer, raw = exchange.read_whole()
+        response = jsonify(finish(answer, exchange.waited)) if finish else Response(raw, content_type=JSON)
     finally:
         exchange.close()
         unwatch()
