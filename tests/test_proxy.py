@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from controller import proxy as proxy_module
+from controller import upstream as upstream_module
 from controller.clients import ClientWatcher
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
 from controller.proxy import Proxy, Upstream
@@ -179,7 +180,7 @@ def test_hostile_heads(proxy: Proxy, serve: Callable[..., int], head: bytes) -> 
 
 def test_a_huge_body_is_bounded(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole answer beyond the bound is refused."""
-    monkeypatch.setattr(proxy_module, "MAX_BODY_BYTES", 10)
+    monkeypatch.setattr(upstream_module, "MAX_BODY_BYTES", 10)
     upstream = post(proxy, serve(answers(CHUNKED + b"b\r\nhello world\r\n0\r\n\r\n")))
     with pytest.raises(UpstreamInvalid):
         upstream.read_all()
