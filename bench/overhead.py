@@ -124,7 +124,8 @@ def beside_idle(pair: Pair) -> Figures:
     return figures
 
 
-PARTS: tuple[Callable[[Pair], Figures], ...] = (
+Part = Callable[[Pair], Figures]
+PARTS: tuple[Part, ...] = (
     whole_answers,
     rates,
     first_tokens,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,8 +101,8 @@ class Pair:
 def running() -> Iterator[Pair]:
     """Both, as processes of their own, within the block."""
     stub_port = _free_port()
-    with _process([sys.executable, "-m", "bench.stub_upstream", str(stub_port)], dict(os.environ)):
-        _until_healthy(stub_port)
+    with _process([sys.executable, "-m", "bench.stub_upstream", str(stub_port)], dict(os.environ)) as stub:
+        _until_healthy(stub_port, stub)
         with controller_before(stub_port) as (controller_port, pid):
             yield Pair(controller_port=controller_port, stub_port=stub_port, controller_pid=pid)
 
@@ -126,7 +127,7 @@ def controller_before(port: int) -> Iterator[tuple[int, int]]:
         config = str(ROOT / "controller" / "gunicorn_conf.py")
         command = [sys.executable, "-m", "gunicorn", "--config", config, "bench.stubbed_controller:create()"]
         master = stack.enter_context(_process(command, environ))
-        _until_healthy(own_port)
+        _until_healthy(own_port, master)
         children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
         yield own_port, int(children[0])
 
@@ -146,18 +147,22 @@ def _process(command: list[str], environ: dict[str, str]) -> Iterator[subprocess
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and below those that the system gives to connections meanwhile."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
-def _until_healthy(port: int) -> None:
+def _until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_DEADLINE_S
     while True:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
         except OSError as exc:
-            if time.monotonic() > end:
-                raise SystemExit(f"nothing answers on port {port}: {exc}") from exc
+            if time.monotonic() > end or process.poll() is not None:
+                raise SystemExit(f"{process.args!r} does not answer on port {port}: {exc}") from exc
             time.sleep(0.05)
         else:
             return

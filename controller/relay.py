@@ -141,6 +141,23 @@ class Exchange:
                 raise ShutDown("the controller is shutting down and had to cut this answer; ask again") from exc
             raise
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no more will come; `read_piece` tells what the end was. See `pump.Source`."""
+        return self._upstream.is_over
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        return self._upstream.fileno()
+
+    def feed(self, received: bytes) -> bytes:
+        """The body's bytes in what somebody else received."""
+        return self._upstream.feed(received)
+
+    def broke(self, cause: Exception) -> None:
+        """Take note that the connection failed while somebody else read it."""
+        self._upstream.broke(cause)
+
     def cut(self) -> None:
         """Break it off, from any thread; whoever reads it gets ShutDown."""
         self._was_cut = True
@@ -178,18 +195,29 @@ class EventStream(Iterator[bytes]):
     """The body of a streamed answer: pieces as they arrive, one error event when it breaks, never more after it.
 
     A class, not a generator: one that was never begun would not run its `finally` and would leak the lease.
+    `carry`, where there is one, takes everything after the first piece to the client past the iteration.
     """
 
-    def __init__(self, exchange: Exchange, error_event: Callable[[UpstreamError], bytes], on_close: Callable[[], None]):
+    def __init__(
+        self,
+        exchange: Exchange,
+        error_event: Callable[[UpstreamError], bytes],
+        on_close: Callable[[], None],
+        carry: Callable[[Exchange], None] | None = None,
+    ) -> None:
         self._exchange = exchange
         self._error_event = error_event
         self._on_close = on_close
+        self._carry = carry
+        self._begun = False
         self._ended = False
 
     def __next__(self) -> bytes:
         if self._ended:
             raise StopIteration
         try:
+            if self._begun and self._carry is not None:
+                self._carry(self._exchange)
             piece = self._exchange.read_piece()
         except UpstreamError as exc:
             self.close()
@@ -197,6 +225,7 @@ class EventStream(Iterator[bytes]):
         if not piece:
             self.close()
             raise StopIteration
+        self._begun = True
         return piece
 
     def close(self) -> None:

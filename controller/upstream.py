@@ -33,11 +33,13 @@ class Abort:
     def __init__(self, sock: socket.socket) -> None:
         self._lock = threading.Lock()
         self._sock: socket.socket | None = sock
+        self.has_fired = False
 
     def fire(self) -> None:
         """End whatever waits on the connection."""
         with self._lock:
             if self._sock is not None:
+                self.has_fired = True
                 with suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -84,12 +86,20 @@ class Upstream:
 
     def feed(self, received: bytes) -> bytes:
         """The body's bytes in what was received, b"" being the connection's end."""
+        if not received and self._abort.has_fired:
+            # For a body without a length this would be the proper end.
+            self.broke(None)
+            return b""
         try:
             return self._body.feed(received)
         except (BrokenOff, Malformed) as exc:
-            self._failed = ModelDied(_BROKE_OFF)
-            self._failed.__cause__ = exc
+            self.broke(exc)
             return b""
+
+    def broke(self, cause: Exception | None) -> None:
+        """Take note that the connection failed."""
+        self._failed = ModelDied(_BROKE_OFF)
+        self._failed.__cause__ = cause
 
     def read_piece(self) -> bytes:
         """What has arrived, at least one byte; empty at the proper end.
@@ -104,8 +114,9 @@ class Upstream:
             except TimeoutError as exc:
                 raise UpstreamTimeout(f"the model sent nothing for {READ_TIMEOUT_S:g} s") from exc
             except OSError as exc:
-                raise ModelDied(_BROKE_OFF) from exc
-            piece = self.feed(received)
+                self.broke(exc)
+            else:
+                piece = self.feed(received)
         if not piece and self._failed is not None:
             raise self._failed
         return piece

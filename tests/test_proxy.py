@@ -228,6 +228,35 @@ def test_an_abort_ends_the_wait(proxy: Proxy, serve: Callable[..., int]) -> None
     assert seen_end.wait(HANG_S)
 
 
+@pytest.mark.parametrize(
+    "begun", [b"HTTP/1.1 200 OK\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n"], ids=["to the end", "chunks"]
+)
+def test_an_aborted_body_is_no_end(proxy: Proxy, serve: Callable[..., int], begun: bytes) -> None:
+    """Breaking an answer off never makes a whole one of it, not even of one that ends with its connection."""
+
+    def hang(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(begun)
+        while connection.recv(1024):
+            pass
+
+    upstream = post(proxy, serve(hang))
+    assert b"half" == upstream.read_piece()
+    upstream.abort()
+    with pytest.raises(ModelDied):
+        upstream.read_piece()
+    upstream.close()
+
+
+def test_bytes_after_an_answer_end_the_connection(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """A runner that sends more than it said is not asked over that connection again."""
+    port = serve(answers(WHOLE + WHOLE), answers(WHOLE))
+    for _ in range(2):
+        upstream = post(proxy, port)
+        assert upstream.read_all() == b"{}"
+        upstream.close()
+
+
 def test_the_probe_reads_health(proxy: Proxy, serve: Callable[..., int]) -> None:
     """200 is ready with its phases, 503 is loading with its phase, no listener is `refused`."""
     body = b'{"phases": {"load_s": 1.5}}'

@@ -44,7 +44,8 @@ def relay(
         unwatch()
         raise
     if stream and exchange.status == OK and exchange.content_type.startswith(EVENT_STREAM):
-        events = EventStream(exchange, lambda error: _error_event(error, request_id), unwatch)
+        carry = services.carrier(request.environ)
+        events = EventStream(exchange, lambda error: _error_event(error, request_id), unwatch, carry)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **_waited_header(exchange.waited)}
         return Response(events, content_type=f"{EVENT_STREAM}; charset=utf-8", headers=headers)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from flask import current_app
 from controller.clients import ClientWatcher
 from controller.docker_service.health import EngineHealth
 from controller.proxy import Proxy
+from controller.pump import Pump, Source
 from controller.registry import Registry
 from controller.relay import Relay
 from controller.supervisor import CancelToken, Supervisor
@@ -27,6 +29,7 @@ class Services:
     proxy: Proxy
     engine: EngineHealth
     clients: ClientWatcher
+    pump: Pump
 
     def close(self) -> None:
         """Let threads and kept connections go; running models stay up."""
@@ -40,6 +43,16 @@ class Services:
         """
         client = environ.get("gunicorn.socket")
         return (lambda: None) if client is None else self.clients.watch(client, token.cancel)
+
+    def carrier(self, environ: Mapping[str, Any]) -> Callable[[Source], None] | None:
+        """What takes the rest of a begun stream to the client of this request, past the server's own writing.
+
+        None where the answer is not framed in chunks, or the socket is not there or not plain.
+        """
+        client = environ.get("gunicorn.socket")
+        if type(client) is not socket.socket or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+            return None
+        return lambda source: self.pump.run(source, client)
 
     @contextmanager
     def leaving_client(self, environ: Mapping[str, Any]) -> Iterator[CancelToken]:
