@@ -20,6 +20,7 @@ from flask import Flask
 from controller.app import create_app
 from controller.docker_service import Container, Usage
 from controller.errors import StartFailed
+from controller.model_facts import ModelFacts
 from controller.preparation import OnProgress
 from controller.settings import ROOT
 
@@ -73,6 +74,11 @@ class StubBackend:
 
     def delete_files(self, model_id: str) -> int:
         return 0
+
+    def facts(self, model_id: str) -> ModelFacts | None:
+        return None
+
+    def require_image(self, model_id: str) -> None: ...
 
     def ports(self) -> dict[str, int]:
         return {MODEL: self._container.port or 0}

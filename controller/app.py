@@ -7,7 +7,7 @@ import os
 
 from flask import Flask
 
-from controller.api import errors, guard, native, openai
+from controller.api import errors, guard, native, ollama, openai
 from controller.api.services import Services
 from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
@@ -18,6 +18,7 @@ from controller.proxy import Proxy
 from controller.pump import Pump
 from controller.registry import Registry
 from controller.relay import Relay
+from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor import Backend, Monitor, Supervisor
 from controller.upstream import READ_TIMEOUT_S
@@ -53,9 +54,11 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["orchestrar"] = Services(
         registry=registry,
+        engines=read_engines(settings.templates_dir),
         supervisor=supervisor,
         relay=Relay(supervisor, proxy, max_in_flight=settings.max_in_flight),
         proxy=proxy,
+        facts=backend.facts,
         engine=EngineHealth(docker.version),
         clients=ClientWatcher(),
         pump=Pump(silence_s=READ_TIMEOUT_S),
@@ -64,6 +67,7 @@ def create_app(
     errors.install(app)
     app.register_blueprint(native.blueprint)
     app.register_blueprint(openai.blueprint)
+    app.register_blueprint(ollama.blueprint)
     return app
 
 

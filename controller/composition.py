@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from controller.deployment import Deployment
 from controller.docker_service import DockerService
+from controller.engines import Engine, is_pinned
 from controller.errors import ConfigInvalid
+from controller.images import Images
 from controller.ports import PortBook
 from controller.preparation import Preparation
-from controller.registry import Registry, load_registry
-from controller.rendering import engine_names
+from controller.registry import ModelSpec, Registry, load_registry
+from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.sources import SourceStore
-
-# Their runner takes its settings from the environment alone.
-OWN_ENGINES = frozenset({"openvino", "transformers"})
 
 
 def read_registry(settings: Settings) -> Registry:
     """models.yaml, checked against what the file alone cannot tell: templates, our port. Raises ConfigInvalid."""
-    registry = load_registry(settings.config_file, engines=engine_names(settings.templates_dir))
+    engines = read_engines(settings.templates_dir)
+    registry = load_registry(settings.config_file, engines=engines)
     problems = []
     for spec in registry.models.values():
         if spec.port == settings.port:
             problems.append(f"{spec.id}.port: is the controller's own; write another")
-        if spec.args and spec.engine in OWN_ENGINES:
-            problems.append(f"{spec.id}.args: the {spec.engine} engine takes none; remove it")
+        problems += _engine_problems(spec, engines[spec.engine])
     if problems:
         raise ConfigInvalid([f"{settings.config_file}: models.{problem}" for problem in problems])
     return registry
+
+
+def _engine_problems(spec: ModelSpec, engine: Engine) -> list[str]:
+    if engine.own:
+        return [f"{spec.id}.args: the {spec.engine} engine takes none; remove it"] if spec.args else []
+    if spec.image is None and engine.image is None:
+        text = f"the {spec.engine} engine brings none; write `image: name@sha256:…`, see docs/engines.md"
+        return [f"{spec.id}.image: {text}"]
+    if spec.image is not None and not is_pinned(spec.image):
+        text = (
+            f'is the text "{spec.image}", and a tag may mean another image tomorrow; write {spec.image}@sha256:… with '
+            "the digest that `docker pull` prints, or the id of an image on this machine (`docker images --no-trunc`)"
+        )
+        return [f"{spec.id}.image: {text}"]
+    return []
 
 
 def check(settings: Settings) -> None:
@@ -42,10 +56,13 @@ def _port_book(settings: Settings) -> PortBook:
 
 def compose_deployment(settings: Settings, registry: Registry, docker: DockerService) -> Deployment:
     """The project on Docker for this registry."""
+    engines = read_engines(settings.templates_dir)
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
     return Deployment(
         registry=registry,
+        engines=engines,
         docker=docker,
+        images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
         preparation=Preparation(store=store, docker=docker, facts_dir=settings.data_dir / "prepared"),
         ports=_port_book(settings),
         compose_file=settings.compose_dir / "compose.yaml",

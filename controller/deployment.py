@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from controller.docker_service import Container, DockerService, Usage
+from controller.engines import Engine
 from controller.errors import DockerError, ModelBusy, PortTaken, SourceError, StartFailed
 from controller.files import write_atomic
+from controller.images import Images
+from controller.model_facts import ModelFacts
 from controller.ports import PortBook
 from controller.preparation import OnProgress, Preparation
 from controller.registry import ModelSpec, Registry
@@ -30,7 +33,9 @@ class Deployment:
         self,
         *,
         registry: Registry,
+        engines: Mapping[str, Engine],
         docker: DockerService,
+        images: Images,
         preparation: Preparation,
         ports: PortBook,
         compose_file: Path,
@@ -38,7 +43,9 @@ class Deployment:
         stop_grace_s: int,
     ) -> None:
         self._registry = registry
+        self._engines = engines
         self._docker = docker
+        self._images = images
         self._preparation = preparation
         self._ports = ports
         self._compose_file = compose_file
@@ -69,9 +76,21 @@ class Deployment:
         """Whether a start would find the model's files made. No Docker, no network."""
         return self._preparation.is_complete(self._spec(model_id))
 
+    def facts(self, model_id: str) -> ModelFacts | None:
+        """What is known of the model's files; None before they are here. No Docker, no network."""
+        return self._preparation.describe(self._spec(model_id))
+
+    def require_image(self, model_id: str) -> None:
+        """Raise ImageMissing, with the commands that fetch it, when the model's image is not on this machine."""
+        self._images.require(self._spec(model_id))
+
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
-        """Download and convert what is missing. Raises SourceError, PreparationFailed or a Docker error."""
+        """Make all that a start needs: image, files, conversion.
+
+        Raises SourceError, PreparationFailed or a Docker error.
+        """
         spec = self._spec(model_id)
+        self._images.fetch(spec, on_progress=on_progress, cancelled=cancelled)
         self._preparation.download(spec, on_progress=on_progress, cancelled=cancelled)
         self.write()
         service = prepare_service(model_id)
@@ -96,6 +115,7 @@ class Deployment:
         Raises PortTaken for an explicit port, StartFailed with Docker's words otherwise.
         """
         spec = self._spec(model_id)
+        self._require_file(spec)
         for _ in range(PORT_TRIES):
             self._yield_taken_port(spec)
             self.write()
@@ -104,6 +124,7 @@ class Deployment:
                 continue  # somebody was faster than our look
             container = self._docker.model(model_id)
             if failure is not None and (container is None or not container.running):
+                self._images.require(spec)
                 card = container.card("compose up", []) if container else {"phase": "compose up", "log": []}
                 raise StartFailed(failure.message, details=card) from failure
             if container is None:
@@ -150,6 +171,18 @@ class Deployment:
     def _spec(self, model_id: str) -> ModelSpec:
         return self._registry.models[model_id]
 
+    def _require_file(self, spec: ModelSpec) -> None:
+        """Refuse a source in which the engine finds nothing to load, before its server says so in words of its own."""
+        engine = self._engines[spec.engine]
+        if engine.loads is None or (stored := self._preparation.stored(spec)) is None:
+            return
+        if engine.loaded(stored.files) is None:
+            raise StartFailed(
+                f"{spec.id}: the {spec.engine} engine loads one {engine.loads} file, or the parts of one; its source "
+                f"holds {', '.join(stored.files[:5])}; name the file in `source:`, or choose another engine",
+                details={"phase": "preparing", "log": []},
+            )
+
     def _yield_taken_port(self, spec: ModelSpec) -> None:
         """Leave a port on which somebody else listens: an automatic one moves on, an explicit one is an error."""
         ports = self.ports()
@@ -185,6 +218,7 @@ class Deployment:
             source=path,
             source_is_folder=path.is_dir() if stored else True,
             source_bytes=stored.total_bytes if stored else None,
+            loaded=self._engines[spec.engine].loaded(stored.files) if stored else None,
             volume=self._preparation.volume(spec, stored),
             weights_bytes=facts.weights_bytes if facts else (stored.total_bytes if stored else None),
             parameters=facts.parameters if facts else 0,

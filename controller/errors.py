@@ -18,6 +18,7 @@ OrchestrarError
 │   ├── ModelStopping          503 model_stopping
 │   ├── Overloaded             503 overloaded
 │   ├── StartFailed            503 start_failed      `details` holds the failure card
+│   ├── ImageMissing           503 image_missing     `details` holds the commands that fetch it
 │   ├── PreparationFailed      503 preparation_failed
 │   ├── PortTaken              503 port_taken
 │   ├── DockerUnavailable      503 docker_unavailable
@@ -155,6 +156,12 @@ class StartFailed(Unavailable):
     """The model's start failed; `details` is the failure card."""
 
     code = "start_failed"
+
+
+class ImageMissing(Unavailable):
+    """The model's image is not on this machine, and no start fetches one on its own."""
+
+    code = "image_missing"
 
 
 class DockerUnavailable(Unavailable):

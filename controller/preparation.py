@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from controller.docker_service import Container, DockerService
-from controller.errors import Cancelled, PreparationFailed
+from controller.errors import Cancelled, PreparationFailed, SourceError
 from controller.files import write_atomic
+from controller.model_facts import ModelFacts
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
 
@@ -23,6 +24,8 @@ POLL_S = 0.5
 LOG_LINES = 20
 # What transformers loads is safetensors, and openvino its own IR; both are made from GGUF files once.
 CONVERTING_ENGINES = frozenset({"openvino", "transformers"})
+# Of what the runner writes into a volume; counted up when older volumes are no longer good.
+PREPARED_FORMAT = 2
 
 
 class Clock(Protocol):
@@ -55,6 +58,7 @@ class PreparedFacts:
     kv_bytes_per_token: int
     context_length: int | None
     dtype: str
+    architecture: str = ""
 
 
 class Preparation:
@@ -79,7 +83,7 @@ class Preparation:
             return None
         content = "not-downloaded"
         if stored is not None:
-            content = hashlib.sha256(f"{stored.content_hash} {spec.dtype}".encode()).hexdigest()[:12]
+            content = hashlib.sha256(f"{stored.content_hash} {spec.dtype} {PREPARED_FORMAT}".encode()).hexdigest()[:12]
         return f"{self._docker.project}_{spec.id}.{spec.engine}.{content}"
 
     def facts(self, spec: ModelSpec, stored: StoredSource | None) -> PreparedFacts | None:
@@ -91,6 +95,27 @@ class Preparation:
             return PreparedFacts(**json.loads((self._facts_dir / f"{volume}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+
+    def describe(self, spec: ModelSpec) -> ModelFacts | None:
+        """What is known of the model's files; None while they are not here. No Docker."""
+        try:
+            stored = self.stored(spec)
+            modified_at_s = stored.path.stat().st_mtime if stored else 0.0
+        except (SourceError, OSError):
+            return None
+        if stored is None:
+            return None
+        made = self.facts(spec, stored)
+        return ModelFacts(
+            size_bytes=stored.total_bytes,
+            content_hash=stored.content_hash,
+            modified_at_s=modified_at_s,
+            files=stored.files,
+            parameters=(made.parameters or None) if made else None,
+            context_length=spec.context_length or (made.context_length or None if made else None),
+            architecture=made.architecture if made else "",
+            dtype=made.dtype if made else spec.dtype,
+        )
 
     def is_complete(self, spec: ModelSpec) -> bool:
         """Whether a start would find everything made. No Docker."""
@@ -184,6 +209,7 @@ class Preparation:
             kv_bytes_per_token=int(report.get("kv_bytes_per_token", 0)),
             context_length=report.get("context_length"),
             dtype=str(report.get("dtype", "")),
+            architecture=str(report.get("architecture", "")),
         )
         write_atomic(self._facts_dir / f"{volume}.json", json.dumps(asdict(facts), indent=2) + "\n")
 

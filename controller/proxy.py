@@ -36,11 +36,11 @@ class Proxy:
         self._lock = threading.Lock()
         self._idle: dict[int, list[tuple[float, Connection]]] = defaultdict(list)
 
-    def probe(self, port: int) -> Readiness:
-        """One GET /health; any answer but a 200 means not yet."""
+    def probe(self, port: int, path: str) -> Readiness:
+        """One GET of the path that tells; any answer but a 200 means not yet."""
         connection = http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT_S)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", path)
             response = connection.getresponse()
             report = _json_object(response.read(MAX_HEALTH_BYTES))
         except ConnectionRefusedError:

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from controller.errors import UpstreamTimeout
 
@@ -19,6 +19,7 @@ RECEIVE_BYTES = 64 * 1024
 _LEFT = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
+@runtime_checkable
 class Source(Protocol):
     """A body that comes over a non-blocking connection, and what a client gets of it."""
 

@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
-    """One look at a model's /health: `refused` means that nobody listens on its port.
+    """One look at a model's /health, or its like: `refused` means that nobody listens on its port.
 
-    `phase` is what it does while it loads, `phases` the seconds each took once it is ready.
+    `phase` is what it does while it loads, `phases` the seconds each took once it is ready; only our runner tells them.
     """
 
     ready: bool

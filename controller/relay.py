@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from controller.errors import (
     Cancelled,
@@ -16,7 +16,6 @@ from controller.errors import (
     Overloaded,
     ShutDown,
     UpstreamAnswered,
-    UpstreamError,
     UpstreamInvalid,
 )
 from controller.proxy import Proxy, Upstream
@@ -31,6 +30,31 @@ class Waited:
 
     start_s: float
     queue_s: float
+
+
+class Pieces(Protocol):
+    """Where a streamed answer comes from."""
+
+    def read_piece(self) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Answer(Pieces, Protocol):
+    """A model's answer under way: an `Exchange`, or one put into other words on the way."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def waited(self) -> Waited: ...
+
+    def read_object(self) -> dict[str, Any]: ...
+
+    def read_whole(self) -> bytes: ...
 
 
 class Relay:
@@ -163,23 +187,29 @@ class Exchange:
         self._was_cut = True
         self._upstream.abort()
 
+    def read_whole(self) -> bytes:
+        """The whole body of a good answer as it came, known by its ends alone to be an object: taking thousands of
+        numbers apart would hold up every other request. Raises like `read_object`."""
+        if self.status != 200:
+            self.read_object()
+        found = self._upstream.read_all().strip()
+        if not (found.startswith(b"{") and found.endswith(b"}")):
+            raise UpstreamInvalid("the model's answer is no JSON object")
+        return found
+
     def read_object(self) -> dict[str, Any]:
         """The whole body as a JSON object. Raises UpstreamAnswered for an error of the model's own, UpstreamInvalid
         for what is neither."""
-        return self.read_whole()[0]
-
-    def read_whole(self) -> tuple[dict[str, Any], bytes]:
-        """Like `read_object`, with the very bytes, for answers that pass as they are."""
-        raw = self._upstream.read_all()
         try:
-            found = json.loads(raw)
+            found = json.loads(self._upstream.read_all())
         except (ValueError, RecursionError) as exc:
             raise UpstreamInvalid("the model's answer is no JSON") from exc
-        if not isinstance(found, dict) or (self.status != 200 and not isinstance(found.get("error"), dict)):
+        error = error_of(found) if isinstance(found, dict) and self.status != 200 else None
+        if not isinstance(found, dict) or (self.status != 200 and error is None):
             raise UpstreamInvalid(f"the model answered {self.status} with a body of no known shape")
-        if self.status != 200:
-            raise UpstreamAnswered(self.status, found)
-        return found, raw
+        if error is not None:
+            raise UpstreamAnswered(self.status, {"error": error})
+        return found
 
     def close(self) -> None:
         """Give back the connection, the lease and the place."""
@@ -191,46 +221,29 @@ class Exchange:
         on_close(self)
 
 
-class EventStream(Iterator[bytes]):
-    """The body of a streamed answer: pieces as they arrive, one error event when it breaks, never more after it.
+# What our own errors are made of; of a server's other fields nobody knows what they mean.
+_ERROR_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "message": str,
+    "type": str,
+    "code": str,
+    "param": (str, type(None)),
+    "src": str,
+    "request_id": str,
+    "details": dict,
+}
 
-    A class, not a generator: one that was never begun would not run its `finally` and would leak the lease.
-    `carry`, where there is one, takes everything after the first piece to the client past the iteration.
+
+def error_of(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The error in a model's answer, in our fields; None when there is none.
+
+    Servers differ: an object or a text under `error`, a text under `detail`, or the fields with nothing around them; a
+    number as `code`; and fields of their own, which go into `details`.
     """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        error_event: Callable[[UpstreamError], bytes],
-        on_close: Callable[[], None],
-        carry: Callable[[Exchange], None] | None = None,
-    ) -> None:
-        self._exchange = exchange
-        self._error_event = error_event
-        self._on_close = on_close
-        self._carry = carry
-        self._begun = False
-        self._ended = False
-
-    def __next__(self) -> bytes:
-        if self._ended:
-            raise StopIteration
-        try:
-            if self._begun and self._carry is not None:
-                self._carry(self._exchange)
-            piece = self._exchange.read_piece()
-        except UpstreamError as exc:
-            self.close()
-            return self._error_event(exc)
-        if not piece:
-            self.close()
-            raise StopIteration
-        self._begun = True
-        return piece
-
-    def close(self) -> None:
-        """End the upstream and give everything back. Idempotent."""
-        if not self._ended:
-            self._ended = True
-            self._exchange.close()
-            self._on_close()
+    error = found if found.get("object") == "error" else found.get("error", found.get("detail"))
+    if isinstance(error, str):
+        error = {"message": error}
+    if not isinstance(error, dict):
+        return None
+    ours = {name: error[name] for name, kind in _ERROR_FIELDS.items() if isinstance(error.get(name, ()), kind)}
+    others = {name: value for name, value in error.items() if name not in _ERROR_FIELDS and name != "object"}
+    return {**ours, "details": {**others, **ours.get("details", {})}}

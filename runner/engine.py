@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Phase = Literal["importing", "loading", "warming"]
@@ -94,23 +94,16 @@ class Capabilities:
     dtype: str
     context_length: int
     concurrency: int
-    """How many `generate` calls may run at once; the server makes the others wait their turn."""
+    """How many `generate` or `embed` calls may run at once; the server makes the others wait their turn."""
+    dimensions: int | None = None
+    """The length of an embedder's vectors."""
 
 
-class Engine(Protocol):
-    """One model. `load` comes first; `encode` may be called by any thread, `generate` by `concurrency` threads."""
+class Lifecycle(Protocol):
+    """How a model comes and goes, whatever it makes. `load` comes first."""
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         """Returns when the model is in memory. Blocks for seconds; raises EngineError with one sentence."""
-
-    def encode(self, request: GenerationRequest) -> EncodedRequest:
-        """The request in tokens; quick. Raises PromptInvalid."""
-
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        """Yields text as it is made; asks `cancelled` before each token and ends with that reason when it is true."""
-
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector of length 1 for each text; raises EngineError when the model makes none."""
 
     def capabilities(self) -> Capabilities: ...
 
@@ -119,3 +112,27 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the model; nothing may be called afterwards."""
+
+
+class Engine(Lifecycle, Protocol):
+    """A model that generates text. `encode` may be called by any thread, `generate` by `concurrency` threads."""
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        """The request in tokens; quick. Raises PromptInvalid."""
+
+    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+        """Yields text as it is made; asks `cancelled` before each token and ends with that reason when it is true."""
+
+
+@runtime_checkable
+class Embedder(Lifecycle, Protocol):
+    """A model that makes vectors. `tokenize` may be called by any thread, `embed` by `concurrency` threads."""
+
+    def tokenize(self, inputs: Sequence[str | tuple[int, ...]], *, truncate: bool) -> list[tuple[int, ...]]:
+        """Each text in tokens; tokens are taken as they are. `truncate` cuts what is longer than the context.
+
+        Raises PromptInvalid for a token that the model does not have.
+        """
+
+    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """One vector for each, in one computation, padded to the longest: the caller bounds the batch."""

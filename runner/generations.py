@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from flask import Request, Response, g, request
 
 from runner.disconnects import DisconnectWatcher
-from runner.engine import Engine, GenerationRequest, PromptInvalid
+from runner.engine import Engine, GenerationRequest, Lifecycle, PromptInvalid
 from runner.errors import Broken, Refused, Unavailable
 from runner.events import EventStream, Format
 from runner.jobs import GenerationFailed, Job, JobQueue
@@ -38,7 +38,6 @@ class Generations:
 
     def __init__(self, engine: Engine, settings: RunnerSettings, loader: Loader, silence_s: float) -> None:
         self._engine = engine
-        self._task = settings.task
         self._loader = loader
         self._silence_s = silence_s
         self._watcher = DisconnectWatcher()
@@ -46,7 +45,7 @@ class Generations:
 
     def answer(self, body: Body, wording: Format) -> Response:
         """The generation that the current request asks for; raises RunnerError while it has not begun."""
-        jobs = self._ready_jobs()
+        jobs = ready_jobs(self._engine, self._loader)
         wanted = body.to_request()
         try:
             job = Job(self._engine.encode(wanted))
@@ -54,17 +53,8 @@ class Generations:
             param = "messages" if wanted.messages and error.param == "prompt" else error.param
             raise Refused(str(error), code=error.code, param=param) from None
         if not self._places.acquire(blocking=False):
-            raise Unavailable("The model has as many requests as it takes.", code="overloaded", retry_after_s=1)
+            raise no_place()
         return self._run(job, jobs, wording, is_streamed=bool(body.stream))
-
-    def _ready_jobs(self) -> JobQueue:
-        if self._loader.jobs is None:
-            raise Unavailable(f"The model is {self._loader.phase}.", code="model_loading", retry_after_s=1)
-        if self._task == "embedding":
-            raise Refused("This model makes embeddings and generates no text.", code="task_unsupported")
-        if (reason := self._engine.failure()) is not None:
-            raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
-        return self._loader.jobs
 
     def _run(self, job: Job, jobs: JobQueue, wording: Format, *, is_streamed: bool) -> Response:
         request_id: str = g.request_id
@@ -84,6 +74,20 @@ class Generations:
             return json_response(wording.whole(job, _collect(job)))
         finally:
             stream.close()
+
+
+def ready_jobs(engine: Lifecycle, loader: Loader) -> JobQueue:
+    """The queue of the loaded engine; raises Unavailable before that, and when the engine can serve no more."""
+    if loader.jobs is None:
+        raise Unavailable(f"The model is {loader.phase}.", code="model_loading", retry_after_s=1)
+    if (reason := engine.failure()) is not None:
+        raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
+    return loader.jobs
+
+
+def no_place() -> Unavailable:
+    """The error for one request too many."""
+    return Unavailable("The model has as many requests as it takes.", code="overloaded", retry_after_s=1)
 
 
 def client_socket(current: Request) -> socket.socket | None:

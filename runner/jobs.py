@@ -8,14 +8,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Protocol
 
-from runner.engine import EncodedRequest, Engine, FinishReason, Piece
+from runner.engine import EncodedRequest, Engine, FinishReason, Lifecycle, Piece
 
 log = logging.getLogger("runner")
 
 
 class GenerationFailed(Exception):
-    """The engine broke down in the middle of a generation."""
+    """The engine broke down in the middle of its work."""
+
+
+class Work(Protocol):
+    """What waits in a queue for its turn on the engine."""
+
+    def cancel(self) -> None: ...
+
+    def is_cancelled(self) -> bool: ...
+
+    def run(self, engine: Any) -> None:
+        """Called by a queue's worker with the engine that the work was made for; never raises."""
 
 
 class Job:
@@ -78,17 +90,17 @@ class Job:
 
 
 class JobQueue:
-    """Runs jobs on as many threads as the engine has room for, in the order in which they came.
+    """Runs work on as many threads as the engine has room for, in the order in which they came.
 
     `on_failure` gets the reason when the engine can serve no more, once for each job that met it.
     """
 
     def __init__(
-        self, engine: Engine, *, concurrency: int = 1, on_failure: Callable[[str], None] = lambda _reason: None
+        self, engine: Lifecycle, *, concurrency: int = 1, on_failure: Callable[[str], None] = lambda _reason: None
     ) -> None:
         self._engine = engine
         self._on_failure = on_failure
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Work] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -97,8 +109,8 @@ class JobQueue:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Puts the job at the end of the queue; returns at once."""
+    def submit(self, job: Work) -> None:
+        """Puts it at the end of the queue; returns at once."""
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
@@ -121,7 +133,7 @@ class JobQueue:
                 if (reason := self._engine.failure()) is not None:
                     self._on_failure(reason)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> Work | None:
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()

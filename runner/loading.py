@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from runner.engine import Capabilities, Engine, EngineError, GenerationRequest, PartialSampling, Phase
+from runner.engine import Capabilities, Embedder, Engine, EngineError, GenerationRequest, PartialSampling, Phase
 from runner.jobs import JobQueue
 
 log = logging.getLogger("runner")
@@ -19,14 +19,13 @@ LAST_WORDS_S = 1.0
 
 
 class Loader:
-    """Ready only once a real token was generated. Its attributes may be read by any thread."""
+    """Ready only once a real token was generated, or a text embedded. Its attributes may be read by any thread."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Embedder,
         *,
         on_failure: Callable[[str], None],
-        task: str = "chat",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.phase: Phase = "importing"
@@ -37,7 +36,6 @@ class Loader:
         self.failure: str | None = None
         self.done = threading.Event()
         self._engine = engine
-        self._task = task
         self._failing = threading.Lock()
         self._on_failure = on_failure
         self._clock = clock
@@ -87,8 +85,8 @@ class Loader:
         log.info("ready load_s=%s %s %s", self.load_s, self.phases_s, self.capabilities)
 
     def _warm(self) -> None:
-        if self._task == "embedding":
-            self._engine.embed(["warm-up"])
+        if isinstance(self._engine, Embedder):
+            self._engine.embed(self._engine.tokenize(["Hello"], truncate=True))
             return
         sampling = PartialSampling(max_tokens=1, temperature=0.0)
         request = self._engine.encode(GenerationRequest(prompt="Hello", raw=True, sampling=sampling))

@@ -30,7 +30,8 @@ class _OpenAIFormat:
         return {"id": self._id, "object": kind, "created": self._created_s, "model": self._model}
 
     def _whole(self, job: Job, choice: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head(self.kind), "choices": [_choice(choice, job.finish_reason)], "usage": usage(job)}
+        choices = [_choice(choice, job.finish_reason)]
+        return {**self._head(self.kind), "choices": choices, "usage": usage(job), "timings": _timings(job)}
 
     def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> bytes:
         # Whoever asks for the usage finds the key in every chunk, as with the original.
@@ -42,6 +43,13 @@ class _OpenAIFormat:
         if self._includes_usage:
             last += sse_event({**self._head(self.chunk_kind), "choices": [], "usage": usage(job)})
         return last + DONE
+
+
+def _timings(job: Job) -> dict[str, float]:
+    """To the first token and from there on, in the words of llama.cpp's server: OpenAI has none for it."""
+    total_s = job.elapsed_s()
+    prompt_s = total_s if job.ttft_s is None else job.ttft_s
+    return {"prompt_ms": round(1000 * prompt_s, 1), "predicted_ms": round(1000 * (total_s - prompt_s), 1)}
 
 
 def _choice(choice: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from runner.engine import EngineError
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
 
 SOURCE, PREPARED = Path("/source"), Path("/prepared")
-FORMAT = 1
+FORMAT = 2
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -94,8 +94,10 @@ def find_gguf(source: Path) -> Path:
 
 def _for_transformers(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
     from runner.convert.gguf import convert_gguf
+    from runner.convert.sentence_files import keep_sentence_files
 
     convert_gguf(gguf, weights, dtype=dtype, on_progress=_report)
+    keep_sentence_files(gguf, weights)
     return read_model_facts(weights, dtype)
 
 
@@ -109,6 +111,7 @@ def _for_openvino(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
         "kv_bytes_per_token": kv_bytes_in_16_bits(config),
         "context_length": int(config.get("max_position_embeddings") or 0),
         "parameters": read_header(gguf).parameters,
+        "architecture": str(config.get("model_type") or ""),
     }
 
 
@@ -128,6 +131,7 @@ def read_model_facts(weights: Path, dtype: str) -> dict[str, Any]:
         "kv_bytes_per_token": kv_bytes_per_token(config, DTYPE_BYTES[dtype]),
         "context_length": int(config.get("max_position_embeddings") or 0),
         "parameters": sum(_count_parameters(path) for path in files),
+        "architecture": str(config.get("model_type") or ""),
     }
 
 

@@ -1,4 +1,4 @@
-"""The HTTP app around one engine: `GET /health`, `POST /inference`, and the OpenAI API's routes that generate."""
+"""The HTTP app around one engine: `GET /health`, `POST /inference`, and the OpenAI API's routes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 import os
 import sys
 import uuid
+from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from runner.bodies import MAX_BODY_BYTES, parse_inference_body
-from runner.engine import Engine, EngineError
+from runner.embedding_bodies import parse_embeddings_body
+from runner.embeddings import Embeddings
+from runner.engine import Embedder, Engine, EngineError
 from runner.engines import make_engine
 from runner.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, RouteNotFound, RunnerError
 from runner.events import KEEP_ALIVE_AFTER_S, NativeFormat
@@ -26,6 +29,10 @@ log = logging.getLogger("runner")
 # Bounds a body that never arrives and a reader that never reads; gunicorn's gthread bounds neither.
 SOCKET_TIMEOUT_S = 60.0
 
+TEXT_ROUTES = ("/inference", "/v1/chat/completions", "/v1/completions")
+EMBEDDINGS = "/v1/embeddings"
+View = Callable[[], Response]
+
 
 def application() -> Flask:
     """The app for gunicorn, called in the worker after the fork: begins to load the model and returns at once."""
@@ -39,39 +46,63 @@ def application() -> Flask:
         log.error("cannot serve: %s", error)
         os._exit(1)
     # Not sys.exit: this is called from a thread, and the process must not go on without a model.
-    loader = Loader(engine, task=settings.task, on_failure=lambda _message: os._exit(1))
+    loader = Loader(engine, on_failure=lambda _message: os._exit(1))
     loader.start()
     return create_app(engine, settings, loader)
 
 
 def create_app(
-    engine: Engine, settings: RunnerSettings, loader: Loader, *, silence_s: float = KEEP_ALIVE_AFTER_S
+    engine: Engine | Embedder, settings: RunnerSettings, loader: Loader, *, silence_s: float = KEEP_ALIVE_AFTER_S
 ) -> Flask:
     """The app; `loader` loads that engine, and may be at any phase of it."""
     app = Flask("runner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    generations = Generations(engine, settings, loader, silence_s)
-
-    def inference() -> Response:
-        return generations.answer(parse_inference_body(_read_body()), NativeFormat())
-
-    def chat_completions() -> Response:
-        body = parse_chat_body(_read_body())
-        return generations.answer(body, ChatFormat(body, settings.model_id))
-
-    def completions() -> Response:
-        body = parse_completion_body(_read_body())
-        return generations.answer(body, CompletionFormat(body, settings.model_id))
-
+    if isinstance(engine, Embedder):
+        views = _embedding_views(Embeddings(engine, settings, loader))
+    else:
+        views = _text_views(Generations(engine, settings, loader, silence_s), settings.model_id)
     app.add_url_rule("/health", view_func=lambda: _health(engine, settings, loader), endpoint="health")
-    app.add_url_rule("/inference", view_func=inference, methods=["POST"])
-    app.add_url_rule("/v1/chat/completions", view_func=chat_completions, methods=["POST"])
-    app.add_url_rule("/v1/completions", view_func=completions, methods=["POST"])
+    for path, view in views.items():
+        app.add_url_rule(path, view_func=view, endpoint=path, methods=["POST"])
     app.before_request(_begin)
     app.register_error_handler(RunnerError, _envelope)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     return app
+
+
+def _text_views(generations: Generations, model_id: str) -> dict[str, View]:
+    def inference() -> Response:
+        return generations.answer(parse_inference_body(_read_body()), NativeFormat())
+
+    def chat_completions() -> Response:
+        body = parse_chat_body(_read_body())
+        return generations.answer(body, ChatFormat(body, model_id))
+
+    def completions() -> Response:
+        body = parse_completion_body(_read_body())
+        return generations.answer(body, CompletionFormat(body, model_id))
+
+    def embeddings() -> Response:
+        raise Refused(
+            "This model generates text and makes no embeddings; ask one that is made for them "
+            "(`task: embedding` in models.yaml).",
+            code="task_unsupported",
+            param="model",
+        )
+
+    return dict(zip((*TEXT_ROUTES, EMBEDDINGS), (inference, chat_completions, completions, embeddings), strict=True))
+
+
+def _embedding_views(embeddings: Embeddings) -> dict[str, View]:
+    def answer() -> Response:
+        return embeddings.answer(parse_embeddings_body(_read_body()))
+
+    def refuse() -> Response:
+        message = f"This model makes embeddings and generates no text; ask it by {EMBEDDINGS}."
+        raise Refused(message, code="task_unsupported", param="model")
+
+    return {**dict.fromkeys(TEXT_ROUTES, refuse), EMBEDDINGS: answer}
 
 
 def _begin() -> None:
@@ -81,7 +112,7 @@ def _begin() -> None:
         client.settimeout(SOCKET_TIMEOUT_S)
 
 
-def _health(engine: Engine, settings: RunnerSettings, loader: Loader) -> Response:
+def _health(engine: Engine | Embedder, settings: RunnerSettings, loader: Loader) -> Response:
     if not loader.is_ready():
         return json_response({"status": "loading", "phase": loader.phase}, 503)
     if (reason := engine.failure()) is not None:

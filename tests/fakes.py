@@ -11,6 +11,7 @@ from typing import Any
 
 from controller.docker_service import Container, Usage
 from controller.errors import OrchestrarError
+from controller.model_facts import ModelFacts
 from controller.preparation import OnProgress
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
@@ -93,6 +94,7 @@ class FakeBackend:
         self.calls: list[str] = []
         self.containers: dict[str, Container] = {}
         self.prepared: set[str] | None = None
+        self.known: dict[str, ModelFacts] = {}
         self.ready = True
         self.phase = ""
         self.up_gate = threading.Event()
@@ -103,23 +105,31 @@ class FakeBackend:
         self.stop_reached = threading.Event()
         self.up_error: OrchestrarError | None = None
         self.stop_error: OrchestrarError | None = None
+        self.image_error: OrchestrarError | None = None
         self.after_up: Callable[[Container], Container] = lambda container: container
         self.on_prepare: Callable[[str, OnProgress, Callable[[], bool]], None] = lambda *_: None
         self.log = ["the last line"]
         self._numbers = itertools.count(1)
 
-    def probe(self, port: int) -> Readiness:
+    def probe(self, port: int, path: str) -> Readiness:
         """The readiness probe that goes with this backend."""
         return Readiness(ready=self.ready, phase=self.phase, phases={"load_s": 1.0} if self.ready else {})
 
     def is_prepared(self, model_id: str) -> bool:
         return self.prepared is None or model_id in self.prepared
 
+    def require_image(self, model_id: str) -> None:
+        if self.image_error is not None:
+            raise self.image_error
+
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
         self.calls.append(f"prepare {model_id}")
         self.on_prepare(model_id, on_progress, cancelled)
         if self.prepared is not None:
             self.prepared.add(model_id)
+
+    def facts(self, model_id: str) -> ModelFacts | None:
+        return self.known.get(model_id)
 
     def find_all(self) -> list[Container]:
         return list(self.containers.values())

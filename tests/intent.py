@@ -53,7 +53,12 @@ def _serve(target: Target) -> dict[str, Any]:
         **HARDENED,
         "image": spec.image or "orchestrar-runner:latest",
         "profiles": ["models"],
-        "labels": {"orchestrar.model": spec.id, "orchestrar.engine": "transformers"},
+        "labels": {
+            "orchestrar.model": spec.id,
+            "orchestrar.engine": "transformers",
+            "orchestrar.port": "8000",
+            "orchestrar.ready": "/health",
+        },
         "cpus": spec.resources.cpus,
         "mem_limit": spec.resources.memory_bytes,
         "memswap_limit": spec.resources.memory_bytes,

@@ -17,7 +17,7 @@ from tests.errorshape import check_error
 from tests.fakes import FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MESSAGES = [{"role": "user", "content": "hi"}]
 ODD = b' {"x" :1.50e+1, "y": "\\u00e4", "z":[]}\n'
 STREAMED = b'data: {"choices": []}\n\n:\n\ndata: [DONE]\n\n'
@@ -37,6 +37,10 @@ class Runner(StubRunner):
             self.send_whole(int(asked["prompt"]), json.dumps({"error": error}).encode())
         elif asked.get("prompt") == "odd json":
             self.send_whole(200, ODD)
+        elif asked.get("prompt") == "garbage":
+            self.send_whole(200, b"\xff no JSON")
+        elif asked.get("prompt") == "list":
+            self.send_whole(200, b"[]")
         elif asked.get("stream"):
             self.send_whole(200, STREAMED, "text/event-stream")
         else:
@@ -57,7 +61,7 @@ class Backend(FakeBackend):
 @pytest.fixture
 def backend(runner_port: int) -> FakeBackend:
     found = Backend()
-    found.after_up = lambda container: make_container("tiny", id=container.id, port=runner_port)
+    found.after_up = lambda container: make_container(container.model_id, id=container.id, port=runner_port)
     return found
 
 
@@ -89,10 +93,20 @@ def test_models_are_listed(client: FlaskClient) -> None:
         )
 
 
-@pytest.mark.parametrize(("path", "field"), [(CHAT, {"messages": MESSAGES}), (COMPLETIONS, {"prompt": "hi"})])
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        (CHAT, {"model": "small", "messages": MESSAGES}),
+        (COMPLETIONS, {"model": "small", "prompt": "hi"}),
+        (EMBEDDINGS, {"model": "vectors", "input": "hi"}),
+        (EMBEDDINGS, {"model": "vectors", "input": ["hi", "there"], "encoding_format": "base64"}),
+        (EMBEDDINGS, {"model": "vectors", "input": [0]}),
+        (EMBEDDINGS, {"model": "vectors", "input": [[1, 2], [3]]}),
+    ],
+)
 def test_the_body_reaches_the_runner_as_it_came(client: FlaskClient, path: str, field: dict[str, Any]) -> None:
     """Byte for byte, to the same path, with the name that the client wrote and parameters that we never heard of."""
-    raw = json.dumps({"model": "small", **field, "frobnicate": {"a": [1, None]}}, indent=3)
+    raw = json.dumps({**field, "frobnicate": {"a": [1, None]}}, indent=3)
     response = client.post(path, data=raw)
     assert {"path": path, "raw": raw} == response.get_json()
     assert "start;dur=" in response.headers["Server-Timing"]
@@ -101,7 +115,7 @@ def test_the_body_reaches_the_runner_as_it_came(client: FlaskClient, path: str, 
 def test_a_whole_answer_passes_as_it_came(client: FlaskClient) -> None:
     """Byte for byte: numbers and escapes are not written anew, which for vectors would cost more than making them."""
     response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": "odd json"}))
-    assert ODD == response.data
+    assert ODD.strip() == response.data
     assert "application/json" == response.content_type
 
 
@@ -111,6 +125,14 @@ def test_a_stream_passes_unread(client: FlaskClient) -> None:
     assert "text/event-stream; charset=utf-8" == response.content_type
     assert "start;dur=" in response.headers["Server-Timing"]
     assert STREAMED == response.data
+    assert 0 == in_flight(client)
+
+
+@pytest.mark.parametrize("prompt", ["garbage", "list"])
+def test_a_strange_answer_is_a_502(client: FlaskClient, prompt: str) -> None:
+    """Answers pass unread, but not what is no JSON object at all."""
+    response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": prompt}))
+    check_error(response.status_code, response.get_json(), 502, "upstream_invalid")
     assert 0 == in_flight(client)
 
 
@@ -132,10 +154,10 @@ def test_the_models_own_errors_pass(client: FlaskClient, status: str, expected: 
     assert ("1" if expected == 503 else None) == response.headers.get("Retry-After")
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])
 def test_an_unknown_model_is_a_404(client: FlaskClient, backend: FakeBackend, path: str) -> None:
     """The refusal names the known ids and this API's own field; Docker is not touched."""
-    response = client.post(path, data=json.dumps({"model": "gpt-4", "messages": MESSAGES, "prompt": "x"}))
+    response = client.post(path, data=json.dumps({"model": "gpt-4", "messages": MESSAGES, "prompt": "x", "input": "x"}))
     error = check_error(response.status_code, response.get_json(), 404, "model_not_found")
     assert ("model", {"known": ["plain", "tiny", "vectors"]}) == (error["param"], error["details"])
     response = client.get("/v1/models/gpt-4")
@@ -145,17 +167,47 @@ def test_an_unknown_model_is_a_404(client: FlaskClient, backend: FakeBackend, pa
 
 @pytest.mark.parametrize(
     ("path", "model", "says"),
-    [(CHAT, "plain", "no chat model"), (CHAT, "vectors", "no chat model"), (COMPLETIONS, "vectors", "no text")],
+    [
+        (CHAT, "plain", "no chat model"),
+        (CHAT, "plain", "by /v1/completions"),
+        (CHAT, "vectors", "no chat model"),
+        (CHAT, "vectors", "by /v1/embeddings"),
+        (COMPLETIONS, "vectors", "no text"),
+        (EMBEDDINGS, "small", "no embeddings"),
+        (EMBEDDINGS, "small", "by /v1/chat/completions, or a model with `task: embedding`"),
+        (EMBEDDINGS, "plain", "by /v1/completions"),
+    ],
 )
 def test_a_model_for_something_else_is_a_400(
     client: FlaskClient, backend: FakeBackend, path: str, model: str, says: str
 ) -> None:
     """What a model is not for is said before it is started."""
-    response = client.post(path, data=json.dumps({"model": model, "messages": MESSAGES, "prompt": "x"}))
+    body = {"model": model, "messages": MESSAGES, "prompt": "x", "input": "x"}
+    response = client.post(path, data=json.dumps(body))
     error = check_error(response.status_code, response.get_json(), 400, "task_unsupported")
     assert "model" == error["param"]
     assert says in error["message"]
     assert [] == backend.calls
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"model_id": "vectors", "prompt": "hi"}, "by /v1/embeddings"),
+        ({"model_id": "vectors", "messages": MESSAGES}, "by /v1/embeddings"),
+        ({"model_id": "plain", "messages": MESSAGES}, "no chat model"),
+    ],
+)
+def test_the_native_route_declines_alike(
+    client: FlaskClient, backend: FakeBackend, body: dict[str, Any], says: str
+) -> None:
+    """`POST /inference` starts no model either for what it is not for; a prompt is nothing that needs a chat."""
+    response = client.post("/inference", data=json.dumps(body))
+    error = check_error(response.status_code, response.get_json(), 400, "task_unsupported")
+    assert "model_id" == error["param"]
+    assert says in error["message"]
+    assert [] == backend.calls
+    assert 200 == client.post("/inference", data=json.dumps({"model_id": "plain", "prompt": "hi"})).status_code
 
 
 @pytest.mark.parametrize(
@@ -178,4 +230,15 @@ def test_a_bad_body_is_a_400(client: FlaskClient, backend: FakeBackend, body: by
     response = client.post(CHAT, data=body)
     error = check_error(response.status_code, response.get_json(), 400, "invalid_body")
     assert param is None or param == error["param"]
+    assert [] == backend.calls
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"input": None}, {"input": ""}, {"input": []}, {"input": 5}, {"input": {"a": 1}}]
+)
+def test_nothing_to_embed_is_a_400(client: FlaskClient, backend: FakeBackend, given: dict[str, Any]) -> None:
+    """No model is started for a request that has no input."""
+    response = client.post(EMBEDDINGS, data=json.dumps({"model": "vectors", **given}))
+    error = check_error(response.status_code, response.get_json(), 400, "invalid_body")
+    assert "input" == error["param"]
     assert [] == backend.calls

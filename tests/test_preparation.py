@@ -20,7 +20,10 @@ from controller.source_ref import FileSource
 from controller.sources import SourceStore
 from tests.fakes import HANG_S, FakeClock, make_container
 
-FACTS = '{"weights_bytes": 10, "parameters": 5, "kv_bytes_per_token": 2, "context_length": 64, "dtype": "bfloat16"}'
+FACTS = (
+    '{"weights_bytes": 10, "parameters": 5, "kv_bytes_per_token": 2, "context_length": 64, "dtype": "bfloat16", '
+    '"architecture": "llama"}'
+)
 
 
 class FakeDocker:
@@ -173,3 +176,20 @@ def test_only_gguf_needs_it(spec: ModelSpec, preparation: Preparation, tmp_path:
     assert needs_preparing(spec, preparation.stored(spec))
     assert preparation.volume(plain, preparation.stored(plain)) is None
     assert preparation.is_complete(plain)
+
+
+def test_what_is_known_is_told(preparation: Preparation, spec: ModelSpec) -> None:
+    """Sizes and content from the download on, the rest from the conversion on; nothing of files that are not here."""
+    found = preparation.describe(spec)
+    assert found is not None
+    assert (4, ("model.gguf",), None) == (found.size_bytes, found.files, found.parameters)
+    convert(preparation, spec)
+    found = preparation.describe(spec)
+    assert found is not None
+    assert (5, 64, "llama") == (found.parameters, found.context_length, found.architecture)
+    found = preparation.describe(replace(spec, context_length=32))
+    assert found is not None
+    assert 32 == found.context_length
+    assert isinstance(spec.source, FileSource)
+    spec.source.path.unlink()
+    assert preparation.describe(spec) is None

@@ -263,13 +263,13 @@ def test_the_probe_reads_health(proxy: Proxy, serve: Callable[..., int]) -> None
     ready = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     loading = b'HTTP/1.1 503 X\r\nContent-Length: 20\r\n\r\n{"phase": "loading"}'
     port = serve(answers(ready), answers(loading), answers(b"nonsense\r\n\r\n"))
-    first, second, third = proxy.probe(port), proxy.probe(port), proxy.probe(port)
+    first, second, third = (proxy.probe(port, "/health") for _ in range(3))
     assert (first.ready, first.phases) == (True, {"load_s": 1.5})
     assert (second.ready, second.phase, second.refused) == (False, "loading", False)
     assert (third.ready, third.refused) == (False, False)
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    assert proxy.probe(port).refused
+    assert proxy.probe(port, "/health").refused
 
 
 def test_a_late_abort_harms_nobody(proxy: Proxy, serve: Callable[..., int]) -> None:

@@ -13,7 +13,7 @@ from controller.errors import ConfigInvalid
 from controller.registry import load_registry
 
 CORPUS = Path(__file__).resolve().parent / "registry_corpus"
-ENGINES = frozenset({"transformers", "llamacpp"})
+ENGINES = frozenset({"transformers", "llamacpp", "openvino"})
 one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 

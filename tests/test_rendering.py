@@ -12,13 +12,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.engines import Engine
 from controller.registry import ModelSpec, Resources, load_registry
-from controller.rendering import ModelFiles, Target, engine_names, render
-from controller.rendering.memory import serving_memory_bytes
+from controller.rendering import ModelFiles, Target, engine_names, read_engines, render
+from controller.rendering.memory import foreign_memory_bytes, serving_memory_bytes
 from controller.settings import ROOT
 from controller.source_ref import FileSource
 from tests.fakes import make_spec
-from tests.intent import intended_file
+from tests.intent import HARDENED, intended_file
 
 TEMPLATES = ROOT / "templates"
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,15 +31,21 @@ def rendered(targets: list[Target], templates: Path = TEMPLATES, max_cpus: float
 
 
 def golden_targets(case: Path) -> list[Target]:
-    """Every model of a golden case: GGUF files are prepared, folders are mounted, ports count from 8001."""
-    registry = load_registry(case / "models.yaml", engines=engine_names(TEMPLATES))
+    """Every model of a golden case: GGUF files are prepared for our runner, the rest is mounted, ports from 8001."""
+    engines = read_engines(TEMPLATES)
+    registry = load_registry(case / "models.yaml", engines=engines)
     targets = []
     for number, spec in enumerate(registry.models.values()):
         path = Path("/data") / spec.id / Path(str(spec.source)).name
         gguf = path.name.endswith(".gguf")
-        volume = f"orchestrar_{spec.id}.{spec.engine}.0123456789ab" if gguf else None
+        engine = engines[spec.engine]
         files = ModelFiles(
-            source=path, source_is_folder=not gguf, source_bytes=100_000_000, volume=volume, weights_bytes=270_000_000
+            source=path,
+            source_is_folder=not gguf,
+            source_bytes=100_000_000,
+            loaded=engine.loaded([path.name]),
+            volume=f"orchestrar_{spec.id}.{spec.engine}.0123456789ab" if gguf and engine.own else None,
+            weights_bytes=270_000_000,
         )
         targets.append(Target(spec=spec, port=spec.port or 8001 + number, files=files))
     return targets
@@ -110,6 +117,25 @@ def test_the_parsed_file_equals_the_intent(models: list[Target]) -> None:
     assert intended == file
 
 
+@given(
+    st.sampled_from(["llamacpp", "vllm"]),
+    IDS,
+    st.lists(TEXT, max_size=3),
+    st.dictionaries(NAMES, TEXT, max_size=3),
+    TEXT,
+)
+def test_somebody_elses_server_gets_what_was_meant(
+    engine: str, model_id: str, args: list[str], env: dict[str, str], image: str
+) -> None:
+    """Arguments, environment and image reach its service as they were written, whatever their text."""
+    spec = make_spec(model_id, engine=engine, args=tuple(args), env=env, image=image or None)
+    service = undoubled(yaml.safe_load(rendered([Target(spec=spec, port=8001, files=one_target().files)])))["services"]
+    command = service[model_id]["command"]
+    assert (list(args), model_id in command) == (command[len(command) - len(args) :], True)
+    assert env == {name: text for name, text in service[model_id]["environment"].items() if name.startswith("USER_")}
+    assert (image or read_engines(TEMPLATES)[engine].image) == service[model_id]["image"]
+
+
 @given(st.lists(targets(), max_size=3, unique_by=lambda target: target.spec.id))
 def test_rendering_is_deterministic(models: list[Target]) -> None:
     """The same input gives the same bytes."""
@@ -142,7 +168,32 @@ def test_a_small_machine_bounds_the_cpus() -> None:
 
 def test_templates_are_the_engines() -> None:
     """An engine is there when its template is, and nothing else in the folder counts as one."""
-    assert engine_names(TEMPLATES) == {"openvino", "transformers"}
+    assert engine_names(TEMPLATES) == {"llamacpp", "openvino", "transformers", "vllm"}
+
+
+@pytest.mark.parametrize("name", sorted(engine_names(TEMPLATES)))
+def test_no_template_relaxes_in_silence(name: str) -> None:
+    """Whatever an engine's container has otherwise than the hardening of all is among what /status shows of it."""
+    text = rendered([Target(spec=make_spec(engine=name), port=8001, files=one_target().files)])
+    service = yaml.safe_load(text)["services"]["tiny"]
+    always = {
+        "image",
+        "profiles",
+        "labels",
+        "cpus",
+        "mem_limit",
+        "memswap_limit",
+        "ports",
+        "networks",
+        "dns",
+        "volumes",
+    }
+    own = {key: service[key] for key in set(service) - always - {"command", "environment", "healthcheck"}}
+    told = {relaxation["what"].partition(":")[0] for relaxation in read_engines(TEMPLATES)[name].relaxations()}
+    assert {key for key in own if own[key] != HARDENED.get(key)} == told
+    assert ([{**service["ports"][0], "target": 0}], service["networks"], service["dns"], len(service["volumes"])) == (
+        [{"target": 0, "published": "8001", "host_ip": "127.0.0.1", "protocol": "tcp"}], ["models"], ["127.0.0.1"], 1
+    )  # fmt: skip
 
 
 def one_target(**files: Any) -> Target:
@@ -178,3 +229,12 @@ class TestMemory:
         assert limit == pytest.approx(1.3 * GIB + 0.5 * GIB + 448 * (1 << 20), rel=0.05)
         unknown = one_target(weights_bytes=GIB).files
         assert serving_memory_bytes(make_spec(engine="openvino"), unknown) == limit
+
+    def test_somebody_elses_server_reserves_for_all(self) -> None:
+        """Weights as they are in the file, a context for each request in flight, and what the template says beside."""
+        engine = Engine(routes=["/v1/completions"], overhead_mib=512)
+        files = one_target(weights_bytes=GIB).files
+        spec = make_spec(engine="llamacpp", context_length=8192, max_concurrency=4)
+        assert foreign_memory_bytes(spec, files, engine) == pytest.approx(1.3 * GIB + GIB + 0.5 * GIB, rel=0.05)
+        assert foreign_memory_bytes(spec, one_target().files, engine) == 4 * GIB
+        assert foreign_memory_bytes(make_spec(resources=Resources(memory_bytes=5)), files, engine) == 5

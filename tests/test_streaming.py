@@ -20,8 +20,18 @@ from tests.fakes import HANG_S
 from tests.stub_runner import StubRunner, serving
 
 
+def chat_events(messages: list[dict[str, str]]) -> list[str]:
+    worded = {"!": "!", "?": "?", "fail": json.dumps({"error": {"message": "the engine broke"}})}
+    words = messages[-1]["content"].split(",")
+    events = [worded.get(word) or json.dumps({"choices": [{"delta": {"content": word}}]}) for word in words]
+    return [*events, json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]}), "[DONE]"]
+
+
 class Runner(StubRunner):
-    """Sends the pieces that the prompt lists, `!` to die, `?` to wait until its client has left."""
+    """Sends the pieces that the prompt lists, `!` to die, `?` to wait until its client has left.
+
+    Asked to chat it words them as the OpenAI API does, `fail` as an error.
+    """
 
     left = threading.Event()
 
@@ -34,7 +44,7 @@ class Runner(StubRunner):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for piece in asked["prompt"].split(","):
+        for piece in chat_events(asked["messages"]) if "messages" in asked else asked["prompt"].split(","):
             if piece == "!":
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
@@ -142,6 +152,40 @@ def test_a_client_that_leaves_ends_the_models_work(controller: int) -> None:
     response.close()
     leaving.close()
     assert Runner.left.wait(HANG_S)
+
+
+def chat(connection: http.client.HTTPConnection, content: str) -> list[dict[str, Any]]:
+    """Ask by Ollama's API, whose lines are the model's events in other words."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": content}]}
+    connection.request("POST", "/api/chat", json.dumps(body))
+    return [json.loads(line) for line in connection.getresponse().read().splitlines()]
+
+
+def test_a_stream_in_other_words(connection: http.client.HTTPConnection) -> None:
+    """Each event is worded on its way, the end too, and the connection serves the next request."""
+    for _ in range(2):
+        *lines, last = chat(connection, "a,b,c")
+        assert ["a", "b", "c"] == [line["message"]["content"] for line in lines]
+        assert last["done"]
+    assert 0 == in_flight(connection)
+
+
+def test_a_stream_in_other_words_that_breaks(connection: http.client.HTTPConnection) -> None:
+    """What came before is kept, and one error ends it, in the same words."""
+    *lines, last = chat(connection, "a,b,!")
+    assert ["a", "b"] == [line["message"]["content"] for line in lines]
+    assert "model_died" == last["code"]
+    assert "a" == chat(connection, "a")[0]["message"]["content"]
+
+
+def test_a_failure_that_the_model_tells_ends_the_stream(connection: http.client.HTTPConnection) -> None:
+    """An error among the events is the end, even while the model's connection stays open; that is closed then."""
+    Runner.left.clear()
+    *lines, last = chat(connection, "a,b,fail,?")
+    assert ["a", "b"] == [line["message"]["content"] for line in lines]
+    assert "the engine broke" in last["error"]
+    assert Runner.left.wait(HANG_S)
+    assert 0 == in_flight(connection)
 
 
 def test_an_old_client_gets_the_stream_unframed(controller: int) -> None:

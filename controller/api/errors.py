@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -46,12 +47,23 @@ def envelope(error: OrchestrarError, request_id: str | None) -> dict[str, object
     }
 
 
+def ollama_error(error: OrchestrarError, request_id: str | None) -> dict[str, object]:
+    """The shape that Ollama's clients read, on its routes alone."""
+    inner: Any = envelope(error, request_id)["error"]
+    # Its clients take an empty text for no error.
+    return {"error": inner["message"] or inner["code"], "code": inner["code"], "request_id": request_id}
+
+
+def public(error: OrchestrarError) -> OrchestrarError:
+    """The error as clients see it: Docker's failures, or its silence, are the engine being unavailable."""
+    return DockerUnavailable(error.message, retry_after_s=5.0) if isinstance(error, DockerError) else error
+
+
 def answer(error: OrchestrarError) -> Response:
     """The response for an error of ours."""
-    if isinstance(error, DockerError):
-        # Docker answered with a failure, or not in time: to a client that is the engine being unavailable.
-        error = DockerUnavailable(error.message, retry_after_s=5.0)
-    response = jsonify(envelope(error, g.get("request_id")))
+    error = public(error)
+    worded = ollama_error if request.path.startswith("/api/") else envelope
+    response = jsonify(worded(error, g.get("request_id")))
     response.status_code = error.upstream_status if isinstance(error, UpstreamAnswered) else error.status
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))

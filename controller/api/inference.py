@@ -6,27 +6,33 @@ from typing import Any
 
 from flask import Response
 
-from controller.api.relaying import relay
+from controller.api.relaying import AsItCame, as_json, relay
 from controller.api.schemas import InferenceBody
 from controller.api.services import Services
-from controller.relay import Waited
+from controller.relay import Answer, Waited
 
 
 def ask(services: Services, model_id: str, body: InferenceBody) -> Response:
     """The model's answer, with the model's id and what it had to be waited for."""
-
-    def finish(answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
-        return {**answer, "model_id": model_id, "timings": _timings(answer.get("timings"), waited)}
-
     return relay(
         services,
         model_id,
         "/inference",
         body.for_runner(),
         stream=body.stream,
-        keep_alive_s=body.keep_alive_s(),
-        finish=finish,
+        wording=_Native(model_id),
+        keep_alive_s=body.keep_alive,
     )
+
+
+class _Native(AsItCame):
+    def __init__(self, model_id: str) -> None:
+        self._model_id = model_id
+
+    def whole(self, answer: Answer) -> bytes:
+        found = answer.read_object()
+        timings = _timings(found.get("timings"), answer.waited)
+        return as_json({**found, "model_id": self._model_id, "timings": timings})
 
 
 def _timings(told: Any, waited: Waited) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from controller import __version__
+from controller.api import pulling
 from controller.api.body import raw_body
 from controller.api.inference import ask
-from controller.api.schemas import InferenceBody, ModelBody, RunBody, read_body
+from controller.api.schemas import InferenceBody, ModelBody, PullBody, RunBody, read_body
 from controller.api.services import services
-from controller.api.views import model_row, seconds, status_row
+from controller.api.tasks import CHAT, TEXT, require
+from controller.api.views import model_row, pulled, seconds, status_row
 from controller.supervisor import State
 
 blueprint = Blueprint("native", __name__)
@@ -42,7 +44,8 @@ def models() -> Response:
 @blueprint.get("/status")
 def status() -> Response:
     """What runs now, and what it uses."""
-    rows = [status_row(view) for view in services().supervisor.snapshot()]
+    engines = services().engines
+    rows = [status_row(view, engines[view.spec.engine]) for view in services().supervisor.snapshot()]
     used_bytes = sum(row["memory_bytes"] or 0 for row in rows)
     return jsonify({"models": rows, "memory": {"used_bytes": used_bytes}})
 
@@ -68,6 +71,17 @@ def stop() -> Response:
     return jsonify({"model_id": spec.id, "state": State.STOPPED.value})
 
 
+@blueprint.post("/pull")
+def pull() -> Response | tuple[Response, int]:
+    """Make present all that a model's start needs, and start nothing."""
+    body = read_body(PullBody, raw_body())
+    spec = pulling.resolve_for_pull(services().registry.resolve, body.model_id)
+    if body.stream:
+        return pulling.pull_streamed(services(), spec.id, pulling.NativeEvents())
+    view, is_over = pulling.pull(services(), spec.id, wait=body.wait)
+    return jsonify(pulled(view)), 200 if is_over else 202
+
+
 @blueprint.delete("/models/<name>/files")
 def delete_files(name: str) -> Response:
     """Remove a stopped model's downloads and prepared volumes; the next request makes them anew."""
@@ -81,4 +95,5 @@ def inference() -> Response:
     """Ask a model, started first where needed."""
     body = read_body(InferenceBody, raw_body())
     spec = services().registry.resolve(body.model_id)
+    require(TEXT if body.messages is None else CHAT, spec, body.model_id, param="model_id")
     return ask(services(), spec.id, body)

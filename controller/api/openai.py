@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 from controller.api.body import raw_body
-from controller.api.relaying import relay
-from controller.api.schemas import OpenAIBody, read_body
+from controller.api.relaying import AsItCame, relay
+from controller.api.schemas import EmbeddingsBody, OpenAIBody, read_body
 from controller.api.services import services
-from controller.errors import ModelNotFound, TaskUnsupported
+from controller.api.tasks import CHAT, EMBEDDINGS, TEXT, Use, require
+from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
 
 blueprint = Blueprint("openai", __name__, url_prefix="/v1")
@@ -33,23 +33,28 @@ def model(name: str) -> Response:
 @blueprint.post("/chat/completions")
 def chat_completions() -> Response:
     """The next turn of a conversation."""
-    return _pass_on({"chat"}, "is no chat model and takes no messages; ask it by /v1/completions")
+    return _pass_on(CHAT)
 
 
 @blueprint.post("/completions")
 def completions() -> Response:
     """What follows a text."""
-    return _pass_on({"chat", "completion"}, "generates no text")
+    return _pass_on(TEXT)
 
 
-def _pass_on(tasks: Collection[str], refusal: str) -> Response:
+@blueprint.post("/embeddings")
+def embeddings() -> Response:
+    """The vectors of texts."""
+    return _pass_on(EMBEDDINGS, EmbeddingsBody)
+
+
+def _pass_on(use: Use, kind: type[OpenAIBody] = OpenAIBody) -> Response:
     """The request as it came, to the same path of its model's runner, which repeats the name that the client wrote."""
     raw = raw_body()
-    body = read_body(OpenAIBody, raw)
+    body = read_body(kind, raw)
     spec = _resolve(body.model)
-    if spec.task not in tasks:
-        raise TaskUnsupported(f"{body.model} {refusal} (its task in models.yaml is {spec.task})", param="model")
-    return relay(services(), spec.id, request.path, raw, stream=bool(body.stream))
+    require(use, spec, body.model, param="model")
+    return relay(services(), spec.id, request.path, raw, stream=bool(body.stream), wording=AsItCame())
 
 
 def _resolve(name: str) -> ModelSpec:

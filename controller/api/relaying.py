@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from flask import Response, g, jsonify, request
+from flask import Response, g, request
 
 from controller.api.errors import envelope
+from controller.api.foreign import way_to
 from controller.api.services import Services
-from controller.errors import UpstreamError
-from controller.relay import EventStream, Waited
+from controller.errors import OrchestrarError
+from controller.event_stream import EventStream
+from controller.relay import Answer, Pieces, Waited
 from controller.supervisor import CancelToken
 
 OK = 200
 EVENT_STREAM = "text/event-stream"
-JSON = "application/json"
+
+
+class Wording(Protocol):
+    """How one answer is told to its client; made anew for each request."""
+
+    stream_type: str
+
+    def whole(self, answer: Answer) -> bytes:
+        """The answer in one piece, as JSON. Raises UpstreamError for what is none."""
+
+    def streamed(self, answer: Answer) -> Pieces:
+        """The answer as it comes."""
+
+    def error(self, error: OrchestrarError, request_id: str) -> bytes:
+        """What ends a stream that breaks."""
+
+
+class AsItCame:
+    """The wording of the model itself: all passes unread."""
+
+    stream_type = f"{EVENT_STREAM}; charset=utf-8"
+
+    def whole(self, answer: Answer) -> bytes:
+        return answer.read_whole()
+
+    def streamed(self, answer: Answer) -> Pieces:
+        return answer
+
+    def error(self, error: OrchestrarError, request_id: str) -> bytes:
+        return f"data: {json.dumps(envelope(error, request_id))}\n\n".encode()
 
 
 def relay(
@@ -26,42 +56,52 @@ def relay(
     body: bytes,
     *,
     stream: bool,
+    wording: Wording,
     keep_alive_s: float | None = None,
-    finish: Callable[[dict[str, Any], Waited], dict[str, Any]] | None = None,
 ) -> Response:
-    """The model's answer to `body`: events pass unread, a whole answer passes through `finish`, or as it is.
+    """The model's answer to `body`.
 
+    The path and the body are those of our runner; a server that speaks otherwise gets and gives them in other words.
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
+    spec = services.registry.models[model_id]
+    way = way_to(spec, services.engines[spec.engine], path, body)
     request_id: str = g.request_id
     token = CancelToken()
     unwatch = services.watch(request.environ, token)
     try:
         exchange = services.relay.open(
-            model_id, path, body, request_id=request_id, token=token, keep_alive_s=keep_alive_s
+            model_id, way.path, way.body, request_id=request_id, token=token, keep_alive_s=keep_alive_s
         )
     except BaseException:
         unwatch()
         raise
-    if stream and exchange.status == OK and exchange.content_type.startswith(EVENT_STREAM):
-        carry = services.carrier(request.environ)
-        events = EventStream(exchange, lambda error: _error_event(error, request_id), unwatch, carry)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **_waited_header(exchange.waited)}
-        return Response(events, content_type=f"{EVENT_STREAM}; charset=utf-8", headers=headers)
+    answer = way.read(exchange)
+    if stream and answer.status == OK and answer.content_type.startswith(EVENT_STREAM):
+        pieces = wording.streamed(answer)
+        carry = services.carrier(request.environ, pieces)
+        events = EventStream(pieces, lambda error: wording.error(error, request_id), unwatch, carry)
+        return stream_response(events, wording.stream_type, _waited_header(answer.waited))
     try:
-        answer, raw = exchange.read_whole()
-        response = jsonify(finish(answer, exchange.waited)) if finish else Response(raw, content_type=JSON)
+        response = Response(wording.whole(answer), content_type="application/json")
     finally:
-        exchange.close()
+        answer.close()
         unwatch()
-    response.headers.update(_waited_header(exchange.waited))
+    response.headers.update(_waited_header(answer.waited))
     return response
+
+
+def stream_response(body: Any, content_type: str, headers: dict[str, str] | None = None) -> Response:
+    """A streamed answer that nothing on its way may keep back; `body` is closed in the end."""
+    whole = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
+    return Response(body, content_type=content_type, headers=whole)
+
+
+def as_json(value: dict[str, Any]) -> bytes:
+    """On one line, which may be one of many; half a character, which JSON can hold and UTF-8 not, becomes a "?"."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
 
 
 def _waited_header(waited: Waited) -> dict[str, str]:
     """The wait for the model, beside what passes unread (Server-Timing, in ms)."""
     return {"Server-Timing": f"queue;dur={waited.queue_s * 1000:.1f}, start;dur={waited.start_s * 1000:.1f}"}
-
-
-def _error_event(error: UpstreamError, request_id: str) -> bytes:
-    return f"data: {json.dumps(envelope(error, request_id))}\n\n".encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from controller.errors import BodyInvalid
 from controller.registry.quantities import duration_s
@@ -14,6 +14,20 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 # A runner bounds these by its model; here they only have to be sane.
 MaxTokens = Annotated[int, Field(ge=1, le=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _duration_s(value: Any) -> Any:
+    """Text is read as models.yaml reads durations, and what is below 0 means for ever."""
+    if not isinstance(value, str):
+        return value
+    seconds = -1.0 if value.startswith("-") else duration_s(value)
+    if seconds is None:
+        raise ValueError('write a duration such as "5m" or 300, 0 to stop right after, -1 to keep for ever')
+    return seconds
+
+
+# Seconds; 0 = stop as soon as nobody uses it, below 0 = for ever, None = as before.
+KeepAlive = Annotated[float | None, BeforeValidator(_duration_s)]
 
 
 class Body(BaseModel):
@@ -32,6 +46,19 @@ class RunBody(ModelBody):
     """`POST /run`."""
 
     wait: bool = True
+
+
+class PullBody(ModelBody):
+    """`POST /pull`."""
+
+    wait: bool = True
+    stream: bool = False
+
+    @model_validator(mode="after")
+    def _streams_only_what_it_waits_for(self) -> PullBody:
+        if self.stream and not self.wait:
+            raise ValueError("stream goes with wait; leave one of them out")
+        return self
 
 
 class Message(Body):
@@ -54,20 +81,7 @@ class InferenceBody(ModelBody):
     stop: StopText | Annotated[list[StopText], Field(max_length=8)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stream: bool = False
-    keep_alive: float | str | None = None
-
-    @field_validator("keep_alive")
-    @classmethod
-    def _duration(cls, value: float | str | None) -> float | None:
-        """Seconds; text is read as models.yaml reads durations, and what is below 0 means for ever."""
-        if not isinstance(value, str):
-            return value
-        if value.startswith("-"):
-            return -1.0
-        seconds = duration_s(value)
-        if seconds is None:
-            raise ValueError('write a duration such as "5m" or 300, 0 to stop right after, -1 to keep for ever')
-        return seconds
+    keep_alive: KeepAlive = None
 
     @model_validator(mode="after")
     def _one_input(self) -> InferenceBody:
@@ -76,10 +90,6 @@ class InferenceBody(ModelBody):
         if self.raw and self.messages is not None:
             raise ValueError("raw goes with prompt, not with messages")
         return self
-
-    def keep_alive_s(self) -> float | None:
-        """The idle time this request asks for; None = the model's own."""
-        return None if self.keep_alive is None else float(self.keep_alive)
 
     def for_runner(self) -> bytes:
         """The body as the runner takes it: without what concerns the controller alone."""
@@ -93,6 +103,19 @@ class OpenAIBody(Body):
 
     model: Name
     stream: bool | None = None
+
+
+class EmbeddingsBody(OpenAIBody):
+    """`POST /v1/embeddings`: that there is something to embed."""
+
+    input: Any
+
+    @field_validator("input")
+    @classmethod
+    def _something(cls, value: Any) -> Any:
+        if not value or not isinstance(value, (str, list)):
+            raise ValueError("give a text, a list of texts, or the tokens of one or of several")
+        return value
 
 
 B = TypeVar("B", bound=Body)

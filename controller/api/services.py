@@ -12,6 +12,8 @@ from flask import current_app
 
 from controller.clients import ClientWatcher
 from controller.docker_service.health import EngineHealth
+from controller.engines import Engine
+from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
 from controller.pump import Pump, Source
 from controller.registry import Registry
@@ -24,9 +26,11 @@ class Services:
     """The composed parts."""
 
     registry: Registry
+    engines: Mapping[str, Engine]
     supervisor: Supervisor
     relay: Relay
     proxy: Proxy
+    facts: Callable[[str], ModelFacts | None]
     engine: EngineHealth
     clients: ClientWatcher
     pump: Pump
@@ -44,15 +48,15 @@ class Services:
         client = environ.get("gunicorn.socket")
         return (lambda: None) if client is None else self.clients.watch(client, token.cancel)
 
-    def carrier(self, environ: Mapping[str, Any]) -> Callable[[Source], None] | None:
+    def carrier(self, environ: Mapping[str, Any], pieces: object) -> Callable[[], None] | None:
         """What takes the rest of a begun stream to the client of this request, past the server's own writing.
 
-        None where the answer is not framed in chunks, or the socket is not there or not plain.
+        None where the pieces have to be asked for, the answer is not framed in chunks, or the socket is no plain one.
         """
         client = environ.get("gunicorn.socket")
         if type(client) is not socket.socket or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
             return None
-        return lambda source: self.pump.run(source, client)
+        return (lambda: self.pump.run(pieces, client)) if isinstance(pieces, Source) else None
 
     @contextmanager
     def leaving_client(self, environ: Mapping[str, Any]) -> Iterator[CancelToken]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.engines import Engine
+from controller.preparation import PreparationProgress
 from controller.supervisor import ModelView
 
 
@@ -31,8 +33,8 @@ def model_row(view: ModelView) -> dict[str, Any]:
     }
 
 
-def status_row(view: ModelView) -> dict[str, Any]:
-    """A row of `GET /status`: what it does now and what that takes."""
+def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
+    """A row of `GET /status`: what it does now, what that takes, and what its container has less closed than others."""
     container = view.container
     return {
         "id": view.spec.id,
@@ -50,17 +52,25 @@ def status_row(view: ModelView) -> dict[str, Any]:
         "memory_bytes": None if view.usage is None else view.usage.memory_bytes,
         "memory_limit_bytes": None if container is None else container.memory_limit_bytes,
         "drift": view.drifted,
+        "relaxed": engine.relaxations(),
         "preparing": _preparing(view),
         "error": _error(view),
     }
 
 
-def _preparing(view: ModelView) -> dict[str, Any] | None:
-    progress = view.progress
-    if progress is None:
-        return None
+def pulled(view: ModelView) -> dict[str, Any]:
+    """The answer to a pull."""
+    return {"model_id": view.spec.id, "state": view.state.value, "preparing": _preparing(view)}
+
+
+def preparing(progress: PreparationProgress) -> dict[str, Any]:
+    """How far a download or conversion is, as far as that is known."""
     percent = None if progress.fraction is None else round(100 * progress.fraction)
     return {"phase": progress.phase, "percent": percent, "done_bytes": progress.done_bytes}
+
+
+def _preparing(view: ModelView) -> dict[str, Any] | None:
+    return None if view.progress is None else preparing(view.progress)
 
 
 def _error(view: ModelView) -> dict[str, Any] | None:

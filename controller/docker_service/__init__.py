@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -22,11 +22,14 @@ from controller.docker_service.container import (
     Usage,
     read_container,
 )
+from controller.docker_service.pulling import OnLayers, pull
 
-__all__ = ["MODEL_LABEL", "PREPARE_LABEL", "Container", "DockerService", "Usage"]
+__all__ = ["MODEL_LABEL", "PREPARE_LABEL", "Container", "DockerService", "OnLayers", "Usage"]
 
 COMPOSE_DEADLINE_S = 30.0
 LOOK_DEADLINE_S = 10.0
+# Ten gigabytes over a slow line; whoever wants it to end sooner cancels it.
+PULL_DEADLINE_S = 6 * 3600.0
 COMPOSE_FILE = "compose.yaml"
 OVERRIDE_FILE = "compose.override.yaml"
 
@@ -114,6 +117,13 @@ class DockerService:
         with translated(f"looking for the image {reference}", NoSuchImage):
             return str(self._client(LOOK_DEADLINE_S).image.inspect(reference).id)
         return None
+
+    def pull(self, reference: str, *, on_layers: OnLayers, cancelled: Callable[[], bool]) -> None:
+        """Fetch an image; `on_layers` is told how many of its layers are here and how many were named so far.
+
+        Raises Cancelled soon after `cancelled()`; what has come is dropped then, but for layers that are whole.
+        """
+        pull(self._client(PULL_DEADLINE_S).client_config.docker_cmd, reference, on_layers, cancelled)
 
     def volume_created_at(self, name: str) -> datetime | None:
         """When the volume was made: tells a volume from a later one of the same name. None when there is none."""

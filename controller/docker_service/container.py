@@ -14,14 +14,19 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 NOT_ONEOFF = "com.docker.compose.oneoff=False"
-RUNNER_PORT = "8000/tcp"
+# Where the server listens inside, and the path that tells whether it serves: the container itself says it, so that one
+# that runs is understood whatever became of its engine's template since.
+PORT_LABEL = "orchestrar.port"
+READY_LABEL = "orchestrar.ready"
+RUNNER_PORT = "8000"
+RUNNER_READY = "/health"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
     """A container of our project as last inspected.
 
-    `port` is the host's port that reaches the runner; a container that does not run keeps the one it asked for.
+    `port` is the host's port that reaches the server; a container that does not run keeps the one it asked for.
     """
 
     id: str
@@ -39,6 +44,7 @@ class Container:
     image: str
     image_id: str
     memory_limit_bytes: int
+    ready_path: str = RUNNER_READY
 
     def card(self, phase: str, log: list[str], fix: str = "") -> dict[str, Any]:
         """The failure card of a start that ended here: Docker's own evidence, and the fix where it is known."""
@@ -78,21 +84,22 @@ def read_container(found: WhalesContainer) -> Container:
         exit_code=state.exit_code,
         oom_killed=bool(state.oom_killed),
         error=state.error or "",
-        port=_host_port(found),
+        port=_host_port(found, f"{labels.get(PORT_LABEL, RUNNER_PORT)}/tcp"),
         started_at=state.started_at,
         finished_at=state.finished_at,
         config_hash=labels.get(CONFIG_HASH_LABEL, ""),
         image=found.config.image or "",
         image_id=found.image,
         memory_limit_bytes=found.host_config.memory or 0,
+        ready_path=labels.get(READY_LABEL, RUNNER_READY),
     )
 
 
-def _host_port(found: WhalesContainer) -> int | None:
-    published = (found.network_settings.ports or {}).get(RUNNER_PORT)
+def _host_port(found: WhalesContainer, inside: str) -> int | None:
+    published = (found.network_settings.ports or {}).get(inside)
     if published:
         return int(published[0]["HostPort"])
-    asked = (found.host_config.port_bindings or {}).get(RUNNER_PORT)
+    asked = (found.host_config.port_bindings or {}).get(inside)
     if asked and asked[0].host_port:
         return int(asked[0].host_port)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, TypeAlias
 
-from controller.registry.auto_engine import AUTO_ENGINE
+from controller.registry.auto_engine import AUTO_ENGINE, FAST_ENGINE
 from controller.registry.problems import KeyPath, closest, one_line, quoted
 from controller.source_ref import HttpsSource, HubSource, SourceRef, parse_source
 
@@ -29,6 +29,8 @@ def findings(value: Any, engines: Collection[str]) -> Iterator[Finding]:
 
 def _engine(name: str, part: dict[str, Any], engines: Collection[str]) -> Iterator[Finding]:
     engine = part.get("engine", "auto")
+    if engine == FAST_ENGINE and engine in engines and part.get("task") == "embedding":
+        yield ("models", name, "engine"), f"{engine} makes no embeddings; write {AUTO_ENGINE}, or remove it"
     if not isinstance(engine, str) or (AUTO_ENGINE if engine == "auto" else engine) in engines:
         return
     known = [*(["auto"] if AUTO_ENGINE in engines else []), *sorted(set(engines) - {"auto"})]

@@ -168,7 +168,10 @@ class ModelPart(FilePart):
         description="Environment of the container; values are text. ORCHESTRAR_* and HF_* are reserved.",
         json_schema_extra=_close_keys,
     )
-    image: Annotated[str | None, IMAGE] = Field(default=None, description="Image instead of the engine's own.")
+    image: Annotated[str | None, IMAGE] = Field(
+        default=None,
+        description="Image instead of the engine's own: by digest or by id, unless the engine is Orchestrar's runner.",
+    )
     args: tuple[Annotated[str, text('text in quotes, such as "--flag"', longest=4096)], ...] = Field(
         default=(), description="Further command line arguments of the engine."
     )

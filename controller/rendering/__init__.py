@@ -5,37 +5,43 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from controller.engines import Engine
 from controller.registry import ModelSpec
-from controller.rendering.memory import preparing_memory_bytes, serving_memory_bytes
+from controller.rendering.facts import engine_names, read_engines
+from controller.rendering.memory import (
+    FOREIGN_CONTEXT,
+    foreign_memory_bytes,
+    preparing_memory_bytes,
+    serving_memory_bytes,
+)
 from controller.rendering.target import ModelFiles, Target
 
-__all__ = ["ModelFiles", "Target", "engine_names", "prepare_service", "render"]
+__all__ = ["ModelFiles", "Target", "engine_names", "prepare_service", "read_engines", "render"]
 
 MODEL_MOUNT = "/model"
 SOURCE_MOUNT = "/source"
 PREPARED_MOUNT = "/prepared"
+# What hardened.yaml.j2 writes for every container, with the value that an engine wants otherwise.
+_HARDENED_LINES = frozenset({"user", "read_only", "cap_drop", "security_opt", "pids_limit", "init", "tmpfs"})
 
 
 def render(targets: Iterable[Target], *, project: str, stop_grace_s: int, templates_dir: Path, max_cpus: float) -> str:
     """The Compose file for these models, in this order; nobody gets more than `max_cpus`, which Docker would refuse.
 
-    Raises jinja2.TemplateError when a template is broken or writes a value past the JSON filter.
+    Raises jinja2.TemplateError when a template is broken or writes a value past the JSON filter, and ConfigInvalid when
+    one does not say what it has to.
     """
     template = _environment(templates_dir).get_template("compose.yaml.j2")
-    models = [_values(target, max_cpus) for target in targets]
+    engines = read_engines(templates_dir)
+    models = [_values(target, engines[target.spec.engine], max_cpus) for target in targets]
     volumes = [model["volume"] for model in models if model["volume"] is not None]
     return template.render(project=project, stop_grace=f"{stop_grace_s}s", models=models, volumes=volumes)
-
-
-def engine_names(templates_dir: Path) -> frozenset[str]:
-    """The engines there are: one template each under `engines/`."""
-    return frozenset(path.name.removesuffix(".yaml.j2") for path in (templates_dir / "engines").glob("*.yaml.j2"))
 
 
 def prepare_service(model_id: str) -> str:
@@ -86,7 +92,7 @@ def _environment(templates_dir: Path) -> jinja2.Environment:
     return environment
 
 
-def _values(target: Target, max_cpus: float) -> dict[str, Any]:
+def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
     """What a template sees as `model`; templates only loop and substitute, so every choice is made here."""
     spec, files = target.spec, target.files
     cpus = min(spec.resources.cpus, max_cpus)
@@ -97,27 +103,48 @@ def _values(target: Target, max_cpus: float) -> dict[str, Any]:
         "template": f"engines/{spec.engine}.yaml.j2",
         "prepare_templates": [f"prepare/{spec.engine}.yaml.j2"] if files.volume else [],
         "engine": spec.engine,
-        "image": spec.image,
+        "image": spec.image or engine.image,
+        "container_port": str(engine.port),
+        "ready_path": engine.ready,
         "task": spec.task,
         "dtype": spec.dtype,
         "context_length": "" if spec.context_length is None else str(spec.context_length),
+        "context_of_all": str((spec.context_length or FOREIGN_CONTEXT) * spec.max_concurrency),
         "max_concurrency": str(spec.max_concurrency),
         "generation": json.dumps(spec.generation.given(), sort_keys=True),
         "env": sorted(spec.env.items()),
         "args": list(spec.args),
         "cpus": cpus,
         "cpus_text": f"{cpus:g}",
-        "memory_bytes": serving_memory_bytes(spec, files),
+        "threads": str(max(int(cpus), 1)),
+        "gpus": spec.resources.gpus,
+        "memory_bytes": serving_memory_bytes(spec, files) if engine.own else foreign_memory_bytes(spec, files, engine),
         "prepare_memory_bytes": preparing_memory_bytes(files),
         "port": target.port,
         "start_period": f"{int(spec.start_timeout_s)}s",
         "optional": _optional(spec),
-        "model_path": f"{MODEL_MOUNT}/weights" if files.volume else MODEL_MOUNT,
+        "model_path": _model_path(files),
         "serve_mount": _volume(files, MODEL_MOUNT, read_only=True) if files.volume else _bind(files, MODEL_MOUNT),
         "source_mount": _bind(files, f"{SOURCE_MOUNT}/model" if files.source_is_folder else SOURCE_MOUNT),
         "prepare_mount": _volume(files, PREPARED_MOUNT, read_only=False),
         "volume": None if files.volume is None else {"name": files.volume, "model": spec.id},
+        **_relaxed(engine),
     }
+
+
+def _relaxed(engine: Engine) -> dict[str, Mapping[str, Any]]:
+    values = {line: relaxation.to for line, relaxation in engine.relaxed.items()}
+    return {
+        "relaxed": {line: value for line, value in values.items() if line in _HARDENED_LINES},
+        "relaxed_beyond": {line: value for line, value in values.items() if line not in _HARDENED_LINES},
+    }
+
+
+def _model_path(files: ModelFiles) -> str:
+    """What the server is told to load: the prepared form, one file, or the folder."""
+    if files.volume:
+        return f"{MODEL_MOUNT}/weights"
+    return MODEL_MOUNT if files.loaded is None else f"{MODEL_MOUNT}/{files.loaded}"
 
 
 def _optional(spec: ModelSpec) -> dict[str, Any]:

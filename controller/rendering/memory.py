@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.engines import Engine
 from controller.registry import ModelSpec
 from controller.rendering.target import ModelFiles
 
@@ -18,6 +19,10 @@ _UNKNOWN_KV_BYTES = {"openvino": 32 * 1024}
 _BYTES_PER_WEIGHT = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 _UNKNOWN_BYTES = 4 * GIB
 _MAX_DEFAULT_CONTEXT = 8192
+# What a request may hold on a server of somebody else's where models.yaml does not say: it is reserved for each of
+# `max_concurrency` in advance, so it is less than what our runner allows. 4096 tokens fit most conversations.
+FOREIGN_CONTEXT = 4096
+_FOREIGN_KV_BYTES = 32 * 1024
 
 
 def serving_memory_bytes(spec: ModelSpec, files: ModelFiles) -> int:
@@ -32,6 +37,17 @@ def serving_memory_bytes(spec: ModelSpec, files: ModelFiles) -> int:
     total = (
         int(1.3 * _weights_bytes(spec, files, files.weights_bytes)) + kv_cache + _OVERHEAD_BYTES.get(spec.engine, GIB)
     )
+    return -(-total // (64 * MIB)) * 64 * MIB
+
+
+def foreign_memory_bytes(spec: ModelSpec, files: ModelFiles, engine: Engine) -> int:
+    """The same for a server of somebody else's, which loads the weights as they are and of which its template knows."""
+    if spec.resources.memory_bytes is not None:
+        return spec.resources.memory_bytes
+    if files.weights_bytes is None:
+        return _UNKNOWN_BYTES
+    kv_cache = _FOREIGN_KV_BYTES * (spec.context_length or FOREIGN_CONTEXT) * spec.max_concurrency
+    total = int(1.3 * files.weights_bytes) + kv_cache + engine.overhead_mib * MIB
     return -(-total // (64 * MIB)) * 64 * MIB
 
 

@@ -15,6 +15,8 @@ class ModelFiles:
     source: Path
     source_is_folder: bool
     source_bytes: int | None = None
+    loaded: str | None = None
+    """The one file of the source that the engine is given; None when it is given the folder."""
     volume: str | None = None
     """The named volume of the prepared form; None when the engine reads the source as it is."""
     weights_bytes: int | None = None

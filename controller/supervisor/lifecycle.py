@@ -6,6 +6,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from controller.docker_service import Container
 from controller.errors import DockerError, ModelStopping, OrchestrarError
@@ -28,7 +29,7 @@ class Lifecycle:
     def __init__(
         self,
         backend: Backend,
-        probe: Callable[[int], Readiness],
+        probe: Callable[[int, str], Readiness],
         clock: Clock,
         lock: threading.Lock,
         on_ready: Callable[[], None],
@@ -38,21 +39,21 @@ class Lifecycle:
         self._clock = clock
         self._lock = lock
         self._on_ready = on_ready
-        self._closing = False
+        self.is_closing = False
 
     def close(self) -> None:
         """Let starts end by themselves; their containers go on."""
-        self._closing = True
+        self.is_closing = True
 
-    def begin(self, slot: Slot) -> None:
-        """Begin the one start that all waiters share. Eviction, once there is a budget, goes before it."""
-        attempt = Attempt(self._clock.monotonic())
-        name = f"start {slot.spec.id}"
+    def begin(self, slot: Slot, *, only_prepares: bool = False) -> None:
+        """Begin the one start, or preparation, that all waiters share. Eviction, once there is a budget, goes first."""
+        attempt = Attempt(self._clock.monotonic(), only_prepares=only_prepares)
+        name = f"{'prepare' if only_prepares else 'start'} {slot.spec.id}"
         # It waits for the lock that we hold; a thread that cannot be had changes nothing.
         threading.Thread(target=self._attempt, args=(slot, attempt), name=name, daemon=True).start()
         slot.attempt = attempt
-        slot.error = None
-        slot.enter(State.STARTING)
+        slot.error, slot.keep_alive_s, slot.stop_not_before = None, None, 0.0
+        slot.enter(State.PREPARING if only_prepares else State.STARTING)
 
     def cancel(self, slot: Slot) -> None:
         """End a start under way and wait until its thread has let go."""
@@ -83,10 +84,13 @@ class Lifecycle:
         resting = self.resting_state(slot.spec.id)
         with self._lock:
             slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
-            slot.enter(resting)
-            wanted, slot.start_wanted = slot.start_wanted, False
-            if wanted and not slot.stop_requested:
-                self.begin(slot)
+            self._settle(slot, resting)
+
+    def _settle(self, slot: Slot, resting: State) -> None:
+        slot.enter(resting)
+        wanted, slot.start_wanted = slot.start_wanted, False
+        if wanted and not slot.stop_requested:
+            self.begin(slot)
 
     def reconcile(self, slot: Slot, found: Container | None) -> None:
         if slot.stop_requested or slot.attempt is not None or slot.state is State.DRAINING:
@@ -111,26 +115,35 @@ class Lifecycle:
 
     def _attempt(self, slot: Slot, attempt: Attempt) -> None:
         """The body of a start thread."""
+        report = _Report(self._lock, slot, attempt, lambda: self.is_closing)
         try:
-            container, phases = self._starter.start(
-                slot.spec, _Report(self._lock, slot, attempt, lambda: self._closing)
-            )
+            if attempt.only_prepares:
+                self._starter.pull(slot.spec, report)
+                self._attempt_prepared(slot, attempt)
+            else:
+                self._attempt_ready(slot, attempt, *self._starter.start(slot.spec, report))
         except OrchestrarError as exc:
             self._attempt_failed(slot, attempt, exc)
         except Exception as exc:  # the thread's outermost loop: waiters must hear of a fault of ours, too
             log.exception("%s: the start ended in a fault of the controller", slot.spec.id)
             self._attempt_failed(slot, attempt, OrchestrarError(f"the start of {slot.spec.id} failed: {exc!r}"))
-        else:
-            with self._lock:
-                now = self._clock.monotonic()
-                slot.container, slot.phases, slot.progress = container, phases, None
-                slot.ready_at = slot.used_at = now
-                slot.start_s = now - attempt.started_at
-                slot.keep_alive_s = None
-                attempt.done, slot.attempt = True, None
-                slot.enter(State.READY)
-                self._on_ready()
-            log.info("%s: ready on port %s after %.2f s", slot.spec.id, container.port, slot.start_s)
+
+    def _attempt_prepared(self, slot: Slot, attempt: Attempt) -> None:
+        resting = self.resting_state(slot.spec.id)
+        with self._lock:
+            attempt.done, slot.attempt, slot.progress = True, None, None
+            self._settle(slot, resting)
+
+    def _attempt_ready(self, slot: Slot, attempt: Attempt, container: Container, phases: dict[str, Any]) -> None:
+        with self._lock:
+            now = self._clock.monotonic()
+            slot.container, slot.phases, slot.progress = container, phases, None
+            slot.ready_at = slot.used_at = now
+            slot.start_s = now - attempt.started_at
+            attempt.done, slot.attempt = True, None
+            slot.enter(State.READY)
+            self._on_ready()
+        log.info("%s: ready on port %s after %.2f s", slot.spec.id, container.port, slot.start_s)
 
     def _attempt_failed(self, slot: Slot, attempt: Attempt, error: OrchestrarError) -> None:
         resting = self.resting_state(slot.spec.id)
@@ -139,7 +152,7 @@ class Lifecycle:
         log.warning("%s: the start ended: %s", slot.spec.id, error.message)
         with self._lock:
             attempt.error, attempt.done, slot.attempt = copy.copy(error), True, None
-            slot.progress, slot.container = None, None
+            slot.progress, slot.container, slot.start_wanted = None, None, False
             slot.error = None if attempt.cancelled else attempt.error
             slot.enter(resting if attempt.cancelled else State.FAILED)
 
@@ -164,11 +177,14 @@ class _Report:
 
     def entered(self, state: State) -> None:
         with self._lock:
+            # What is about to start has all that it needs.
+            self._attempt.is_prepared = state is State.STARTING
             self._slot.enter(state)
 
     def progressed(self, progress: PreparationProgress) -> None:
         with self._lock:
             before, self._slot.progress = self._slot.progress, progress
+            self._slot.changed.notify_all()
         if before is None or before.phase != progress.phase:
             log.info("%s: %s", self._slot.spec.id, progress.phase)
 

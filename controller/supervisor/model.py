@@ -79,7 +79,10 @@ class Lease:
         self._release: Callable[[float | None], None] | None = release
 
     def release(self, *, keep_alive_s: float | None = None) -> None:
-        """Give it back; `keep_alive_s` replaces the idle timeout from now on (0 at once, below 0 never)."""
+        """Give it back; `keep_alive_s` replaces the idle timeout until another does, or the model stops.
+
+        0 stops it as soon as nobody uses it, below 0 keeps it for ever; None changes nothing.
+        """
         release, self._release = self._release, None
         if release is not None:
             release(keep_alive_s)
@@ -87,9 +90,11 @@ class Lease:
 
 @dataclass(eq=False)
 class Attempt:
-    """One start, shared by all who wait for it."""
+    """One start, or a preparation alone, shared by all who wait for it."""
 
     started_at: float
+    only_prepares: bool = False
+    is_prepared: bool = False
     cancelled: bool = False
     done: bool = False
     error: OrchestrarError | None = None
@@ -130,11 +135,16 @@ class Slot:
         """Whether the holder of this ticket is next and there is room: first come, first served."""
         return self.leases < self.spec.max_concurrency and self.queue[0] is ticket
 
+    def idle_timeout_s(self) -> float | None:
+        """How long it stays when nobody uses it: as the last request that said so wants it; None = for ever."""
+        if self.keep_alive_s is None:
+            return self.spec.idle_timeout_s or None
+        return None if self.keep_alive_s < 0 else self.keep_alive_s
+
     def idle_deadline(self) -> float | None:
-        """When it may be stopped for idleness, monotonic; None while in use, or never."""
-        timeout_s = self.spec.idle_timeout_s if self.keep_alive_s is None else self.keep_alive_s
-        never = timeout_s < 0 or (timeout_s == 0 and self.keep_alive_s is None)
-        if self.state is not State.READY or self.leases or never or self.used_at is None:
+        """When it may be stopped for idleness, monotonic; None while it is used or waited for, or never."""
+        timeout_s = self.idle_timeout_s()
+        if self.state is not State.READY or self.leases or self.queue or timeout_s is None or self.used_at is None:
             return None
         return max(self.used_at + timeout_s, self.stop_not_before)
 
@@ -151,6 +161,7 @@ class ModelView:
     waiting: int
     uptime_s: float | None
     last_used_s_ago: float | None
+    idle_timeout_s: float | None
     idle_stop_in_s: float | None
     start_s: float | None
     phases: dict[str, Any]
@@ -172,6 +183,7 @@ def view_of(slot: Slot, now: float, port: int) -> ModelView:
         waiting=len(slot.queue),
         uptime_s=None if slot.ready_at is None else now - slot.ready_at,
         last_used_s_ago=None if slot.used_at is None else now - slot.used_at,
+        idle_timeout_s=slot.idle_timeout_s(),
         idle_stop_in_s=None if deadline is None else max(deadline - now, 0.0),
         start_s=slot.start_s,
         phases=dict(slot.phases),

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from controller.docker_service import Container, Usage
 from controller.errors import Cancelled, StartFailed
+from controller.model_facts import ModelFacts
 from controller.preparation import OnProgress, PreparationProgress
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
@@ -25,7 +26,11 @@ class Backend(Protocol):
 
     def is_prepared(self, model_id: str) -> bool: ...
 
+    def require_image(self, model_id: str) -> None: ...
+
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None: ...
+
+    def facts(self, model_id: str) -> ModelFacts | None: ...
 
     def find_all(self) -> list[Container]: ...
 
@@ -63,7 +68,7 @@ class Reporter(Protocol):
 class Starter:
     """Brings one model to the point where it answers. Raises OrchestrarErrors only."""
 
-    def __init__(self, backend: Backend, probe: Callable[[int], Readiness], clock: Clock) -> None:
+    def __init__(self, backend: Backend, probe: Callable[[int, str], Readiness], clock: Clock) -> None:
         self._backend = backend
         self._probe = probe
         self._clock = clock
@@ -87,6 +92,12 @@ class Starter:
     def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> None:
         if only_if_missing and self._backend.is_prepared(spec.id):
             return
+        # Before gigabytes of weights are: no start fetches an image, since an image is code.
+        self._backend.require_image(spec.id)
+        self.pull(spec, reporter)
+
+    def pull(self, spec: ModelSpec, reporter: Reporter) -> None:
+        """Make present whatever a start needs and is not here, or not what it was; the image, too."""
         reporter.entered(State.PREPARING)
         self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.closing())
 
@@ -104,7 +115,7 @@ class Starter:
             if reporter.cancelled():
                 self._backend.stop(container.id, grace_s=0)
                 raise Cancelled(f"the start of {spec.id} was cancelled by a stop")
-            health = self._probe(container.port) if container.port else Readiness(ready=False, refused=True)
+            health = self._look(container)
             now = self._clock.monotonic()
             if health.ready:
                 return container, health.phases
@@ -116,6 +127,11 @@ class Starter:
             if now - progress_at >= spec.start_timeout_s:
                 self._give_up(spec, container, phase)
             self._clock.sleep(POLL_S)
+
+    def _look(self, container: Container) -> Readiness:
+        if container.port is None:
+            return Readiness(ready=False, refused=True)
+        return self._probe(container.port, container.ready_path)
 
     def _still_running(self, spec: ModelSpec, container: Container, phase: str) -> Container:
         now = self._backend.inspect(container.id)

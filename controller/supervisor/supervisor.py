@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from controller.errors import (
-    Cancelled,
-    ModelBusy,
-    ModelStopping,
-    OrchestrarError,
-    Overloaded,
-    Unavailable,
-)
+from controller.errors import ModelBusy, OrchestrarError
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.model import RESTING, CancelToken, Lease, ModelView, Slot, State, too_late, view_of
+from controller.supervisor.model import RESTING, CancelToken, Lease, ModelView, Slot, State, view_of
+from controller.supervisor.pulling import Pull, is_pull
 from controller.supervisor.starting import Backend
+from controller.supervisor.turns import Turns, refuse_while_stopping
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +32,7 @@ class Supervisor:
         self,
         models: Mapping[str, ModelSpec],
         backend: Backend,
-        probe: Callable[[int], Readiness],
+        probe: Callable[[int, str], Readiness],
         *,
         clock: Clock | None = None,
         stop_grace_s: int = 30,
@@ -50,7 +44,7 @@ class Supervisor:
         self._monitor_wakes = threading.Condition(self._lock)
         self._monitor_sleeps_until: float | None = None
         self._life = Lifecycle(backend, probe, self._clock, self._lock, self._monitor_wakes.notify_all)
-        self._closing = False
+        self._turns = Turns(self._life, self._clock)
         self._slots = {
             spec.id: Slot(spec, threading.Condition(self._lock), self._life.resting_state(spec.id))
             for spec in models.values()
@@ -69,14 +63,8 @@ class Supervisor:
         if token is not None:
             token.on_cancel(lambda: self._wake(slot))
         with self._lock:
-            ticket = self._queue_up(slot)
-            try:
-                ready_at = self._await_turn(slot, ticket, deadline, token)
-                slot.leases += 1
-                assert slot.container is not None
-            finally:
-                slot.queue.remove(ticket)
-                slot.changed.notify_all()
+            ready_at = self._turns.take(slot, begun, deadline, token)
+            assert slot.container is not None
             return Lease(
                 model_id,
                 slot.container,
@@ -85,18 +73,42 @@ class Supervisor:
                 release=lambda keep: self._release(slot, keep),
             )
 
-    def run(self, model_id: str, *, wait: bool, token: CancelToken | None = None) -> ModelView:
+    def run(
+        self, model_id: str, *, wait: bool, token: CancelToken | None = None, keep_alive_s: float | None = None
+    ) -> ModelView:
         """Start the model and, with `wait`, return when it is ready; raises like `acquire`."""
         if wait:
-            self.acquire(model_id, token=token).release()
+            self.acquire(model_id, token=token).release(keep_alive_s=keep_alive_s)
         else:
             with self._lock:
                 slot = self._slots[model_id]
-                self._refuse_while_stopping(slot)
+                refuse_while_stopping(slot)
                 if slot.state in RESTING:
                     self._life.begin(slot)
-                slot.start_wanted = slot.state is State.DRAINING
+                slot.start_wanted = slot.state is State.DRAINING or is_pull(slot.attempt)
         return self.view(model_id)
+
+    def pull(self, model_id: str, *, token: CancelToken | None = None) -> Pull:
+        """Make present all that a start needs, in the background, shared with whoever wants the same.
+
+        What is here is not fetched again, and a model that runs has all. It goes on whoever leaves; a stop ends it.
+        Raises ModelStopping.
+        """
+        slot = self._slots[model_id]
+        if token is not None:
+            token.on_cancel(lambda: self._wake(slot))
+        with self._lock:
+            refuse_while_stopping(slot)
+            if slot.state in RESTING:
+                self._life.begin(slot, only_prepares=True)
+            return Pull(slot, self._clock, token)
+
+    def expire(self, model_id: str) -> None:
+        """Stop the model as soon as nobody uses it: when it is idle before this returns, else after its last lease."""
+        slot = self._slots[model_id]
+        with self._lock:
+            slot.keep_alive_s = 0.0
+        self._stop_if_due(slot)
 
     def stop(self, model_id: str) -> None:
         """Refuse new work, let what is in flight end within the grace period, stop, and verify that it is gone."""
@@ -151,17 +163,7 @@ class Supervisor:
         One that cannot be stopped now is left as it is, and tried again a while later.
         """
         for slot in self._slots.values():
-            with self._lock:
-                due = (deadline := slot.idle_deadline()) is not None and deadline <= self._clock.monotonic()
-                if not due:
-                    continue
-                slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
-                slot.enter(State.DRAINING)
-            log.info("%s: idle, stopping it", slot.spec.id)
-            try:
-                self._life.retire(slot, drain_s=0)
-            except OrchestrarError as exc:
-                log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
+            self._stop_if_due(slot)
 
     def measure(self) -> None:
         """Sample CPU, memory and drift of the running models, for `view`. Docker takes about 2 s for it."""
@@ -180,67 +182,38 @@ class Supervisor:
             deadlines = [due for slot in self._slots.values() if (due := slot.idle_deadline()) is not None]
             due = min([look_at, *deadlines])
             wait_s = due - self._clock.monotonic()
-            if wait_s > 0 and not self._closing:
+            if wait_s > 0 and not self._life.is_closing:
                 self._monitor_sleeps_until = due
                 self._clock.wait(self._monitor_wakes, wait_s)
                 self._monitor_sleeps_until = None
-            return not self._closing
+            return not self._life.is_closing
 
     def close(self) -> None:
         """Let every waiter and thread go; the models themselves stay as they are. For good."""
         self._life.close()
         with self._lock:
-            self._closing = True
             self._monitor_wakes.notify_all()
             for slot in self._slots.values():
                 slot.changed.notify_all()
 
-    def _queue_up(self, slot: Slot) -> object:
-        """A place in the model's queue. Raises Overloaded when it is full."""
-        self._refuse_while_stopping(slot)
-        must_wait = slot.state is not State.READY or slot.leases >= slot.spec.max_concurrency
-        if must_wait and len(slot.queue) >= slot.spec.max_concurrency + slot.spec.max_queue:
-            raise Overloaded(
-                f"{slot.spec.id} has {slot.leases} requests in flight and {len(slot.queue)} waiting, which is all it "
-                "takes; try again soon, or raise max_queue in models.yaml"
-            )
-        ticket = object()
-        slot.queue.append(ticket)
-        return ticket
-
-    def _await_turn(self, slot: Slot, ticket: object, deadline: float, token: CancelToken | None) -> float:
-        """Wait until the model is ready and this ticket is next; returns when (monotonic) the model was ready."""
-        ready_at: float | None = None
-        while True:
-            self._refuse_while_stopping(slot)
-            if slot.state in RESTING:
-                self._life.begin(slot)
-            if slot.state is State.READY:
-                ready_at = self._clock.monotonic() if ready_at is None else ready_at
-                if slot.admits(ticket):
-                    return ready_at
-            self._await_change(slot, deadline, token)
-
-    def _await_change(self, slot: Slot, deadline: float, token: CancelToken | None) -> None:
-        """Wait for the slot to change; raises when time is up, the client has left, or the shared start failed."""
-        if token is not None and token.cancelled:
-            raise Cancelled("the client has left")
-        attempt = slot.attempt
-        left_s = deadline - self._clock.monotonic()
-        if left_s <= 0:
-            raise too_late(slot)
-        self._clock.wait(slot.changed, left_s)
-        if self._closing:
-            raise Unavailable("the controller is shutting down; try again when it is back", retry_after_s=5.0)
-        if attempt is not None and attempt.done and attempt.error is not None:
-            # Each waiter raises its own: one exception raised by many would hold all their frames.
-            raise copy.copy(attempt.error)
+    def _stop_if_due(self, slot: Slot) -> None:
+        with self._lock:
+            deadline = slot.idle_deadline()
+            if deadline is None or deadline > self._clock.monotonic():
+                return
+            slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
+            slot.enter(State.DRAINING)
+        log.info("%s: idle, stopping it", slot.spec.id)
+        try:
+            self._life.retire(slot, drain_s=0)
+        except OrchestrarError as exc:
+            log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
 
     @contextmanager
     def _closed_to_requests(self, slot: Slot) -> Iterator[None]:
         """Refuse new leases, and whoever wants the same, within the block."""
         with self._lock:
-            self._refuse_while_stopping(slot)
+            refuse_while_stopping(slot)
             slot.stop_requested = True
         try:
             yield
@@ -249,15 +222,12 @@ class Supervisor:
                 slot.stop_requested = False
                 slot.changed.notify_all()
 
-    def _refuse_while_stopping(self, slot: Slot) -> None:
-        if slot.stop_requested:
-            raise ModelStopping(f"{slot.spec.id} is being stopped; requests after that start it again")
-
     def _release(self, slot: Slot, keep_alive_s: float | None) -> None:
         with self._lock:
             slot.leases -= 1
             slot.used_at = self._clock.monotonic()
-            slot.keep_alive_s = keep_alive_s
+            if keep_alive_s is not None:
+                slot.keep_alive_s = keep_alive_s
             slot.changed.notify_all()
             deadline, sleeps_until = slot.idle_deadline(), self._monitor_sleeps_until
             # As a rule it sleeps no longer than this anyway, and waking it would cost every request.

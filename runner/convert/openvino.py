@@ -5,49 +5,62 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runner.convert.gguf_header import GgufHeader, read_header
+from runner.convert.gguf_tensors import GgufTensors
+from runner.convert.llama_shape import Shape, model_shape
 from runner.engine import EngineError
-
-# Of the library's GGUF reader; it takes any other for a damaged file.
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 
 def convert_to_openvino(source: Path, target: Path, *, on_progress: Callable[[float], None]) -> dict[str, Any]:
     """Writes a folder that the openvino engine reads without the GGUF; returns the configuration written there.
 
-    Raises EngineError when the library does not know the architecture.
+    The library's own reader is used for the tokenizer alone: it rounds the offsets of 4-bit weights, after which
+    SmolLM2-135M's perplexity was 1.3 times the file's. Raises EngineError for a model that is not of this family.
     """
+    header = read_header(source)
+    shape = model_shape(source.name, header)
+    on_progress(0.05)
+    _write_tokenizer(source, target)
+    on_progress(0.3)
+    _write_model(source, header, shape, target)
+    on_progress(0.9)
+    config = model_config(header)
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    generation = {"eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id")}
+    (target / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
+    return config
+
+
+def _write_model(source: Path, header: GgufHeader, shape: Shape, target: Path) -> None:
+    import openvino
+
+    from runner.convert.llama_graph import build
+
+    tensors = GgufTensors(source, header)
+    # Llama 3 brings its longer context along as a divisor for each frequency.
+    if (factors := tensors("rope_freqs.weight")) is not None:
+        shape = replace(shape, inverse_frequencies=shape.inverse_frequencies / factors)
+    openvino.save_model(build(shape, tensors), target / "openvino_model.xml", compress_to_fp16=False)
+
+
+def _write_tokenizer(source: Path, target: Path) -> None:
     import openvino_genai
 
-    header = read_header(source)
-    architecture = header.metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise EngineError(
-            f"{source.name} is of the architecture {architecture}, and the openvino engine reads GGUF files of "
-            f"{', '.join(ARCHITECTURES)}; write `engine: transformers`"
-        )
-    on_progress(0.1)
     # The library opens the file for writing and puts what it makes beside it; the source is mounted read-only.
     copy = target / source.name
     shutil.copyfile(source, copy)
-    on_progress(0.2)
     try:
-        pipeline = openvino_genai.LLMPipeline(copy, "CPU", enable_save_ov_model=True)
+        openvino_genai.Tokenizer(copy, enable_save_ov_model=True)
     except RuntimeError as error:
         reason = str(error).strip().rpartition("\n")[2]
-        raise EngineError(f"{source.name} cannot be converted: {reason}") from error
+        raise EngineError(f"{source.name}'s tokenizer cannot be converted: {reason}") from error
     finally:
         copy.unlink()
-    on_progress(0.9)
     _lift_truncation(target / "openvino_tokenizer.xml")
-    config = model_config(header)
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    generation = {"eos_token_id": sorted(pipeline.get_generation_config().stop_token_ids)}
-    (target / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
-    return config
 
 
 def _lift_truncation(tokenizer: Path) -> None:

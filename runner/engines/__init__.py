@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runner.engine import Engine, EngineError
+from runner.engine import Embedder, Engine, EngineError
 from runner.settings import RunnerSettings
 
 
-def make_engine(settings: RunnerSettings) -> Engine:
+def make_engine(settings: RunnerSettings) -> Engine | Embedder:
     """An engine that is not loaded yet; its library is imported by `load`. Raises EngineError for an unknown name."""
     try:
         make = _ENGINES[settings.engine]
@@ -18,7 +18,11 @@ def make_engine(settings: RunnerSettings) -> Engine:
     return make(settings)
 
 
-def _transformers(settings: RunnerSettings) -> Engine:
+def _transformers(settings: RunnerSettings) -> Engine | Embedder:
+    if settings.task == "embedding":
+        from runner.engines.transformers_embedding import TransformersEmbedder
+
+        return TransformersEmbedder(settings)
     from runner.engines.transformers import TransformersEngine
 
     return TransformersEngine(settings)
@@ -30,4 +34,7 @@ def _openvino(settings: RunnerSettings) -> Engine:
     return OpenVinoEngine(settings)
 
 
-_ENGINES: dict[str, Callable[[RunnerSettings], Engine]] = {"openvino": _openvino, "transformers": _transformers}
+_ENGINES: dict[str, Callable[[RunnerSettings], Engine | Embedder]] = {
+    "openvino": _openvino,
+    "transformers": _transformers,
+}

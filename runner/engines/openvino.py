@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,6 @@ class OpenVinoEngine:
             yield from self._pieces(turn, request)
         finally:
             turn.leave()
-
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise EngineError("the openvino engine makes no embeddings; write `engine: transformers`")
 
     def close(self) -> None:
         if self._loop is not None:

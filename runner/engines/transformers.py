@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from runner.engine import (
     Capabilities,
     EncodedRequest,
-    EngineError,
     FinishReason,
     GenerationRequest,
     PartialSampling,
@@ -18,8 +17,9 @@ from runner.engine import (
     Piece,
     PromptInvalid,
 )
+from runner.engines.pretrained import LOCAL, load_config, load_model
 from runner.sampling_defaults import encoded_request
-from runner.settings import AUTO_CPU_DTYPE, RunnerSettings
+from runner.settings import RunnerSettings
 from runner.text import Detokenizer, StopStrings
 
 log = logging.getLogger("runner")
@@ -27,7 +27,6 @@ log = logging.getLogger("runner")
 # Between two chunks of a prompt a leaving client is noticed; a chunk of this length still keeps the cores busy.
 PREFILL_CHUNK_TOKENS = 256
 FALLBACK_CONTEXT_LENGTH = 2048
-AUTO_GPU_DTYPE = "bfloat16"
 
 
 class TransformersEngine:
@@ -49,19 +48,17 @@ class TransformersEngine:
         from runner.engines.lean_import import import_torch
 
         torch = self._torch = import_torch()
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
 
         on_phase("loading")
         torch.set_num_threads(self._settings.cpus)
-        config = AutoConfig.from_pretrained(self._settings.model_path, **_LOCAL)
-        if getattr(config, "is_encoder_decoder", False):
-            raise EngineError(f"{config.model_type} is an encoder-decoder model, which this engine does not serve")
-        self._tokenizer = AutoTokenizer.from_pretrained(self._settings.model_path, **_LOCAL)
+        config = load_config(self._settings)
+        self._tokenizer = AutoTokenizer.from_pretrained(self._settings.model_path, **LOCAL)
         self._context_length = self._bounded_context(config)
-        self._model = self._load_model(config)
+        self._model = load_model(AutoModelForCausalLM, config, self._settings)
         self._read_generation_config()
 
     def capabilities(self) -> Capabilities:
@@ -102,38 +99,11 @@ class TransformersEngine:
             cache, logits = self._forward((token,), cache)
         yield Piece(text="", completion_tokens=count, finish_reason="cancelled")
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        if self._settings.task != "embedding":
-            raise EngineError("this model was not loaded for embeddings; set task: embedding")
-        return [self._embed_one(text) for text in texts]
-
     def failure(self) -> str | None:
         return None
 
     def close(self) -> None:
         self._model = self._tokenizer = None
-
-    def _load_model(self, config: Any) -> Any:
-        from transformers import AutoModel, AutoModelForCausalLM
-
-        torch = self._torch
-        has_gpu = torch.cuda.is_available()
-        name = self._settings.dtype
-        dtype = (AUTO_GPU_DTYPE if has_gpu else AUTO_CPU_DTYPE) if name == "auto" else name
-        auto_class = AutoModel if self._settings.task == "embedding" else AutoModelForCausalLM
-        placement = {"device_map": {"": "cuda"}} if has_gpu else {}
-        try:
-            model = auto_class.from_pretrained(
-                self._settings.model_path,
-                config=config,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                **_LOCAL,
-                **placement,
-            )
-        except OSError as error:
-            raise EngineError(f"the model's files cannot be loaded: {_first_line(error)}") from error
-        return model.eval()
 
     def _bounded_context(self, config: Any) -> int:
         own = getattr(config.get_text_config(), "max_position_embeddings", None) or FALLBACK_CONTEXT_LENGTH
@@ -194,25 +164,6 @@ class TransformersEngine:
             )
         return output.past_key_values, output.logits[0, -1]
 
-    def _embed_one(self, text: str) -> list[float]:
-        torch = self._torch
-        with self._tokenizer_lock:
-            tokens = self._tokenizer(text)["input_ids"]
-        if len(tokens) > self._context_length:
-            raise PromptInvalid(
-                f"The text has {len(tokens)} tokens and the context {self._context_length}; shorten it.",
-                code="context_length_exceeded",
-                param="input",
-            )
-        with torch.inference_mode():
-            states = self._model(input_ids=torch.tensor([tokens], device=self._model.device)).last_hidden_state
-            vector: list[float] = torch.nn.functional.normalize(states[0].float().mean(dim=0), dim=0).tolist()
-        return vector
-
-
-# Nothing is fetched and no code of the model's is run.
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
-
 
 def _last_piece(
     text: str, count: int, is_eos: bool, is_stopped: bool, detokenizer: Detokenizer, stops: StopStrings
@@ -222,7 +173,3 @@ def _last_piece(
         text += rest if is_stopped else rest + stops.flush()
     reason: FinishReason = "stop" if is_eos or is_stopped else "length"
     return Piece(text=text, completion_tokens=count, finish_reason=reason)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

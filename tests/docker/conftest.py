@@ -26,12 +26,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def fake_image() -> str:
     """The scriptable fake model's image, built from the base image that `make setup` leaves."""
-    context = Path(__file__).parent / "fake_model"
-    done = subprocess.run(
-        ["docker", "build", "--quiet", "--tag", FAKE_IMAGE, str(context)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"the fake model's image cannot be built: {done.stdout}{done.stderr}"
+    _built("fake_model", FAKE_IMAGE)
     return FAKE_IMAGE
+
+
+@pytest.fixture(scope="session")
+def openai_image() -> str:
+    """The id of an image whose server speaks the OpenAI API alone: what a user without a registry names."""
+    return _built("fake_openai", "orchestrar-test-openai:latest")
+
+
+def _built(folder: str, tag: str) -> str:
+    context = Path(__file__).parent / folder
+    done = subprocess.run(
+        ["docker", "build", "--quiet", "--tag", tag, str(context)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"the image of {folder} cannot be built: {done.stdout}{done.stderr}"
+    return docker("image", "inspect", "--format", "{{.Id}}", tag)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from runner.loading import Loader
 from runner.server import create_app
 from runner.settings import RunnerSettings
-from tests.runner.fake_engine import FakeEngine
+from tests.runner.fake_engine import FakeEmbedder, FakeEngine
 
 
 class _Handler(WSGIRequestHandler):
@@ -31,7 +31,7 @@ class _Handler(WSGIRequestHandler):
 class Served:
     """A runner around a fake engine on a real socket."""
 
-    engine: FakeEngine
+    engine: FakeEngine | FakeEmbedder
     loader: Loader
     server: BaseWSGIServer
 
@@ -64,9 +64,9 @@ def serve() -> Iterator[Callable[..., Served]]:
     """Serves a fake engine; loaded already unless `wait` is false."""
     running: list[Served] = []
 
-    def start(engine: FakeEngine, *, wait: bool = True, **settings: Any) -> Served:
+    def start(engine: FakeEngine | FakeEmbedder, *, wait: bool = True, **settings: Any) -> Served:
         chosen = RunnerSettings(model_id="fake", model_path=Path("/nowhere"), **settings)
-        loader = Loader(engine, task=chosen.task, on_failure=lambda _message: None)
+        loader = Loader(engine, on_failure=lambda _message: None)
         server = make_server(
             "127.0.0.1", 0, create_app(engine, chosen, loader, silence_s=0.05), threaded=True, request_handler=_Handler
         )

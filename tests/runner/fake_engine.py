@@ -9,7 +9,6 @@ from typing import Protocol
 from runner.engine import (
     Capabilities,
     EncodedRequest,
-    EngineError,
     FinishReason,
     GenerationRequest,
     PartialSampling,
@@ -78,11 +77,48 @@ class FakeEngine:
             reason: FinishReason | None = None if count < last else ("stop" if last == len(words) else "length")
             yield Piece(text=word + " ", completion_tokens=count, finish_reason=reason)
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise EngineError("the fake makes no embeddings")
-
     def capabilities(self) -> Capabilities:
         return Capabilities(engine="fake", device="none", dtype="none", context_length=CONTEXT_LENGTH, concurrency=1)
+
+    def failure(self) -> str | None:
+        return self.broken
+
+    def close(self) -> None:
+        return None
+
+
+class FakeEmbedder:
+    """The vector of a text is its length and its first token; a token is a byte, and 200 is none of the model's."""
+
+    def __init__(self, *, gate: Gate | None = None) -> None:
+        self.gate = gate
+        self.error: Exception | None = None
+        self.broken: str | None = None
+        self.batches: list[list[str]] = []
+        self.begun = threading.Semaphore(0)
+
+    def load(self, on_phase: Callable[[Phase], None]) -> None:
+        on_phase("loading")
+
+    def tokenize(self, inputs: Sequence[str | tuple[int, ...]], *, truncate: bool) -> list[tuple[int, ...]]:
+        found = [tuple(one.encode()) if isinstance(one, str) else one for one in inputs]
+        if any(token >= 200 for tokens in found for token in tokens):
+            raise PromptInvalid("The token 200 is none of this model's.", param="input")
+        return [tokens[:CONTEXT_LENGTH] if truncate else tokens for tokens in found]
+
+    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        self.batches.append([bytes(tokens).decode() for tokens in batch])
+        self.begun.release()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=20), "the test forgot this batch"
+        if self.error is not None:
+            raise self.error
+        return [[float(len(tokens)), tokens[0] / 256] for tokens in batch]
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            engine="fake", device="none", dtype="none", context_length=CONTEXT_LENGTH, concurrency=1, dimensions=2
+        )
 
     def failure(self) -> str | None:
         return self.broken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,6 +36,7 @@ def test_a_whole_chat_answer_has_the_apis_shape(serve: Serve) -> None:
     assert 200 == status
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer.pop("created") > 1_700_000_000
+    assert {"prompt_ms", "predicted_ms"} == set(answer.pop("timings"))
     message = {"role": "assistant", "content": "one two ", "refusal": None}
     assert {
         "object": "chat.completion",
@@ -51,6 +52,7 @@ def test_a_whole_completion_has_the_apis_shape(serve: Serve) -> None:
     assert 200 == status
     assert answer.pop("id").startswith("cmpl-")
     assert answer.pop("created") > 1_700_000_000
+    assert {"prompt_ms", "predicted_ms"} == set(answer.pop("timings"))
     assert {
         "object": "text_completion",
         "model": "fake",
@@ -166,17 +168,6 @@ def test_too_long_a_conversation_names_both_lengths(serve: Serve) -> None:
         message = assert_error(served.request("POST", path, body), 400, "context_length_exceeded", param)
         assert "150" in message
         assert "100" in message
-
-
-class Embedder(FakeEngine):
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        return [[1.0] for _ in texts]
-
-
-def test_an_embedder_does_not_chat(serve: Serve) -> None:
-    """A model that generates no text says so, with a 400."""
-    served = serve(Embedder(), task="embedding")
-    assert_error(served.request("POST", CHAT, chat("x")), 400, "task_unsupported")
 
 
 def test_what_is_no_json_object_is_refused(serve: Serve) -> None:

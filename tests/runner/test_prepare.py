@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner.engine import EngineError
-from runner.prepare import find_gguf, kv_bytes_per_token, prepare, read_model_facts
+from runner.prepare import FORMAT, find_gguf, kv_bytes_per_token, prepare, read_model_facts
 
 
 def write(path: Path, data: bytes = b"x") -> Path:
@@ -52,7 +52,7 @@ def test_what_cannot_be_prepared_is_refused_in_a_sentence(tmp_path: Path, names:
 
 def test_what_is_complete_is_reused_without_its_source(tmp_path: Path) -> None:
     """A second preparation answers with the first one's facts and touches nothing."""
-    facts = {"format": 1, "weights_bytes": 7}
+    facts = {"format": FORMAT, "weights_bytes": 7}
     write(tmp_path / "complete.json", json.dumps(facts).encode())
     kept = write(tmp_path / "weights" / "model.safetensors")
     assert facts == prepare(tmp_path / "no-source", tmp_path, engine="transformers", dtype="auto")
@@ -87,11 +87,12 @@ def test_the_kv_cache_of_a_token_follows_from_the_configuration(config: dict[str
 def test_facts_come_from_headers_alone(tmp_path: Path) -> None:
     """Sizes and parameters are known without reading a tensor."""
     size = write_weights(tmp_path, {"a": [3, 4], "b": [5], "scalar": []})
-    write(tmp_path / "config.json", b'{"max_position_embeddings": 128}')
+    write(tmp_path / "config.json", b'{"max_position_embeddings": 128, "model_type": "llama"}')
     expected = {
         "weights_bytes": size,
         "kv_bytes_per_token": 0,
         "context_length": 128,
         "parameters": 18,
+        "architecture": "llama",
     }
     assert expected == read_model_facts(tmp_path, "float32")

@@ -60,19 +60,81 @@ class TestIdle:
         assert house.state() is State.READY
 
     def test_keep_alive_0_stops_right_after(self, house: House) -> None:
-        """A request's `keep_alive` of 0 makes the model due when that request is over."""
-        lease(house).release(keep_alive_s=0)
+        """A request's `keep_alive` of 0 makes the model due when that request is over, time after time."""
+        for _ in range(2):
+            lease(house).release(keep_alive_s=0)
+            house.supervisor.reap()
+            assert house.state() is State.STOPPED
+
+    def test_keep_alive_below_0_keeps_for_ever(self, house: House) -> None:
+        """A negative `keep_alive` takes the idle timeout away, also for later requests that bring none of their own."""
+        for keep_alive_s in (-1, None):
+            lease(house).release(keep_alive_s=keep_alive_s)
+            house.clock.advance(1e6)
+            house.supervisor.reap()
+            assert house.state() is State.READY
+        assert house.supervisor.view("tiny").idle_timeout_s is None
+        lease(house).release(keep_alive_s=5)
+        house.clock.advance(5)
         house.supervisor.reap()
         assert house.state() is State.STOPPED
 
-    def test_keep_alive_below_0_keeps_for_ever(self, house: House) -> None:
-        """A negative `keep_alive` takes the idle timeout away, the next request without one brings it back."""
+    def test_a_new_start_forgets_keep_alive(self, house: House) -> None:
+        """`keep_alive` is for the model that runs: started again, it has the idle timeout of models.yaml."""
         lease(house).release(keep_alive_s=-1)
-        house.clock.advance(1e6)
+        house.supervisor.stop("tiny")
+        lease(house).release()
+        assert house.supervisor.view("tiny").idle_stop_in_s == 900
+
+    def test_keep_alive_0_lets_others_end(self, house: House) -> None:
+        """A `keep_alive` of 0 stops the model after the last lease, not under one."""
+        other = lease(house)
+        lease(house).release(keep_alive_s=0)
         house.supervisor.reap()
         assert house.state() is State.READY
+        other.release()
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED
+
+    def test_keep_alive_0_serves_the_queue_first(self, pool: ThreadPoolExecutor) -> None:
+        """Who waits for a turn gets it from the running model, though the request before wanted it stopped."""
+        house = House(pool, max_concurrency=1)
+        held = lease(house)
+        second = house.later(lease, house)
+        house.clock.until_waiting(1)
+        held.release(keep_alive_s=0)
+        house.supervisor.reap()
+        second.result(HANG_S).release()
+        assert house.backend.calls == ["up tiny"]
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED
+
+    def test_an_idle_model_expires_at_once(self, house: House) -> None:
+        """Told to expire, an idle model has stopped when the call returns; one at rest stays so."""
         lease(house).release()
-        house.clock.advance(900)
+        house.supervisor.expire("tiny")
+        assert house.state() is State.STOPPED
+        house.supervisor.expire("tiny")
+        assert house.backend.calls == ["up tiny", "stop tiny-1"]
+
+    def test_a_used_model_expires_after_its_last_lease(self, house: House) -> None:
+        """Told to expire, a model in use ends nobody's request, takes more, and stops after the last."""
+        held = lease(house)
+        house.supervisor.expire("tiny")
+        lease(house).release()
+        assert house.state() is State.READY
+        held.release()
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED
+
+    def test_a_starting_model_expires_after_who_waits_for_it(self, house: House) -> None:
+        """Told to expire while it starts, a model serves who waits for it, and then stops."""
+        house.backend.up_gate.clear()
+        waiting = house.later(lease, house)
+        assert house.backend.up_reached.wait(HANG_S)
+        house.supervisor.expire("tiny")
+        house.backend.up_gate.set()
+        waiting.result(HANG_S).release()
         house.supervisor.reap()
         assert house.state() is State.STOPPED
 

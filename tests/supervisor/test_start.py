@@ -9,6 +9,7 @@ import pytest
 
 from controller.docker_service import Container
 from controller.errors import (
+    ImageMissing,
     OrchestrarError,
     StartFailed,
 )
@@ -91,15 +92,27 @@ class TestStart:
         begun = house.clock.monotonic()
         house.backend.ready = False
 
-        def probe(port: int) -> Any:
+        def probe(port: int, path: str) -> Any:
             elapsed_s = house.clock.monotonic() - begun
             house.backend.phase = f"loading {elapsed_s // 100}"
             house.backend.ready = elapsed_s > 500
-            return FakeBackend.probe(house.backend, port)
+            return FakeBackend.probe(house.backend, port, path)
 
         supervisor = Supervisor(house.specs, house.backend, probe, clock=house.clock)
         supervisor.acquire("tiny", max_wait_s=1e6).release()
         assert house.clock.monotonic() - begun > 500
+
+    def test_no_download_without_the_image(self, house: House) -> None:
+        """A model whose image is missing says so before its files are fetched; no start fetches an image."""
+        house.backend.prepared = set()
+        house.backend.image_error = ImageMissing("its image is missing")
+        with pytest.raises(ImageMissing):
+            house.supervisor.acquire("tiny")
+        assert house.backend.calls == []
+        assert house.supervisor.view("tiny").state is State.FAILED
+        house.backend.image_error = None
+        house.supervisor.acquire("tiny").release()
+        assert house.backend.calls == ["prepare tiny", "up tiny"]
 
     def test_a_fault_of_ours_frees_the_waiters(self, house: House) -> None:
         """A bug in a start ends the waiters' wait with an error instead of leaving them for ever."""

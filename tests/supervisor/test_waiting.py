@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -77,6 +78,13 @@ class TestWaiting:
         assert error.retry_after_s == 10.0
         gate.set()
         assert house.settled() is State.READY
+
+    def test_a_ready_model_is_not_waited_for(self, house: House) -> None:
+        """The wait for a model that is ready is exactly 0, however long it takes to find that out."""
+        lease(house).release()
+        times = itertools.count(house.clock.monotonic())
+        house.clock.monotonic = lambda: float(next(times))  # type: ignore[method-assign]
+        assert lease(house).start_s == 0
 
     def test_closing_frees_the_waiters(self, house: House) -> None:
         """A controller that shuts down answers those who wait instead of keeping them."""

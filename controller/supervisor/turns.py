@@ -1,0 +1,80 @@
+"""Who uses a model next: first come, first served, and the model started first where needed."""
+
+from __future__ import annotations
+
+import copy
+
+from controller.errors import Cancelled, ModelStopping, Overloaded, Unavailable
+from controller.supervisor.clock import Clock
+from controller.supervisor.lifecycle import Lifecycle
+from controller.supervisor.model import RESTING, CancelToken, Slot, State, too_late
+
+
+class Turns:
+    """The queues of all models; every method runs with the supervisor's lock held."""
+
+    def __init__(self, life: Lifecycle, clock: Clock) -> None:
+        self._life = life
+        self._clock = clock
+
+    def take(self, slot: Slot, begun: float, deadline: float, token: CancelToken | None) -> float:
+        """Wait for a turn and count it as a lease; returns when (monotonic) the model was ready, `begun` if it is.
+
+        Raises as `Supervisor.acquire` says.
+        """
+        ticket = self._queue_up(slot)
+        try:
+            ready_at = self._await_turn(slot, ticket, deadline, token, begun if slot.state is State.READY else None)
+            slot.leases += 1
+            return ready_at
+        finally:
+            slot.queue.remove(ticket)
+            slot.changed.notify_all()
+
+    def _queue_up(self, slot: Slot) -> object:
+        """A place in the model's queue. Raises Overloaded when it is full."""
+        refuse_while_stopping(slot)
+        must_wait = slot.state is not State.READY or slot.leases >= slot.spec.max_concurrency
+        if must_wait and len(slot.queue) >= slot.spec.max_concurrency + slot.spec.max_queue:
+            raise Overloaded(
+                f"{slot.spec.id} has {slot.leases} requests in flight and {len(slot.queue)} waiting, which is all it "
+                "takes; try again soon, or raise max_queue in models.yaml"
+            )
+        ticket = object()
+        slot.queue.append(ticket)
+        return ticket
+
+    def _await_turn(
+        self, slot: Slot, ticket: object, deadline: float, token: CancelToken | None, ready_at: float | None
+    ) -> float:
+        """Wait until the model is ready and this ticket is next; returns when (monotonic) the model was ready."""
+        while True:
+            refuse_while_stopping(slot)
+            if slot.state in RESTING:
+                self._life.begin(slot)
+            if slot.state is State.READY:
+                ready_at = self._clock.monotonic() if ready_at is None else ready_at
+                if slot.admits(ticket):
+                    return ready_at
+            self._await_change(slot, deadline, token)
+
+    def _await_change(self, slot: Slot, deadline: float, token: CancelToken | None) -> None:
+        """Wait for the slot to change; raises when time is up, the client has left, or the shared start failed."""
+        if token is not None and token.cancelled:
+            raise Cancelled("the client has left")
+        attempt = slot.attempt
+        left_s = deadline - self._clock.monotonic()
+        if left_s <= 0:
+            raise too_late(slot)
+        self._clock.wait(slot.changed, left_s)
+        if self._life.is_closing:
+            raise Unavailable("the controller is shutting down; try again when it is back", retry_after_s=5.0)
+        if attempt is not None and attempt.done and attempt.error is not None:
+            # Each waiter raises its own: one exception raised by many would hold all their frames.
+            raise copy.copy(attempt.error)
+
+
+def refuse_while_stopping(slot: Slot) -> None:
+    """Raise ModelStopping while somebody's stop, or deletion, is under way."""
+    if slot.stop_requested:
+        raise ModelStopping(f"{slot.spec.id} is being stopped; requests after that start it again")

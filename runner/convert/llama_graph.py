@@ -1,0 +1,159 @@
+"""The graph of llama and its kin in OpenVINO's operations, with weights of 8 bits.
+
+It has the forms that OpenVINO's passes look for: key and value states around `ScaledDotProductAttention` become paged
+attention, a Convert and Multiply behind an 8-bit constant stay inside the matrix product, and the chains written
+in `_norm` and `_rotate` become one operation each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from runner.convert.llama_shape import Shape, Weights
+from runner.convert.weights import Array, quantize_rows
+
+_TO_THE_END = 2**63 - 1
+_MASKED = -65504.0
+
+
+def build(shape: Shape, weights: Weights) -> Any:
+    """An `openvino.Model` from input_ids, attention_mask, position_ids ([batch, tokens], int64) and beam_idx ([batch],
+    int32) to logits ([batch, tokens, vocabulary], float32), which keeps its keys and values as states."""
+    return _Graph(shape, weights).model()
+
+
+class _Graph:
+    def __init__(self, shape: Shape, weights: Weights) -> None:
+        self._shape = shape
+        self._weights = weights
+        self._inputs = {
+            name: ops.parameter(dims, kind, name=name)
+            for name, dims, kind in (
+                ("input_ids", [-1, -1], np.int64),
+                ("attention_mask", [-1, -1], np.int64),
+                ("position_ids", [-1, -1], np.int64),
+                ("beam_idx", [-1], np.int32),
+            )
+        }
+        for name, node in self._inputs.items():
+            node.output(0).set_names({name})
+        self._ints: dict[tuple[int, ...], Any] = {}
+        self._states: list[Any] = []
+        self._batch = ops.gather(ops.shape_of(self._inputs["input_ids"]), self._int(0), self._int(0))
+        self._cos, self._sin = self._rotary()
+        self._mask = self._causal_mask()
+        self._no_state = ops.broadcast(
+            _floats(0.0), ops.concat([self._batch, self._int(shape.kv_heads, 0, shape.head_dim)], 0)
+        )
+
+    def model(self) -> Any:
+        embedding = self._matrix("token_embd.weight")
+        x = ops.gather(embedding, ops.convert(self._inputs["input_ids"], "i32"), self._scalar(0))
+        for layer in range(self._shape.layers):
+            prefix = f"blk.{layer}."
+            x = ops.add(x, self._attention(prefix, self._norm(x, f"{prefix}attn_norm.weight")))
+            x = ops.add(x, self._feed_forward(prefix, self._norm(x, f"{prefix}ffn_norm.weight")))
+        head = embedding if self._weights("output.weight") is None else self._matrix("output.weight")
+        logits = ops.matmul(self._norm(x, "output_norm.weight"), head, False, True)
+        logits.output(0).set_names({"logits"})
+        return ov.Model([ops.result(logits)], self._states, list(self._inputs.values()), "llama")
+
+    def _attention(self, prefix: str, x: Any) -> Any:
+        shape = self._shape
+        widths = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.kv_heads * shape.head_dim)
+        # One product for all three, since each has a cost of its own beside its arithmetic.
+        joined = self._linear(x, *(f"{prefix}attn_{name}" for name in "qkv"))
+        query, key, value = ops.variadic_split(joined, self._scalar(-1), self._int(*widths)).outputs()
+        query = self._rotate(self._heads(query, shape.heads, f"{prefix}attn_q_norm.weight"))
+        key = self._rotate(self._heads(key, shape.kv_heads, f"{prefix}attn_k_norm.weight"))
+        value = self._heads(value, shape.kv_heads, "")
+        found = ops.scaled_dot_product_attention(
+            query, self._with_past(key, f"{prefix}key"), self._with_past(value, f"{prefix}value"), self._mask
+        )
+        merged = ops.reshape(ops.transpose(found, self._int(0, 2, 1, 3)), self._int(0, 0, widths[0]), True)
+        return self._linear(merged, f"{prefix}attn_output")
+
+    def _feed_forward(self, prefix: str, x: Any) -> Any:
+        joined = self._linear(x, f"{prefix}ffn_gate", f"{prefix}ffn_up")
+        gate, up = ops.split(joined, self._scalar(-1), 2).outputs()
+        return self._linear(ops.multiply(ops.swish(gate), up), f"{prefix}ffn_down")
+
+    def _heads(self, x: Any, count: int, norm: str) -> Any:
+        """[batch, tokens, heads x size] → [batch, heads, tokens, size]."""
+        split = ops.reshape(x, self._int(0, 0, count, self._shape.head_dim), True)
+        if norm and self._weights(norm) is not None:
+            split = self._norm(split, norm)
+        return ops.transpose(split, self._int(0, 2, 1, 3))
+
+    def _with_past(self, new: Any, name: str) -> Any:
+        """The state's content and the new tokens', repeated for each query head that shares them."""
+        shape = self._shape
+        state = ops.read_value(self._no_state, name, np.float32, [-1, shape.kv_heads, -1, shape.head_dim])
+        kept = ops.gather(state, self._inputs["beam_idx"], self._scalar(0))
+        whole = ops.concat([kept, new], 2)
+        self._states.append(ops.assign(whole, name))
+        sizes = self._int(shape.kv_heads, shape.heads // shape.kv_heads, 1, shape.head_dim)
+        repeated = ops.broadcast(
+            ops.unsqueeze(whole, self._scalar(2)), ops.concat([self._batch, sizes], 0), broadcast_spec="BIDIRECTIONAL"
+        )
+        return ops.reshape(repeated, self._int(0, shape.heads, -1, shape.head_dim), True)
+
+    def _norm(self, x: Any, name: str) -> Any:
+        weight = self._weights(name)
+        assert weight is not None
+        ones = [1] * (len(x.get_output_partial_shape(0)) - 1)
+        squares = ops.reduce_mean(ops.power(x, _floats(2.0)), self._int(-1), True)
+        root = ops.sqrt(ops.add(squares, _floats(self._shape.norm_epsilon)))
+        return ops.multiply(ops.multiply(ops.divide(_floats(1.0), root), x), _floats(weight.reshape(*ones, -1)))
+
+    def _rotate(self, x: Any) -> Any:
+        """The rotary embedding, with the two halves of a head as pairs."""
+        half = self._shape.head_dim // 2
+        one, axis = self._int(1), self._int(3)
+        second = ops.slice(x, self._int(half), self._int(_TO_THE_END), one, axis)
+        first = ops.slice(x, self._int(0), self._int(half), one, axis)
+        turned = ops.concat([ops.multiply(second, _floats(-1.0)), first], -1)
+        return ops.add(ops.multiply(x, self._cos), ops.multiply(turned, self._sin))
+
+    def _rotary(self) -> tuple[Any, Any]:
+        positions = ops.convert(ops.unsqueeze(self._inputs["position_ids"], self._scalar(2)), "f32")
+        angles = ops.multiply(positions, _floats(self._shape.inverse_frequencies.reshape(1, 1, -1)))
+        both = ops.concat([angles, angles], -1)
+        return ops.unsqueeze(ops.cos(both), self._scalar(1)), ops.unsqueeze(ops.sin(both), self._scalar(1))
+
+    def _causal_mask(self) -> Any:
+        given = self._inputs["attention_mask"]
+        count = ops.gather(ops.shape_of(given), self._scalar(1), self._scalar(0))
+        keys = ops.unsqueeze(ops.range(self._scalar(0), count, self._scalar(1), "i64"), self._int(0, 1, 2))
+        is_past = ops.less_equal(keys, ops.unsqueeze(self._inputs["position_ids"], self._int(1, 3)))
+        is_given = ops.convert(ops.unsqueeze(given, self._int(1, 2)), "boolean")
+        return ops.select(ops.logical_and(is_past, is_given), _floats(0.0), _floats(_MASKED))
+
+    def _linear(self, x: Any, *names: str) -> Any:
+        """One product with the matrices of these names below each other, and their biases where they have any."""
+        product = ops.matmul(x, self._matrix(*(f"{name}.weight" for name in names)), False, True)
+        biases = [bias for name in names if (bias := self._weights(f"{name}.bias")) is not None]
+        return ops.add(product, _floats(np.concatenate(biases).reshape(1, 1, -1))) if biases else product
+
+    def _matrix(self, *names: str) -> Any:
+        parts = [part for name in names if (part := self._weights(name)) is not None]
+        assert len(parts) == len(names)
+        values, scales = quantize_rows(np.concatenate(parts))
+        stored = ops.constant(values, name="+".join(names))
+        return ops.multiply(ops.convert(stored, "f32"), ops.constant(scales))
+
+    def _int(self, *values: int) -> Any:
+        if values not in self._ints:
+            self._ints[values] = ops.constant(np.array(values, dtype=np.int64))
+        return self._ints[values]
+
+    def _scalar(self, value: int) -> Any:
+        return ops.constant(np.array(value, dtype=np.int64))
+
+
+def _floats(value: float | Array) -> Any:
+    return ops.constant(np.asarray(value, dtype=np.float32))

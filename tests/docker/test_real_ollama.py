@@ -1,0 +1,126 @@
+"""The real `ollama` client with real weights: SmolLM2-135M, pulled, prepared and served by the real runner image."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import ollama
+import pytest
+import yaml
+
+from controller.settings import ROOT
+from tests.docker.house import House
+
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
+
+PARIS = "What is the capital of France?"
+GREEDY = {"temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The shipped entry of the default model, from the set-up's download."""
+    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    folder = tmp_path_factory.mktemp("real-ollama")
+    folder.chmod(0o755)
+    models = {"smollm2-135m": shipped["models"]["smollm2-135m"]}
+    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
+    downloads = ROOT / "data" / "sources"
+    if downloads.is_dir():
+        shutil.copytree(downloads, house.data_dir / "sources")
+    house.start()
+    yield house
+    house.close()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[ollama.Client]:
+    with ollama.Client(house.url, timeout=320) as client:
+        yield client
+
+
+def user(content: str) -> Any:
+    return [{"role": "user", "content": content}]
+
+
+def native(house: House, **fields: Any) -> dict[str, Any]:
+    response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def test_a_pull_prepares_the_model(house: House, client: ollama.Client) -> None:
+    """After a pull the model is converted, does not run, and is known by its size, form and quantization."""
+    assert "success" == list(client.pull("smollm2", stream=True))[-1].status
+    assert [] == house.containers("smollm2-135m")
+    (listed,) = client.list().models
+    assert ("smollm2-135m:latest", 98_362_432) == (listed.model, listed.size)
+    details = client.show("smollm2").details
+    assert details is not None
+    assert ("gguf", "llama", "134.52M", "Q4_1") == (
+        details.format,
+        details.family,
+        details.parameter_size,
+        details.quantization_level,
+    )
+
+
+def test_chat_is_the_native_answer(house: House, client: ollama.Client) -> None:
+    """Text, reason and counts are those of `POST /inference`, whole and streamed, and the times add up."""
+    expected = native(house, prompt=PARIS)
+    whole = client.chat("smollm2", user(PARIS), options=GREEDY)
+    *parts, last = client.chat("smollm2", user(PARIS), options=GREEDY, stream=True)
+    assert expected["text"] == whole.message.content
+    assert expected["text"] == "".join(part.message.content or "" for part in parts)
+    assert len(parts) > 1
+    for answer in (whole, last):
+        assert "stop" == answer.done_reason
+        usage = expected["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (answer.prompt_eval_count, answer.eval_count)
+        assert answer.prompt_eval_duration is not None
+        assert answer.eval_duration is not None
+        assert answer.total_duration is not None
+        assert 0 < answer.prompt_eval_duration + answer.eval_duration <= answer.total_duration
+
+
+def test_generate_goes_through_the_template_unless_raw(house: House, client: ollama.Client) -> None:
+    """A prompt is a user message; raw it counts its own tokens alone; a system message has its effect."""
+    assert native(house, prompt=PARIS)["text"] == client.generate("smollm2", PARIS, options=GREEDY).response
+    raw = client.generate("smollm2", "The capital of France is", raw=True, options={**GREEDY, "num_predict": 6})
+    assert (5, 6) == (raw.prompt_eval_count, raw.eval_count)
+    assert "Paris" in str(raw.response)
+    system = client.generate("smollm2", PARIS, system="Answer in German.", options=GREEDY)
+    messages = [{"role": "system", "content": "Answer in German."}, *user(PARIS)]
+    assert native(house, messages=messages)["text"] == system.response
+
+
+def test_options_are_kept(client: ollama.Client) -> None:
+    """Limits, stop texts and seeds work by Ollama's names, and what belongs to an engine's start is ignored."""
+    short = client.generate("smollm2", "Count to twenty.", options={**GREEDY, "num_predict": 5, "num_ctx": 512})
+    assert ("length", 5) == (short.done_reason, short.eval_count)
+    stopped = client.generate("smollm2", PARIS, options={**GREEDY, "stop": ["France"]})
+    assert ("The capital of ", "stop") == (stopped.response, stopped.done_reason)
+    texts = [
+        client.generate("smollm2", "Tell me a story.", options={"temperature": 1.0, "seed": seed, "num_predict": 24})
+        for seed in (1, 1, 2, 3)
+    ]
+    assert texts[0].response == texts[1].response
+    assert len({text.response for text in texts}) > 1
+
+
+def test_the_models_refusals_pass(client: ollama.Client) -> None:
+    """Too long a prompt is told with both lengths."""
+    with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens and the context 8192") as caught:
+        client.generate("smollm2", "word " * 9000)
+    assert 400 == caught.value.status_code
+
+
+def test_it_unloads(house: House, client: ollama.Client) -> None:
+    """An empty request with `keep_alive` 0 ends the model's container before it is answered."""
+    client.generate("smollm2")
+    assert 1 == len(house.containers("smollm2-135m"))
+    assert "unload" == client.generate("smollm2", keep_alive=0).done_reason
+    assert [] == house.containers("smollm2-135m")

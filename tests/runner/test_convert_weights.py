@@ -1,0 +1,83 @@
+"""The arithmetic of converting weights, and which GGUF models the openvino engine takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.convert.gguf_header import GgufHeader
+from runner.convert.llama_shape import model_shape
+from runner.convert.weights import halves_from_pairs, quantize_rows
+from runner.engine import EngineError
+
+SIZES: dict[str, Any] = {
+    "block_count": 2,
+    "embedding_length": 64,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 2,
+    "rope.freq_base": 10000.0,
+}
+
+
+def header(architecture: str = "llama", **more: Any) -> GgufHeader:
+    sizes = {**SIZES, **{name.replace("__", "."): value for name, value in more.items()}}
+    named = {f"{architecture}.{name}": value for name, value in sizes.items()}
+    return GgufHeader({"general.architecture": architecture, **named}, parameters=1)
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
+def test_quantised_rows_are_within_half_a_step(rows: int, columns: int, seed: int, magnitude: float) -> None:
+    """values x scales is the weight to half a scale, and a row's largest value uses the whole range."""
+    weight = (np.random.default_rng(seed).standard_normal((rows, columns)) * magnitude).astype(np.float32)
+    values, scales = quantize_rows(weight)
+    assert (values.dtype, scales.dtype, scales.shape) == (np.int8, np.float32, (rows, 1))
+    assert np.all(np.abs(values * scales - weight) <= scales * 0.5001)
+    assert np.all(np.abs(values).max(axis=1) == 127)
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    """No division by its scale of zero."""
+    values, scales = quantize_rows(np.zeros((2, 3), dtype=np.float32))
+    assert not values.any()
+    assert not scales.any()
+
+
+@given(st.integers(1, 4), st.integers(1, 5))
+def test_rows_of_pairs_come_apart_into_halves(heads: int, half: int) -> None:
+    """Row 2i of a head becomes its row i, and row 2i + 1 its row half + i; heads keep their places."""
+    rows = np.arange(heads * half * 2).reshape(-1, 1)
+    found = halves_from_pairs(rows, heads)
+    for head in range(heads):
+        start = head * half * 2
+        for i in range(half):
+            assert found[start + i] == start + 2 * i
+            assert found[start + half + i] == start + 2 * i + 1
+
+
+def test_the_frequencies_follow_the_header() -> None:
+    """theta_i = base^(-2i/head_dim), divided by a linear stretch."""
+    plain = model_shape("m.gguf", header())
+    assert plain.head_dim == 16
+    assert plain.inverse_frequencies == pytest.approx([10000 ** (-i / 8) for i in range(8)])
+    stretched = model_shape("m.gguf", header(rope__scaling__type="linear", rope__scaling__factor=4.0))
+    assert stretched.inverse_frequencies == pytest.approx(plain.inverse_frequencies / 4)
+
+
+@pytest.mark.parametrize(
+    ("given_header", "word"),
+    [
+        (header("gemma"), "gemma"),
+        (header(expert_count=8), "mixture of experts"),
+        (header(rope__scaling__type="yarn"), "yarn"),
+        (header(rope__dimension_count=8), "part of each head"),
+        (header(attention__value_length=8), "another size"),
+    ],
+)
+def test_a_model_without_a_graph_is_refused_with_the_way_out(given_header: GgufHeader, word: str) -> None:
+    """What `build` would compute wrongly is never converted: the message says what it is and which engine takes it."""
+    with pytest.raises(EngineError, match=f"{word}.*engine: transformers"):
+        model_shape("m.gguf", given_header)

@@ -1,0 +1,137 @@
+"""What a template says of its engine, and what of models.yaml is checked by it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from controller.composition import read_registry
+from controller.engines import Engine
+from controller.errors import ConfigInvalid
+from controller.rendering import read_engines
+from controller.settings import ROOT, Settings
+
+DIGEST = "sha256:" + "ab" * 32
+MINIMAL = """{% set engine = {"routes": ["/v1/completions"]} %}
+    environment: {}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """With templates of its own, among them an engine `mine` that is one file, without an image."""
+    shutil.copytree(ROOT / "templates", tmp_path / "templates")
+    (tmp_path / "templates" / "engines" / "mine.yaml.j2").write_text(MINIMAL)
+    return Settings(config_file=tmp_path / "models.yaml", templates_dir=tmp_path / "templates", data_dir=tmp_path)
+
+
+def problems(settings: Settings, keys: str) -> str:
+    """What is wrong with one model of these keys."""
+    settings.config_file.write_text(f"models:\n  m:\n    source: file:///m.gguf\n    {keys}\n")
+    with pytest.raises(ConfigInvalid) as caught:
+        read_registry(settings)
+    (problem,) = caught.value.problems
+    return problem
+
+
+def accepted(settings: Settings, keys: str) -> None:
+    settings.config_file.write_text(f"models:\n  m:\n    source: file:///m.gguf\n    {keys}\n")
+    assert "m" in read_registry(settings).models
+
+
+def test_the_shipped_templates_say_what_they_have_to() -> None:
+    """Ours are ours; the others name their routes and an image that cannot change."""
+    engines = read_engines(ROOT / "templates")
+    assert {"openvino", "transformers"} == {name for name, engine in engines.items() if engine.own}
+    for engine in (engines["llamacpp"], engines["vllm"]):
+        assert engine.image is not None
+        assert "/v1/chat/completions" in engine.routes
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("    image: x\n", "is not set; begin the template with {% set engine"),
+        ("{% set engine = {} %}", "routes: name what the server serves"),
+        ("{% set engine = {'routes': [], 'own': false} %}", "routes: name what the server serves"),
+        ("{% set engine = {'routes': ['/v1/completions'], 'image': 'x:latest'} %}", "a tag may mean another image"),
+        ("{% set engine = {'routes': ['/v1/completions'], 'prot': 8000} %}", "engine.prot: Extra inputs"),
+        ("{% set engine = {'routes': ['/v1/completions'], 'port': '80'} %}", "engine.port: Input should be"),
+        ("{% set engine = {'routes': ['/v1/completions'], 'ready': 'health'} %}", "engine.ready: String should match"),
+        ("{% set engine = {'own': true, 'relaxed': {'tmpfs': {'to': []}}} %}", "engine.relaxed.tmpfs.why: Field"),
+        (
+            "{% set engine = {'own': true, 'relaxed': {'privileged': {'to': true, 'why': 'it is easier'}}} %}",
+            "engine.relaxed.privileged",
+        ),
+        (
+            "{% set engine = {'own': true, 'relaxed': {'ipc': {'to': 'host', 'why': 'it is easier'}}} %}",
+            "engine.relaxed.ipc",
+        ),
+        (MINIMAL + "    privileged: true\n", "the template writes `privileged`; name it in `relaxed`"),
+        (MINIMAL + '    "user": "0:0"\n', "the template writes `user`"),
+        ("{% set engine = model.engine %}", "is not made of plain values"),
+        ("{% set engine = ", "engine: "),
+    ],
+)
+def test_a_broken_template_is_told(settings: Settings, template: str, says: str) -> None:
+    """The file, the field and what is wrong, before anything starts."""
+    path = settings.templates_dir / "engines" / "mine.yaml.j2"
+    path.write_text(template)
+    problem = problems(settings, "engine: transformers")
+    assert problem.startswith(f"{path}: engine")
+    assert says in problem
+
+
+def test_a_changed_template_is_read_anew(settings: Settings) -> None:
+    """Nothing of an earlier reading stays."""
+    path = settings.templates_dir / "engines" / "mine.yaml.j2"
+    assert 8000 == read_engines(settings.templates_dir)["mine"].port
+    path.write_text(MINIMAL.replace("{", '{"port": 9, ', 2).replace('{"port": 9, %', "{%", 1))
+    assert 9 == read_engines(settings.templates_dir)["mine"].port
+
+
+class TestImages:
+    def test_a_tag_is_refused_with_the_remedy(self, settings: Settings) -> None:
+        """A tag says nothing of what is behind it tomorrow."""
+        problem = problems(settings, "engine: llamacpp\n    image: host.example/llama:server")
+        assert 'models.m.image: is the text "host.example/llama:server"' in problem
+        assert "write host.example/llama:server@sha256:…" in problem
+
+    @pytest.mark.parametrize("image", [f"host.example/llama@{DIGEST}", f"llama:server@{DIGEST}", DIGEST])
+    def test_a_digest_or_an_id_is_taken(self, settings: Settings, image: str) -> None:
+        """By digest with or without a tag, or by the id of an image that was loaded by hand."""
+        accepted(settings, f"engine: llamacpp\n    image: {image}")
+
+    def test_an_engine_without_an_image_wants_one(self, settings: Settings) -> None:
+        """An engine's file may leave the image to models.yaml, which then has to name it."""
+        assert "models.m.image: the mine engine brings none" in problems(settings, "engine: mine")
+        accepted(settings, f"engine: mine\n    image: {DIGEST}")
+
+    def test_our_own_are_built_here(self, settings: Settings) -> None:
+        """Our runner's images have tags."""
+        accepted(settings, "engine: transformers\n    image: orchestrar-runner:mine")
+
+
+def test_only_somebody_elses_server_takes_arguments(settings: Settings) -> None:
+    """Our runner takes its settings from the environment alone."""
+    assert "the openvino engine takes none" in problems(settings, 'engine: openvino\n    args: ["--x"]')
+    accepted(settings, 'engine: llamacpp\n    args: ["--x"]')
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["model.gguf"], "model.gguf"),
+        (["README.md", "Model.Q4.GGUF", "mmproj-model.gguf"], "Model.Q4.GGUF"),
+        (["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"], "m-00001-of-00002.gguf"),
+        (["a.gguf", "b.gguf"], None),
+        (["model.safetensors"], None),
+        ([], None),
+    ],
+)
+def test_the_one_file_is_found(names: list[str], expected: str | None) -> None:
+    """One file, or the first part of one; never a guess among several."""
+    assert expected == Engine(routes=["/v1/completions"], loads="*.gguf").loaded(names)
+    assert Engine(own=True).loaded(names) is None

@@ -1,0 +1,326 @@
+"""Requests to a server that speaks the OpenAI API alone, and its answers on their way back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.api.foreign import way_to
+from controller.api.openai_events import MAX_EVENT_BYTES, EventReader
+from controller.engines import Engine
+from controller.errors import BodyInvalid, ModelDied, TaskUnsupported, UpstreamAnswered, UpstreamError, UpstreamInvalid
+from controller.registry import GenerationDefaults
+from controller.relay import Answer, Waited, error_of
+from tests.fakes import make_spec
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+OPENAI = Engine(routes=[CHAT, COMPLETIONS, EMBEDDINGS])
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+class Upstream:
+    """An answer that comes in these pieces; an exception among them breaks it."""
+
+    waited = Waited(start_s=2.0, queue_s=1.0)
+
+    def __init__(self, *pieces: bytes | Exception, status: int = 200, content_type: str = "text/event-stream") -> None:
+        self._pieces = list(pieces)
+        self.status = status
+        self.content_type = content_type
+        self.closed = False
+
+    def read_piece(self) -> bytes:
+        piece = self._pieces.pop(0) if self._pieces else b""
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def read_whole(self) -> bytes:
+        return json.dumps(self.read_object()).encode()
+
+    def read_object(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.read_piece())
+        return found
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def sent(path: str, body: dict[str, Any], engine: Engine = OPENAI, **spec: Any) -> tuple[str, dict[str, Any]]:
+    """Where a request goes and with which body."""
+    way = way_to(make_spec("tiny", engine="llamacpp", **spec), engine, path, json.dumps(body).encode())
+    return way.path, json.loads(way.body)
+
+
+def read(path: str, body: dict[str, Any], upstream: Upstream) -> Answer:
+    """The answer to a request as its client gets it."""
+    return way_to(make_spec("tiny", engine="llamacpp"), OPENAI, path, json.dumps(body).encode()).read(upstream)
+
+
+def pieces_of(answer: Answer) -> bytes:
+    """All that a stream gives to its client."""
+    return b"".join(iter(answer.read_piece, b""))
+
+
+def sse(*events: Any) -> bytes:
+    return b"".join(f"data: {event if event == '[DONE]' else json.dumps(event)}\n\n".encode() for event in events)
+
+
+def delta(text: str | None, reason: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}], **more}
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "more": {"of": "it"}}
+WHOLE = sse(delta(None), delta("a "), delta("b"), delta(None, "length"), {"choices": [], "usage": USAGE}, "[DONE]")
+
+
+def events_in(stream: bytes) -> list[Any]:
+    lines = (line.removeprefix("data: ") for line in stream.decode().splitlines() if line.startswith("data: "))
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+class TestRequests:
+    def test_our_runner_gets_every_byte_as_it_came(self) -> None:
+        """Nothing is read, renamed or added on the way to our runner."""
+        raw = b'{"model": "small",   "messages": []}'
+        way = way_to(make_spec(generation=GenerationDefaults(seed=1)), Engine(own=True), CHAT, raw)
+        assert (CHAT, raw) == (way.path, way.body)
+        upstream = Upstream()
+        assert upstream is way.read(upstream)
+
+    def test_a_prompt_becomes_a_message(self) -> None:
+        """`POST /inference` is a chat, streamed and counted, with what the client wants of sampling."""
+        path, body = sent("/inference", {"prompt": "hi", "top_k": 5, "stop": ["x"], "stream": False})
+        assert CHAT == path
+        assert {
+            "model": "tiny", "messages": MESSAGES, "top_k": 5, "stop": ["x"],
+            "stream": True, "stream_options": {"include_usage": True},
+        } == body  # fmt: skip
+
+    def test_messages_stay_messages(self) -> None:
+        """A conversation goes as it is."""
+        assert MESSAGES == sent("/inference", {"messages": MESSAGES})[1]["messages"]
+
+    @pytest.mark.parametrize(("task", "raw"), [("completion", None), ("completion", True), ("chat", True)])
+    def test_raw_text_is_completed(self, task: str, raw: bool | None) -> None:
+        """Text that goes past the chat template, or has none, is asked for as a completion."""
+        path, body = sent("/inference", {"prompt": "hi", "raw": raw}, task=task)
+        assert (COMPLETIONS, "hi", False) == (path, body["prompt"], "raw" in body)
+
+    def test_what_a_model_is_not_for_is_refused(self) -> None:
+        """No messages to a model without a chat template, no text from one that embeds, no route that is not served."""
+        for body, spec, engine in (
+            ({"messages": MESSAGES}, {"task": "completion"}, OPENAI),
+            ({"prompt": "hi"}, {"task": "embedding"}, OPENAI),
+            ({"prompt": "hi"}, {}, Engine(routes=[EMBEDDINGS])),
+        ):
+            with pytest.raises(TaskUnsupported):
+                sent("/inference", body, engine, **spec)
+        with pytest.raises(TaskUnsupported, match=f"serves {CHAT} and not {EMBEDDINGS}"):
+            sent(EMBEDDINGS, {"model": "tiny", "input": "x"}, Engine(routes=[CHAT]))
+
+    def test_an_alias_becomes_the_id(self) -> None:
+        """The server knows the model by its id alone; everything else goes as it came."""
+        asked = {"model": "small", "messages": MESSAGES, "frobnicate": {"a": [1, None]}}
+        assert {**asked, "model": "tiny"} == sent(CHAT, asked)[1]
+
+    def test_what_needs_no_change_is_not_written_anew(self) -> None:
+        """The very bytes of a request by the id."""
+        raw = b'{"model": "tiny",   "messages": [{"role":"user","content":"\\u00e9"}]}'
+        assert raw == way_to(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw).body
+
+    def test_the_models_defaults_fill_what_is_left_out(self) -> None:
+        """`generation:` counts for what a request leaves out or null, on the routes that generate."""
+        generation = GenerationDefaults(max_tokens=9, temperature=0.5, stop=("x",))
+        body = sent(CHAT, {"model": "tiny", "temperature": 1, "stop": None}, generation=generation)[1]
+        assert (9, 1, ["x"]) == (body["max_tokens"], body["temperature"], body["stop"])
+        body = sent(CHAT, {"model": "tiny", "max_completion_tokens": 3}, generation=generation)[1]
+        assert "max_tokens" not in body
+        body = sent("/inference", {"prompt": "hi", "temperature": 0}, generation=generation)[1]
+        assert (9, 0) == (body["max_tokens"], body["temperature"])
+        assert {"model": "tiny", "input": "x"} == sent(
+            EMBEDDINGS, {"model": "tiny", "input": "x"}, generation=generation
+        )[1]
+
+    @pytest.mark.parametrize(
+        "raw", [b'{"model": "small", "x": 1e999}', b'{"model": "small", "x": ' + b"9" * 5000 + b"}"]
+    )
+    def test_a_number_that_cannot_be_written_again_is_a_400(self, raw: bytes) -> None:
+        """What a body holds beside the fields that are checked is no fault of ours."""
+        with pytest.raises(BodyInvalid):
+            way_to(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw)
+
+
+class TestNativeAnswers:
+    def test_a_stream_is_put_into_our_words(self) -> None:
+        """Text as it comes, then one event with the reason, the counts and the times."""
+        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, Upstream(WHOLE))))
+        assert "a b" == "".join(event["text"] for event in texts)
+        assert (True, "length") == (last["done"], last["finish_reason"])
+        assert {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5} == last["usage"]
+        assert {"ttft_s", "total_s"} == set(last["timings"])
+
+    @given(st.lists(st.integers(1, len(WHOLE) - 1), max_size=12))
+    def test_pieces_may_end_anywhere(self, cuts: list[int]) -> None:
+        """However the network cuts the stream, the client reads the same."""
+        bounds = [0, *sorted(set(cuts)), len(WHOLE)]
+        pieces = [WHOLE[a:b] for a, b in itertools.pairwise(bounds)]
+        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, Upstream(*pieces))))
+        assert ("a b", "length") == ("".join(event["text"] for event in texts), last["finish_reason"])
+
+    def test_times_count_from_when_the_server_was_asked(self) -> None:
+        """The wait for the model, 3 s here, is not the server's."""
+        seconds = iter([100.0, 103.5, 105.0])
+        spec, body = make_spec("tiny", engine="llamacpp"), b'{"prompt": "hi"}'
+        way = way_to(spec, OPENAI, "/inference", body, clock=lambda: next(seconds))
+        assert {"ttft_s": 0.5, "total_s": 2.0} == way.read(Upstream(WHOLE)).read_object()["timings"]
+
+    def test_lines_may_end_as_they_do_on_other_systems(self) -> None:
+        """A carriage return before the line feed belongs to neither text nor event."""
+        stream = WHOLE.replace(b"\n", b"\r\n")
+        assert "a b" == read("/inference", {"prompt": "hi"}, Upstream(stream)).read_object()["text"]
+
+    def test_silence_is_passed_on(self) -> None:
+        """A server's comments keep the line to the client open too."""
+        answer = read("/inference", {"prompt": "hi"}, Upstream(b": ping\n\n", WHOLE))
+        assert b":\n\n" == answer.read_piece()
+
+    def test_a_whole_answer_is_put_together(self) -> None:
+        """The same, for who wants it in one piece."""
+        answer = read("/inference", {"prompt": "hi"}, Upstream(WHOLE)).read_object()
+        assert ("a b", "length", 5) == (answer["text"], answer["finish_reason"], answer["usage"]["total_tokens"])
+
+    def test_a_completion_is_read_as_well(self) -> None:
+        """/v1/completions has its text in another place, and may not count."""
+        stream = sse({"choices": [{"text": "x", "finish_reason": None}]}, {"choices": [{"finish_reason": "eos"}]})
+        answer = read("/inference", {"prompt": "hi", "raw": True}, Upstream(stream)).read_object()
+        assert ("x", "stop", None) == (answer["text"], answer["finish_reason"], answer["usage"]["total_tokens"])
+
+    @pytest.mark.parametrize(
+        ("broken", "kind", "says"),
+        [
+            ([sse({"error": {"message": "gave up", "code": 500}})], UpstreamAnswered, "gave up"),
+            ([sse({"error": "gave up"})], UpstreamAnswered, "gave up"),
+            ([sse({"object": "error", "message": "gave up"})], UpstreamAnswered, "gave up"),
+            ([ModelDied("gone")], ModelDied, "gone"),
+            ([], UpstreamInvalid, "ended before its answer did"),
+            ([sse("[DONE]")], UpstreamInvalid, "ended before its answer did"),
+            ([b"data: {broken\n\n"], UpstreamInvalid, "no JSON"),
+            ([b"data: []\n\n"], UpstreamInvalid, "no object"),
+            ([b"data: " + b"[" * 100_000 + b"\n\n"], UpstreamInvalid, "no JSON"),
+            ([b"data: " + b"x" * 1000] * (MAX_EVENT_BYTES // 1000), UpstreamInvalid, "an event larger than"),
+            ([b"data: x\n" * (MAX_EVENT_BYTES // 4)], UpstreamInvalid, "an event larger than"),
+        ],
+    )
+    def test_what_breaks_is_an_error_and_never_done(
+        self, broken: list[Any], kind: type[UpstreamError], says: str
+    ) -> None:
+        """What came before it arrives; then the failure, to whoever reads; no stream looks whole that is not."""
+        first = sse(delta("a"))
+        answer = read("/inference", {"prompt": "hi"}, Upstream(first, *broken))
+        assert [{"text": "a"}] == events_in(answer.read_piece())
+        with pytest.raises(kind, match=says):
+            pieces_of(answer)
+        with pytest.raises(kind, match=says):
+            read("/inference", {"prompt": "hi"}, Upstream(first, *broken)).read_object()
+
+    def test_text_and_failure_in_one_piece_both_arrive(self) -> None:
+        """A failure that comes together with some text does not take the text with it."""
+        answer = read("/inference", {"prompt": "hi"}, Upstream(sse(delta("a"), {"error": {"message": "no more"}})))
+        assert [{"text": "a"}] == events_in(answer.read_piece())
+        with pytest.raises(UpstreamAnswered, match="no more"):
+            answer.read_piece()
+
+    def test_an_answer_that_is_no_stream_is_refused(self) -> None:
+        """A server that does not stream does not speak this API."""
+        with pytest.raises(UpstreamInvalid, match="answered with application/json"):
+            read("/inference", {"prompt": "hi"}, Upstream(b"{}", content_type="application/json")).read_object()
+
+    def test_an_endless_answer_is_bounded(self) -> None:
+        """Memory is, whatever the server sends."""
+        piece = sse(delta("x" * (MAX_EVENT_BYTES // 2)))
+        with pytest.raises(UpstreamInvalid, match="longer than"):
+            read("/inference", {"prompt": "hi"}, Upstream(*[piece] * 40)).read_object()
+
+    def test_odd_values_are_not_taken(self) -> None:
+        """Half a surrogate pair, a list for a text, a text for a number: nothing of it breaks the answer."""
+        odd: Iterable[Any] = (
+            {"choices": [{"delta": {"content": [1]}, "finish_reason": 7}]},
+            {"choices": "no", "usage": {"prompt_tokens": "1", "completion_tokens": True}},
+            {"choices": [None]},
+        )
+        stream = sse(*odd) + b'data: {"choices": [{"delta": {"content": "\\ud83d"}, "finish_reason": "stop"}]}\n\n'
+        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, Upstream(stream))))
+        assert [{"text": "\ud83d"}] == texts
+        assert last["usage"]["total_tokens"] is None
+
+
+class TestRenamedAnswers:
+    def test_a_stream_bears_the_clients_name(self) -> None:
+        """Every chunk, with comments and `[DONE]` in their places."""
+        answer = read(CHAT, {"model": "small"}, Upstream(b": ping\n\n" + WHOLE[:30], WHOLE[30:]))
+        stream = pieces_of(answer)
+        assert stream.startswith(b":\n\n")
+        *chunks, done = events_in(stream)
+        assert ({"small"}, "[DONE]") == ({chunk["model"] for chunk in chunks}, done)
+
+    def test_a_stream_by_the_id_passes_unread(self) -> None:
+        """Not even broken events are looked at."""
+        answer = read(CHAT, {"model": "tiny"}, Upstream(b"data: {bro", b"ken\n\n"))
+        assert [b"data: {bro", b"ken\n\n", b""] == [answer.read_piece() for _ in range(3)]
+
+    def test_a_whole_answer_bears_it_too(self) -> None:
+        """Whatever the server calls its model."""
+        answer = read(CHAT, {"model": "small"}, Upstream(b'{"model": "/model/x.gguf", "choices": []}'))
+        assert {"model": "small", "choices": []} == answer.read_object()
+
+    def test_a_number_that_is_none_breaks_the_stream(self) -> None:
+        """What JSON cannot say does not reach the client."""
+        with pytest.raises(UpstreamInvalid):
+            read(CHAT, {"model": "small"}, Upstream(b'data: {"x": NaN}\n\n')).read_piece()
+
+    def test_closing_closes_the_servers(self) -> None:
+        """Nothing is held behind it."""
+        upstream = Upstream()
+        read(CHAT, {"model": "small"}, upstream).close()
+        assert upstream.closed
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"choices": []}, None),
+        ({"error": None}, None),
+        ({"error": "no"}, {"message": "no", "details": {}}),
+        ({"detail": "Not Found"}, {"message": "Not Found", "details": {}}),
+        ({"object": "error", "message": "no", "code": 400}, {"message": "no", "details": {}}),
+        (
+            {"error": {"message": "no", "type": "t", "code": 400, "param": 5, "n_ctx": 64}},
+            {"message": "no", "type": "t", "details": {"n_ctx": 64}},
+        ),
+        (
+            {"error": {"message": "m", "type": "t", "code": "c", "param": None, "details": {"a": 1}}},
+            {"message": "m", "type": "t", "code": "c", "param": None, "details": {"a": 1}},
+        ),
+    ],
+)
+def test_errors_of_all_shapes_are_read(body: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """Whatever a server makes of its errors, ours has one shape: known fields of their type, the rest in `details`."""
+    assert expected == error_of(body)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_no_bytes_break_the_reader(pieces: list[bytes]) -> None:
+    """Events, or an UpstreamError: never anything else."""
+    reader = EventReader()
+    try:
+        for piece in pieces:
+            list(reader.feed(b"data: " + piece))
+    except UpstreamError:
+        pass

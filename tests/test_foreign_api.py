@@ -1,0 +1,127 @@
+"""The API over a small real server that speaks the OpenAI API alone, as llama.cpp's and vLLM's do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from controller.app import create_app
+from controller.registry import Registry
+from controller.settings import Settings
+from tests.errorshape import check_error
+from tests.fakes import FakeBackend, make_container, make_spec
+from tests.stub_runner import StubRunner, serving
+
+CHAT = "/v1/chat/completions"
+STREAM = (
+    b'data: {"model": "tiny", "choices": [{"delta": {"content": "hi"}, "finish_reason": null}]}\n\n'
+    b'data: {"model": "tiny", "choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n'
+    b'data: {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 1}}\n\ndata: [DONE]\n\n'
+)
+
+
+class Server(StubRunner):
+    """Knows one model and refuses every other, as vLLM does; a message may ask for something else."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = asked["messages"][-1]["content"]
+        if self.path != CHAT or asked["model"] != "tiny" or content == "404":
+            error = {"message": "no such thing", "type": "NotFoundError", "code": 404}
+            self.send_whole(404, json.dumps({"error": error}).encode())
+        elif content == "die":
+            self.send_whole(200, STREAM[:100], "text/event-stream", length=len(STREAM))
+            self.close_connection = True
+        elif content == "whole" or not asked.get("stream"):
+            self.send_whole(200, json.dumps({"model": "tiny", "choices": []}).encode())
+        else:
+            self.send_whole(200, STREAM, "text/event-stream")
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with serving(Server) as port:
+        yield port
+
+
+@pytest.fixture
+def client(port: int, tmp_path: Path) -> Iterator[FlaskClient]:
+    backend = FakeBackend()
+    backend.after_up = lambda container: make_container("tiny", id=container.id, port=port)
+    models = {"tiny": make_spec("tiny", aliases=("small",), engine="vllm")}
+    settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
+    app = create_app(settings, registry=Registry(models=models), backend=backend)
+    yield app.test_client()
+    app.extensions["orchestrar"].close()
+
+
+def ask(client: FlaskClient, prompt: str, **fields: Any) -> Any:
+    return client.post("/inference", data=json.dumps({"model_id": "small", "prompt": prompt, **fields}), buffered=True)
+
+
+def chat(client: FlaskClient, content: str, **fields: Any) -> Any:
+    body = {"model": "small", "messages": [{"role": "user", "content": content}], **fields}
+    return client.post(CHAT, data=json.dumps(body), buffered=True)
+
+
+def test_inference_is_answered_in_our_words(client: FlaskClient) -> None:
+    """Text, reason, counts, and times that contain the wait for the model."""
+    answer = ask(client, "hello").get_json()
+    assert ("hi", "stop", "tiny") == (answer["text"], answer["finish_reason"], answer["model_id"])
+    assert {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3} == answer["usage"]
+    assert {"queue_s", "start_s", "ttft_s", "total_s"} == set(answer["timings"])
+    assert answer["timings"]["start_s"] <= answer["timings"]["ttft_s"] <= answer["timings"]["total_s"]
+
+
+def test_inference_streams_in_our_words(client: FlaskClient) -> None:
+    """Events of ours alone, and the lease is given back."""
+    response = ask(client, "hello", stream=True)
+    assert "text/event-stream; charset=utf-8" == response.content_type
+    events = [json.loads(line[6:]) for line in response.data.splitlines() if line.startswith(b"data: ")]
+    assert ("hi", True) == (events[0]["text"], events[-1]["done"])
+    assert b"choices" not in response.data
+    assert 0 == client.get("/status").get_json()["models"][0]["in_flight"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_refusals_are_the_servers(client: FlaskClient, stream: bool) -> None:
+    """Its status and words in our shape, streamed or not, on both APIs."""
+    for response in (ask(client, "404", stream=stream), chat(client, "404", stream=stream)):
+        error = check_error(response.status_code, response.get_json(), 404, "model_error", src="model")
+        assert ("no such thing", "NotFoundError") == (error["message"], error["type"])
+
+
+def test_a_server_that_dies_mid_stream_is_told(client: FlaskClient) -> None:
+    """One error event and no `done`; the whole answer is a 502."""
+    response = ask(client, "die", stream=True)
+    assert b'"text": "hi"' in response.data
+    assert "model_died" == json.loads(response.data.split(b"data: ")[-1])["error"]["code"]
+    response = ask(client, "die")
+    check_error(response.status_code, response.get_json(), 502, "model_died")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_does_not_stream_is_a_502(client: FlaskClient, stream: bool) -> None:
+    """What is no stream is not taken for one."""
+    response = ask(client, "whole", stream=stream)
+    check_error(response.status_code, response.get_json(), 502, "upstream_invalid")
+
+
+def test_the_openai_api_keeps_the_clients_name(client: FlaskClient) -> None:
+    """An alias in, the same alias out: whole and in every chunk of a stream."""
+    assert "small" == chat(client, "hello").get_json()["model"]
+    stream = chat(client, "hello", stream=True).data
+    assert stream.endswith(b"data: [DONE]\n\n")
+    assert b'"tiny"' not in stream
+
+
+def test_what_the_engine_relaxes_is_shown(client: FlaskClient) -> None:
+    """Each line that is less closed than others', with its reason."""
+    (row,) = client.get("/status").get_json()["models"]
+    assert {"what", "why"} == set(row["relaxed"][0])
+    assert any(relaxed["what"].startswith("shm_size") for relaxed in row["relaxed"])
