@@ -3,23 +3,31 @@
     .venv/bin/python -m bench.streams [--url http://127.0.0.1:8000] [--api native|openai] [--streams 1,8,16,32]
         [--tokens 64] [--rounds 5] [--json FILE]
 
-One client process; each stream is a thread with a connection of its own that reads server-sent events as they come.
-All streams of a round begin together; the first round is a warm-up. Tokens are those of the answer's own usage.
+One client thread reads all streams, each on a connection of its own, and parses them after the round: what it computes
+meanwhile, it takes from the server beside it. All streams of a round begin together; the first round is a warm-up.
+Tokens are those of the answer's own usage.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import io
 import json
+import re
+import selectors
+import socket
 import statistics
-import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
+# In either API's form; the chunk that opens a chat has an empty one.
+FIRST_TEXT = re.compile(rb'"(?:text|content)":\s*"[^"]')
+STALLED_S = 300.0
 TOPICS = ("the sea", "a lighthouse", "bread", "winter", "trains", "bees", "glass", "an old map")
 
 
@@ -56,48 +64,78 @@ def main() -> None:
 
 def one_round(given: argparse.Namespace, count: int) -> tuple[float, list[Stream]]:
     """`count` streams that begin together: seconds until the last has ended, and each one's figures."""
-    done: list[Stream] = []
-    barrier = threading.Barrier(count + 1)
-
-    def run(number: int) -> None:
-        connection = http.client.HTTPConnection(urlsplit(given.url).netloc, timeout=300)
-        connection.connect()
-        barrier.wait()
-        done.append(one_stream(connection, given, number))
-        connection.close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    begun = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    if len(done) != count:
-        raise SystemExit(f"{count - len(done)} of {count} streams failed")
-    return time.perf_counter() - begun, done
+    address = urlsplit(given.url)
+    requests = [request_bytes(given, number) for number in range(count)]
+    clients = [Client(socket.create_connection((address.hostname, address.port or 80))) for _ in range(count)]
+    begun_s = time.perf_counter()
+    for client, request in zip(clients, requests, strict=True):
+        client.begin(request)
+    with selectors.DefaultSelector() as selector:
+        for client in clients:
+            selector.register(client.connection, selectors.EVENT_READ, client)
+        while selector.get_map():
+            if not (ready := selector.select(STALLED_S)):
+                raise SystemExit("a stream has stalled")
+            for key, _ in ready:
+                if key.data.read():
+                    selector.unregister(key.fileobj)
+    wall_s = max(client.ended_s for client in clients) - begun_s
+    return wall_s, [client.stream() for client in clients]
 
 
-def one_stream(connection: http.client.HTTPConnection, given: argparse.Namespace, number: int) -> Stream:
-    """One request, read event by event."""
-    prompt = f"Write a long story about {TOPICS[number % len(TOPICS)]}, number {number}."
-    path, body = request_of(given, prompt)
-    begun = time.perf_counter()
-    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
+@dataclass(eq=False)
+class Client:
+    """One stream being read."""
+
+    connection: socket.socket
+    received: list[bytes] = field(default_factory=list)
+    begun_s: float = 0
+    first_s: float = 0
+    ended_s: float = 0
+
+    def begin(self, request: bytes) -> None:
+        """Sends the request."""
+        self.begun_s = time.perf_counter()
+        self.connection.sendall(request)
+
+    def read(self) -> bool:
+        """Takes what is there; whether it was the end."""
+        data = self.connection.recv(65536)
+        self.received.append(data)
+        if not self.first_s and FIRST_TEXT.search(data):
+            self.first_s = time.perf_counter()
+        if not data:
+            self.ended_s = time.perf_counter()
+            self.connection.close()
+        return not data
+
+    def stream(self) -> Stream:
+        """The figures, when it has been read to its end."""
+        body = body_of(b"".join(self.received))
+        tokens = re.findall(rb'"completion_tokens":\s*(\d+)', body)
+        if re.search(rb'data: ?\{"error"', body) or not tokens or not self.first_s:
+            raise SystemExit(f"a stream failed: {body[-500:]!r}")
+        return Stream(self.first_s - self.begun_s, self.ended_s - self.begun_s, int(tokens[-1]))
+
+
+def request_bytes(given: argparse.Namespace, number: int) -> bytes:
+    """One whole request, the last on its connection, so that the end of the answer is the end of the stream."""
+    path, value = request_of(given, f"Write a long story about {TOPICS[number % len(TOPICS)]}, number {number}.")
+    body = json.dumps(value).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {urlsplit(given.url).netloc}\r\nConnection: close\r\n"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def body_of(answer: bytes) -> bytes:
+    """The body of a whole answer, its chunks put together."""
+
+    source: Any = SimpleNamespace(makefile=lambda _mode: io.BytesIO(answer))
+    response = http.client.HTTPResponse(source)
+    response.begin()
+    body = response.read()
     if response.status != http.client.OK:
-        raise SystemExit(f"{response.status}: {response.read()[:500]!r}")
-    ttft_s, tokens = 0.0, 0
-    for line in response:
-        if not line.startswith(b"data: {"):
-            continue
-        event: dict[str, Any] = json.loads(line[6:])
-        if "error" in event:
-            raise SystemExit(f"a stream failed: {event}")
-        if not ttft_s and has_text(event):
-            ttft_s = time.perf_counter() - begun
-        tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-    return Stream(ttft_s, time.perf_counter() - begun, tokens)
+        raise SystemExit(f"{response.status}: {body[:500]!r}")
+    return body
 
 
 def request_of(given: argparse.Namespace, prompt: str) -> tuple[str, dict[str, Any]]:
@@ -108,12 +146,6 @@ def request_of(given: argparse.Namespace, prompt: str) -> tuple[str, dict[str, A
     messages = [{"role": "user", "content": prompt}]
     usage = {"include_usage": True}
     return "/v1/chat/completions", {"model": given.model, "messages": messages, "stream_options": usage, **common}
-
-
-def has_text(event: dict[str, Any]) -> bool:
-    """Whether this event brings text, in either API's form."""
-    choices = event.get("choices") or [{}]
-    return bool(event.get("text") or (choices[0].get("delta") or {}).get("content"))
 
 
 def summary(rounds: list[tuple[float, list[Stream]]]) -> dict[str, float]:

@@ -18,10 +18,11 @@ from runner.disconnects import DisconnectWatcher
 from runner.embedding_bodies import EmbeddingsBody
 from runner.engine import Embedder, PromptInvalid
 from runner.errors import Broken, Refused, Unavailable
-from runner.generations import SPARE_PLACES, client_socket, json_response, no_place, ready_jobs
-from runner.jobs import GenerationFailed, JobQueue
+from runner.generations import SPARE_PLACES, check_readiness, client_socket, json_response, no_place
+from runner.jobs import GenerationFailed
 from runner.loading import Loader
 from runner.settings import RunnerSettings
+from runner.turns import TurnQueue
 
 log = logging.getLogger("runner")
 
@@ -41,12 +42,12 @@ class EmbeddingJob:
         self._outcomes: queue.SimpleQueue[list[list[float]] | GenerationFailed | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
 
-    def vectors(self, jobs: JobQueue) -> list[list[float]]:
+    def vectors(self, turns: TurnQueue) -> list[list[float]]:
         """A vector for each text, in their order; blocks. Raises GenerationFailed, or Unavailable when cancelled."""
         found: list[list[float]] = [[]] * len(self._tokens)
         for batch in self._batches:
             self._batch = batch
-            jobs.submit(self)
+            turns.submit(self)
             outcome = self._outcomes.get()
             if outcome is None:
                 raise Unavailable("The request was cancelled.", code="cancelled")
@@ -95,27 +96,28 @@ class Embeddings:
         self._embedder = embedder
         self._model_id = settings.model_id
         self._loader = loader
+        self._turns = TurnQueue(embedder, on_failure=loader.fail_after_last_words)
         self._watcher = DisconnectWatcher()
         self._places = threading.BoundedSemaphore(settings.max_concurrency + SPARE_PLACES)
 
     def answer(self, body: EmbeddingsBody) -> Response:
         """The vectors that the current request asks for; raises RunnerError."""
-        jobs = ready_jobs(self._embedder, self._loader)
+        check_readiness(self._embedder, self._loader)
         if not self._places.acquire(blocking=False):
             raise no_place()
         try:
-            return self._answer(body, jobs)
+            return self._answer(body)
         finally:
             self._places.release()
 
-    def _answer(self, body: EmbeddingsBody, jobs: JobQueue) -> Response:
+    def _answer(self, body: EmbeddingsBody) -> Response:
         begun_s = time.monotonic()
         tokens = self._tokens(body)
         count = sum(map(len, tokens))
         job = EmbeddingJob(tokens)
         try:
             with self._watcher.watch(client_socket(request), job.cancel):
-                vectors = job.vectors(jobs)
+                vectors = job.vectors(self._turns)
         except GenerationFailed as error:
             raise Broken(str(error), code="generation_failed") from None
         finally:

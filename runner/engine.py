@@ -5,7 +5,7 @@ An engine knows tokens and text, not HTTP. All of this imports without the engin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -94,9 +94,25 @@ class Capabilities:
     dtype: str
     context_length: int
     concurrency: int
-    """How many `generate` or `embed` calls may run at once; the server makes the others wait their turn."""
+    """How many requests advance at once; the others wait their turn."""
     dimensions: int | None = None
     """The length of an embedder's vectors."""
+
+
+class Sink(Protocol):
+    """Who wants a generation. The engine's thread calls it, which computes for others too: nothing here may block."""
+
+    def begin(self) -> None:
+        """The request's turn has come."""
+
+    def put(self, piece: Piece) -> None:
+        """Some text, or with a `finish_reason` the end. What this raises costs this request alone."""
+
+    def fail(self, error: EngineError) -> None:
+        """The end: no more pieces come. Raises nothing."""
+
+    def is_cancelled(self) -> bool:
+        """Asked before each token: whether nobody wants the rest."""
 
 
 class Lifecycle(Protocol):
@@ -115,13 +131,20 @@ class Lifecycle(Protocol):
 
 
 class Engine(Lifecycle, Protocol):
-    """A model that generates text. `encode` may be called by any thread, `generate` by `concurrency` threads."""
+    """A model that generates text. `encode` and `submit` may be called by any thread."""
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """The request in tokens; quick. Raises PromptInvalid."""
 
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        """Yields text as it is made; asks `cancelled` before each token and ends with that reason when it is true."""
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        """Begins a generation, at once or when its turn comes, and returns. Raises EngineError when it cannot.
+
+        `sink` gets its pieces in order from a thread of the engine's, and one end: a last piece (with the reason
+        `cancelled` where the sink said so) or a failure.
+        """
+
+    def cache_use(self) -> float | None:
+        """The share of the KV cache that requests hold, from 0 to 1; None where it is not known."""
 
 
 @runtime_checkable

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 from flask import Request, Response, g, request
 
 from runner.disconnects import DisconnectWatcher
-from runner.engine import Engine, GenerationRequest, Lifecycle, PromptInvalid
+from runner.engine import Engine, EngineError, GenerationRequest, Lifecycle, PromptInvalid
 from runner.errors import Broken, Refused, Unavailable
 from runner.events import EventStream, Format
-from runner.jobs import GenerationFailed, Job, JobQueue
+from runner.jobs import GenerationFailed, Job
 from runner.loading import Loader
+from runner.metrics import Metrics
 from runner.settings import RunnerSettings
+from runner.wire import wire_of
 
 log = logging.getLogger("runner")
 
@@ -40,12 +42,13 @@ class Generations:
         self._engine = engine
         self._loader = loader
         self._silence_s = silence_s
+        self.metrics = Metrics(engine)
         self._watcher = DisconnectWatcher()
         self._places = threading.BoundedSemaphore(settings.max_concurrency + SPARE_PLACES)
 
     def answer(self, body: Body, wording: Format) -> Response:
         """The generation that the current request asks for; raises RunnerError while it has not begun."""
-        jobs = ready_jobs(self._engine, self._loader)
+        check_readiness(self._engine, self._loader)
         wanted = body.to_request()
         try:
             job = Job(self._engine.encode(wanted))
@@ -54,35 +57,48 @@ class Generations:
             raise Refused(str(error), code=error.code, param=param) from None
         if not self._places.acquire(blocking=False):
             raise no_place()
-        return self._run(job, jobs, wording, is_streamed=bool(body.stream))
+        return self._run(job, wording, is_streamed=bool(body.stream))
 
-    def _run(self, job: Job, jobs: JobQueue, wording: Format, *, is_streamed: bool) -> Response:
+    def _run(self, job: Job, wording: Format, *, is_streamed: bool) -> Response:
         request_id: str = g.request_id
+        self.metrics.begun()
         watch = self._watcher.watch(client_socket(request), job.cancel)
 
         def close() -> None:
             watch.end()
             job.cancel()
             self._places.release()
+            self.metrics.ended(job)
             _log_job(job, request_id)
+            if (reason := self._engine.failure()) is not None:
+                self._loader.fail_after_last_words(reason)
 
-        stream = EventStream(job, wording, request_id=request_id, on_close=close, silence_s=self._silence_s)
-        jobs.submit(job)
+        stream = EventStream(
+            job,
+            wording,
+            request_id=request_id,
+            on_close=close,
+            silence_s=self._silence_s,
+            wire=wire_of(request.environ),
+        )
+        try:
+            self._engine.submit(job.request, job)
+        except EngineError as error:
+            job.fail(error)
         if is_streamed:
             return Response(stream, mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
         try:
-            return json_response(wording.whole(job, _collect(job)))
+            return json_response(wording.whole(job, _whole_text(job)))
         finally:
             stream.close()
 
 
-def ready_jobs(engine: Lifecycle, loader: Loader) -> JobQueue:
-    """The queue of the loaded engine; raises Unavailable before that, and when the engine can serve no more."""
-    if loader.jobs is None:
+def check_readiness(engine: Lifecycle, loader: Loader) -> None:
+    """Raises Unavailable before the engine is loaded, and when it can serve no more."""
+    if not loader.is_ready():
         raise Unavailable(f"The model is {loader.phase}.", code="model_loading", retry_after_s=1)
     if (reason := engine.failure()) is not None:
         raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
-    return loader.jobs
 
 
 def no_place() -> Unavailable:
@@ -101,18 +117,15 @@ def json_response(value: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(value, ensure_ascii=False), status=status, mimetype="application/json")
 
 
-def _collect(job: Job) -> str:
-    texts = []
+def _whole_text(job: Job) -> str:
     try:
-        while job.finish_reason is None:
-            piece = job.next_piece()
-            texts.append(piece.text if piece else "")
+        text = job.whole_text()
     except GenerationFailed as error:
         raise Broken(str(error), code="generation_failed") from None
     if job.finish_reason == "cancelled":
         # The client has left, or this process is stopping; hardly anyone reads this.
         raise Unavailable("The generation was cancelled.", code="cancelled")
-    return "".join(texts)
+    return text
 
 
 def _log_job(job: Job, request_id: str) -> None:
@@ -120,7 +133,7 @@ def _log_job(job: Job, request_id: str) -> None:
     log.info(
         "inference request_id=%s finish=%s prompt_tokens=%d completion_tokens=%d queue_s=%.3f ttft_s=%s total_s=%.3f",
         request_id,
-        job.finish_reason or "cancelled",
+        job.outcome(),
         len(job.request.prompt_tokens),
         job.completion_tokens,
         waited_s,

@@ -1,37 +1,22 @@
-"""Generations waiting their turn: first come, first served, each cancellable at any moment."""
+"""One generation between the engine's thread, which makes it, and the thread that answers with it."""
 
 from __future__ import annotations
 
-import logging
-import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
 
-from runner.engine import EncodedRequest, Engine, FinishReason, Lifecycle, Piece
+from runner.engine import EncodedRequest, EngineError, FinishReason, Piece
 
-log = logging.getLogger("runner")
+Outlet = Callable[[str], bool]
 
 
-class GenerationFailed(Exception):
+class GenerationFailed(EngineError):
     """The engine broke down in the middle of its work."""
 
 
-class Work(Protocol):
-    """What waits in a queue for its turn on the engine."""
-
-    def cancel(self) -> None: ...
-
-    def is_cancelled(self) -> bool: ...
-
-    def run(self, engine: Any) -> None:
-        """Called by a queue's worker with the engine that the work was made for; never raises."""
-
-
 class Job:
-    """One generation as its consumer sees it. `cancel` may be called by any thread, any number of times."""
+    """See `runner.engine.Sink`: what comes is kept for `next_piece`. `cancel` may be called by any thread, any time."""
 
     def __init__(self, request: EncodedRequest, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.request = request
@@ -41,100 +26,84 @@ class Job:
         self.ttft_s: float | None = None
         self._clock = clock
         self._submitted_s = clock()
-        self._pieces: queue.SimpleQueue[Piece | GenerationFailed] = queue.SimpleQueue()
-        self._cancelled = threading.Event()
+        self._changed = threading.Condition()
+        self._texts: list[str] = []
+        self._failure: EngineError | None = None
+        self._outlet: Outlet | None = None
+
+    def begin(self) -> None:
+        self.queue_s = self.elapsed_s()
+
+    def put(self, piece: Piece) -> None:
+        with self._changed:
+            if self._is_over():
+                return
+            self.completion_tokens = piece.completion_tokens
+            if self.ttft_s is None and piece.completion_tokens:
+                self.ttft_s = self.elapsed_s()
+            self.finish_reason = piece.finish_reason
+            if piece.finish_reason is None and self._outlet is not None:
+                if self._outlet(piece.text):
+                    return
+            else:
+                self._texts.append(piece.text)
+            self._changed.notify()
+
+    def fail(self, error: EngineError) -> None:
+        with self._changed:
+            if not self._is_over():
+                self._failure = error
+                self._changed.notify()
 
     def cancel(self) -> None:
         """Ends the generation before its next token, or its waiting at once."""
-        if not self._cancelled.is_set():
-            self._cancelled.set()
-            self._pieces.put(Piece(text="", completion_tokens=self.completion_tokens, finish_reason="cancelled"))
+        self.put(Piece(text="", completion_tokens=self.completion_tokens, finish_reason="cancelled"))
 
     def is_cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        return self.finish_reason == "cancelled"
 
-    def next_piece(self, timeout_s: float | None = None) -> Piece | None:
-        """The next text, with all that has piled up since; None when none came in time. Raises GenerationFailed."""
-        try:
-            item = self._pieces.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        texts = []
-        while True:
-            if isinstance(item, GenerationFailed):
-                raise item
-            texts.append(item.text)
-            self.completion_tokens = item.completion_tokens
-            if item.finish_reason is not None:
-                self.finish_reason = item.finish_reason
-            if item.finish_reason is not None or self._pieces.empty():
-                return Piece(text="".join(texts), completion_tokens=item.completion_tokens,
-                             finish_reason=item.finish_reason)  # fmt: skip
-            item = self._pieces.get()
+    def next_piece(self, timeout_s: float | None = None, outlet: Outlet | None = None) -> Piece | None:
+        """Waits for text and takes all there is; None when none came in time. Raises GenerationFailed.
+
+        While it waits, `outlet` gets each text but the last on the engine's thread, where it may not block; only when
+        it returns False does this return.
+        """
+        with self._changed:
+            if not self._texts and not self._is_over():
+                self._outlet = outlet
+                is_woken = self._changed.wait(timeout_s)
+                self._outlet = None
+                if not is_woken and not self._texts and not self._is_over():
+                    return None
+            if self._failure is not None and not self._texts:
+                raise GenerationFailed(str(self._failure)) from self._failure
+            return Piece(text=self._taken(), completion_tokens=self.completion_tokens, finish_reason=self.finish_reason)
+
+    def whole_text(self) -> str:
+        """Waits for the end, in one sleep, and takes all the text. Raises GenerationFailed."""
+        with self._changed:
+            self._outlet = self._keep
+            self._changed.wait_for(self._is_over)
+            if self._failure is not None:
+                raise GenerationFailed(str(self._failure)) from self._failure
+            return self._taken()
+
+    def outcome(self) -> str:
+        """How it ended, in a word: its finish reason, or `failed`; `running` before that."""
+        return "failed" if self._failure is not None else self.finish_reason or "running"
 
     def elapsed_s(self) -> float:
         """Seconds since the job was made."""
         return self._clock() - self._submitted_s
 
-    def run(self, engine: Engine) -> None:
-        """Generates to the end. Called by a queue's worker; never raises."""
-        self.queue_s = self.elapsed_s()
-        try:
-            for piece in engine.generate(self.request, self.is_cancelled):
-                if self.ttft_s is None and piece.completion_tokens:
-                    self.ttft_s = self.elapsed_s()
-                self._pieces.put(piece)
-        except Exception as error:  # A worker's outermost loop: one broken generation must not end the others.
-            log.exception("generation failed")
-            self._pieces.put(GenerationFailed(f"the engine failed while generating: {type(error).__name__}: {error}"))
+    def _keep(self, text: str) -> bool:
+        self._texts.append(text)
+        return True
 
+    def _taken(self) -> str:
+        text = "".join(self._texts)
+        self._texts.clear()
+        return text
 
-class JobQueue:
-    """Runs work on as many threads as the engine has room for, in the order in which they came.
-
-    `on_failure` gets the reason when the engine can serve no more, once for each job that met it.
-    """
-
-    def __init__(
-        self, engine: Lifecycle, *, concurrency: int = 1, on_failure: Callable[[str], None] = lambda _reason: None
-    ) -> None:
-        self._engine = engine
-        self._on_failure = on_failure
-        self._waiting: deque[Work] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"generate-{index}", daemon=True) for index in range(concurrency)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, job: Work) -> None:
-        """Puts it at the end of the queue; returns at once."""
-        with self._changed:
-            self._waiting.append(job)
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Cancels what waits and lets what runs come to its end."""
-        with self._changed:
-            self._closed = True
-            for job in self._waiting:
-                job.cancel()
-            self._waiting.clear()
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
-            if not job.is_cancelled():
-                job.run(self._engine)
-                if (reason := self._engine.failure()) is not None:
-                    self._on_failure(reason)
-
-    def _next(self) -> Work | None:
-        with self._changed:
-            while not self._waiting and not self._closed:
-                self._changed.wait()
-            return None if self._closed else self._waiting.popleft()
+    def _is_over(self) -> bool:
+        return self.finish_reason is not None or self._failure is not None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from runner.engine import Capabilities, Embedder, Engine, EngineError, GenerationRequest, PartialSampling, Phase
-from runner.jobs import JobQueue
+from runner.jobs import Job
 
 log = logging.getLogger("runner")
 
@@ -32,7 +32,6 @@ class Loader:
         self.phases_s: dict[str, float] = {}
         self.load_s: float | None = None
         self.capabilities: Capabilities | None = None
-        self.jobs: JobQueue | None = None
         self.failure: str | None = None
         self.done = threading.Event()
         self._engine = engine
@@ -45,7 +44,7 @@ class Loader:
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def is_ready(self) -> bool:
-        return self.jobs is not None
+        return self.capabilities is not None
 
     def _run(self) -> None:
         try:
@@ -77,11 +76,8 @@ class Loader:
             "first_token_s": round(ended_s - marks["warming"], 3),
         }
         self.load_s = round(ended_s - started_s, 3)
-        self.capabilities = self._engine.capabilities()
         # Last, since it is what makes `is_ready` true.
-        self.jobs = JobQueue(
-            self._engine, concurrency=self.capabilities.concurrency, on_failure=self._fail_after_last_words
-        )
+        self.capabilities = self._engine.capabilities()
         log.info("ready load_s=%s %s %s", self.load_s, self.phases_s, self.capabilities)
 
     def _warm(self) -> None:
@@ -90,11 +86,14 @@ class Loader:
             return
         sampling = PartialSampling(max_tokens=1, temperature=0.0)
         request = self._engine.encode(GenerationRequest(prompt="Hello", raw=True, sampling=sampling))
-        pieces = list(self._engine.generate(request, lambda: False))
-        if not pieces or pieces[-1].completion_tokens < 1:
+        job = Job(request)
+        self._engine.submit(request, job)
+        job.whole_text()
+        if job.completion_tokens < 1:
             raise EngineError("the model generated no token")
 
-    def _fail_after_last_words(self, reason: str) -> None:
+    def fail_after_last_words(self, reason: str) -> None:
+        """Ends the process soon, since the engine can serve no more; what it met is answered before."""
         with self._failing:
             if self.failure is None:
                 self.failure = reason

@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import Any, ClassVar
 
-from runner.events import sse_event, usage
+from runner.events import TextEvent, sse_event, usage
 from runner.jobs import Job
 from runner.openai_bodies import ChatBody, CompletionBody
 
@@ -33,13 +33,13 @@ class _OpenAIFormat:
         choices = [_choice(choice, job.finish_reason)]
         return {**self._head(self.kind), "choices": choices, "usage": usage(job), "timings": _timings(job)}
 
-    def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         # Whoever asks for the usage finds the key in every chunk, as with the original.
         no_usage = {"usage": None} if self._includes_usage else {}
-        return sse_event({**self._head(self.chunk_kind), "choices": [_choice(choice, finish_reason)], **no_usage})
+        return {**self._head(self.chunk_kind), "choices": [_choice(choice, finish_reason)], **no_usage}
 
     def _end(self, job: Job, choice: dict[str, Any]) -> bytes:
-        last = self._chunk(choice, job.finish_reason)
+        last = sse_event(self._chunk(choice, job.finish_reason))
         if self._includes_usage:
             last += sse_event({**self._head(self.chunk_kind), "choices": [], "usage": usage(job)})
         return last + DONE
@@ -66,12 +66,13 @@ class ChatFormat(_OpenAIFormat):
     def __init__(self, body: ChatBody, model_id: str) -> None:
         super().__init__(body, model_id)
         self._is_begun = False
+        self._text = TextEvent(lambda text: self._chunk({"delta": {"content": text}}))
 
     def whole(self, job: Job, text: str) -> dict[str, Any]:
         return self._whole(job, {"message": {"role": "assistant", "content": text, "refusal": None}})
 
     def text(self, text: str) -> bytes:
-        return self._role() + self._chunk({"delta": {"content": text}})
+        return self._role() + self._text.of(text)
 
     def ending(self, job: Job) -> bytes:
         return self._role() + self._end(job, {"delta": {}})
@@ -81,7 +82,7 @@ class ChatFormat(_OpenAIFormat):
         if self._is_begun:
             return b""
         self._is_begun = True
-        return self._chunk({"delta": {"role": "assistant", "content": ""}})
+        return sse_event(self._chunk({"delta": {"role": "assistant", "content": ""}}))
 
 
 class CompletionFormat(_OpenAIFormat):
@@ -91,11 +92,15 @@ class CompletionFormat(_OpenAIFormat):
     kind = "text_completion"
     chunk_kind = "text_completion"
 
+    def __init__(self, body: CompletionBody, model_id: str) -> None:
+        super().__init__(body, model_id)
+        self._text = TextEvent(lambda text: self._chunk({"text": text}))
+
     def whole(self, job: Job, text: str) -> dict[str, Any]:
         return self._whole(job, {"text": text})
 
     def text(self, text: str) -> bytes:
-        return self._chunk({"text": text})
+        return self._text.of(text)
 
     def ending(self, job: Job) -> bytes:
         return self._end(job, {"text": ""})

@@ -1,4 +1,4 @@
-"""The HTTP app around one engine: `GET /health`, `POST /inference`, and the OpenAI API's routes."""
+"""The HTTP app around one engine: health, metrics, `POST /inference`, and the OpenAI API's routes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from runner.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, Route
 from runner.events import KEEP_ALIVE_AFTER_S, NativeFormat
 from runner.generations import Generations, client_socket, json_response
 from runner.loading import Loader
+from runner.metrics import Metrics
 from runner.openai_bodies import parse_chat_body, parse_completion_body
 from runner.openai_formats import ChatFormat, CompletionFormat
 from runner.settings import RunnerSettings, read_settings
@@ -37,8 +38,6 @@ View = Callable[[], Response]
 def application() -> Flask:
     """The app for gunicorn, called in the worker after the fork: begins to load the model and returns at once."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    # Many short waits between the generating thread and the writing ones: the default of 5 ms costs tokens per second.
-    sys.setswitchinterval(0.0005)
     try:
         settings = read_settings()
         engine = make_engine(settings)
@@ -60,7 +59,9 @@ def create_app(
     if isinstance(engine, Embedder):
         views = _embedding_views(Embeddings(engine, settings, loader))
     else:
-        views = _text_views(Generations(engine, settings, loader, silence_s), settings.model_id)
+        generations = Generations(engine, settings, loader, silence_s)
+        views = _text_views(generations, settings.model_id)
+        app.add_url_rule("/metrics", view_func=lambda: _metrics(generations.metrics), endpoint="metrics")
     app.add_url_rule("/health", view_func=lambda: _health(engine, settings, loader), endpoint="health")
     for path, view in views.items():
         app.add_url_rule(path, view_func=view, endpoint=path, methods=["POST"])
@@ -103,6 +104,10 @@ def _embedding_views(embeddings: Embeddings) -> dict[str, View]:
         raise Refused(message, code="task_unsupported", param="model")
 
     return {**dict.fromkeys(TEXT_ROUTES, refuse), EMBEDDINGS: answer}
+
+
+def _metrics(metrics: Metrics) -> Response:
+    return Response(metrics.text(), content_type=Metrics.content_type)
 
 
 def _begin() -> None:

@@ -32,8 +32,6 @@ class RunnerSettings:
     task: str = "chat"
     generation: PartialSampling = field(default_factory=PartialSampling)
     max_concurrency: int = 8
-    activation_group: int = 0
-    """For openvino: activations are rounded to 8 bits in groups of so many; 0 leaves them as they are."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> RunnerSettings:
@@ -50,7 +48,6 @@ def read_settings(environ: Mapping[str, str] | None = None) -> RunnerSettings:
         context_length=int(context) or None,
         task=_choice(env, "ORCHESTRAR_TASK", TASKS),
         generation=_generation(env.get("ORCHESTRAR_GENERATION") or "{}"),
-        activation_group=int(_number(env, "ACTIVATION_GROUP", 0)),
         max_concurrency=max(1, int(_number(env, "ORCHESTRAR_MAX_CONCURRENCY", 8))),
     )
 

@@ -155,8 +155,8 @@ class ModelPart(FilePart):
     context_length: Annotated[
         int | None, whole(16, 1 << 24, example=4096, why="it counts the tokens of prompt and answer")
     ] = Field(default=None, description="Longest prompt and answer together, in tokens. Unset: the model's own.")
-    max_concurrency: Annotated[int, whole(1, 1024, example=8, why="it counts requests served at once")] = Field(
-        default=8, description="Requests served at the same time."
+    max_concurrency: Annotated[int | None, whole(1, 1024, example=8, why="it counts requests served at once")] = Field(
+        default=None, description="Requests served at the same time. Unset: 32 with openvino, else 8."
     )
     max_queue: Annotated[int, whole(0, 100_000, example=64, why="it counts requests that wait")] = Field(
         default=64, description="Requests that may wait for a free place."

@@ -75,6 +75,10 @@ def _decode(content: bytes) -> str:
         raise FileBroken(line, "file", "holds bytes that are not UTF-8; save it as UTF-8") from None
 
 
+# One more request in a batch costs little there; the others' servers reserve room for each.
+CONCURRENCY = {"openvino": 32}
+
+
 def _registry(file: ModelsFile, engines: Collection[str]) -> Registry:
     return Registry(
         defaults=Defaults(**{f"{name}_s": getattr(file.defaults, name) for name in _TIMES}),
@@ -91,13 +95,15 @@ def _spec(name: str, part: ModelPart, defaults: DefaultsPart, engines: Collectio
         own = getattr(part, key)
         times[f"{key}_s"] = getattr(defaults, key) if own is None else own
     same = {f.name for f in dataclasses.fields(ModelSpec)} & set(ModelPart.model_fields)
-    same -= {"source", "engine", "generation", "resources"}
+    same -= {"source", "engine", "generation", "resources", "max_concurrency"}
     source = _with_revision(part.source, part.revision)
     chosen = auto_engine(source, task=part.task, gpus=part.resources.gpus, engines=engines)
+    engine = chosen if part.engine == "auto" else part.engine
     return ModelSpec(
         id=name,
         source=source,
-        engine=chosen if part.engine == "auto" else part.engine,
+        engine=engine,
+        max_concurrency=part.max_concurrency or CONCURRENCY.get(engine, ModelSpec.max_concurrency),
         generation=GenerationDefaults(**part.generation.model_dump()),
         resources=Resources(cpus=part.resources.cpus, memory_bytes=part.resources.memory, gpus=part.resources.gpus),
         **{key: getattr(part, key) for key in same},

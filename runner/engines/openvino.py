@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from runner.engine import (
     GenerationRequest,
     PartialSampling,
     Phase,
-    Piece,
+    Sink,
 )
+from runner.engines.openvino_arithmetic import arithmetic
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
-from runner.engines.stepping import BatchSequence, RequestFailed, StepLoop, Tokens, Turn
+from runner.engines.stepping import BatchSequence, RequestFailed, StepLoop, Tokens
+from runner.engines.token_text import TokenText
 from runner.memory import memory_limit_bytes
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
-from runner.text import ByteDetokenizer, Detokenizer, StopStrings
 
 log = logging.getLogger("runner")
 
@@ -44,6 +45,7 @@ class OpenVinoEngine:
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
+        self._pipeline: Any = None
         self._loop: StepLoop | None = None
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
@@ -69,18 +71,20 @@ class OpenVinoEngine:
         scheduler.max_num_batched_tokens = max(BATCHED_TOKENS, self._settings.max_concurrency)
         try:
             pipeline = openvino_genai.ContinuousBatchingPipeline(
-                folder, self._tokenizer.library, scheduler, "CPU", **properties(self._settings)
-            )
+                folder, self._tokenizer.library, scheduler, "CPU",
+                INFERENCE_NUM_THREADS=self._settings.cpus, **arithmetic(self._settings.dtype).properties,
+            )  # fmt: skip
         except RuntimeError as error:
             raise EngineError(f"the model's files cannot be loaded: {_last_line(error)}") from error
+        self._pipeline = pipeline
         self._read_generation_config(pipeline.get_config())
-        self._loop = StepLoop(_Pipeline(openvino_genai, pipeline, self._eos))
+        self._loop = StepLoop(_Pipeline(openvino_genai, pipeline, self._eos), self._text_of)
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
             engine="openvino",
             device="cpu",
-            dtype=PRECISIONS[self._settings.dtype],
+            dtype=arithmetic(self._settings.dtype).name,
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
         )
@@ -93,49 +97,27 @@ class OpenVinoEngine:
         own = (request.sampling, self._settings.generation, self._model_defaults)
         return encoded_request(tokens, self._context_length, *own)
 
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
         if self._loop is None:
             raise EngineError("the model is not loaded")
-        turn = self._loop.submit(request, cancelled)
-        try:
-            yield from self._pieces(turn, request)
-        finally:
-            turn.leave()
+        self._loop.submit(request, sink)
+
+    def cache_use(self) -> float | None:
+        return None if self._pipeline is None else self._pipeline.get_metrics().cache_usage / 100
 
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._tokenizer = None
+        self._loop = self._pipeline = self._tokenizer = None
 
-    def _pieces(self, turn: Turn, request: EncodedRequest) -> Iterator[Piece]:
-        detokenizer = self._tokenizer.detokenizer()
-        stops = StopStrings(request.sampling.stop)
-        count = 0
-        while True:
-            text, reason = "", None
-            for made in turn.next():
-                for token in made.tokens:
-                    count += 1
-                    if token in self._eos:
-                        continue
-                    new, is_stopped = stops.feed(detokenizer.feed(token))
-                    text += new
-                    if is_stopped:
-                        yield Piece(text=text, completion_tokens=count, finish_reason="stop")
-                        return
-                reason = made.reason
-            if reason is not None:
-                yield _last_piece(text, count, reason, detokenizer, stops)
-                return
-            if text:
-                yield Piece(text=text, completion_tokens=count)
+    def _text_of(self, request: EncodedRequest) -> TokenText:
+        return TokenText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)
 
     def _bounded_cache(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
-        return kv_blocks(
-            memory_limit_bytes(), weights, kv_bytes_per_token(config), self._settings.max_concurrency,
-            self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH,
-        )  # fmt: skip
+        kv_bytes = kv_bytes_per_token(config, arithmetic(self._settings.dtype).kv_bits)
+        longest = self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
+        return kv_blocks(memory_limit_bytes(), weights, kv_bytes, self._settings.max_concurrency, longest)
 
     def _bounded_context(self, config: dict[str, Any], cached_tokens: int) -> int:
         own = config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
@@ -210,29 +192,13 @@ class _Sequence:
                 raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
             return None
         (output,) = self._handle.read().values()
-        if self._handle.get_status() == self._ignored:
+        tokens = output.generated_ids
+        if not tokens and self._handle.get_status() == self._ignored:
             raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
-        return Tokens(output.generated_ids, self._reasons.get(output.finish_reason))
+        return Tokens(tokens, self._reasons.get(output.finish_reason))
 
     def cancel(self) -> None:
         self._handle.cancel()
-
-
-PRECISIONS = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-
-
-def properties(settings: RunnerSettings) -> dict[str, Any]:
-    """How the model is compiled; the same when preparing, so that what was compiled then is used."""
-    return {
-        # Half again as fast as the default on the CPUs this was measured on.
-        "INFERENCE_PRECISION_HINT": _HINTS[PRECISIONS[settings.dtype]],
-        "INFERENCE_NUM_THREADS": settings.cpus,
-        # The library would round activations and the cache to 8 bits: faster with many streams, but of 20 greedy
-        # answers 10 kept their first 16 tokens. With these all 20 did, against 32 bits throughout.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": settings.activation_group,
-        "KV_CACHE_PRECISION": "f16",
-    }
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -244,14 +210,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise EngineError(f"config.json is no JSON: {error}") from None
     return config if isinstance(config, dict) else {}
-
-
-def _last_piece(
-    text: str, count: int, reason: FinishReason, detokenizer: Detokenizer | ByteDetokenizer, stops: StopStrings
-) -> Piece:
-    rest, is_stopped = stops.feed(detokenizer.flush())
-    text += rest if is_stopped else rest + stops.flush()
-    return Piece(text=text, completion_tokens=count, finish_reason="stop" if is_stopped else reason)
 
 
 def _last_line(error: BaseException) -> str:

@@ -7,14 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Literal, Protocol
+from typing import Protocol
 
-from runner.engine import EncodedRequest, EngineError
+from runner.engine import EncodedRequest, EngineError, FinishReason, Sink
+from runner.engines.token_text import TokenText
 
 log = logging.getLogger("runner")
-
-EndReason = Literal["stop", "length", "cancelled"]
 
 
 class RequestFailed(EngineError):
@@ -26,7 +24,7 @@ class Tokens:
     """What a step made for one request; `reason` is given once, with the last ones."""
 
     tokens: Sequence[int]
-    reason: EndReason | None = None
+    reason: FinishReason | None = None
 
 
 class BatchSequence(Protocol):
@@ -49,63 +47,89 @@ class BatchPipeline(Protocol):
         """Compute once for all requests; blocks for milliseconds."""
 
 
-class Turn:
-    """One request as its consumer sees it: `next` from one thread, `leave` from any."""
+class _Member:
+    """One request in the batch, or on its way there."""
 
-    def __init__(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, request: EncodedRequest, sink: Sink, text: TokenText) -> None:
         self.request = request
-        self._cancelled = cancelled
-        self._left = False
-        self._results: SimpleQueue[Tokens | EngineError] = SimpleQueue()
-
-    def next(self) -> list[Tokens]:
-        """Waits for the next tokens and takes along what has piled up. Raises EngineError when the engine failed."""
-        found = [self._results.get()]
-        while True:
-            if isinstance(found[-1], EngineError):
-                raise found[-1]
-            try:
-                found.append(self._results.get_nowait())
-            except Empty:
-                return [result for result in found if isinstance(result, Tokens)]
-
-    def leave(self) -> None:
-        """The consumer wants no more; the request is dropped before the next step."""
-        self._left = True
+        self.sequence: BatchSequence | None = None
+        self.is_over = False
+        self._sink = sink
+        self._text = text
 
     def is_leaving(self) -> bool:
-        return self._left or self._cancelled()
+        return self._sink.is_cancelled()
 
-    def put(self, result: Tokens | EngineError) -> None:
-        """For the stepping thread."""
-        self._results.put(result)
+    def join(self, pipeline: BatchPipeline) -> None:
+        try:
+            self.sequence = pipeline.add(self.request)
+        except RequestFailed as error:
+            self.fail(error)
+        else:
+            self._sink.begin()
+
+    def hand_out(self) -> None:
+        """Passes on what the last step made."""
+        assert self.sequence is not None
+        try:
+            made = self.sequence.take()
+        except RequestFailed as error:
+            self.fail(error)
+            return
+        if made is None:
+            return
+        self._put(made)
+        if self.is_over and made.reason is None:
+            self.sequence.cancel()
+
+    def drop(self) -> None:
+        """Takes no part in the next step, and says so."""
+        if self.sequence is not None:
+            self.sequence.cancel()
+        self._put(Tokens((), "cancelled"))
+
+    def fail(self, error: EngineError) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._sink.fail(error)
+
+    def _put(self, made: Tokens) -> None:
+        try:
+            piece = self._text.feed(made.tokens, made.reason)
+            if piece is not None:
+                self._sink.put(piece)
+                self.is_over = piece.finish_reason is not None
+        except Exception as error:  # Whatever is wrong with this one's text or its reader, the others go on.
+            log.exception("a piece could not be handed out")
+            self.fail(EngineError(f"the answer could not be written: {type(error).__name__}: {error}"))
 
 
 class StepLoop:
-    """Steps a pipeline as long as there is something to do.
+    """Steps a pipeline as long as there is something to do, and turns each request's tokens into its pieces.
 
+    All of that on one thread: any other that were woken for a token would take a core from the step that follows.
     A step that raises fails all requests with its reason, and every later one: the pipeline's state is unknown then.
     """
 
-    def __init__(self, pipeline: BatchPipeline) -> None:
+    def __init__(self, pipeline: BatchPipeline, text_of: Callable[[EncodedRequest], TokenText]) -> None:
         self.failure: str | None = None
         self._pipeline = pipeline
+        self._text_of = text_of
         self._changed = threading.Condition()
-        self._joining: deque[Turn] = deque()
+        self._joining: deque[_Member] = deque()
         self._closed = False
-        self._active: list[tuple[Turn, BatchSequence]] = []
+        self._active: list[_Member] = []
         self._thread = threading.Thread(target=self._run, name="step", daemon=True)
         self._thread.start()
 
-    def submit(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Turn:
-        """Lets a request join; `cancelled` is asked before each step. Raises EngineError after a failure."""
-        turn = Turn(request, cancelled)
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        """Lets a request join before the next step. See `runner.engine.Engine`; raises EngineError after a failure."""
+        member = _Member(request, sink, self._text_of(request))
         with self._changed:
             if self.failure is not None or self._closed:
                 raise EngineError(self.failure or "the engine is closed")
-            self._joining.append(turn)
+            self._joining.append(member)
             self._changed.notify()
-        return turn
 
     def close(self) -> None:
         """Ends after the step that runs; requests still in the batch end as cancelled."""
@@ -117,79 +141,43 @@ class StepLoop:
     def _run(self) -> None:
         try:
             while self._join():
-                self._drop_leavers()
                 if self._active:
                     self._pipeline.step()
-                    self._hand_out()
+                    for member in self._active:
+                        member.hand_out()
         except Exception as error:  # The thread's outermost loop: whatever a step throws, nobody may wait for ever.
             log.exception("a step failed")
             self._fail_all(f"the engine failed while generating: {type(error).__name__}: {error}")
         else:
-            for turn, _ in self._active:
-                turn.put(Tokens((), "cancelled"))
+            for member in self._active:
+                member.drop()
 
     def _join(self) -> bool:
-        """Takes in who came since; sleeps while there is nobody. False when the loop is to end."""
+        """Lets go who is done and takes in who came; sleeps while there is nobody. False when the loop is to end."""
+        self._active = [member for member in self._active if not member.is_over]
         with self._changed:
             while not (self._joining or self._active or self._closed):
                 self._changed.wait()
-            if self._closed:
-                self._active += [(turn, _NOTHING) for turn in self._joining]
-                return False
             joining = list(self._joining)
             self._joining.clear()
-        for position, turn in enumerate(joining):
-            try:
-                self._active.append((turn, self._pipeline.add(turn.request)))
-            except RequestFailed as error:
-                turn.put(error)
-            except Exception:
-                self._active += [(late, _NOTHING) for late in joining[position:]]
-                raise
+            # Before they join: whatever is thrown from here on is told to them, too.
+            self._active += joining
+            if self._closed:
+                return False
+        for member in self._active:
+            if member.is_leaving():
+                member.drop()
+        for member in joining:
+            if not member.is_over:
+                member.join(self._pipeline)
+        self._active = [member for member in self._active if not member.is_over]
         return True
-
-    def _drop_leavers(self) -> None:
-        staying = []
-        for turn, sequence in self._active:
-            if turn.is_leaving():
-                sequence.cancel()
-                turn.put(Tokens((), "cancelled"))
-            else:
-                staying.append((turn, sequence))
-        self._active = staying
-
-    def _hand_out(self) -> None:
-        staying = []
-        for turn, sequence in self._active:
-            try:
-                made = sequence.take()
-            except RequestFailed as error:
-                turn.put(error)
-                continue
-            if made is not None:
-                turn.put(made)
-            if made is None or made.reason is None:
-                staying.append((turn, sequence))
-        self._active = staying
 
     def _fail_all(self, reason: str) -> None:
         with self._changed:
             self.failure = reason
-            waiting = [*(turn for turn, _ in self._active), *self._joining]
+            waiting = [*self._active, *self._joining]
             self._active = []
             self._joining.clear()
-        for turn in waiting:
-            turn.put(EngineError(reason))
-
-
-class _Nothing:
-    """Stands for the sequence of a request that never joined."""
-
-    def take(self) -> Tokens | None:
-        return None
-
-    def cancel(self) -> None:
-        return None
-
-
-_NOTHING = _Nothing()
+        for member in waiting:
+            member.fail(EngineError(reason))

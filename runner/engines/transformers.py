@@ -16,7 +16,9 @@ from runner.engine import (
     Phase,
     Piece,
     PromptInvalid,
+    Sink,
 )
+from runner.engines.one_at_a_time import OneAtATime
 from runner.engines.pretrained import LOCAL, load_config, load_model
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
@@ -42,6 +44,7 @@ class TransformersEngine:
         self._torch: Any = None
         self._tokenizer: Any = None
         self._model: Any = None
+        self._queue = OneAtATime(self.generate)
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("importing")
@@ -78,7 +81,11 @@ class TransformersEngine:
         own = (request.sampling, self._settings.generation, self._model_defaults)
         return encoded_request(tokens, self._context_length, *own)
 
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        self._queue.submit(request, sink)
+
     def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+        """The pieces as they are made; `cancelled` is asked before each token."""
         from runner.engines.torch_sampling import Sampler
 
         sampler = Sampler(request.sampling)
@@ -102,7 +109,11 @@ class TransformersEngine:
     def failure(self) -> str | None:
         return None
 
+    def cache_use(self) -> float | None:
+        return None
+
     def close(self) -> None:
+        self._queue.close()
         self._model = self._tokenizer = None
 
     def _bounded_context(self, config: Any) -> int:

@@ -15,7 +15,9 @@ from runner.engine import (
     Phase,
     Piece,
     PromptInvalid,
+    Sink,
 )
+from runner.engines.one_at_a_time import OneAtATime
 from runner.sampling_defaults import resolve_sampling
 
 CONTEXT_LENGTH = 100
@@ -39,6 +41,7 @@ class FakeEngine:
         self.started: list[str] = []
         self.ended = threading.Semaphore(0)
         self.begun = threading.Semaphore(0)
+        self.queue = OneAtATime(self.generate)
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("importing")
@@ -55,6 +58,9 @@ class FakeEngine:
             raise PromptInvalid(f"The prompt has {len(tokens)} tokens and the context {CONTEXT_LENGTH}.",
                                 code="context_length_exceeded")  # fmt: skip
         return EncodedRequest(prompt_tokens=tokens, sampling=resolve_sampling(request.sampling, PartialSampling()))
+
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        self.queue.submit(request, sink)
 
     def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
         text = bytes(request.prompt_tokens).decode()
@@ -82,6 +88,9 @@ class FakeEngine:
 
     def failure(self) -> str | None:
         return self.broken
+
+    def cache_use(self) -> float | None:
+        return None
 
     def close(self) -> None:
         return None

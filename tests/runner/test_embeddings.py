@@ -15,7 +15,7 @@ import pytest
 
 from runner.embedding_bodies import MAX_INPUTS
 from runner.embeddings import BATCH_TOKENS, EmbeddingJob, in_batches
-from runner.jobs import JobQueue, Work
+from runner.turns import TurnQueue, Work
 from tests.runner.conftest import Served
 from tests.runner.fake_engine import CONTEXT_LENGTH, FakeEmbedder, FakeEngine
 from tests.runner.test_server import LateGate, assert_error
@@ -88,7 +88,7 @@ def test_batches_hold_texts_of_like_length(lengths: list[int], expected: list[li
     assert expected == list(in_batches(lengths, 10))
 
 
-class SeenQueue(JobQueue):
+class SeenQueue(TurnQueue):
     """Tells when something was put in."""
 
     def __init__(self, engine: FakeEmbedder) -> None:

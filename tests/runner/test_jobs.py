@@ -1,114 +1,111 @@
+"""What passes between the thread that makes a generation and the one that answers with it."""
+
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
-from runner.engine import EncodedRequest, Sampling
-from runner.jobs import GenerationFailed, Job, JobQueue
-from tests.runner.fake_engine import FakeEngine
+from runner.engine import EngineError, FinishReason, Piece
+from runner.jobs import GenerationFailed
+from tests.runner.watched_job import WatchedJob
 
 
-def job_for(text: str) -> Job:
-    sampling = Sampling(max_tokens=100, temperature=0, top_p=1, top_k=0)
-    return Job(EncodedRequest(prompt_tokens=tuple(text.encode()), sampling=sampling))
+def piece(text: str, count: int, reason: FinishReason | None = None) -> Piece:
+    return Piece(text=text, completion_tokens=count, finish_reason=reason)
 
 
-def text_of(job: Job) -> str:
-    texts = []
-    while job.finish_reason is None:
-        piece = job.next_piece(20)
-        assert piece is not None, "no piece came in time"
-        texts.append(piece.text)
-    return "".join(texts)
+class Outlet:
+    """Takes texts, and says whether they went out."""
+
+    def __init__(self, *answers: bool) -> None:
+        self.texts: list[str] = []
+        self._answers = list(answers)
+
+    def __call__(self, text: str) -> bool:
+        self.texts.append(text)
+        return self._answers.pop(0)
 
 
-@pytest.fixture
-def gate() -> threading.Semaphore:
-    return threading.Semaphore(0)
+def put_once_asleep(job: WatchedJob, *pieces: Piece) -> threading.Thread:
+    """Puts the pieces from another thread, the first of them when somebody waits for it."""
+
+    def run() -> None:
+        assert job.asleep.acquire(timeout=20)
+        for one in pieces:
+            job.put(one)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
 
 
-@pytest.fixture
-def engine(gate: threading.Semaphore) -> FakeEngine:
-    return FakeEngine(gate=gate)
-
-
-@pytest.fixture
-def jobs(engine: FakeEngine, gate: threading.Semaphore) -> Iterator[JobQueue]:
-    jobs = JobQueue(engine)
-    yield jobs
-    gate.release(1000)
-    jobs.close()
-
-
-def test_jobs_run_one_at_a_time_in_the_order_they_came(
-    jobs: JobQueue, engine: FakeEngine, gate: threading.Semaphore
-) -> None:
-    """First come, first served; a job begins when the one before it has ended."""
-    made = [job_for(name) for name in ("a", "b", "c")]
-    for job in made:
-        jobs.submit(job)
-    engine.begun.acquire(timeout=20)
-    assert ["a"] == engine.started
-    gate.release(3)
-    assert ["a ", "b ", "c "] == [text_of(job) for job in made]
-    assert ["a", "b", "c"] == engine.started
-
-
-def test_a_job_cancelled_while_waiting_ends_at_once_and_never_runs(
-    jobs: JobQueue, engine: FakeEngine, gate: threading.Semaphore
-) -> None:
-    """Leaving the queue needs no turn of one's own, and the next in line takes it."""
-    first, left, last = job_for("first"), job_for("left"), job_for("last")
-    for job in (first, left, last):
-        jobs.submit(job)
-    left.cancel()
-    assert "" == text_of(left)
-    assert "cancelled" == left.finish_reason
-    gate.release(2)
-    assert "last " == text_of(last)
-    assert ["first", "last"] == engine.started
-
-
-def test_a_running_job_that_is_cancelled_stops_generating(
-    jobs: JobQueue, engine: FakeEngine, gate: threading.Semaphore
-) -> None:
-    """The engine is told before its next token, and its consumer need not wait for that."""
-    job = job_for("one two three")
-    jobs.submit(job)
-    gate.release()
-    piece = job.next_piece(20)
-    assert piece is not None
-    assert "one " == piece.text
-    job.cancel()
-    assert engine.ended.acquire(timeout=20)
-    assert "" == text_of(job)
-    assert 1 == job.completion_tokens
-
-
-def test_what_piled_up_comes_as_one_piece(engine: FakeEngine) -> None:
+def test_what_piled_up_comes_as_one_piece() -> None:
     """A slow reader gets fewer, longer pieces, with the last one's count and reason."""
-    engine.gate = None
-    job = job_for("one two three")
-    job.run(engine)
-    piece = job.next_piece(0)
-    assert piece is not None
-    assert ("one two three ", 3, "stop") == (piece.text, piece.completion_tokens, piece.finish_reason)
+    job = WatchedJob()
+    for one in (piece("one ", 1), piece("two ", 2), piece("three", 3, "stop")):
+        job.put(one)
+    assert piece("one two three", 3, "stop") == job.next_piece(0)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_broken_generation_is_told_and_does_not_end_the_queue(engine: FakeEngine) -> None:
-    """One engine failure costs one job."""
-    engine.gate = None
-    engine.break_after = 1
-    jobs = JobQueue(engine)
-    broken = job_for("one two")
-    jobs.submit(broken)
-    with pytest.raises(GenerationFailed, match="the fake broke"):
-        text_of(broken)
-    engine.break_after = None
-    whole = job_for("three four")
-    jobs.submit(whole)
-    assert "three four " == text_of(whole)
-    jobs.close()
+def test_nothing_in_time_is_none() -> None:
+    """Who waits is back in time to show that the connection lives."""
+    assert WatchedJob().next_piece(0) is None
+
+
+def test_an_outlet_gets_each_text_and_the_sleeper_only_the_end() -> None:
+    """Between two tokens nobody is woken; the last piece is for the one that waited."""
+    job, outlet = WatchedJob(), Outlet(True, True)
+    thread = put_once_asleep(job, piece("one ", 1), piece("two ", 2), piece("three", 3, "stop"))
+    assert piece("three", 3, "stop") == job.next_piece(20, outlet)
+    thread.join()
+    assert ["one ", "two "] == outlet.texts
+
+
+def test_an_outlet_that_needs_help_wakes_the_sleeper_and_gets_no_more() -> None:
+    """What comes after a refusal is kept, in order, until somebody waits again."""
+    job, outlet = WatchedJob(), Outlet(False)
+    thread = put_once_asleep(job, piece("one ", 1))
+    assert piece("", 1) == job.next_piece(20, outlet)
+    thread.join()
+    job.put(piece("two ", 2))
+    job.put(piece("three ", 3))
+    assert ["one "] == outlet.texts
+    assert piece("two three ", 3) == job.next_piece(20, outlet)
+
+
+def test_a_failure_comes_after_the_text_before_it() -> None:
+    """What was made is not lost, and the reason follows."""
+    job = WatchedJob()
+    job.put(piece("one ", 1))
+    job.fail(EngineError("out of pages"))
+    assert piece("one ", 1) == job.next_piece(0)
+    with pytest.raises(GenerationFailed, match="out of pages"):
+        job.next_piece(0)
+    assert "failed" == job.outcome()
+
+
+def test_there_is_one_end() -> None:
+    """A piece, a failure or a cancellation after the end changes nothing."""
+    job = WatchedJob()
+    job.put(piece("one", 1, "length"))
+    job.cancel()
+    job.put(piece("two", 2, "stop"))
+    job.fail(EngineError("late"))
+    assert ("one", "length", 1) == (job.whole_text(), job.outcome(), job.completion_tokens)
+    assert not job.is_cancelled()
+
+
+def test_a_cancelled_job_wakes_whoever_waits() -> None:
+    """The end of a client's stay is the end of the wait, whatever the engine does meanwhile."""
+    job = WatchedJob()
+
+    def cancel() -> None:
+        assert job.asleep.acquire(timeout=20)
+        job.cancel()
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    assert piece("", 0, "cancelled") == job.next_piece(20)
+    cancelling.join()
+    assert job.is_cancelled()

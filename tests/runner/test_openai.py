@@ -132,8 +132,7 @@ def test_a_stream_that_the_runner_ends_is_never_done(serve: Serve) -> None:
     assert engine.begun.acquire(timeout=20)
     waiting, waiting_response = served.stream(chat("two"), CHAT)
     assert b":\n" == waiting_response.readline()
-    assert served.loader.jobs is not None
-    closing = threading.Thread(target=served.loader.jobs.close)
+    closing = threading.Thread(target=engine.queue.close)
     closing.start()
     event = waiting_response.read().decode().split("data: ")[-1]
     assert "cancelled" == json.loads(event)["error"]["code"]

@@ -130,6 +130,47 @@ def test_gunicorn_gives_the_socket_by_which_a_leaving_client_is_noticed(tmp_path
         last.close()
 
 
+def test_a_connection_serves_another_request_after_a_stream(tmp_path: Path) -> None:
+    """What was written past gunicorn stands in whole chunks, closed by gunicorn's last one."""
+    with served_fake(tmp_path) as (_process, port, gate):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+        connection.connect()
+        used = connection.sock
+        for words in (["one", "two", "three", "four"], ["five", "six"]):
+            connection.request("POST", "/inference", json.dumps({"prompt": " ".join(words), "stream": True}))
+            os.write(gate, b"w")
+            response = connection.getresponse()
+            assert "chunked" == response.headers["Transfer-Encoding"]
+            found = b""
+            for word in words:
+                while b'"%b "' % word.encode() not in found:
+                    found += response.readline()
+                if word != words[-1]:
+                    os.write(gate, b"w")
+            assert b'"done":true' in response.read()
+            assert used is connection.sock
+        connection.close()
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(tmp_path: Path) -> None:
+    """Its body is the events and nothing else, up to the end of the connection."""
+    with served_fake(tmp_path) as (_process, port, gate):
+        body = json.dumps({"prompt": "one two three", "stream": True}).encode()
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as client:
+            client.sendall(b"POST /inference HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            answer = b""
+            for word in (b"one ", b"two ", b"three "):
+                os.write(gate, b"w")
+                while b'data: {"text":"%b"}\n\n' % word not in answer:
+                    answer += client.recv(65536)
+            while data := client.recv(65536):
+                answer += data
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        assert b"chunked" not in head
+        assert all(block.startswith(b"data: {") for block in rest.split(b"\n\n") if block not in (b"", b":"))
+        assert b'"done":true' in rest
+
+
 def test_a_worker_that_dies_ends_the_process(tmp_path: Path) -> None:
     """gunicorn does not load the model a second time behind the controller's back."""
     with served_fake(tmp_path) as (process, _port, _gate):

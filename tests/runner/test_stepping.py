@@ -7,10 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.engine import EncodedRequest, EngineError, Sampling
-from runner.engines.stepping import RequestFailed, StepLoop, Tokens, Turn
+from runner.engine import EncodedRequest, EngineError, Piece, Sampling
+from runner.engines.stepping import RequestFailed, StepLoop, Tokens
+from runner.engines.token_text import TokenText
+from runner.text import ByteDetokenizer
 
-SAMPLING = Sampling(max_tokens=9, temperature=0, top_p=1, top_k=0)
+# Token n is the letter that stands n-th.
+LETTERS = [bytes([ord("a") + token]) for token in range(26)]
+WAIT_S = 20
 
 
 class FakeSequence:
@@ -64,6 +68,50 @@ class FakePipeline:
                 sequence.made.append(sequence.left.pop(0))
 
 
+class FakeSink:
+    """Remembers what it was given, and can be told to leave or to break."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.pieces: list[Piece] = []
+        self.error: EngineError | None = None
+        self.threads: set[str] = set()
+        self.came = threading.Semaphore(0)
+        self.over = threading.Event()
+        self.begun = threading.Event()
+        self.gone = threading.Event()
+        self.breaks_at: str | None = None
+
+    def begin(self) -> None:
+        self.begun.set()
+
+    def put(self, piece: Piece) -> None:
+        assert not self.over.is_set(), "nothing comes after the end"
+        if self.breaks_at is not None and self.breaks_at in piece.text:
+            raise ValueError("a broken reader")
+        self.threads.add(threading.current_thread().name)
+        self.pieces.append(piece)
+        self.text += piece.text
+        self.came.release()
+        if piece.finish_reason is not None:
+            self.over.set()
+
+    def fail(self, error: EngineError) -> None:
+        assert not self.over.is_set(), "nothing comes after the end"
+        self.error = error
+        self.over.set()
+
+    def is_cancelled(self) -> bool:
+        return self.gone.is_set()
+
+    def end(self) -> tuple[str, str | None]:
+        """All the text, and how it ended; raises what it was failed with."""
+        assert self.over.wait(WAIT_S)
+        if self.error is not None:
+            raise self.error
+        return self.text, self.pieces[-1].finish_reason
+
+
 @pytest.fixture
 def pipeline() -> FakePipeline:
     return FakePipeline()
@@ -71,118 +119,144 @@ def pipeline() -> FakePipeline:
 
 @pytest.fixture
 def loop(pipeline: FakePipeline) -> Iterator[StepLoop]:
-    loop = StepLoop(pipeline)
+    loop = StepLoop(pipeline, text_of)
     yield loop
     pipeline.permits.release(1000)
     loop.close()
 
 
-def request(*tokens: int) -> EncodedRequest:
-    return EncodedRequest(prompt_tokens=tokens, sampling=SAMPLING)
+def text_of(request: EncodedRequest) -> TokenText:
+    return TokenText(ByteDetokenizer(LETTERS), stop=request.sampling.stop, eos=())
 
 
-def never() -> bool:
-    return False
-
-
-def rest(turn: Turn) -> tuple[list[int], str | None]:
-    """All tokens until the end, and how it ended."""
-    tokens: list[int] = []
-    while True:
-        for made in turn.next():
-            tokens += made.tokens
-            if made.reason is not None:
-                return tokens, made.reason
+def submit(loop: StepLoop, *tokens: int, stop: tuple[str, ...] = ()) -> FakeSink:
+    sink = FakeSink()
+    sampling = Sampling(max_tokens=9, temperature=0, top_p=1, top_k=0, stop=stop)
+    loop.submit(EncodedRequest(prompt_tokens=tokens, sampling=sampling), sink)
+    return sink
 
 
 def test_requests_join_while_others_run(pipeline: FakePipeline, loop: StepLoop) -> None:
-    """A request that comes while another generates is in the very next step, and each gets its own tokens."""
-    first = loop.submit(request(1, 2, 3), never)
+    """A request that comes while another generates is in the very next step, and each gets its own text."""
+    first = submit(loop, 1, 2, 3)
     pipeline.permits.release()
-    assert first.next() == [Tokens([1])]
-    second = loop.submit(request(7, 8), never)
+    assert first.came.acquire(timeout=WAIT_S)
+    assert "b" == first.text
+    second = submit(loop, 7, 8)
     pipeline.permits.release(10)
-    assert rest(first) == ([2, 3], "stop")
-    assert rest(second) == ([7, 8], "stop")
-    assert max(pipeline.widths) == 2
+    assert ("bcd", "stop") == first.end()
+    assert ("hi", "stop") == second.end()
+    assert 2 == max(pipeline.widths)
+    assert first.begun.is_set()
 
 
-def test_what_piled_up_comes_together(pipeline: FakePipeline, loop: StepLoop) -> None:
-    """A slow consumer finds all tokens at once, a quick one finds each as it is made."""
-    slow, marker = loop.submit(request(1, 2, 3), never), loop.submit(request(1, 2, 3, 4), never)
-    pipeline.permits.release(10)
-    assert rest(marker) == ([1, 2, 3, 4], "stop")
-    assert slow.next() == [Tokens([1]), Tokens([2]), Tokens([3], "stop")]
+def test_all_is_done_on_the_one_thread_that_steps(pipeline: FakePipeline, loop: StepLoop) -> None:
+    """Nobody else is woken for a token: each is text in its reader's hands before the next step begins."""
+    sinks = [submit(loop, 1, 2, 3), submit(loop, 4, 5, 6)]
+    pipeline.permits.release(3)
+    for sink in sinks:
+        sink.end()
+        assert {"step"} == sink.threads
+        assert [1, 2, 3] == [piece.completion_tokens for piece in sink.pieces]
 
 
 def test_a_leaver_is_dropped_before_the_next_step(pipeline: FakePipeline, loop: StepLoop) -> None:
     """A cancelled request takes part in no further step; the others go on."""
-    gone = threading.Event()
-    leaver, stayer = loop.submit(request(1, 2, 3, 4), gone.is_set), loop.submit(request(5, 6), never)
+    leaver, stayer = submit(loop, 1, 2, 3, 4), submit(loop, 5, 6)
     pipeline.permits.release()
-    leaver.next()
-    gone.set()
+    assert leaver.came.acquire(timeout=WAIT_S)
+    leaver.gone.set()
     pipeline.permits.release(10)
-    assert rest(leaver)[1] == "cancelled"
-    assert rest(stayer) == ([5, 6], "stop")
+    assert "cancelled" == leaver.end()[1]
+    assert ("fg", "stop") == stayer.end()
     assert pipeline.sequences[0].cancelled
     assert len(pipeline.sequences[0].left) >= 2
 
 
-def test_a_consumer_that_goes_away_is_a_leaver(pipeline: FakePipeline, loop: StepLoop) -> None:
-    """`leave` (a stop string was met) ends the work for it."""
-    turn = loop.submit(request(1, 2, 3, 4), never)
-    pipeline.permits.release()
-    turn.next()
-    turn.leave()
-    pipeline.permits.release()
-    assert rest(turn)[1] == "cancelled"
+def test_who_left_before_joining_never_joins(pipeline: FakePipeline, loop: StepLoop) -> None:
+    """The pipeline computes no prompt for a client that is gone."""
+    running = submit(loop, 1, 2)
+    assert pipeline.joined.acquire(timeout=WAIT_S)
+    early = submit(loop, 3)
+    early.gone.set()
+    pipeline.permits.release(10)
+    assert ("", "cancelled") == early.end()
+    assert ("bc", "stop") == running.end()
+    assert 1 == len(pipeline.sequences)
+
+
+def test_a_stop_string_ends_the_work(pipeline: FakePipeline, loop: StepLoop) -> None:
+    """A request whose text is whole is out of the batch before the next step, with nothing of the stop string."""
+    stopped, neighbour = submit(loop, 1, 2, 3, 4, 5, stop=("cd",)), submit(loop, 1, 2, 3, 4, 5)
+    pipeline.permits.release(10)
+    assert ("b", "stop") == stopped.end()
+    assert ("bcdef", "stop") == neighbour.end()
+    assert pipeline.sequences[0].cancelled
+    assert [4, 5] == pipeline.sequences[0].left
 
 
 def test_one_bad_request_leaves_the_batch_alone(pipeline: FakePipeline, loop: StepLoop) -> None:
     """A request that is refused, or finds no room later, fails with its reason; its neighbour does not notice."""
-    neighbour = loop.submit(request(1, 2), never)
-    refused, homeless = loop.submit(request(666), never), loop.submit(request(5, -1), never)
+    neighbour = submit(loop, 1, 2)
+    refused, homeless = submit(loop, 666), submit(loop, 5, -1)
     pipeline.permits.release(10)
     with pytest.raises(RequestFailed, match="refused"):
-        rest(refused)
+        refused.end()
     with pytest.raises(RequestFailed, match="no room"):
-        rest(homeless)
-    assert rest(neighbour) == ([1, 2], "stop")
+        homeless.end()
+    assert ("bc", "stop") == neighbour.end()
+    assert loop.failure is None
+
+
+@pytest.mark.parametrize("broken_tokens", [(1, 2, 3), (1, 99, 3)])
+def test_one_bad_reader_leaves_the_batch_alone(
+    pipeline: FakePipeline, loop: StepLoop, broken_tokens: tuple[int, ...]
+) -> None:
+    """Whatever is thrown while one request's tokens become its answer ends that request, and its work, alone."""
+    sink, neighbour = FakeSink(), submit(loop, 4, 5, 6)
+    sink.breaks_at = "c"
+    sampling = Sampling(max_tokens=9, temperature=0, top_p=1, top_k=0)
+    loop.submit(EncodedRequest(prompt_tokens=broken_tokens, sampling=sampling), sink)
+    pipeline.permits.release(10)
+    with pytest.raises(EngineError, match=r"the answer could not be written: (ValueError|IndexError)"):
+        sink.end()
+    assert ("efg", "stop") == neighbour.end()
+    assert "b" == sink.text
+    assert any(sequence.cancelled for sequence in pipeline.sequences)
     assert loop.failure is None
 
 
 def test_a_failing_step_fails_everyone_with_the_reason(pipeline: FakePipeline, loop: StepLoop) -> None:
     """Nobody waits for ever: those in the batch and those who come later get the reason, and the loop tells it."""
-    inside = [loop.submit(request(1, 2), never) for _ in range(2)]
+    inside = [submit(loop, 1, 2) for _ in range(2)]
     pipeline.fault = RuntimeError("out of pages")
     pipeline.permits.release()
-    for turn in inside:
+    for sink in inside:
         with pytest.raises(EngineError, match="RuntimeError: out of pages"):
-            rest(turn)
+            sink.end()
     assert loop.failure is not None
     with pytest.raises(EngineError, match="out of pages"):
-        loop.submit(request(1), never)
+        submit(loop, 1)
 
 
 def test_an_empty_batch_sleeps(pipeline: FakePipeline, loop: StepLoop) -> None:
     """With nothing to do no step is made, and the loop wakes for the next request."""
     pipeline.permits.release(100)
-    assert rest(loop.submit(request(1, 2), never)) == ([1, 2], "stop")
-    assert pipeline.steps == 2
-    assert rest(loop.submit(request(3), never)) == ([3], "stop")
-    assert pipeline.steps == 3
+    assert ("bc", "stop") == submit(loop, 1, 2).end()
+    assert 2 == pipeline.steps
+    assert ("d", "stop") == submit(loop, 3).end()
+    assert 3 == pipeline.steps
 
 
 def test_closing_ends_what_runs(pipeline: FakePipeline) -> None:
     """Requests in the batch end as cancelled, and the thread is gone."""
-    loop = StepLoop(pipeline)
-    turn = loop.submit(request(1, 2, 3), never)
-    assert pipeline.joined.acquire(timeout=10)
+    loop = StepLoop(pipeline, text_of)
+    sink = submit(loop, 1, 2, 3)
+    assert pipeline.joined.acquire(timeout=WAIT_S)
     closing = threading.Thread(target=loop.close)
     closing.start()
     pipeline.permits.release(10)
-    closing.join(10)
-    assert rest(turn)[1] in ("cancelled", "stop")
+    closing.join(WAIT_S)
+    assert sink.end()[1] in ("cancelled", "stop")
     with pytest.raises(EngineError, match="closed"):
-        loop.submit(request(1), never)
+        submit(loop, 1)

@@ -1,0 +1,70 @@
+"""For engines that can only iterate: one thread runs their generations, first come, first served."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from runner.engine import EncodedRequest, EngineError, Piece, Sink
+
+log = logging.getLogger("runner")
+
+Generate = Callable[[EncodedRequest, Callable[[], bool]], Iterator[Piece]]
+
+
+class OneAtATime:
+    """Gives a sink what `generate` yields, which asks its second argument before each token whether to end."""
+
+    def __init__(self, generate: Generate) -> None:
+        self._generate = generate
+        self._waiting: deque[tuple[EncodedRequest, Sink]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="generate", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        """Puts the request at the end of the queue; returns at once."""
+        with self._changed:
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._waiting.append((request, sink))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Cancels what waits and lets what runs come to its end."""
+        with self._changed:
+            self._closed = True
+            for _, sink in self._waiting:
+                sink.put(_CANCELLED)
+            self._waiting.clear()
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (found := self._next()) is not None:
+            request, sink = found
+            if sink.is_cancelled():
+                sink.put(_CANCELLED)
+            else:
+                self._run(request, sink)
+
+    def _run(self, request: EncodedRequest, sink: Sink) -> None:
+        try:
+            sink.begin()
+            for piece in self._generate(request, sink.is_cancelled):
+                sink.put(piece)
+        except Exception as error:  # A thread's outermost loop: one broken generation must not end the others.
+            log.exception("generation failed")
+            sink.fail(EngineError(f"the engine failed while generating: {type(error).__name__}: {error}"))
+
+    def _next(self) -> tuple[EncodedRequest, Sink] | None:
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            return None if self._closed else self._waiting.popleft()
+
+
+_CANCELLED = Piece(text="", completion_tokens=0, finish_reason="cancelled")

@@ -1,0 +1,126 @@
+"""The way past the server to the client's socket."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.wire import Wire, wire_of
+
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A server's end, bounded in time as the app leaves it and with little room, and its client's end."""
+    server, client = socket.socketpair()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server.settimeout(TIMEOUT_S)
+    client.settimeout(TIMEOUT_S)
+    with server, client:
+        yield server, client
+
+
+def received(client: socket.socket) -> bytes:
+    found = b""
+    while data := client.recv(65536):
+        found += data
+    return found
+
+
+def test_what_is_sent_is_framed_as_the_server_would(pair: tuple[socket.socket, socket.socket]) -> None:
+    """HTTP/1.1 in chunks, HTTP/1.0 as it is."""
+    server, client = pair
+    assert Wire(server, is_chunked=True).send(b"x" * 26)
+    assert b"1A\r\n" + b"x" * 26 + b"\r\n" == client.recv(100)
+    assert Wire(server, is_chunked=False).send(b"data")
+    assert b"data" == client.recv(100)
+
+
+def test_a_full_buffer_does_not_block_and_nothing_is_lost(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Sending returns at once; flushing waits for the reader and sends the rest in its place."""
+    server, client = pair
+    wire, whole = Wire(server, is_chunked=False), b""
+    while wire.send(part := b"%d," % len(whole) * 100):
+        whole += part
+    whole += part
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(received(client)))
+    reader.start()
+    wire.flush()
+    assert wire.send(b"end")
+    server.shutdown(socket.SHUT_WR)
+    reader.join(TIMEOUT_S)
+    assert [whole + b"end"] == found
+
+
+def test_a_client_that_left_is_told_by_flush_alone(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The engine's thread never meets an error of a socket; the one that waits does."""
+    server, client = pair
+    client.close()
+    wire = Wire(server, is_chunked=True)
+    assert not wire.send(b"x")
+    with pytest.raises(BrokenPipeError):
+        wire.flush()
+
+
+def test_a_reader_that_never_reads_is_given_up(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The socket's time-out bounds the wait."""
+    server, _client = pair
+    wire = Wire(server, is_chunked=False)
+    while wire.send(b"x" * 4096):
+        pass
+    server.settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        wire.flush()
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=3000), st.booleans()), max_size=40))
+def test_any_reader_gets_every_byte_in_order(parts: list[tuple[bytes, bool]]) -> None:
+    """However little is read between two sends, the client's bytes are the chunks in their order."""
+    server, client = socket.socketpair()
+    with server, client:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        server.settimeout(TIMEOUT_S)
+        client.setblocking(False)
+        wire, found, expected = Wire(server, is_chunked=True), b"", b""
+        for data, is_reading in parts:
+            expected += b"%X\r\n%b\r\n" % (len(data), data)
+            is_sent = wire.send(data)
+            if is_reading or not is_sent:
+                found += drained(client)
+            wire.flush()
+        found += drained(client)
+        assert expected == found
+
+
+def drained(client: socket.socket) -> bytes:
+    found = b""
+    try:
+        while data := client.recv(65536):
+            found += data
+    except BlockingIOError:
+        pass
+    return found
+
+
+def environ(client: object, protocol: str = "HTTP/1.1") -> dict[str, Any]:
+    return {"gunicorn.socket": client, "SERVER_PROTOCOL": protocol}
+
+
+def test_only_a_socket_whose_framing_is_known_is_a_wire(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Anything else goes the server's own way."""
+    server, _client = pair
+    assert wire_of(environ(server)) is not None
+    assert wire_of(environ(server, "HTTP/1.0")) is not None
+    assert wire_of(environ(server, "HTTP/2.0")) is None
+    assert wire_of({"SERVER_PROTOCOL": "HTTP/1.1"}) is None
+    assert wire_of(environ(object())) is None
+    server.settimeout(None)
+    assert wire_of(environ(server)) is None
