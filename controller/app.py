@@ -15,11 +15,13 @@ from controller.docker_service import DockerService
 from controller.docker_service.health import EngineHealth
 from controller.errors import OrchestrarError
 from controller.proxy import Proxy
+from controller.pump import Pump
 from controller.registry import Registry
 from controller.relay import Relay
 from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor import Backend, Monitor, Supervisor
+from controller.upstream import READ_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def create_app(
         facts=backend.facts,
         engine=EngineHealth(docker.version),
         clients=ClientWatcher(),
+        pump=Pump(silence_s=READ_TIMEOUT_S),
     )
     guard.install(app, settings.allowed_hosts)
     errors.install(app)

@@ -28,6 +28,7 @@ except ConfigInvalid as exc:
 bind = f"{f'[{_settings.host}]' if ':' in _settings.host else _settings.host}:{_settings.port}"
 workers = 1
 worker_class = "controller.worker.ControllerWorker"
+logger_class = "controller.worker.ControllerLogger"
 threads = _settings.max_in_flight + SPARE_THREADS
 worker_connections = max(1000, 2 * threads)
 timeout = 60

@@ -11,107 +11,22 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
+from controller.http1 import Head, Malformed, split_head
 from controller.readiness import Readiness
+from controller.upstream import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, Connection, Upstream
+
+__all__ = ["Proxy", "Upstream"]
 
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 CONNECT_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 1.0
-# A runner writes a comment every 2 s while it has no token, so a longer silence in a stream is a fault; a plain
-# answer is silent until it is whole.
-READ_TIMEOUT_S = 300.0
-MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HEALTH_BYTES = 64 * 1024
-STREAM_CHUNK_BYTES = 64 * 1024
 _KEEP_IDLE_S = 30.0
-_BROKE_OFF = "the model's connection broke in the middle of its answer; the model may have died"
-_DIED = (http.client.RemoteDisconnected, ConnectionError)
-
-
-class _Abort:
-    """Breaks a request off from another thread, until the connection is somebody else's."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._lock = threading.Lock()
-        self._sock: socket.socket | None = sock
-
-    def fire(self) -> None:
-        with self._lock:
-            if self._sock is not None:
-                with suppress(OSError):
-                    self._sock.shutdown(socket.SHUT_RDWR)
-
-    def disarm(self) -> None:
-        with self._lock:
-            self._sock = None
-
-
-class Upstream:
-    """An answer that has begun: status and content type are known, the body comes in pieces. Not thread-safe,
-    but for `abort`."""
-
-    def __init__(
-        self,
-        connection: http.client.HTTPConnection,
-        response: http.client.HTTPResponse,
-        abort: _Abort,
-        give_back: Callable[[http.client.HTTPConnection], None],
-    ) -> None:
-        self.status = response.status
-        self.content_type = response.headers.get("Content-Type", "application/octet-stream")
-        self._connection: http.client.HTTPConnection | None = connection
-        self._response = response
-        self._abort = abort
-        self._give_back = give_back
-        self._ended = False
-
-    def read_piece(self) -> bytes:
-        """What has arrived, at least one byte; empty at the proper end.
-
-        Raises ModelDied when the connection breaks before the end, UpstreamTimeout after too long a silence.
-        """
-        try:
-            piece = self._response.read1(STREAM_CHUNK_BYTES)
-        except TimeoutError as exc:
-            raise UpstreamTimeout(f"the model sent nothing for {READ_TIMEOUT_S:g} s") from exc
-        except (http.client.HTTPException, OSError, ValueError) as exc:
-            raise ModelDied(_BROKE_OFF) from exc
-        if not piece:
-            # http.client takes a connection that ends too early for the end of a body of known length.
-            if self._response.length:
-                raise ModelDied(_BROKE_OFF)
-            self._ended = True
-        return piece
-
-    def read_all(self) -> bytes:
-        """The whole body; raises UpstreamInvalid beyond the bound, else like `read_piece`."""
-        pieces, size = [], 0
-        while piece := self.read_piece():
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BODY_BYTES:
-                raise UpstreamInvalid(f"the model's answer is larger than {MAX_BODY_BYTES} bytes")
-        return b"".join(pieces)
-
-    def abort(self) -> None:
-        """Break it off, from any thread; a read under way ends in ModelDied."""
-        self._abort.fire()
-
-    def close(self) -> None:
-        """End it: a body read to its end gives the connection back, any other closes it. Idempotent."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        self._abort.disarm()
-        self._response.close()
-        if self._ended and not self._response.will_close:
-            self._give_back(connection)
-        else:
-            connection.close()
+_DIED_FIRST = "the model ended the connection before its answer began"
 
 
 class Proxy:
@@ -119,7 +34,7 @@ class Proxy:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: dict[int, list[tuple[float, http.client.HTTPConnection]]] = defaultdict(list)
+        self._idle: dict[int, list[tuple[float, Connection]]] = defaultdict(list)
 
     def probe(self, port: int, path: str) -> Readiness:
         """One GET of the path that tells; any answer but a 200 means not yet."""
@@ -154,87 +69,100 @@ class Proxy:
         Raises ModelDied when no byte of an answer came (so sending it again is safe), UpstreamTimeout, or
         UpstreamInvalid for what no runner answers: redirects, encodings, broken or endless heads.
         """
+        request = _request_bytes(port, path, body, headers)
         kept = self._take(port)
         if kept is not None:
             try:
-                return self._exchange(kept, path, body, headers, on_abort)
+                return self._exchange(kept, request, on_abort)
             except ModelDied:
                 log.debug("port %d: a kept connection had been closed, connecting anew", port)
-        fresh = http.client.HTTPConnection(HOST, port, timeout=CONNECT_TIMEOUT_S)
-        return self._exchange(fresh, path, body, headers, on_abort)
+        return self._exchange(_connect(port), request, on_abort)
 
     def close(self) -> None:
         """Close the kept connections."""
         with self._lock:
             for idle in self._idle.values():
                 while idle:
-                    idle.pop()[1].close()
+                    idle.pop()[1].sock.close()
 
     def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        path: str,
-        body: bytes,
-        headers: dict[str, str],
-        on_abort: Callable[[Callable[[], None]], None],
+        self, connection: Connection, request: bytes, on_abort: Callable[[Callable[[], None]], None]
     ) -> Upstream:
+        abort = Abort(connection.sock)
         try:
-            sock = _connected(connection)
-            abort = _Abort(sock)
             on_abort(abort.fire)
-            connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
-            response = connection.getresponse()
-        except _DIED as exc:
-            connection.close()
-            raise ModelDied("the model ended the connection before its answer began") from exc
-        except TimeoutError as exc:
-            connection.close()
-            raise UpstreamTimeout(f"the model did not answer within {READ_TIMEOUT_S:g} s") from exc
-        except (http.client.HTTPException, OSError) as exc:
-            connection.close()
-            raise UpstreamInvalid(f"the model's answer is no HTTP: {exc!r}") from exc
-        upstream = Upstream(connection, response, abort, self._put)
-        if 300 <= response.status < 400 or response.headers.get("Content-Encoding", "identity") != "identity":
-            upstream.close()
-            raise UpstreamInvalid("the model answered with a redirect or an encoding, which is never followed")
-        return upstream
+            head, begun = _ask(connection.sock, request)
+            if 300 <= head.status < 400 or head.content_encoding != "identity":
+                raise UpstreamInvalid("the model answered with a redirect or an encoding, which is never followed")
+        except BaseException:
+            abort.disarm()
+            connection.sock.close()
+            raise
+        return Upstream(connection, head, begun, abort, self._put)
 
-    def _take(self, port: int) -> http.client.HTTPConnection | None:
+    def _take(self, port: int) -> Connection | None:
         with self._lock:
             idle = self._idle[port]
             while idle:
                 since, connection = idle.pop()
-                if time.monotonic() - since < _KEEP_IDLE_S and not _has_closed(connection):
+                if time.monotonic() - since < _KEEP_IDLE_S and not _has_closed(connection.sock):
                     return connection
-                connection.close()
+                connection.sock.close()
         return None
 
-    def _put(self, connection: http.client.HTTPConnection) -> None:
+    def _put(self, connection: Connection) -> None:
         now = time.monotonic()
         with self._lock:
             idle = self._idle[connection.port]
             while idle and now - idle[0][0] > _KEEP_IDLE_S:
-                idle.pop(0)[1].close()
+                idle.pop(0)[1].sock.close()
             idle.append((now, connection))
 
 
-def _connected(connection: http.client.HTTPConnection) -> socket.socket:
-    if connection.sock is None:
-        try:
-            connection.connect()  # sets TCP_NODELAY itself
-        except TimeoutError as exc:
-            raise ConnectionError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from exc
-    sock: socket.socket = connection.sock
+def _connect(port: int) -> Connection:
+    try:
+        sock = socket.create_connection((HOST, port), CONNECT_TIMEOUT_S)
+    except (ConnectionError, TimeoutError) as exc:
+        raise ModelDied(f"the model's port takes no connection: {exc}") from exc
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.settimeout(READ_TIMEOUT_S)
-    return sock
+    return Connection(port, sock)
 
 
-def _has_closed(connection: http.client.HTTPConnection) -> bool:
+def _request_bytes(port: int, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """The whole request, so that one call sends it."""
+    fields = {"Host": f"{HOST}:{port}", "Content-Type": "application/json", **headers, "Content-Length": len(body)}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+
+
+def _ask(sock: socket.socket, request: bytes) -> tuple[Head, bytes]:
+    """The answer's head, and what came of its body with it."""
+    received = b""
+    try:
+        sock.sendall(request)
+        while (found := split_head(received)) is None:
+            piece = sock.recv(RECEIVE_BYTES)
+            if not piece:
+                break
+            received += piece
+    except TimeoutError as exc:
+        raise UpstreamTimeout(f"the model did not answer within {READ_TIMEOUT_S:g} s") from exc
+    except ConnectionError as exc:
+        raise ModelDied(_DIED_FIRST) from exc
+    except (Malformed, OSError) as exc:
+        raise UpstreamInvalid(f"the model's answer is no HTTP: {exc}") from exc
+    if found is None:
+        if received:
+            raise UpstreamInvalid("the model's answer is no HTTP: it ends within its head")
+        raise ModelDied(_DIED_FIRST)
+    return found
+
+
+def _has_closed(sock: socket.socket) -> bool:
     """An idle connection that is readable was closed by the other end (or answers what nobody asked)."""
-    if connection.sock is None:
-        return True
     poll = select.poll()
-    poll.register(connection.sock, select.POLLIN)
+    poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
 
 

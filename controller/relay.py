@@ -16,7 +16,6 @@ from controller.errors import (
     Overloaded,
     ShutDown,
     UpstreamAnswered,
-    UpstreamError,
     UpstreamInvalid,
 )
 from controller.proxy import Proxy, Upstream
@@ -166,6 +165,23 @@ class Exchange:
                 raise ShutDown("the controller is shutting down and had to cut this answer; ask again") from exc
             raise
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no more will come; `read_piece` tells what the end was. See `pump.Source`."""
+        return self._upstream.is_over
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        return self._upstream.fileno()
+
+    def feed(self, received: bytes) -> bytes:
+        """The body's bytes in what somebody else received."""
+        return self._upstream.feed(received)
+
+    def broke(self, cause: Exception) -> None:
+        """Take note that the connection failed while somebody else read it."""
+        self._upstream.broke(cause)
+
     def cut(self) -> None:
         """Break it off, from any thread; whoever reads it gets ShutDown."""
         self._was_cut = True
@@ -231,37 +247,3 @@ def error_of(found: dict[str, Any]) -> dict[str, Any] | None:
     ours = {name: error[name] for name, kind in _ERROR_FIELDS.items() if isinstance(error.get(name, ()), kind)}
     others = {name: value for name, value in error.items() if name not in _ERROR_FIELDS and name != "object"}
     return {**ours, "details": {**others, **ours.get("details", {})}}
-
-
-class EventStream(Iterator[bytes]):
-    """The body of a streamed answer: pieces as they arrive, one error event when it breaks, never more after it.
-
-    A class, not a generator: one that was never begun would not run its `finally` and would leak the lease.
-    """
-
-    def __init__(self, exchange: Pieces, error_event: Callable[[UpstreamError], bytes], on_close: Callable[[], None]):
-        self._exchange = exchange
-        self._exchange = exchange
-        self._error_event = error_event
-        self._on_close = on_close
-        self._ended = False
-
-    def __next__(self) -> bytes:
-        if self._ended:
-            raise StopIteration
-        try:
-            piece = self._exchange.read_piece()
-        except UpstreamError as exc:
-            self.close()
-            return self._error_event(exc)
-        if not piece:
-            self.close()
-            raise StopIteration
-        return piece
-
-    def close(self) -> None:
-        """End the upstream and give everything back. Idempotent."""
-        if not self._ended:
-            self._ended = True
-            self._exchange.close()
-            self._on_close()

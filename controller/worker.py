@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 import threading
 import uuid
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -16,10 +19,28 @@ from controller.api.errors import envelope
 from controller.errors import BodyInvalid
 
 CUT_BEFORE_S = 2.0
+ASKS_AGAIN_MS = 2
+
+
+class ControllerLogger(Logger):  # type: ignore[misc]
+    """gunicorn's own log, without the line per request that it would compose even though nobody writes it."""
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """Nothing: requests are not logged."""
 
 
 class ControllerWorker(ThreadWorker):  # type: ignore[misc]
     """Closes connections off the main loop, and answers what is no HTTP in the API's own error shape."""
+
+    def handle(self, conn: Any) -> Any:
+        """A client that asks again at once keeps its thread: by way of the main loop two threads had to be woken.
+
+        Only while there are threads for all connections, so that nobody waits for one.
+        """
+        kept = super().handle(conn)
+        while kept is True and self.alive and self.nr_conns <= self.cfg.threads and _asks_again(conn.sock):
+            kept = super().handle(conn)
+        return kept
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """gunicorn lingers up to 2 s on a connection that it closes, on the thread that accepts all others."""
@@ -51,3 +72,9 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
         )
         with suppress(OSError):
             client.sendall(head.encode() + body)
+
+
+def _asks_again(client: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+    return bool(poll.poll(ASKS_AGAIN_MS))

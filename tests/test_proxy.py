@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from controller import proxy as proxy_module
+from controller import upstream as upstream_module
 from controller.clients import ClientWatcher
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
 from controller.proxy import Proxy, Upstream
@@ -179,7 +180,7 @@ def test_hostile_heads(proxy: Proxy, serve: Callable[..., int], head: bytes) -> 
 
 def test_a_huge_body_is_bounded(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole answer beyond the bound is refused."""
-    monkeypatch.setattr(proxy_module, "MAX_BODY_BYTES", 10)
+    monkeypatch.setattr(upstream_module, "MAX_BODY_BYTES", 10)
     upstream = post(proxy, serve(answers(CHUNKED + b"b\r\nhello world\r\n0\r\n\r\n")))
     with pytest.raises(UpstreamInvalid):
         upstream.read_all()
@@ -225,6 +226,35 @@ def test_an_abort_ends_the_wait(proxy: Proxy, serve: Callable[..., int]) -> None
         proxy.post(port, "/inference", b"{}", {}, aborts.append)
     thread.join(HANG_S)
     assert seen_end.wait(HANG_S)
+
+
+@pytest.mark.parametrize(
+    "begun", [b"HTTP/1.1 200 OK\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n"], ids=["to the end", "chunks"]
+)
+def test_an_aborted_body_is_no_end(proxy: Proxy, serve: Callable[..., int], begun: bytes) -> None:
+    """Breaking an answer off never makes a whole one of it, not even of one that ends with its connection."""
+
+    def hang(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(begun)
+        while connection.recv(1024):
+            pass
+
+    upstream = post(proxy, serve(hang))
+    assert b"half" == upstream.read_piece()
+    upstream.abort()
+    with pytest.raises(ModelDied):
+        upstream.read_piece()
+    upstream.close()
+
+
+def test_bytes_after_an_answer_end_the_connection(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """A runner that sends more than it said is not asked over that connection again."""
+    port = serve(answers(WHOLE + WHOLE), answers(WHOLE))
+    for _ in range(2):
+        upstream = post(proxy, port)
+        assert upstream.read_all() == b"{}"
+        upstream.close()
 
 
 def test_the_probe_reads_health(proxy: Proxy, serve: Callable[..., int]) -> None:

@@ -11,7 +11,8 @@ from controller.api.errors import envelope
 from controller.api.foreign import way_to
 from controller.api.services import Services
 from controller.errors import OrchestrarError
-from controller.relay import Answer, EventStream, Pieces, Waited
+from controller.event_stream import EventStream
+from controller.relay import Answer, Pieces, Waited
 from controller.supervisor import CancelToken
 
 OK = 200
@@ -77,7 +78,9 @@ def relay(
         raise
     answer = way.read(exchange)
     if stream and answer.status == OK and answer.content_type.startswith(EVENT_STREAM):
-        events = EventStream(wording.streamed(answer), lambda error: wording.error(error, request_id), unwatch)
+        pieces = wording.streamed(answer)
+        carry = services.carrier(request.environ, pieces)
+        events = EventStream(pieces, lambda error: wording.error(error, request_id), unwatch, carry)
         return stream_response(events, wording.stream_type, _waited_header(answer.waited))
     try:
         response = Response(wording.whole(answer), content_type="application/json")

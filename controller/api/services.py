@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from controller.docker_service.health import EngineHealth
 from controller.engines import Engine
 from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
+from controller.pump import Pump, Source
 from controller.registry import Registry
 from controller.relay import Relay
 from controller.supervisor import CancelToken, Supervisor
@@ -31,6 +33,7 @@ class Services:
     facts: Callable[[str], ModelFacts | None]
     engine: EngineHealth
     clients: ClientWatcher
+    pump: Pump
 
     def close(self) -> None:
         """Let threads and kept connections go; running models stay up."""
@@ -44,6 +47,16 @@ class Services:
         """
         client = environ.get("gunicorn.socket")
         return (lambda: None) if client is None else self.clients.watch(client, token.cancel)
+
+    def carrier(self, environ: Mapping[str, Any], pieces: object) -> Callable[[], None] | None:
+        """What takes the rest of a begun stream to the client of this request, past the server's own writing.
+
+        None where the pieces have to be asked for, the answer is not framed in chunks, or the socket is no plain one.
+        """
+        client = environ.get("gunicorn.socket")
+        if type(client) is not socket.socket or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+            return None
+        return (lambda: self.pump.run(pieces, client)) if isinstance(pieces, Source) else None
 
     @contextmanager
     def leaving_client(self, environ: Mapping[str, Any]) -> Iterator[CancelToken]:

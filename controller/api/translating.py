@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from controller.errors import UpstreamError
+from controller.pump import Source
 from controller.relay import Pieces
 
 
@@ -51,3 +52,36 @@ class Translated:
         except UpstreamError as exc:
             self._error = exc
         return worded
+
+
+class TranslatedSource(Translated):
+    """The same of pieces that come by themselves. See `pump.Source`."""
+
+    def __init__(self, pieces: Pieces, source: Source, translation: Translation) -> None:
+        super().__init__(pieces, translation)
+        self._source = source
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more will come; `read_piece` tells what the end was."""
+        return self._error is not None or self._source.is_over
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        return self._source.fileno()
+
+    def feed(self, received: bytes) -> bytes:
+        """What a client gets for what was received."""
+        piece = self._source.feed(received)
+        return self._worded(piece) if piece else b""
+
+    def broke(self, cause: Exception) -> None:
+        """Take note that the connection failed."""
+        self._source.broke(cause)
+
+
+def translated(pieces: Pieces, translation: Translation) -> Translated:
+    """The answer in other words, to be asked for, and where its pieces come by themselves to be waited for as well."""
+    if isinstance(pieces, Source):
+        return TranslatedSource(pieces, pieces, translation)
+    return Translated(pieces, translation)

@@ -42,6 +42,7 @@ class Supervisor:
         self._stop_grace_s = stop_grace_s
         self._lock = threading.Lock()
         self._monitor_wakes = threading.Condition(self._lock)
+        self._monitor_sleeps_until: float | None = None
         self._life = Lifecycle(backend, probe, self._clock, self._lock, self._monitor_wakes.notify_all)
         self._turns = Turns(self._life, self._clock)
         self._slots = {
@@ -179,9 +180,12 @@ class Supervisor:
         """Wait until a model's idle deadline or `look_at` (monotonic); False when the supervisor is closing."""
         with self._lock:
             deadlines = [due for slot in self._slots.values() if (due := slot.idle_deadline()) is not None]
-            wait_s = min([look_at, *deadlines]) - self._clock.monotonic()
+            due = min([look_at, *deadlines])
+            wait_s = due - self._clock.monotonic()
             if wait_s > 0 and not self._life.is_closing:
+                self._monitor_sleeps_until = due
                 self._clock.wait(self._monitor_wakes, wait_s)
+                self._monitor_sleeps_until = None
             return not self._life.is_closing
 
     def close(self) -> None:
@@ -225,7 +229,9 @@ class Supervisor:
             if keep_alive_s is not None:
                 slot.keep_alive_s = keep_alive_s
             slot.changed.notify_all()
-            if not slot.leases:
+            deadline, sleeps_until = slot.idle_deadline(), self._monitor_sleeps_until
+            # As a rule it sleeps no longer than this anyway, and waking it would cost every request.
+            if deadline is not None and sleeps_until is not None and deadline < sleeps_until:
                 self._monitor_wakes.notify_all()
 
     def _wake(self, slot: Slot) -> None:

@@ -41,7 +41,10 @@ class _Graph:
         }
         for name, node in self._inputs.items():
             node.output(0).set_names({name})
+        # Nodes are what compiling takes time for, so equal constants are one.
         self._ints: dict[tuple[int, ...], Any] = {}
+        self._scalars: dict[int, Any] = {}
+        self._float_scalars: dict[float, Any] = {}
         self._states: list[Any] = []
         self._batch = ops.gather(ops.shape_of(self._inputs["input_ids"]), self._int(0), self._int(0))
         self._cos, self._sin = self._rotary()
@@ -49,6 +52,8 @@ class _Graph:
         self._no_state = ops.broadcast(
             _floats(0.0), ops.concat([self._batch, self._int(shape.kv_heads, 0, shape.head_dim)], 0)
         )
+        repeats = self._int(shape.kv_heads, shape.heads // shape.kv_heads, 1, shape.head_dim)
+        self._repeated_shape = ops.concat([self._batch, repeats], 0)
 
     def model(self) -> Any:
         embedding = self._matrix("token_embd.weight")
@@ -96,9 +101,8 @@ class _Graph:
         kept = ops.gather(state, self._inputs["beam_idx"], self._scalar(0))
         whole = ops.concat([kept, new], 2)
         self._states.append(ops.assign(whole, name))
-        sizes = self._int(shape.kv_heads, shape.heads // shape.kv_heads, 1, shape.head_dim)
         repeated = ops.broadcast(
-            ops.unsqueeze(whole, self._scalar(2)), ops.concat([self._batch, sizes], 0), broadcast_spec="BIDIRECTIONAL"
+            ops.unsqueeze(whole, self._scalar(2)), self._repeated_shape, broadcast_spec="BIDIRECTIONAL"
         )
         return ops.reshape(repeated, self._int(0, shape.heads, -1, shape.head_dim), True)
 
@@ -106,9 +110,9 @@ class _Graph:
         weight = self._weights(name)
         assert weight is not None
         ones = [1] * (len(x.get_output_partial_shape(0)) - 1)
-        squares = ops.reduce_mean(ops.power(x, _floats(2.0)), self._int(-1), True)
-        root = ops.sqrt(ops.add(squares, _floats(self._shape.norm_epsilon)))
-        return ops.multiply(ops.multiply(ops.divide(_floats(1.0), root), x), _floats(weight.reshape(*ones, -1)))
+        squares = ops.reduce_mean(ops.power(x, self._float(2.0)), self._int(-1), True)
+        root = ops.sqrt(ops.add(squares, self._float(self._shape.norm_epsilon)))
+        return ops.multiply(ops.multiply(ops.divide(self._float(1.0), root), x), _floats(weight.reshape(*ones, -1)))
 
     def _rotate(self, x: Any) -> Any:
         """The rotary embedding, with the two halves of a head as pairs."""
@@ -116,7 +120,7 @@ class _Graph:
         one, axis = self._int(1), self._int(3)
         second = ops.slice(x, self._int(half), self._int(_TO_THE_END), one, axis)
         first = ops.slice(x, self._int(0), self._int(half), one, axis)
-        turned = ops.concat([ops.multiply(second, _floats(-1.0)), first], -1)
+        turned = ops.concat([ops.multiply(second, self._float(-1.0)), first], -1)
         return ops.add(ops.multiply(x, self._cos), ops.multiply(turned, self._sin))
 
     def _rotary(self) -> tuple[Any, Any]:
@@ -152,7 +156,14 @@ class _Graph:
         return self._ints[values]
 
     def _scalar(self, value: int) -> Any:
-        return ops.constant(np.array(value, dtype=np.int64))
+        if value not in self._scalars:
+            self._scalars[value] = ops.constant(np.array(value, dtype=np.int64))
+        return self._scalars[value]
+
+    def _float(self, value: float) -> Any:
+        if value not in self._float_scalars:
+            self._float_scalars[value] = _floats(value)
+        return self._float_scalars[value]
 
 
 def _floats(value: float | Array) -> Any:

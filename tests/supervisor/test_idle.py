@@ -153,3 +153,13 @@ class TestIdle:
         house.clock.until_waiting(1)
         house.clock.advance(900)
         assert waiting.result(HANG_S) is True
+
+    def test_a_release_that_is_due_sooner_wakes_the_monitor(self, house: House) -> None:
+        """A request with a short `keep_alive` does not wait for the monitor to wake by itself."""
+        held = lease(house)
+        waiting = house.later(house.supervisor.rest_until_due, 1e9)
+        house.clock.until_waiting(1)
+        held.release(keep_alive_s=0)
+        assert waiting.result(HANG_S) is True
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED

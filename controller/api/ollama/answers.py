@@ -12,7 +12,7 @@ from controller.api.errors import ollama_error
 from controller.api.ollama.tool_calls import CallCollector, worded_calls
 from controller.api.openai_events import DONE, EventReader
 from controller.api.relaying import as_json
-from controller.api.translating import Translated
+from controller.api.translating import translated
 from controller.errors import OrchestrarError, UpstreamInvalid
 from controller.relay import Answer, Pieces, Waited
 
@@ -69,7 +69,7 @@ class OllamaWording:
         return self.last(whole, choice, object_in(answer, "usage"), times)
 
     def streamed(self, answer: Answer) -> Pieces:
-        return Translated(answer, Lines(self, answer.waited))
+        return translated(answer, Lines(self, answer.waited))
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
         return as_json(ollama_error(error, request_id))
