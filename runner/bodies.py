@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from runner.engine import GenerationRequest, Message, PartialSampling
+from runner.engine import Constraints, GenerationRequest, Message, PartialSampling
 from runner.errors import Refused
 
 # The controller's own bound is lower; this one holds for who calls a runner by its port.
@@ -52,6 +52,37 @@ class SamplingBody(StrictBody):
         )
 
 
+class JsonSchemaBody(StrictBody):
+    """A schema by name; `strict` changes nothing here, every schema is kept."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(StrictBody):
+    """What the answer has to be: free text, some JSON object, or a value of a schema."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaBody | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_named(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError('write the schema in "json_schema": {"name": …, "schema": {…}}')
+        return self
+
+    def schema_of_answer(self) -> Any:
+        """The JSON schema of the answer; None for free text."""
+        if self.type == "json_schema" and self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
+
+
 class MessageBody(StrictBody):
     """One turn; what a role means is the chat template's business."""
 
@@ -65,6 +96,7 @@ class InferenceBody(SamplingBody):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
     raw: bool = False
+    response_format: ResponseFormat | None = None
     stream: bool = False
 
     @model_validator(mode="after")
@@ -82,6 +114,7 @@ class InferenceBody(SamplingBody):
             messages=tuple(Message(role=message.role, content=message.content) for message in self.messages or ()),
             raw=self.raw,
             sampling=self.sampling(),
+            constraints=Constraints(schema=self.response_format and self.response_format.schema_of_answer()),
         )
 
 

@@ -6,10 +6,14 @@ An engine knows tokens and text, not HTTP. All of this imports without the engin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from runner.grammar_rules import Grammar
 
 FinishReason = Literal["stop", "length", "cancelled"]
+# In which form a model was trained to write calls of tools.
+ToolSyntax = Literal["hermes", "llama", "mistral"]
 Phase = Literal["importing", "loading", "warming"]
 
 
@@ -27,11 +31,47 @@ class PromptInvalid(EngineError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call of a tool in an earlier turn."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """One turn of a conversation."""
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the model called, in a turn of its own."""
+    tool_call_id: str | None = None
+    """The call that a tool's turn answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """Something that the model may call; `parameters` is the JSON schema of the arguments."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """What an answer is held to."""
+
+    schema: Any = None
+    """The JSON schema of the answer; None for free text."""
+    tools: tuple[Tool, ...] = ()
+    """What the model may call."""
+    must_call: tuple[str, ...] = ()
+    """Names of tools, one of which it has to call."""
+    parallel_calls: bool = False
+    """Whether it may call several where it is held to calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +106,9 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     raw: bool = False
     sampling: PartialSampling = PartialSampling()
+    constraints: Constraints = field(default_factory=Constraints)
+    grammar: Grammar | None = None
+    """What the constraints come to; for engines whose capabilities have `grammars`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +117,7 @@ class EncodedRequest:
 
     prompt_tokens: tuple[int, ...]
     sampling: Sampling
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +141,10 @@ class Capabilities:
     """How many requests advance at once; the others wait their turn."""
     dimensions: int | None = None
     """The length of an embedder's vectors."""
+    grammars: bool = False
+    """Whether it holds an answer to a request's grammar."""
+    tool_syntax: ToolSyntax | None = None
+    """How the model writes calls of tools; None where its chat template knows none."""
 
 
 class Sink(Protocol):
@@ -134,7 +182,7 @@ class Engine(Lifecycle, Protocol):
     """A model that generates text. `encode` and `submit` may be called by any thread."""
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
-        """The request in tokens; quick. Raises PromptInvalid."""
+        """The request in tokens; quick, but for a grammar that is new. Raises PromptInvalid."""
 
     def submit(self, request: EncodedRequest, sink: Sink) -> None:
         """Begins a generation, at once or when its turn comes, and returns. Raises EngineError when it cannot.

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from flask import Request, Response, g, request
 
+from runner.constraints import constrained
 from runner.disconnects import DisconnectWatcher
 from runner.engine import Engine, EngineError, GenerationRequest, Lifecycle, PromptInvalid
 from runner.errors import Broken, Refused, Unavailable
@@ -49,7 +50,8 @@ class Generations:
     def answer(self, body: Body, wording: Format) -> Response:
         """The generation that the current request asks for; raises RunnerError while it has not begun."""
         check_readiness(self._engine, self._loader)
-        wanted = body.to_request()
+        assert self._loader.capabilities is not None
+        wanted = constrained(body.to_request(), self._loader.capabilities)
         try:
             job = Job(self._engine.encode(wanted))
         except PromptInvalid as error:

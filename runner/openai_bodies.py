@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from runner.bodies import SamplingBody, StrictBody, checked, read_object
-from runner.engine import GenerationRequest, Message, PartialSampling
+from runner.bodies import ResponseFormat, SamplingBody, StrictBody, checked, read_object
+from runner.engine import Constraints, GenerationRequest, Message, PartialSampling, Tool
 from runner.errors import Refused
+from runner.tool_bodies import NamedChoice, ToolBody, ToolCallBody, ToolChoice, Tools
 
 # Parameter → the values, besides null, that ask for nothing.
 _ANY_ROUTE: dict[str, tuple[Any, ...]] = {
@@ -27,11 +28,8 @@ _ANY_ROUTE: dict[str, tuple[Any, ...]] = {
 _CHAT_ONLY: dict[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -40,7 +38,7 @@ _CHAT_ONLY: dict[str, tuple[Any, ...]] = {
 CHAT_NEUTRAL = {**_ANY_ROUTE, **_CHAT_ONLY}
 # 0 is no default of `logprobs` here: it asks for the chosen token's.
 COMPLETION_NEUTRAL = {**_ANY_ROUTE, "logprobs": (), "echo": (False,), "best_of": (1,), "suffix": ("",)}
-_MESSAGE_NEUTRAL: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "function_call": (), "audio": ()}
+_MESSAGE_NEUTRAL: dict[str, tuple[Any, ...]] = {"function_call": (), "audio": ()}
 
 
 class _Lenient(StrictBody):
@@ -59,6 +57,13 @@ class _OpenAIBody(SamplingBody):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # OpenAI has it for chats alone, others for completions, too.
+    response_format: ResponseFormat | None = None
+
+    @property
+    def schema_of_answer(self) -> Any:
+        """The JSON schema of the answer; None for free text."""
+        return self.response_format and self.response_format.schema_of_answer()
 
     @property
     def includes_usage(self) -> bool:
@@ -83,10 +88,36 @@ def _joined(content: Any) -> Any:
 
 
 class ChatMessage(_Lenient):
-    """One turn, its content a text or a list of text parts."""
+    """One turn, its content a text or a list of text parts; one that calls tools may have none."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, BeforeValidator(_joined)]
+    tool_calls: list[ToolCallBody] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _content_of_calls(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("role") == "assistant" and given.get("tool_calls"):
+            return {**given, "content": given.get("content") or ""}
+        return given
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _of_the_model(cls, calls: list[ToolCallBody] | None, info: ValidationInfo) -> list[ToolCallBody] | None:
+        if calls and info.data.get("role") != "assistant":
+            raise ValueError("belong to the role assistant")
+        return calls
+
+    def to_message(self) -> Message:
+        """The same for the engine."""
+        return Message(
+            # Chat templates know no developer, which is the newer name of the same role.
+            role="system" if self.role == "developer" else self.role,
+            content=self.content,
+            tool_calls=tuple(call.to_call() for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+        )
 
 
 class ChatBody(_OpenAIBody):
@@ -94,6 +125,32 @@ class ChatBody(_OpenAIBody):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _one_of_each_name(cls, tools: list[ToolBody] | None) -> list[ToolBody] | None:
+        names = [tool.function.name for tool in tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("has several tools of one name")
+        return tools
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _among_the_tools(cls, choice: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        names = [tool.function.name for tool in info.data.get("tools") or ()]
+        if choice == "required" and not names:
+            raise ValueError("asks for a call, and there are no tools")
+        if isinstance(choice, NamedChoice) and choice.function.name not in names:
+            raise ValueError(f"names {choice.function.name}, which is not among the tools")
+        return choice
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """What the model may call; nothing where the client says so."""
+        return () if self.tool_choice == "none" else tuple(tool.to_tool() for tool in self.tools or ())
 
     def sampling(self) -> PartialSampling:
         """With the newer name of `max_tokens` before the older one."""
@@ -101,10 +158,23 @@ class ChatBody(_OpenAIBody):
 
     def to_request(self) -> GenerationRequest:
         """The same for the engine."""
-        # Chat templates know no developer, which is the newer name of the same role.
-        turns = ((("system" if one.role == "developer" else one.role), one.content) for one in self.messages)
-        messages = tuple(Message(role=role, content=content) for role, content in turns)
-        return GenerationRequest(messages=messages, sampling=self.sampling())
+        tools = self.callable_tools
+        must_call: tuple[str, ...] = ()
+        if isinstance(self.tool_choice, NamedChoice):
+            must_call = (self.tool_choice.function.name,)
+        elif self.tool_choice == "required":
+            must_call = tuple(tool.name for tool in tools)
+        return GenerationRequest(
+            messages=tuple(message.to_message() for message in self.messages),
+            sampling=self.sampling(),
+            constraints=Constraints(
+                schema=self.schema_of_answer,
+                tools=tools,
+                must_call=must_call,
+                # Only where it is asked for: a small model that may go on calling does so.
+                parallel_calls=bool(self.parallel_tool_calls) and not isinstance(self.tool_choice, NamedChoice),
+            ),
+        )
 
 
 def _only_one(prompt: Any) -> Any:
@@ -122,7 +192,8 @@ class CompletionBody(_OpenAIBody):
 
     def to_request(self) -> GenerationRequest:
         """The same for the engine."""
-        return GenerationRequest(prompt=self.prompt, raw=True, sampling=self.sampling())
+        constraints = Constraints(schema=self.schema_of_answer)
+        return GenerationRequest(prompt=self.prompt, raw=True, sampling=self.sampling(), constraints=constraints)
 
 
 def parse_chat_body(data: bytes) -> ChatBody:

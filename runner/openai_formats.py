@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from runner.events import TextEvent, sse_event, usage
 from runner.jobs import Job
 from runner.openai_bodies import ChatBody, CompletionBody
+from runner.tool_calls import Call, ToolCallParser
 
 DONE = b"data: [DONE]\n\n"
 
@@ -30,7 +31,7 @@ class _OpenAIFormat:
         return {"id": self._id, "object": kind, "created": self._created_s, "model": self._model}
 
     def _whole(self, job: Job, choice: dict[str, Any]) -> dict[str, Any]:
-        choices = [_choice(choice, job.finish_reason)]
+        choices = [_choice(choice, self._finish_reason(job))]
         return {**self._head(self.kind), "choices": choices, "usage": usage(job), "timings": _timings(job)}
 
     def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -39,10 +40,13 @@ class _OpenAIFormat:
         return {**self._head(self.chunk_kind), "choices": [_choice(choice, finish_reason)], **no_usage}
 
     def _end(self, job: Job, choice: dict[str, Any]) -> bytes:
-        last = sse_event(self._chunk(choice, job.finish_reason))
+        last = sse_event(self._chunk(choice, self._finish_reason(job)))
         if self._includes_usage:
             last += sse_event({**self._head(self.chunk_kind), "choices": [], "usage": usage(job)})
         return last + DONE
+
+    def _finish_reason(self, job: Job) -> str | None:
+        return job.finish_reason
 
 
 def _timings(job: Job) -> dict[str, float]:
@@ -67,15 +71,45 @@ class ChatFormat(_OpenAIFormat):
         super().__init__(body, model_id)
         self._is_begun = False
         self._text = TextEvent(lambda text: self._chunk({"delta": {"content": text}}))
+        names = [tool.name for tool in body.callable_tools]
+        most = 1 if body.parallel_tool_calls is False else None
+        self._parser = ToolCallParser(names, most) if names else None
+        self._calls = 0
 
     def whole(self, job: Job, text: str) -> dict[str, Any]:
-        return self._whole(job, {"message": {"role": "assistant", "content": text, "refusal": None}})
+        events = [text] if self._parser is None else [*self._parser.feed(text), *self._parser.flush()]
+        calls = [self._call(event) for event in events if isinstance(event, Call)]
+        content = "".join(event for event in events if isinstance(event, str))
+        message = {"role": "assistant", "content": content if content or not calls else None, "refusal": None}
+        return self._whole(job, {"message": {**message, "tool_calls": calls} if calls else message})
 
     def text(self, text: str) -> bytes:
-        return self._role() + self._text.of(text)
+        if self._parser is None:
+            return self._role() + self._text.of(text)
+        return self._deltas(self._parser.feed(text))
 
     def ending(self, job: Job) -> bytes:
-        return self._role() + self._end(job, {"delta": {}})
+        rest = b"" if self._parser is None else self._deltas(self._parser.flush())
+        return rest + self._role() + self._end(job, {"delta": {}})
+
+    def _deltas(self, events: list[str | Call]) -> bytes:
+        chunks = b""
+        for event in events:
+            if isinstance(event, Call):
+                called = {"index": self._calls, **self._call(event)}
+                chunks += self._role() + sse_event(self._chunk({"delta": {"tool_calls": [called]}}))
+            else:
+                chunks += self._role() + self._text.of(event)
+        return chunks
+
+    def _call(self, call: Call) -> dict[str, Any]:
+        self._calls += 1
+        # Nine letters and digits: Mistral's templates take no other id when it comes back.
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": uuid.uuid4().hex[:9], "type": "function", "function": function}
+
+    def _finish_reason(self, job: Job) -> str | None:
+        return "tool_calls" if self._calls and job.finish_reason == "stop" else job.finish_reason
 
     def _role(self) -> bytes:
         # Not sent before there is a text: who measures the time to the first chunk shall measure the model.

@@ -85,6 +85,13 @@ class TestInference:
         assert body["model_id"] == "tiny"
         assert set(body["timings"]) == {"queue_s", "start_s", "ttft_s", "total_s"}
 
+    def test_the_form_of_the_answer_passes_whole(self, client: FlaskClient) -> None:
+        """What an answer has to be reaches the runner with all that is null in it; the runner judges it."""
+        wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": [None], "x": {"y": None}}}}
+        _, body = post(client, "/inference", {**GOOD, "response_format": wanted})
+        assert json.loads(body["text"])["response_format"] == wanted
+        check_error(*post(client, "/inference", {**GOOD, "response_format": "json"}), 400, "invalid_body")
+
     def test_a_stream_passes_unread(self, client: FlaskClient) -> None:
         """Server-sent events reach the client byte for byte."""
         response = client.post("/inference", data=json.dumps({**GOOD, "stream": True}))

@@ -80,6 +80,8 @@ class InferenceBody(ModelBody):
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=8)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    # What may stand in it is the runner's to say.
+    response_format: dict[str, Any] | None = None
     stream: bool = False
     keep_alive: KeepAlive = None
 

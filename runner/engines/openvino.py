@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runner.engine import (
     Capabilities,
     EncodedRequest,
     EngineError,
-    FinishReason,
     GenerationRequest,
     PartialSampling,
     Phase,
     Sink,
 )
+from runner.engines.grammars import Grammars
 from runner.engines.openvino_arithmetic import arithmetic
+from runner.engines.openvino_batch import OpenVinoBatch, last_line
+from runner.engines.openvino_grammar import GrammarCompiler
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
-from runner.engines.stepping import BatchSequence, RequestFailed, StepLoop, Tokens
+from runner.engines.stepping import StepLoop
 from runner.engines.token_text import TokenText
+from runner.fair_lock import FairLock
 from runner.memory import memory_limit_bytes
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
 
 log = logging.getLogger("runner")
+P = TypeVar("P")
 
 MODEL_FILE = "openvino_model.xml"
 FALLBACK_CONTEXT_LENGTH = 2048
@@ -46,7 +49,11 @@ class OpenVinoEngine:
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
         self._pipeline: Any = None
+        self._grammars: Grammars | None = None
         self._loop: StepLoop | None = None
+        # Shared by who calls the engine, alone while the model is loaded anew.
+        self._in_use = FairLock()
+        self._broken: str | None = None
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         if self._settings.task == "embedding":
@@ -75,10 +82,11 @@ class OpenVinoEngine:
                 INFERENCE_NUM_THREADS=self._settings.cpus, **arithmetic(self._settings.dtype).properties,
             )  # fmt: skip
         except RuntimeError as error:
-            raise EngineError(f"the model's files cannot be loaded: {_last_line(error)}") from error
+            raise EngineError(f"the model's files cannot be loaded: {last_line(error)}") from error
         self._pipeline = pipeline
         self._read_generation_config(pipeline.get_config())
-        self._loop = StepLoop(_Pipeline(openvino_genai, pipeline, self._eos), self._text_of)
+        self._grammars = Grammars(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
+        self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos), self._text_of)
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -87,28 +95,62 @@ class OpenVinoEngine:
             dtype=arithmetic(self._settings.dtype).name,
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
+            grammars=True,
+            tool_syntax=self._loaded(self._tokenizer).tool_syntax,
         )
 
     def failure(self) -> str | None:
-        return None if self._loop is None else self._loop.failure
+        loop = self._loop
+        return self._broken or (None if loop is None else loop.failure)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
-        tokens = self._tokenizer.encode(request)
-        own = (request.sampling, self._settings.generation, self._model_defaults)
-        return encoded_request(tokens, self._context_length, *own)
+        if request.grammar is not None:
+            self._forget_grammars_if_full()
+        with self._in_use.shared():
+            tokens = self._loaded(self._tokenizer).encode(request)
+            own = (request.sampling, self._settings.generation, self._model_defaults)
+            encoded = encoded_request(tokens, self._context_length, *own)
+            if request.grammar is not None:
+                self._loaded(self._grammars).compile(request.grammar)
+        return replace(encoded, grammar=request.grammar)
 
     def submit(self, request: EncodedRequest, sink: Sink) -> None:
-        if self._loop is None:
-            raise EngineError("the model is not loaded")
-        self._loop.submit(request, sink)
+        with self._in_use.shared():
+            submit = self._loaded(self._loop).submit
+            if request.grammar is None:
+                submit(request, sink)
+            else:
+                self._loaded(self._grammars).submit(request, sink, submit)
 
     def cache_use(self) -> float | None:
-        return None if self._pipeline is None else self._pipeline.get_metrics().cache_usage / 100
+        pipeline = self._pipeline
+        return None if pipeline is None else pipeline.get_metrics().cache_usage / 100
 
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._pipeline = self._tokenizer = None
+        self._loop = self._pipeline = self._tokenizer = self._grammars = None
+
+    def _forget_grammars_if_full(self) -> None:
+        """Loads the model anew, once nobody uses it: what the library compiled is freed in no other way."""
+        grammars = self._grammars
+        if grammars is None or not grammars.is_full():
+            return
+        with self._in_use.alone():
+            if self._loaded(self._grammars).is_full():
+                log.info("loading anew, to free the memory of the grammars of earlier requests")
+                self._loaded(self._loop).drain()
+                self.close()
+                try:
+                    self.load(lambda _phase: None)
+                except EngineError as error:
+                    self._broken = str(error)
+                    raise
+
+    def _loaded(self, part: P | None) -> P:
+        if part is None:
+            raise EngineError(self._broken or "the model is not loaded")
+        return part
 
     def _text_of(self, request: EncodedRequest) -> TokenText:
         return TokenText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)
@@ -136,71 +178,6 @@ class OpenVinoEngine:
             self._model_defaults = PartialSampling(temperature=config.temperature, top_p=config.top_p, top_k=top_k)
 
 
-class _Pipeline:
-    """See `runner.engines.stepping.BatchPipeline`."""
-
-    def __init__(self, library: Any, pipeline: Any, eos: frozenset[int]) -> None:
-        import numpy
-        import openvino
-
-        self._numpy, self._tensor = numpy, openvino.Tensor
-        self._library = library
-        self._pipeline = pipeline
-        self._eos = eos
-        self._ids = itertools.count()
-        # Named once: an attribute of a bound enumeration costs more than the comparison.
-        self._reasons: dict[Any, FinishReason] = {
-            library.GenerationFinishReason.STOP: "stop",
-            library.GenerationFinishReason.LENGTH: "length",
-        }
-
-    def add(self, request: EncodedRequest) -> BatchSequence:
-        tokens = self._tensor(self._numpy.array([request.prompt_tokens], dtype=self._numpy.int64))
-        try:
-            handle = self._pipeline.add_request(next(self._ids), tokens, self._generation_config(request))
-        except RuntimeError as error:
-            raise RequestFailed(f"the engine refuses this request: {_last_line(error)}") from error
-        return _Sequence(handle, self._reasons, self._library.GenerationStatus.IGNORED)
-
-    def step(self) -> None:
-        self._pipeline.step()
-
-    def _generation_config(self, request: EncodedRequest) -> Any:
-        sampling = request.sampling
-        config = self._library.GenerationConfig(max_new_tokens=sampling.max_tokens)
-        config.stop_token_ids = set(self._eos)
-        if sampling.temperature > 0:
-            config.do_sample = True
-            config.temperature = sampling.temperature
-            config.top_p = sampling.top_p
-            if sampling.top_k:
-                config.top_k = sampling.top_k
-            seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
-            config.rng_seed = seed % 2**64
-        return config
-
-
-class _Sequence:
-    def __init__(self, handle: Any, reasons: dict[Any, FinishReason], ignored: Any) -> None:
-        self._handle = handle
-        self._reasons = reasons
-        self._ignored = ignored
-
-    def take(self) -> Tokens | None:
-        if not self._handle.can_read():
-            if self._handle.get_status() == self._ignored:
-                raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
-            return None
-        (output,) = self._handle.read().values()
-        tokens = output.generated_ids
-        if not tokens and self._handle.get_status() == self._ignored:
-            raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
-        return Tokens(tokens, self._reasons.get(output.finish_reason))
-
-    def cancel(self) -> None:
-        self._handle.cancel()
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json; empty where there is none."""
     try:
@@ -210,8 +187,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise EngineError(f"config.json is no JSON: {error}") from None
     return config if isinstance(config, dict) else {}
-
-
-def _last_line(error: BaseException) -> str:
-    """OpenVINO's texts begin with where in its source they were thrown."""
-    return str(error).strip().rpartition("\n")[2]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.chat_template import template_messages, template_tools, tool_syntax
 from runner.engine import GenerationRequest, PromptInvalid
 from runner.text import ByteDetokenizer, Detokenizer
 
@@ -23,6 +25,9 @@ class OpenVinoTokenizer:
         self.library: Any = openvino_genai.Tokenizer(folder)
         self._lock = threading.Lock()
         self._has_template = has_chat and bool(self.library.chat_template)
+        # Not asked by rendering: for a template without tools the library invents a form of its own, which no model
+        # was trained for.
+        self.tool_syntax = tool_syntax(self.library.chat_template) if self._has_template else None
         self._table = _byte_table(self.library)
 
     def encode(self, request: GenerationRequest) -> tuple[int, ...]:
@@ -47,14 +52,18 @@ class OpenVinoTokenizer:
             return request.prompt, False
         if not self._has_template:
             raise PromptInvalid("This model has no chat template; send a prompt.", param="messages")
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        messages = messages or [{"role": "user", "content": request.prompt or ""}]
+        messages, tools = template_messages(request), template_tools(request)
         try:
-            text: str = self.library.apply_chat_template(messages, add_generation_prompt=True)
+            text: str = self.library.apply_chat_template(messages, add_generation_prompt=True, tools=tools)
         except RuntimeError as error:
-            reason = str(error).strip().rpartition("\n")[2]
-            raise PromptInvalid(f"The model's chat template refuses these messages: {reason}.") from None
+            raise PromptInvalid(f"The model's chat template refuses these messages: {_reason(error)}.") from None
         return text, True
+
+
+def _reason(error: RuntimeError) -> str:
+    """What the template said; the library puts its own advice before it, and marks below it."""
+    found = re.search(r"Minja's error: (.*?)(?: at row \d+, column \d+:)?$", str(error), re.MULTILINE)
+    return found[1] if found else str(error).strip().rpartition("\n")[2]
 
 
 def _byte_table(library: Any) -> Sequence[bytes] | None:

@@ -129,13 +129,18 @@ class StepLoop:
             if self.failure is not None or self._closed:
                 raise EngineError(self.failure or "the engine is closed")
             self._joining.append(member)
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Returns when nobody is in the batch. Blocks as long as the longest generation takes, and those that join."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._joining and not self._active)
 
     def close(self) -> None:
         """Ends after the step that runs; requests still in the batch end as cancelled."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     def _run(self) -> None:
@@ -154,8 +159,10 @@ class StepLoop:
 
     def _join(self) -> bool:
         """Lets go who is done and takes in who came; sleeps while there is nobody. False when the loop is to end."""
-        self._active = [member for member in self._active if not member.is_over]
         with self._changed:
+            self._active = [member for member in self._active if not member.is_over]
+            if not self._active:
+                self._changed.notify_all()
             while not (self._joining or self._active or self._closed):
                 self._changed.wait()
             joining = list(self._joining)
@@ -179,5 +186,6 @@ class StepLoop:
             waiting = [*self._active, *self._joining]
             self._active = []
             self._joining.clear()
+            self._changed.notify_all()
         for member in waiting:
             member.fail(EngineError(reason))

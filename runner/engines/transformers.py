@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from runner.chat_template import template_messages, template_tools, tool_syntax
 from runner.engine import (
     Capabilities,
     EncodedRequest,
@@ -71,6 +72,9 @@ class TransformersEngine:
             dtype=str(self._model.dtype).removeprefix("torch."),
             context_length=self._context_length,
             concurrency=1,
+            tool_syntax=tool_syntax(str(self._tokenizer.chat_template or ""))
+            if self._settings.task == "chat"
+            else None,
         )
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
@@ -137,14 +141,16 @@ class TransformersEngine:
             return request.prompt, False
         if not has_template:
             raise PromptInvalid("This model has no chat template; send a prompt.", param="messages")
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        return self._render(messages or [{"role": "user", "content": request.prompt}]), True
+        return self._render(request), True
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _render(self, request: GenerationRequest) -> str:
         from jinja2 import TemplateError
 
+        messages, tools = template_messages(request), template_tools(request)
         try:
-            text: str = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=True, tokenize=False
+            )
         except TemplateError as error:
             raise PromptInvalid(f"The model's chat template refuses these messages: {error}.") from None
         return text

@@ -16,6 +16,7 @@ from runner.engine import (
     Piece,
     PromptInvalid,
     Sink,
+    ToolSyntax,
 )
 from runner.engines.one_at_a_time import OneAtATime
 from runner.sampling_defaults import resolve_sampling
@@ -30,7 +31,10 @@ class Gate(Protocol):
 
 
 class FakeEngine:
-    """Echoes the prompt's words. `gate` lets one word through per permit; None lets all through."""
+    """Echoes the prompt's words. `gate` lets one word through per permit; None lets all through.
+
+    What it is said to be capable of, it takes note of and does nothing about.
+    """
 
     def __init__(self, *, gate: Gate | None = None, load_gate: threading.Event | None = None) -> None:
         self.gate = gate
@@ -39,6 +43,9 @@ class FakeEngine:
         self.break_after: int | None = None
         self.broken: str | None = None
         self.started: list[str] = []
+        self.grammars = False
+        self.tool_syntax: ToolSyntax | None = None
+        self.asked: list[GenerationRequest] = []
         self.ended = threading.Semaphore(0)
         self.begun = threading.Semaphore(0)
         self.queue = OneAtATime(self.generate)
@@ -57,7 +64,9 @@ class FakeEngine:
         if len(tokens) >= CONTEXT_LENGTH:
             raise PromptInvalid(f"The prompt has {len(tokens)} tokens and the context {CONTEXT_LENGTH}.",
                                 code="context_length_exceeded")  # fmt: skip
-        return EncodedRequest(prompt_tokens=tokens, sampling=resolve_sampling(request.sampling, PartialSampling()))
+        self.asked.append(request)
+        sampling = resolve_sampling(request.sampling, PartialSampling())
+        return EncodedRequest(prompt_tokens=tokens, sampling=sampling, grammar=request.grammar)
 
     def submit(self, request: EncodedRequest, sink: Sink) -> None:
         self.queue.submit(request, sink)
@@ -84,7 +93,15 @@ class FakeEngine:
             yield Piece(text=word + " ", completion_tokens=count, finish_reason=reason)
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(engine="fake", device="none", dtype="none", context_length=CONTEXT_LENGTH, concurrency=1)
+        return Capabilities(
+            engine="fake",
+            device="none",
+            dtype="none",
+            context_length=CONTEXT_LENGTH,
+            concurrency=1,
+            grammars=self.grammars,
+            tool_syntax=self.tool_syntax,
+        )
 
     def failure(self) -> str | None:
         return self.broken

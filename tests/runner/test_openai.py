@@ -143,6 +143,101 @@ def test_a_stream_that_the_runner_ends_is_never_done(serve: Serve) -> None:
         connection.close()
 
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "g"}}]
+CALLS = 'Hi <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call> [1] <tool_call>{"name'
+F = {"name": "f", "arguments": '{"a": 1}'}
+
+
+def tool_engine() -> FakeEngine:
+    engine = FakeEngine()
+    engine.grammars, engine.tool_syntax = True, "hermes"
+    return engine
+
+
+def test_a_call_is_no_text(serve: Serve) -> None:
+    """Calls of tools stand beside the text, each with an id, and are the reason why the answer ended."""
+    text = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call> '
+    status, answer, _ = serve(tool_engine()).request("POST", CHAT, chat(text.strip(), tools=TOOLS))
+    (choice,) = answer["choices"]
+    assert (200, "tool_calls", None) == (status, choice["finish_reason"], choice["message"]["content"])
+    (call,) = choice["message"]["tool_calls"]
+    assert call.pop("id").isalnum()
+    assert {"type": "function", "function": F} == call
+
+
+def test_calls_are_streamed_whole(serve: Serve) -> None:
+    """Text goes out as it is made, a call in one chunk with its number, and what is no call after all as text."""
+    served = serve(tool_engine())
+    *chunks, _ = events(served, CHAT, chat(CALLS, tools=TOOLS))
+    deltas = [json.loads(chunk)["choices"][0] for chunk in chunks]
+    (called,) = [delta["delta"]["tool_calls"] for delta in deltas if "tool_calls" in delta["delta"]]
+    assert (0, F) == (called[0]["index"], called[0]["function"])
+    text = "".join(delta["delta"].get("content", "") for delta in deltas)
+    assert 'Hi  [1] <tool_call>{"name ' == text
+    assert "tool_calls" == deltas[-1]["finish_reason"]
+
+
+def test_text_without_tools_is_text(serve: Serve) -> None:
+    """Where no tools are given, or none may be called, nothing is taken for a call."""
+    served = serve(tool_engine())
+    for fields in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        _, answer, _ = served.request("POST", CHAT, chat(CALLS, **fields))
+        assert (CALLS + " ", "stop") == (
+            answer["choices"][0]["message"]["content"],
+            answer["choices"][0]["finish_reason"],
+        )
+        assert "tool_calls" not in answer["choices"][0]["message"]
+
+
+def test_one_call_where_only_one_is_wanted(serve: Serve) -> None:
+    """`parallel_tool_calls` false ends the answer after the first call."""
+    text = '<tool_call>[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]'
+    for wanted, count in ((None, 2), (False, 1)):
+        body = chat(text, tools=TOOLS, parallel_tool_calls=wanted)
+        _, answer, _ = serve(tool_engine()).request("POST", CHAT, body)
+        assert count == len(answer["choices"][0]["message"]["tool_calls"])
+
+
+def test_the_grammar_reaches_the_engine(serve: Serve) -> None:
+    """An answer's schema comes to the engine as a grammar, on both routes; without one there is none."""
+    engine = tool_engine()
+    served = serve(engine)
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "yes"}}}
+    assert 200 == served.request("POST", CHAT, chat("a", response_format=wanted))[0]
+    assert 200 == served.request("POST", "/inference", {"prompt": "a", "response_format": wanted})[0]
+    assert 200 == served.request("POST", CHAT, chat("a", response_format={"type": "text"}))[0]
+    grammars = [request.grammar for request in engine.asked]
+    assert [True, True, False] == [grammar is not None and "yes" in grammar.text for grammar in grammars[1:]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
+        ({"tools": TOOLS}, "unsupported_parameter", "tools"),
+        ({"tools": TOOLS, "tool_choice": "required"}, "unsupported_parameter", "tools"),
+    ],
+)
+def test_what_the_engine_or_the_model_cannot_do_is_refused_by_name(
+    serve: Serve, fields: dict[str, Any], code: str, param: str
+) -> None:
+    """A model without a template for tools, and an engine without grammars, say so before anything is generated."""
+    engine = FakeEngine()
+    served = serve(engine)
+    begun = len(engine.started)
+    assert_error(served.request("POST", CHAT, chat("x", **fields)), 400, code, param)
+    assert begun == len(engine.started)
+
+
+def test_a_schema_that_cannot_be_kept_is_refused(serve: Serve) -> None:
+    """The refusal names response_format, the place and the reason."""
+    schema = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = serve(tool_engine()).request("POST", CHAT, chat("x", response_format=wanted))
+    message = assert_error(answer, 400, "invalid_schema", "response_format")
+    assert 'properties.a has "uniqueItems"' in message
+
+
 def test_a_client_that_leaves_stops_its_generation(serve: Serve) -> None:
     """A closed connection ends the work here as on the native route."""
     gate = LateGate()

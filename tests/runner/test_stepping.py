@@ -260,3 +260,27 @@ def test_closing_ends_what_runs(pipeline: FakePipeline) -> None:
     assert sink.end()[1] in ("cancelled", "stop")
     with pytest.raises(EngineError, match="closed"):
         submit(loop, 1)
+
+
+def test_draining_waits_for_everyone(pipeline: FakePipeline, loop: StepLoop) -> None:
+    """It returns once the batch is empty, at once where it is, and also when a step has failed everyone."""
+    loop.drain()
+    sinks = [submit(loop, 1, 2), submit(loop, 3)]
+    drained = threading.Event()
+
+    def drain() -> None:
+        loop.drain()
+        drained.set()
+
+    threading.Thread(target=drain, daemon=True).start()
+    pipeline.permits.release()
+    assert ("d", "stop") == sinks[1].end()
+    assert not drained.wait(0.05)
+    pipeline.permits.release()
+    assert ("bc", "stop") == sinks[0].end()
+    assert drained.wait(WAIT_S)
+    pipeline.fault = RuntimeError("out of pages")
+    broken = submit(loop, 1, 2)
+    pipeline.permits.release()
+    assert broken.over.wait(WAIT_S)
+    loop.drain()

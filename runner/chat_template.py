@@ -1,0 +1,53 @@
+"""What engines hand to a model's chat template, and what its text tells of the model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from runner.engine import GenerationRequest, Message, ToolSyntax
+from runner.tool_calls import HERMES, MISTRAL
+
+
+def template_messages(request: GenerationRequest) -> list[dict[str, Any]]:
+    """The turns as templates read them; a prompt is one turn of the user."""
+    if not request.messages:
+        return [{"role": "user", "content": request.prompt or ""}]
+    names = {call.id: call.name for message in request.messages for call in message.tool_calls}
+    return [_turn(message, names) for message in request.messages]
+
+
+def template_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
+    """The tools as templates read them; None where there are none."""
+    return [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+        }
+        for tool in request.constraints.tools
+    ] or None
+
+
+def tool_syntax(template: str) -> ToolSyntax | None:
+    """How a model of this template writes calls; None where it has none, or writes them in a way not known here."""
+    if not re.search(r"\btools\b", template):
+        return None
+    if HERMES in template:
+        return "hermes"
+    if MISTRAL in template:
+        return "mistral"
+    return "llama" if re.search(r'\\?"parameters\\?"', template) else None
+
+
+def _turn(message: Message, names: dict[str, str]) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+        if message.tool_call_id in names:
+            turn["name"] = names[message.tool_call_id]
+    return turn

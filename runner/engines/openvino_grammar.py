@@ -1,0 +1,94 @@
+"""Compiles grammars for OpenVINO GenAI's pipelines before a request joins the batch.
+
+The library compiles a grammar within the step that its request joins, where it would hold up all others, for seconds at
+worst, and fail them all if it cannot. What it compiled it keeps with the tokenizer. So each grammar is compiled first
+by another pipeline with the same tokenizer, around a model that computes nothing; the step then finds it there.
+
+The library notes how long it took in a list without a lock. So nothing may be compiled while a request joins: see
+`Grammars.submit`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+# The library compiles in threads of its own, eight of them; the batch goes first.
+NICENESS = 10
+
+
+class GrammarCompiler:
+    """Makes a tokenizer know grammars, called with one at a time. Raises RuntimeError."""
+
+    def __init__(self, library: Any, tokenizer: Any, model_file: Path) -> None:
+        self._library = library
+        self._tokenizer = tokenizer
+        self._model_file = model_file
+        self._pipeline: Any = None
+
+    def __call__(self, text: str) -> None:
+        failures: list[RuntimeError] = []
+        # In a thread of its own: a thread stays as low as it was put, as do those that come from it.
+        thread = threading.Thread(target=self._compile, args=(text, failures), name="grammar")
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    def _compile(self, text: str, failures: list[RuntimeError]) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        try:
+            if self._pipeline is None:
+                self._pipeline = _mute_pipeline(self._library, self._tokenizer, self._vocabulary())
+            config = self._library.GenerationConfig(max_new_tokens=1)
+            config.structured_output_config = self._library.StructuredOutputConfig(grammar=text)
+            self._pipeline.generate(_one_token(), config)
+        except RuntimeError as error:
+            failures.append(error)
+
+    def _vocabulary(self) -> int:
+        """How many tokens the model gives a score; with some models more than there are."""
+        import openvino
+
+        size = openvino.Core().read_model(self._model_file).output(0).partial_shape[2]
+        return int(size.get_length()) if size.is_static else len(self._tokenizer.get_vocab())
+
+
+def _mute_pipeline(library: Any, tokenizer: Any, vocabulary: int) -> Any:
+    """A pipeline that finds all tokens equally likely, at no cost."""
+    import numpy
+    import openvino
+    from openvino import opset13 as ops
+
+    inputs = [
+        ops.parameter([-1, -1], numpy.int64, name="input_ids"),
+        ops.parameter([-1, -1], numpy.int64, name="attention_mask"),
+        ops.parameter([-1], numpy.int32, name="beam_idx"),
+    ]
+    for parameter in inputs:
+        parameter.output(0).set_names({parameter.get_friendly_name()})
+    shape = ops.concat([ops.shape_of(inputs[0]), ops.constant(numpy.array([vocabulary], dtype=numpy.int64))], 0)
+    logits = ops.broadcast(ops.constant(numpy.float32(0)), shape)
+    logits.output(0).set_names({"logits"})
+    xml, weights = _serialized(openvino.Model([logits], inputs, "mute"))
+    return library.LLMPipeline(xml, weights, tokenizer, "CPU", ATTENTION_BACKEND="SDPA", INFERENCE_NUM_THREADS=1)
+
+
+def _serialized(model: Any) -> tuple[str, Any]:
+    import numpy
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        xml, weights = Path(folder, "mute.xml"), Path(folder, "mute.bin")
+        openvino.serialize(model, xml, weights)
+        return xml.read_text(encoding="utf-8"), openvino.Tensor(numpy.fromfile(weights, dtype=numpy.uint8))
+
+
+def _one_token() -> Any:
+    import numpy
+    import openvino
+
+    return openvino.Tensor(numpy.array([[0]], dtype=numpy.int64))

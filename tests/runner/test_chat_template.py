@@ -1,0 +1,52 @@
+"""What chat templates are given, and what their text tells."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.chat_template import template_messages, template_tools, tool_syntax
+from runner.engine import Constraints, GenerationRequest, Message, Tool, ToolCall
+
+
+def test_calls_and_answers_as_templates_know_them() -> None:
+    """Arguments are objects, and a tool's answer has the tool's name."""
+    call = ToolCall(id="1", name="f", arguments={"a": None})
+    messages = (
+        Message(role="user", content="hi"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="done", tool_call_id="1"),
+    )
+    function = {"name": "f", "arguments": {"a": None}}
+    assert [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]},
+        {"role": "tool", "content": "done", "tool_call_id": "1", "name": "f"},
+    ] == template_messages(GenerationRequest(messages=messages))
+    assert [{"role": "user", "content": "hi"}] == template_messages(GenerationRequest(prompt="hi"))
+
+
+def test_tools_as_templates_know_them() -> None:
+    """Name, description and schema; nothing where there are none."""
+    tool = Tool(name="f", description="does", parameters={"type": "object"})
+    function = {"name": "f", "description": "does", "parameters": {"type": "object"}}
+    assert [{"type": "function", "function": function}] == template_tools(
+        GenerationRequest(constraints=Constraints(tools=(tool,)))
+    )
+    assert template_tools(GenerationRequest()) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for message in messages %}{{ message['content'] }}{% endfor %}", None),
+        ('{% if tools %}{{ tools | tojson }} write <tool_call>\\n{\\"name\\": …}</tool_call>{% endif %}', "hermes"),
+        ("{% if tools is not none %}[AVAILABLE_TOOLS]{{ tools }}{% endif %}[TOOL_CALLS]", "mistral"),
+        ('{%- if tools is defined %}{"name": function, "parameters": dictionary}{% endif %}', "llama"),
+        ('{% if tools %}\\"parameters\\": …{% endif %}', "llama"),
+        ("{% if tools %}call:{{ tools }}{% endif %}", None),
+        ("These are mytools <tool_call>", None),
+    ],
+)
+def test_the_template_tells_how_calls_are_written(template: str, expected: str | None) -> None:
+    """A template that never reads the tools has none, whatever marks it has; a form that is not known is none."""
+    assert expected == tool_syntax(template)
