@@ -2,8 +2,9 @@
 
     .venv/bin/python -m bench.quality [--model smollm2-135m] [--json FILE]
 
-Prints how many of twenty prompts get the first 16 tokens that `model.generate` of transformers makes greedily of the very weights
-the engine loads, and perplexities on a fixed text beside the dequantised source's. Needs both runner images, no controller.
+Prints how many of twenty prompts get the first 16 tokens that `model.generate` of transformers makes greedily of the
+very weights the engine loads, and perplexities on a fixed text beside the dequantised source's. Needs both runner
+images and no controller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""In the openvino image: the greedy tokens of the engine itself, alone and together, and its perplexity, for each dtype."""
+"""In the openvino image: the engine's own greedy tokens, alone and together, and its perplexity, for each dtype."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """In the transformers image: what `model.generate` answers with the engine's weights, and the source's perplexity.
 
-The source is the GGUF file dequantised to float32 by transformers, which shares no code with our conversion. Its matrices
-are then replaced by those of `weights`, and the answers made. Norms are float32 in the file and go through unchanged.
+The source is the GGUF file dequantised to float32 by transformers, which shares no code with our conversion. Its
+matrices are then replaced by those of `weights`, and the answers made. Norms are float32 in the file and go through
+unchanged.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def answer(model: Any, tokens: list[int], max_tokens: int) -> list[int]:
     return found
 
 
-@torch.inference_mode()
 def main() -> None:
     asked = json.load(sys.stdin)
+    torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     (source,) = Path("/source").glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
