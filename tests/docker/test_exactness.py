@@ -63,6 +63,6 @@ def test_the_text_is_as_likely_as_to_the_source(found: Comparison, dtype: str) -
 
 
 def test_the_weights_are_as_good_as_the_source(found: Comparison) -> None:
-    """The engine's weights alone, computed by transformers, keep it too, and the float32 engine computes what they say."""
+    """The engine's weights computed by transformers keep it too, and the float32 engine computes what they say."""
     assert found.engine_weights == pytest.approx(1, abs=0.02)
     assert found.dtypes["float32"].perplexity == pytest.approx(found.engine_weights, rel=1e-3)
