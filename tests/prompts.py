@@ -15,7 +15,7 @@ TWENTY_PROMPTS = (
     "Was ist der Unterschied zwischen Wetter und Klima?",
     "Raconte une histoire très courte sur un chat qui sait lire.",
     "日本の首都はどこですか。",
-    "Напиши одно предложение о море.",
+    "Напиши одно предложение о море.",  # noqa: RUF001
     "Q: 2 + 2\nA: 4\nQ: 10 - 3\nA: 7\nQ: 6 * 7\nA:",
     "great film => positive\nboring and long => negative\nI would watch it again => positive\na waste of time =>",
     "List the prime numbers between 10 and 40.",
