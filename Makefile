@@ -6,7 +6,7 @@ VENV_PYTHON = .venv/bin/python
 .PHONY: help up serve down logs lint test test-fast bench bench-peers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 up: ## set everything up and run the controller in the background
 	@$(SETUP) up

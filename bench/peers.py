@@ -14,7 +14,9 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,6 +48,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--json", type=Path, default=RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json")
     given = parser.parse_args()
+    # Ended from outside, it still takes its servers and containers with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     counts = [int(count) for count in given.streams.split(",")]
     given.json.parent.mkdir(parents=True, exist_ok=True)
     measured: dict[str, Measured] = {}
