@@ -3,10 +3,10 @@ SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up serve down logs lint test test-fast clean
+.PHONY: help up serve down logs lint test test-fast bench bench-peers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 up: ## set everything up and run the controller in the background
 	@$(SETUP) up
@@ -34,6 +34,13 @@ test: ## set everything up, then lint and the whole test suite
 	@$(SETUP) test-env
 	@$(MAKE) --no-print-directory lint
 	$(VENV_PYTHON) -m pytest
+
+bench-peers: ## build the servers that ours is measured beside, once (minutes)
+	$(PYTHON) -m bench.peers_setup
+
+bench: bench-peers ## measure ours beside llama.cpp and transformers (BENCH="--passes 3" for other options)
+	@$(SETUP) test-env
+	$(VENV_PYTHON) -m bench.peers $(BENCH)
 
 clean: ## remove the virtual environment, wheels and caches (not data, images, volumes)
 	@$(SETUP) clean

@@ -18,8 +18,9 @@ class Arithmetic:
 def arithmetic(dtype: str) -> Arithmetic:
     """`auto` rounds activations and the KV cache to 8 bits, as llama.cpp does with activations; the others do not.
 
-    The rounding is in groups of 64 values. It makes greedy answers differ from exact ones where two tokens are nearly
-    as likely; by how much is measured by `bench.quality`.
+    The rounding is in groups of 64 values. By `bench.quality`, on SmolLM2-135M, the first 16 tokens of 10 of 20 prompts
+    are then those of `model.generate` on the same weights when asked alone, and of 8 in one batch; the perplexity is
+    1.015 times the dequantised source's. With float32 it is 20, 20 and 1.006.
     """
     if dtype == "auto":
         return Arithmetic("int8", 8, _properties("f32", group=64, kv="u8"))

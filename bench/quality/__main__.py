@@ -1,0 +1,42 @@
+"""How close the openvino engine's answers are to exact ones, for each `dtype` that it is served with.
+
+    .venv/bin/python -m bench.quality [--model smollm2-135m] [--json FILE]
+
+Prints how many of twenty prompts get the first 16 tokens that `model.generate` of transformers makes greedily of the
+very weights the engine loads, and perplexities on a fixed text beside the dequantised source's. Needs both runner
+images and no controller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.quality.measuring import MAX_TOKENS, compare, prepared_model
+from controller.settings import Settings
+from tests.prompts import TWENTY_PROMPTS
+
+
+def main() -> None:
+    """Measure, print, and write JSON when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    model = prepared_model(Settings.from_environ(os.environ), given.model)
+    found = compare(model, TWENTY_PROMPTS, with_library_reader=True)
+    print(f"perplexity of the dequantised source on {found.text_tokens} tokens: {found.perplexity:.4f}")
+    print(f"the engine's weights in transformers, float32: {found.engine_weights:.4f} x")
+    for dtype, figures in found.dtypes.items():
+        equal = f"{figures.alone} alone, {figures.together} together, of {found.prompts}"
+        print(f"dtype {dtype}: perplexity {figures.perplexity:.4f} x, first {MAX_TOKENS} tokens equal for {equal}")
+    print(f"the library's own GGUF reader, float32: {found.library_reader:.4f} x")
+    if given.json:
+        given.json.write_text(json.dumps({"model": given.model, **asdict(found)}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

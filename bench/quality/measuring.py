@@ -1,0 +1,156 @@
+"""Runs the parts of the measurement in the runner's images, without network, and puts their figures together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller.composition import compose_deployment, read_registry
+from controller.docker_service import DockerService
+from controller.preparation import Preparation
+from controller.settings import ROOT, Settings
+from controller.sources import SourceStore
+
+TEXT = Path(__file__).with_name("text.txt")
+DTYPES = ("auto", "float32")
+MAX_TOKENS = 16
+DEADLINE_S = 900
+OPENVINO_IMAGE, TRANSFORMERS_IMAGE = "orchestrar-runner:openvino", "orchestrar-runner:latest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedModel:
+    """A GGUF file, and the volume with what the openvino engine loads of it."""
+
+    gguf: Path
+    volume: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How one dtype compares. Perplexities are ratios to that of the dequantised source in float32."""
+
+    alone: int
+    together: int
+    same_prompts: int
+    perplexity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """`perplexity` is the source's; the others are ratios to it: of the engine's weights in transformers, and of what
+    the library's own GGUF reader makes."""
+
+    prompts: int
+    text_tokens: int
+    same_text_tokens: bool
+    perplexity: float
+    engine_weights: float
+    library_reader: float | None
+    dtypes: dict[str, Figures]
+
+
+def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
+    """The model as a start finds it, downloaded and prepared first where needed. Raises OrchestrarError."""
+    spec = read_registry(settings).resolve(model_id)
+    docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
+    deployment = compose_deployment(settings, read_registry(settings), docker)
+    deployment.write()
+    deployment.prepare(spec.id, lambda _progress: None, lambda: False)
+    store = SourceStore(settings.data_dir / "sources")
+    preparation = Preparation(store=store, docker=docker, facts_dir=settings.data_dir / "prepared")
+    stored = preparation.stored(spec)
+    volume = preparation.volume(spec, stored)
+    assert stored is not None
+    assert volume is not None
+    gguf = stored.path if stored.path.is_file() else next(stored.path.glob("*.gguf"))
+    return PreparedModel(gguf=gguf, volume=volume)
+
+
+def compare(model: PreparedModel, prompts: Sequence[str], *, with_library_reader: bool = False) -> Comparison:
+    """The engine beside `model.generate` on the same weights, and perplexities beside the source's."""
+    asked = {
+        "prompts": prompts,
+        "text": TEXT.read_text(encoding="utf-8"),
+        "max_tokens": MAX_TOKENS,
+        "dtypes": DTYPES,
+    }
+    with _volume() as weights:
+        _run(OPENVINO_IMAGE, "weights", model, weights, {})
+        expected = _run(TRANSFORMERS_IMAGE, "reference", model, weights, asked)
+        found = _run(OPENVINO_IMAGE, "answers", model, weights, asked)
+        text = {"text": expected["text"]}
+        library = _run(OPENVINO_IMAGE, "library_reader", model, weights, text) if with_library_reader else None
+    source = expected["perplexity"]
+    return Comparison(
+        prompts=len(prompts),
+        text_tokens=len(expected["text"]),
+        same_text_tokens=all(one["text"] == expected["text"] for one in found.values()),
+        perplexity=source,
+        engine_weights=expected["perplexity_of_engine_weights"] / source,
+        library_reader=library and library / source,
+        dtypes={dtype: _figures(expected, found[dtype]) for dtype in DTYPES},
+    )
+
+
+def _figures(expected: dict[str, Any], found: dict[str, Any]) -> Figures:
+    return Figures(
+        alone=_equal(expected["answers"], found["alone"]),
+        together=_equal(expected["answers"], found["together"]),
+        same_prompts=_equal(expected["prompts"], found["prompts"]),
+        perplexity=found["perplexity"] / expected["perplexity"],
+    )
+
+
+def _equal(expected: list[list[int]], found: list[list[int]]) -> int:
+    return sum(one == other for one, other in zip(expected, found, strict=True))
+
+
+def _run(image: str, part: str, model: PreparedModel, weights: str, asked: dict[str, Any]) -> Any:
+    # As root, whom no folder's rights keep out; it has no network and nothing of the host that it could write to.
+    name = f"orchestrar-quality-{uuid.uuid4().hex[:8]}"
+    run = (
+        "docker",
+        "run",
+        "--rm",
+        "--interactive",
+        "--network=none",
+        "--user=0",
+        "--env=OMP_NUM_THREADS=1",
+        f"--name={name}",
+    )
+    mounts = (
+        f"{ROOT / 'bench'}:/opt/orchestrar/bench:ro",
+        f"{model.gguf.parent}:/source:ro",
+        f"{model.volume}:/prepared:ro",
+        f"{weights}:/weights",
+    )
+    volumes = [f"--volume={mount}" for mount in mounts]
+    command = [*run, *volumes, image, "python", "-m", f"bench.quality.inside.{part}"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(asked), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+    finally:
+        # It outlives a client that is killed at the deadline.
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=60, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{part} failed in {image}: {done.stderr}")
+    lines = done.stdout.splitlines()
+    return json.loads(lines[-1]) if lines else None
+
+
+@contextmanager
+def _volume() -> Iterator[str]:
+    name = f"orchestrar-quality-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["docker", "volume", "create", name], check=True, capture_output=True, timeout=60)
+    try:
+        yield name
+    finally:
+        subprocess.run(["docker", "volume", "rm", "-f", name], check=True, capture_output=True, timeout=60)
