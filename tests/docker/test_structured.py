@@ -164,6 +164,20 @@ def test_pydantic_classes_come_back(house: House, client: OpenAI) -> None:
     Person.model_validate_json(answer["text"])
 
 
+def test_ollamas_format_is_kept(house: House) -> None:
+    """Ollama's `format` is the same promise: a JSON schema, or any object; also for text that meets no template."""
+    schema = Person.model_json_schema()
+    message = {"role": "user", "content": "Describe a person."}
+    options = {"temperature": 0, "num_predict": 120}
+    body = {"model": "smollm2", "stream": False, "options": options, "format": schema}
+    chatted = house.post("/api/chat", {**body, "messages": [message]}).json()
+    Person.model_validate_json(chatted["message"]["content"])
+    raw = house.post("/api/generate", {**body, "prompt": "A person as JSON:", "raw": True}).json()
+    Person.model_validate_json(raw["response"])
+    anything = house.post("/api/chat", {**body, "messages": [message], "format": "json"}).json()
+    assert anything["message"]["content"].startswith("{")
+
+
 def test_refusals_disturb_nobody(client: OpenAI) -> None:
     """A schema that cannot be kept, or a model without tools, is a 400 by name, and the next answer is as ever."""
     before = chat(client, "Hello!").message.content
