@@ -25,7 +25,7 @@ LOG_LINES = 20
 # What transformers loads is safetensors, and openvino its own IR; both are made from GGUF files once.
 CONVERTING_ENGINES = frozenset({"openvino", "transformers"})
 # Of what the runner writes into a volume; counted up when older volumes are no longer good.
-PREPARED_FORMAT = 2
+PREPARED_FORMAT = 3
 
 
 class Clock(Protocol):

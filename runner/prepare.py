@@ -19,7 +19,7 @@ from runner.engine import EngineError
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
 
 SOURCE, PREPARED = Path("/source"), Path("/prepared")
-FORMAT = 2
+FORMAT = 3
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -103,12 +103,12 @@ def _for_transformers(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
 
 def _for_openvino(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
     from runner.convert.openvino import convert_to_openvino
-    from runner.engines.openvino_memory import kv_bytes_per_token as kv_bytes_in_16_bits
+    from runner.engines.openvino_memory import kv_bytes_per_token as kv_bytes_of_cache
 
     config = convert_to_openvino(gguf, weights, on_progress=_report)
     return {
         "weights_bytes": sum(path.stat().st_size for path in weights.glob("openvino_model*")),
-        "kv_bytes_per_token": kv_bytes_in_16_bits(config),
+        "kv_bytes_per_token": kv_bytes_of_cache(config),
         "context_length": int(config.get("max_position_embeddings") or 0),
         "parameters": read_header(gguf).parameters,
         "architecture": str(config.get("model_type") or ""),

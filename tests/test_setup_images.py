@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.setup.base_image import BaseImageStep
+from scripts.setup.base_image import BASE, COMPILER, BaseImageStep
 from scripts.setup.failure import SetupError
 from scripts.setup.runner_image import (
     ENGINES,
@@ -16,6 +16,7 @@ from scripts.setup.runner_image import (
     WheelsStep,
     drop_broken_wheels,
     engines_in_use,
+    nothing_is_compiled,
     runner_content,
     runners_are_current,
 )
@@ -29,7 +30,7 @@ PULLED = "python:3.11-slim-bookworm"
 
 
 def base_step(site: Site) -> BaseImageStep:
-    return BaseImageStep(site, spare=runners_are_current)
+    return BaseImageStep(site, BASE, spare=runners_are_current)
 
 
 def runner_site(root: Path) -> Site:
@@ -68,7 +69,7 @@ def test_without_a_registry_root_builds_from_debian_packages(tmp_path: Path) -> 
     """Where no registry answers, root gets mmdebstrap installed and the image imported from a whole archive."""
     site = make_site(tmp_path)
     shell = shell_of(site)
-    archive = site.layout.scratch / "base.tar"
+    archive = site.layout.scratch / "base-image.tar"
     shell.effects["docker pull"] = fails()
     shell.effects["mmdebstrap"] = lambda: void(archive.write_text("tar"))
     base_step(site).do()
@@ -109,6 +110,22 @@ def test_the_users_own_base_is_never_replaced_by_another(tmp_path: Path) -> None
     with pytest.raises(SetupError, match="mine:1"):
         base_step(site).do()
     assert shell_of(site).ran == ["docker pull mine:1"]
+
+
+def test_a_compiler_is_wanted_for_the_kernels_alone(tmp_path: Path) -> None:
+    """The image with the compiler is made of Debian's own where none is pulled, and not at all for transformers."""
+    site = runner_site(tmp_path)
+    step = BaseImageStep(site, COMPILER, spare=nothing_is_compiled)
+    assert step.done() == "not needed, the runner images are current"
+    shell = shell_of(site)
+    shell.answers[f"{site.layout.python} -m controller.provision --engines"] = Answer(0, "openvino\n")
+    assert step.done() is None
+    archive = site.layout.scratch / "compiler-image.tar"
+    shell.programs.add("mmdebstrap")
+    shell.effects.update({"docker pull": fails(), "mmdebstrap": lambda: void(archive.write_text("tar"))})
+    step.do()
+    assert shell.ran[-2].startswith("mmdebstrap --variant=minbase --include=g++ ")
+    assert shell.ran[-1] == f"docker import {archive} {COMPILER.local}"
 
 
 def test_a_current_runner_image_needs_nothing_else(tmp_path: Path) -> None:
@@ -173,7 +190,7 @@ def test_the_build_works_with_and_without_buildx(tmp_path: Path, buildx: Answer,
     RunnerImageStep(site, "transformers").do()
     assert shell_of(site).environments == [expected]
     (line,) = shell_of(site).ran
-    assert f"--build-arg BASE_IMAGE={LOCAL} --target transformers" in line
+    assert f"--build-arg BASE_IMAGE={LOCAL} --build-arg COMPILER_IMAGE={COMPILER.local} --target transformers" in line
     assert f"--label orchestrar.content={runner_content(site)} --label orchestrar.base=sha256:base" in line
 
 

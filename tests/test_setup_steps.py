@@ -222,6 +222,6 @@ def test_the_order_of_the_steps() -> None:
     """The steps of `make up` come in the order that each one's needs ask for."""
     steps: list[Step] = program.machine_steps(make_site(Path("/nowhere")))
     assert [step.slug for step in steps] == [
-        "venv", "engine", "compose", "base-image", "wheels-openvino", "image-openvino",
+        "venv", "engine", "compose", "base-image", "compiler-image", "wheels-openvino", "image-openvino",
             "wheels-transformers", "image-transformers", "model",
     ]  # fmt: skip

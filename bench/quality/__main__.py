@@ -1,4 +1,4 @@
-"""How close the openvino engine's answers are to exact ones, for each `dtype` that it is served with.
+"""How close the openvino engine's answers are to exact ones.
 
     .venv/bin/python -m bench.quality [--model smollm2-135m] [--json FILE]
 
@@ -30,9 +30,9 @@ def main() -> None:
     found = compare(model, TWENTY_PROMPTS, with_library_reader=True)
     print(f"perplexity of the dequantised source on {found.text_tokens} tokens: {found.perplexity:.4f}")
     print(f"the engine's weights in transformers, float32: {found.engine_weights:.4f} x")
-    for dtype, figures in found.dtypes.items():
-        equal = f"{figures.alone} alone, {figures.together} together, of {found.prompts}"
-        print(f"dtype {dtype}: perplexity {figures.perplexity:.4f} x, first {MAX_TOKENS} tokens equal for {equal}")
+    figures = found.engine
+    equal = f"{figures.alone} alone, {figures.together} together, of {found.prompts}"
+    print(f"the engine: perplexity {figures.perplexity:.4f} x, first {MAX_TOKENS} tokens equal for {equal}")
     print(f"the library's own GGUF reader, float32: {found.library_reader:.4f} x")
     if given.json:
         given.json.write_text(json.dumps({"model": given.model, **asdict(found)}, indent=2) + "\n")

@@ -18,7 +18,6 @@ from controller.settings import ROOT, Settings
 from controller.sources import SourceStore
 
 TEXT = Path(__file__).with_name("text.txt")
-DTYPES = ("auto", "float32")
 MAX_TOKENS = 16
 DEADLINE_S = 900
 OPENVINO_IMAGE, TRANSFORMERS_IMAGE = "orchestrar-runner:openvino", "orchestrar-runner:latest"
@@ -34,7 +33,7 @@ class PreparedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How one dtype compares. Perplexities are ratios to that of the dequantised source in float32."""
+    """How the engine compares. `perplexity` is a ratio to that of the dequantised source in float32."""
 
     alone: int
     together: int
@@ -53,7 +52,7 @@ class Comparison:
     perplexity: float
     engine_weights: float
     library_reader: float | None
-    dtypes: dict[str, Figures]
+    engine: Figures
 
 
 def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
@@ -79,7 +78,6 @@ def compare(model: PreparedModel, prompts: Sequence[str], *, with_library_reader
         "prompts": prompts,
         "text": TEXT.read_text(encoding="utf-8"),
         "max_tokens": MAX_TOKENS,
-        "dtypes": DTYPES,
     }
     with _volume() as weights:
         _run(OPENVINO_IMAGE, "weights", model, weights, {})
@@ -91,11 +89,11 @@ def compare(model: PreparedModel, prompts: Sequence[str], *, with_library_reader
     return Comparison(
         prompts=len(prompts),
         text_tokens=len(expected["text"]),
-        same_text_tokens=all(one["text"] == expected["text"] for one in found.values()),
+        same_text_tokens=found["text"] == expected["text"],
         perplexity=source,
         engine_weights=expected["perplexity_of_engine_weights"] / source,
         library_reader=library and library / source,
-        dtypes={dtype: _figures(expected, found[dtype]) for dtype in DTYPES},
+        engine=_figures(expected, found),
     )
 
 

@@ -16,8 +16,6 @@ _OVERHEAD_BYTES = {"transformers": 1 * GIB, "openvino": 448 * MIB}
 _SEQUENCES = {"transformers": 1, "openvino": 2}
 # Where nothing was converted nobody has counted; models of a few billion parameters need about that.
 _UNKNOWN_KV_BYTES = {"openvino": 32 * 1024}
-# Of a cache in 16 bits, for one in 8 bits with its scales.
-_SHARE_OF_8_BITS = 0.6
 _BYTES_PER_WEIGHT = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 _UNKNOWN_BYTES = 4 * GIB
 _MAX_DEFAULT_CONTEXT = 8192
@@ -34,7 +32,8 @@ def serving_memory_bytes(spec: ModelSpec, files: ModelFiles) -> int:
     if files.weights_bytes is None:
         return _UNKNOWN_BYTES
     context = spec.context_length or min(files.context_length or _MAX_DEFAULT_CONTEXT, _MAX_DEFAULT_CONTEXT)
-    kv_cache = _kv_bytes_per_token(spec, files) * context * _SEQUENCES.get(spec.engine, spec.max_concurrency)
+    kv_bytes_per_token = files.kv_bytes_per_token or _UNKNOWN_KV_BYTES.get(spec.engine, 0)
+    kv_cache = kv_bytes_per_token * context * _SEQUENCES.get(spec.engine, spec.max_concurrency)
     total = (
         int(1.3 * _weights_bytes(spec, files, files.weights_bytes)) + kv_cache + _OVERHEAD_BYTES.get(spec.engine, GIB)
     )
@@ -50,11 +49,6 @@ def foreign_memory_bytes(spec: ModelSpec, files: ModelFiles, engine: Engine) -> 
     kv_cache = _FOREIGN_KV_BYTES * (spec.context_length or FOREIGN_CONTEXT) * spec.max_concurrency
     total = int(1.3 * files.weights_bytes) + kv_cache + engine.overhead_mib * MIB
     return -(-total // (64 * MIB)) * 64 * MIB
-
-
-def _kv_bytes_per_token(spec: ModelSpec, files: ModelFiles) -> int:
-    wide = files.kv_bytes_per_token or _UNKNOWN_KV_BYTES.get(spec.engine, 0)
-    return int(wide * _SHARE_OF_8_BITS) if (spec.engine, spec.dtype) == ("openvino", "auto") else wide
 
 
 def _weights_bytes(spec: ModelSpec, files: ModelFiles, in_files_bytes: int) -> int:

@@ -1,8 +1,8 @@
-"""The graph of llama and its kin in OpenVINO's operations, with weights of 8 bits.
+"""The graph of llama and its kin in OpenVINO's operations, with matrix products of our own.
 
 It has the forms that OpenVINO's passes look for: key and value states around `ScaledDotProductAttention` become paged
-attention, a Convert and Multiply behind an 8-bit constant stay inside the matrix product, and the chains written
-in `_norm` and `_rotate` become one operation each.
+attention, and the chains written in `_norm` and `_rotate` one operation each. The products take what lies around them
+along (norms, the gate, the residual sum): each operation less saves its dispatch in every pass and its compilation.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
+from openvino.utils.node_factory import NodeFactory
 
+from runner.convert.grouped import Grouped, join
 from runner.convert.llama_shape import Shape, Weights
-from runner.convert.weights import Array, quantize_rows
+from runner.convert.weights import Array
+from runner.kernels import LIBRARY
 
 _TO_THE_END = 2**63 - 1
 _MASKED = -65504.0
@@ -22,14 +25,27 @@ _MASKED = -65504.0
 
 def build(shape: Shape, weights: Weights) -> Any:
     """An `openvino.Model` from input_ids, attention_mask, position_ids ([batch, tokens], int64) and beam_idx ([batch],
-    int32) to logits ([batch, tokens, vocabulary], float32), which keeps its keys and values as states."""
+    int32) to logits ([batch, tokens, vocabulary], float32), which keeps its keys and values as states.
+
+    Logits are made for the indices in the first dimension that `sampled_tokens_indices` ([count], int64) holds. With
+    paged attention, which makes it [tokens] of all sequences, OpenVINO GenAI gives there those it samples from.
+    """
     return _Graph(shape, weights).model()
+
+
+class _Matrix:
+    def __init__(self, matrix: Grouped, name: str) -> None:
+        self.bytes = ops.constant(matrix.packed(), name=name)
+        self.attributes = {"rows": matrix.rows, "bits": matrix.bits}
+        self.columns = matrix.columns
 
 
 class _Graph:
     def __init__(self, shape: Shape, weights: Weights) -> None:
         self._shape = shape
         self._weights = weights
+        self._own = NodeFactory()
+        self._own.add_extension(LIBRARY)
         self._inputs = {
             name: ops.parameter(dims, kind, name=name)
             for name, dims, kind in (
@@ -37,6 +53,7 @@ class _Graph:
                 ("attention_mask", [-1, -1], np.int64),
                 ("position_ids", [-1, -1], np.int64),
                 ("beam_idx", [-1], np.int32),
+                ("sampled_tokens_indices", [-1], np.int64),
             )
         }
         for name, node in self._inputs.items():
@@ -57,13 +74,15 @@ class _Graph:
 
     def model(self) -> Any:
         embedding = self._matrix("token_embd.weight")
-        x = ops.gather(embedding, ops.convert(self._inputs["input_ids"], "i32"), self._scalar(0))
+        ids = ops.convert(self._inputs["input_ids"], "i32")
+        x = self._own.create(
+            "GroupedRows", [ids, embedding.bytes], embedding.attributes | {"columns": embedding.columns}
+        )
         for layer in range(self._shape.layers):
-            prefix = f"blk.{layer}."
-            x = ops.add(x, self._attention(prefix, self._norm(x, f"{prefix}attn_norm.weight")))
-            x = ops.add(x, self._feed_forward(prefix, self._norm(x, f"{prefix}ffn_norm.weight")))
-        head = embedding if self._weights("output.weight") is None else self._matrix("output.weight")
-        logits = ops.matmul(self._norm(x, "output_norm.weight"), head, False, True)
+            x = self._feed_forward(f"blk.{layer}.", self._attention(f"blk.{layer}.", x))
+        x = ops.gather(x, self._inputs["sampled_tokens_indices"], self._scalar(0))
+        head = embedding if self._weights.matrix("output.weight") is None else self._matrix("output.weight")
+        logits = self._product(x, head, norm="output_norm.weight")
         logits.output(0).set_names({"logits"})
         return ov.Model([ops.result(logits)], self._states, list(self._inputs.values()), "llama")
 
@@ -71,7 +90,7 @@ class _Graph:
         shape = self._shape
         widths = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.kv_heads * shape.head_dim)
         # One product for all three, since each has a cost of its own beside its arithmetic.
-        joined = self._linear(x, *(f"{prefix}attn_{name}" for name in "qkv"))
+        joined = self._linear(x, *(f"{prefix}attn_{name}" for name in "qkv"), norm=f"{prefix}attn_norm.weight")
         query, key, value = ops.variadic_split(joined, self._scalar(-1), self._int(*widths)).outputs()
         query = self._rotate(self._heads(query, shape.heads, f"{prefix}attn_q_norm.weight"))
         key = self._rotate(self._heads(key, shape.kv_heads, f"{prefix}attn_k_norm.weight"))
@@ -80,17 +99,16 @@ class _Graph:
             query, self._with_past(key, f"{prefix}key"), self._with_past(value, f"{prefix}value"), self._mask
         )
         merged = ops.reshape(ops.transpose(found, self._int(0, 2, 1, 3)), self._int(0, 0, widths[0]), True)
-        return self._linear(merged, f"{prefix}attn_output")
+        return self._linear(merged, f"{prefix}attn_output", residual=x)
 
     def _feed_forward(self, prefix: str, x: Any) -> Any:
-        joined = self._linear(x, f"{prefix}ffn_gate", f"{prefix}ffn_up")
-        gate, up = ops.split(joined, self._scalar(-1), 2).outputs()
-        return self._linear(ops.multiply(ops.swish(gate), up), f"{prefix}ffn_down")
+        joined = self._linear(x, f"{prefix}ffn_gate", f"{prefix}ffn_up", norm=f"{prefix}ffn_norm.weight")
+        return self._linear(joined, f"{prefix}ffn_down", gated=True, residual=x)
 
     def _heads(self, x: Any, count: int, norm: str) -> Any:
         """[batch, tokens, heads x size] → [batch, heads, tokens, size]."""
         split = ops.reshape(x, self._int(0, 0, count, self._shape.head_dim), True)
-        if norm and self._weights(norm) is not None:
+        if norm and self._weights.vector(norm) is not None:
             split = self._norm(split, norm)
         return ops.transpose(split, self._int(0, 2, 1, 3))
 
@@ -107,7 +125,7 @@ class _Graph:
         return ops.reshape(repeated, self._int(0, shape.heads, -1, shape.head_dim), True)
 
     def _norm(self, x: Any, name: str) -> Any:
-        weight = self._weights(name)
+        weight = self._weights.vector(name)
         assert weight is not None
         ones = [1] * (len(x.get_output_partial_shape(0)) - 1)
         squares = ops.reduce_mean(ops.power(x, self._float(2.0)), self._int(-1), True)
@@ -137,18 +155,29 @@ class _Graph:
         is_given = ops.convert(ops.unsqueeze(given, self._int(1, 2)), "boolean")
         return ops.select(ops.logical_and(is_past, is_given), _floats(0.0), _floats(_MASKED))
 
-    def _linear(self, x: Any, *names: str) -> Any:
+    def _linear(self, x: Any, *names: str, norm: str = "", gated: bool = False, residual: Any = None) -> Any:
         """One product with the matrices of these names below each other, and their biases where they have any."""
-        product = ops.matmul(x, self._matrix(*(f"{name}.weight" for name in names)), False, True)
-        biases = [bias for name in names if (bias := self._weights(f"{name}.bias")) is not None]
+        matrix = self._matrix(*(f"{name}.weight" for name in names))
+        product = self._product(x, matrix, norm=norm, gated=gated, residual=residual)
+        biases = [bias for name in names if (bias := self._weights.vector(f"{name}.bias")) is not None]
         return ops.add(product, _floats(np.concatenate(biases).reshape(1, 1, -1))) if biases else product
 
-    def _matrix(self, *names: str) -> Any:
-        parts = [part for name in names if (part := self._weights(name)) is not None]
+    def _product(self, x: Any, matrix: _Matrix, *, norm: str, gated: bool = False, residual: Any = None) -> Any:
+        inputs = [x, matrix.bytes]
+        attributes = {**matrix.attributes, "epsilon": 0.0, "gated": gated, "adds": residual is not None}
+        if norm:
+            weight = self._weights.vector(norm)
+            assert weight is not None
+            inputs.append(_floats(weight))
+            attributes["epsilon"] = self._shape.norm_epsilon
+        if residual is not None:
+            inputs.append(residual)
+        return self._own.create("GroupedMatMul", inputs, attributes)
+
+    def _matrix(self, *names: str) -> _Matrix:
+        parts = [part for name in names if (part := self._weights.matrix(name)) is not None]
         assert len(parts) == len(names)
-        values, scales = quantize_rows(np.concatenate(parts))
-        stored = ops.constant(values, name="+".join(names))
-        return ops.multiply(ops.convert(stored, "f32"), ops.constant(scales))
+        return _Matrix(join(parts), "+".join(names))
 
     def _int(self, *values: int) -> Any:
         if values not in self._ints:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 
 from runner.convert.gguf_header import GgufHeader
+from runner.convert.grouped import Grouped
 from runner.convert.weights import Array
 from runner.engine import EngineError
 
-Weights: TypeAlias = Callable[[str], Array | None]
-"""The float32 array of a name as GGUF names it (`blk.0.attn_q.weight`), rows = outputs; None where there is none."""
+
+class Weights(Protocol):
+    """A model's tensors, under names as in GGUF (`blk.0.attn_q.weight`); None where there is none."""
+
+    def vector(self, name: str) -> Array | None:
+        """Of a norm or a bias, in float32."""
+
+    def matrix(self, name: str) -> Grouped | None:
+        """A row for each output."""
+
 
 # Those whose graph is `llama_graph.build`'s; they differ in biases, norms of heads and the order of rows alone.
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

@@ -13,6 +13,7 @@ from runner.convert.gguf_header import GgufHeader, read_header
 from runner.convert.gguf_tensors import GgufTensors
 from runner.convert.llama_shape import Shape, model_shape
 from runner.engine import EngineError
+from runner.kernels import OWN_PRODUCTS
 
 
 def convert_to_openvino(source: Path, target: Path, *, on_progress: Callable[[float], None]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def convert_to_openvino(source: Path, target: Path, *, on_progress: Callable[[fl
     on_progress(0.3)
     _write_model(source, header, shape, target)
     on_progress(0.9)
-    config = model_config(header)
+    config = {**model_config(header), OWN_PRODUCTS: True}
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     generation = {"eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id")}
     (target / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
@@ -43,7 +44,7 @@ def _write_model(source: Path, header: GgufHeader, shape: Shape, target: Path) -
 
     tensors = GgufTensors(source, header)
     # Llama 3 brings its longer context along as a divisor for each frequency.
-    if (factors := tensors("rope_freqs.weight")) is not None:
+    if (factors := tensors.vector("rope_freqs.weight")) is not None:
         shape = replace(shape, inverse_frequencies=shape.inverse_frequencies / factors)
     openvino.save_model(build(shape, tensors), target / "openvino_model.xml", compress_to_fp16=False)
 

@@ -9,12 +9,6 @@ import numpy as np
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-def quantize_rows(weight: Array) -> tuple[Array, Array]:
-    """int8 values [rows, columns] and float32 scales [rows, 1]: values x scales is `weight`, each to half a scale."""
-    scales = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
-    return np.rint(weight / np.where(scales > 0, scales, 1)).astype(np.int8), scales
-
-
 def halves_from_pairs(rows: Array, heads: int) -> Any:
     """Rows ordered (0, 1), (2, 3) … within each head → all first members, then all second ones."""
     pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])

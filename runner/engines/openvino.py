@@ -26,6 +26,7 @@ from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_
 from runner.engines.stepping import StepLoop
 from runner.engines.token_text import TokenText
 from runner.fair_lock import FairLock
+from runner.kernels import LIBRARY, OWN_PRODUCTS
 from runner.memory import memory_limit_bytes
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
@@ -45,6 +46,7 @@ class OpenVinoEngine:
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
         self._context_length = 0
+        self._arithmetic = arithmetic("auto", has_own_products=False)
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
@@ -68,6 +70,7 @@ class OpenVinoEngine:
         if not (folder / MODEL_FILE).is_file():
             raise EngineError(f"{folder} has no {MODEL_FILE}; choose a source in OpenVINO's form, or a GGUF file")
         config = read_config(folder)
+        self._arithmetic = arithmetic(self._settings.dtype, has_own_products=bool(config.get(OWN_PRODUCTS)))
         blocks = self._bounded_cache(config)
         self._context_length = self._bounded_context(config, blocks * KV_BLOCK_TOKENS)
         self._tokenizer = OpenVinoTokenizer(folder, has_chat=self._settings.task == "chat")
@@ -79,7 +82,7 @@ class OpenVinoEngine:
         try:
             pipeline = openvino_genai.ContinuousBatchingPipeline(
                 folder, self._tokenizer.library, scheduler, "CPU",
-                INFERENCE_NUM_THREADS=self._settings.cpus, **arithmetic(self._settings.dtype).properties,
+                INFERENCE_NUM_THREADS=self._settings.cpus, extensions=[str(LIBRARY)], **self._arithmetic.properties,
             )  # fmt: skip
         except RuntimeError as error:
             raise EngineError(f"the model's files cannot be loaded: {last_line(error)}") from error
@@ -92,7 +95,7 @@ class OpenVinoEngine:
         return Capabilities(
             engine="openvino",
             device="cpu",
-            dtype=arithmetic(self._settings.dtype).name,
+            dtype=self._arithmetic.name,
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
             grammars=True,
@@ -157,7 +160,7 @@ class OpenVinoEngine:
 
     def _bounded_cache(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
-        kv_bytes = kv_bytes_per_token(config, arithmetic(self._settings.dtype).kv_bits)
+        kv_bytes = kv_bytes_per_token(config)
         longest = self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
         return kv_blocks(memory_limit_bytes(), weights, kv_bytes, self._settings.max_concurrency, longest)
 

@@ -12,21 +12,16 @@ WEIGHT_COPIES = 1.3
 FALLBACK_KV_BYTES = 64 * 1024
 
 
-# Beside values of 8 bits OpenVINO keeps their scales and offsets: 13,680 bytes for a token
-# of SmolLM2 were seen, not 11,520.
-_SHARE_OF_8_BITS = 0.6
-
-
-def kv_bytes_per_token(config: dict[str, Any], bits: int = 16) -> int:
-    """Keys and values of one token in all layers, as values of 16 or 8 bits.
+def kv_bytes_per_token(config: dict[str, Any]) -> int:
+    """Keys and values of one token in all layers, as values of 16 bits.
 
     A model whose configuration does not say its shape is taken for a large one.
     """
     heads = int(config.get("num_attention_heads") or 0)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     head_dim = int(config.get("head_dim") or (int(config.get("hidden_size") or 0) // max(heads, 1)))
-    wide = 2 * int(config.get("num_hidden_layers") or 0) * kv_heads * head_dim * 2 or FALLBACK_KV_BYTES
-    return wide if bits == 16 else int(wide * _SHARE_OF_8_BITS)
+    found = 2 * int(config.get("num_hidden_layers") or 0) * kv_heads * head_dim * 2
+    return found or FALLBACK_KV_BYTES
 
 
 def kv_blocks(limit_bytes: int, weights_bytes: int, bytes_per_token: int, sequences: int, context_length: int) -> int:

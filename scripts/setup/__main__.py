@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from scripts.setup.base_image import BaseImageStep
+from scripts.setup.base_image import BASE, COMPILER, BaseImageStep
 from scripts.setup.compose_plugin import ComposeStep
 from scripts.setup.console import Console, last_lines
 from scripts.setup.controller import (
@@ -24,7 +24,7 @@ from scripts.setup.layout import Layout
 from scripts.setup.lock import locked
 from scripts.setup.model import ModelStep
 from scripts.setup.models import remove_models
-from scripts.setup.runner_image import ENGINES, RunnerImageStep, WheelsStep, runners_are_current
+from scripts.setup.runner_image import ENGINES, RunnerImageStep, WheelsStep, nothing_is_compiled, runners_are_current
 from scripts.setup.shell import RealShell
 from scripts.setup.steps import Site, Step, run_steps
 from scripts.setup.venv import VenvStep
@@ -38,7 +38,8 @@ def machine_steps(site: Site) -> list[Step]:
         VenvStep(site),
         EngineStep(site),
         ComposeStep(site),
-        BaseImageStep(site, spare=runners_are_current),
+        BaseImageStep(site, BASE, spare=runners_are_current),
+        BaseImageStep(site, COMPILER, spare=nothing_is_compiled),
         *(step(site, engine) for engine in ENGINES for step in (WheelsStep, RunnerImageStep)),
         ModelStep(site),
     ]

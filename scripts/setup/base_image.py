@@ -1,4 +1,4 @@
-"""The image that the runner's image is built from."""
+"""The images that the runner's images are built from: Debian with Python, and the same with a compiler."""
 
 from __future__ import annotations
 
@@ -7,12 +7,48 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scripts.setup.failure import SetupError
-from scripts.setup.layout import LOCAL_BASE, PULLED_BASE
+from scripts.setup.layout import LOCAL_BASE, LOCAL_COMPILER, PULLED_BASE, PULLED_COMPILER, Layout
 from scripts.setup.packages import install_packages
 from scripts.setup.steps import Site
 
 SUITE = "bookworm"
-PACKAGES = "python3,python3-venv,python3-pip,libstdc++6,libgomp1,ca-certificates"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """An image to build on: what it is called here, what it is pulled as, and else the packages it is made of."""
+
+    name: str
+    local: str
+    pulled: str
+    packages: str
+    variable: str
+
+    def named_by_user(self, layout: Layout) -> str | None:
+        return {BASE.variable: layout.base_override, COMPILER.variable: layout.compiler_override}[self.variable]
+
+    def by_hand(self) -> str:
+        """What a user without root can ask an administrator to run."""
+        return (
+            f"ask for it to be made once, as root: mmdebstrap --variant=minbase --include={self.packages} {SUITE} - "
+            f"| docker import - {self.local}; or load another and name it: {self.variable}=name make up"
+        )
+
+
+BASE = Basis(
+    name="base image",
+    local=LOCAL_BASE,
+    pulled=PULLED_BASE,
+    packages="python3,python3-venv,python3-pip,libstdc++6,libgomp1,ca-certificates",
+    variable="BASE_IMAGE",
+)
+COMPILER = Basis(
+    name="compiler image",
+    local=LOCAL_COMPILER,
+    pulled=PULLED_COMPILER,
+    packages="g++",
+    variable="COMPILER_IMAGE",
+)
 
 
 @dataclass(frozen=True)
@@ -34,29 +70,36 @@ def find_image(site: Site, name: str) -> Image | None:
 
 @dataclass(frozen=True)
 class BaseImageStep:
-    """Present, or pulled, or built from Debian packages; not needed when `spare` says so."""
+    """Present, or pulled, or built from Debian packages; not needed when none of the images built on it is stale."""
 
     site: Site
+    basis: Basis
     spare: Callable[[Site], bool]
-    name: str = "base image"
-    slug: str = "base-image"
+
+    @property
+    def name(self) -> str:
+        return self.basis.name
+
+    @property
+    def slug(self) -> str:
+        return self.basis.name.replace(" ", "-")
 
     def done(self) -> str | None:
-        image = self.site.layout.base_image
+        image = self.basis.named_by_user(self.site.layout) or self.basis.local
         if find_image(self.site, image):
             return image
         return "not needed, the runner images are current" if self.spare(self.site) else None
 
     def do(self) -> None:
-        layout = self.site.layout
-        if layout.base_override:
-            if not self._pull(layout.base_override):
+        own = self.basis.named_by_user(self.site.layout)
+        if own:
+            if not self._pull(own):
                 raise SetupError(
-                    f"the base image {layout.base_override} (from BASE_IMAGE) is not here and cannot be pulled; "
-                    "load it (docker load), or unset BASE_IMAGE, and run this again"
+                    f"the {self.name} {own} (from {self.basis.variable}) is not here and cannot be pulled; "
+                    f"load it (docker load), or unset {self.basis.variable}, and run this again"
                 )
-        elif self._pull(PULLED_BASE):
-            self.site.shell.run("docker", "tag", PULLED_BASE, LOCAL_BASE)
+        elif self._pull(self.basis.pulled):
+            self.site.shell.run("docker", "tag", self.basis.pulled, self.basis.local)
         else:
             self._build()
 
@@ -75,28 +118,23 @@ class BaseImageStep:
         if site.shell.which("mmdebstrap") is None:
             if not site.host.installs_packages:
                 raise SetupError(
-                    f"no registry answered for {PULLED_BASE}, and a base image cannot be built here; {by_hand()}"
+                    f"no registry answered for {self.basis.pulled}, and a {self.name} cannot be built here; "
+                    f"{self.basis.by_hand()}"
                 )
-            site.say("installing mmdebstrap: the base image is built from Debian packages instead, and you are root")
+            site.say(f"installing mmdebstrap: the {self.name} is built from Debian packages instead, and you are root")
             install_packages(site, "mmdebstrap", "debian-archive-keyring")
         # By way of a file: a pipe that breaks in the middle could import half a system as if it were whole.
-        archive = site.layout.scratch / "base.tar"
+        archive = site.layout.scratch / f"{self.slug}.tar"
         archive.parent.mkdir(parents=True, exist_ok=True)
         archive.unlink(missing_ok=True)
-        site.say(f"building {LOCAL_BASE} from Debian packages")
+        site.say(f"building {self.basis.local} from Debian packages")
         try:
-            site.shell.run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(archive))
+            site.shell.run("mmdebstrap", "--variant=minbase", f"--include={self.basis.packages}", SUITE, str(archive))
         except SetupError as error:
             if site.host.is_root:
                 raise
-            raise SetupError(f"{error.message}, and no registry answered for {PULLED_BASE}; {by_hand()}") from error
-        site.shell.run("docker", "import", str(archive), LOCAL_BASE)
+            raise SetupError(
+                f"{error.message}, and no registry answered for {self.basis.pulled}; {self.basis.by_hand()}"
+            ) from error
+        site.shell.run("docker", "import", str(archive), self.basis.local)
         archive.unlink()
-
-
-def by_hand() -> str:
-    """What a user without root can ask an administrator to run."""
-    return (
-        f"ask for it to be made once, as root: mmdebstrap --variant=minbase --include={PACKAGES} {SUITE} - "
-        f"| docker import - {LOCAL_BASE}; or load another Debian image with Python and name it: BASE_IMAGE=name make up"
-    )

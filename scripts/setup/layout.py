@@ -11,11 +11,13 @@ from scripts.setup.failure import SetupError
 ROOT = Path(__file__).resolve().parent.parent.parent
 PULLED_BASE = "python:3.11-slim-bookworm"
 LOCAL_BASE = "orchestrar-base:bookworm"
+PULLED_COMPILER = "gcc:12-bookworm"
+LOCAL_COMPILER = "orchestrar-compiler:bookworm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Folders are absolute; `base_override` is the user's own base image, when one was named."""
+    """Folders are absolute; `base_override` and `compiler_override` are the user's own images, when named."""
 
     root: Path = ROOT
     data: Path = ROOT / "data"
@@ -25,6 +27,7 @@ class Layout:
     port: int = 8000
     stop_grace_s: int = 30
     base_override: str | None = None
+    compiler_override: str | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Layout:
@@ -37,11 +40,16 @@ class Layout:
             port=_number(environ, "ORCHESTRAR_PORT", cls.port, 1, 65535),
             stop_grace_s=_number(environ, "ORCHESTRAR_STOP_GRACE_S", cls.stop_grace_s, 0, 3600),
             base_override=environ.get("BASE_IMAGE") or None,
+            compiler_override=environ.get("COMPILER_IMAGE") or None,
         )
 
     @property
     def base_image(self) -> str:
         return self.base_override or LOCAL_BASE
+
+    @property
+    def compiler_image(self) -> str:
+        return self.compiler_override or LOCAL_COMPILER
 
     @property
     def venv(self) -> Path:

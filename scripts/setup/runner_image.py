@@ -41,6 +41,11 @@ def runners_are_current(site: Site) -> bool:
     return not stale or not stale & engines_in_use(site)
 
 
+def nothing_is_compiled(site: Site) -> bool:
+    """Whether no image with our kernels has to be built."""
+    return runner_is_current(site, "openvino") or "openvino" not in engines_in_use(site)
+
+
 def runner_is_current(site: Site, engine: str) -> bool:
     """Whether the image was built from these very files and this base; a base that is gone does not matter."""
     image = find_image(site, site.layout.runner_image(engine))
@@ -150,7 +155,8 @@ class RunnerImageStep:
         # Without the plugin the new builder cannot run, and old clients fail instead of falling back.
         builder = {} if site.shell.ask("docker", "buildx", "version").code == 0 else {"DOCKER_BUILDKIT": "0"}
         argv = (
-            "docker", "build", "--force-rm", "--build-arg", f"BASE_IMAGE={layout.base_image}", "--target", self.engine,
+            "docker", "build", "--force-rm", "--build-arg", f"BASE_IMAGE={layout.base_image}",
+            "--build-arg", f"COMPILER_IMAGE={layout.compiler_image}", "--target", self.engine,
             "--label", f"{CONTENT_LABEL}={runner_content(site)}", "--label", f"{BASE_LABEL}={base.id}",
             "--tag", layout.runner_image(self.engine), str(layout.runner),
         )  # fmt: skip

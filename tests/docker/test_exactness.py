@@ -41,31 +41,21 @@ def found(model: PreparedModel) -> Comparison:
 def test_texts_become_the_same_tokens(found: Comparison) -> None:
     """The converted tokenizer and chat template give the source's own tokens, in every language and with emoji."""
     assert found.same_text_tokens
-    assert {figures.same_prompts for figures in found.dtypes.values()} == {len(TWENTY_PROMPTS)}
+    assert found.engine.same_prompts == len(TWENTY_PROMPTS)
 
 
-def test_float32_answers_as_the_reference(found: Comparison) -> None:
-    """With `dtype: float32` the engine makes the reference's tokens, one request at a time and all in one batch."""
-    assert found.dtypes["float32"].alone >= 18
-    assert found.dtypes["float32"].together >= 18
+def test_the_engine_answers_as_the_reference(found: Comparison) -> None:
+    """The engine makes the reference's tokens, one request at a time and all in one batch."""
+    assert found.engine.alone >= 18
+    assert found.engine.together >= 18
 
 
-def test_auto_answers_often_as_the_reference(found: Comparison) -> None:
-    """With 8-bit activations and cache, the default, a good part of the greedy answers is still the reference's.
-
-    Measured were 10 alone and 8 together; the bound leaves room for CPUs that add up in another order.
-    """
-    assert found.dtypes["auto"].alone >= 5
-    assert found.dtypes["auto"].together >= 5
+def test_the_text_is_as_likely_as_to_the_source(found: Comparison) -> None:
+    """The engine's perplexity is within 2 % of the dequantised source's in float32."""
+    assert found.engine.perplexity == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("dtype", ["auto", "float32"])
-def test_the_text_is_as_likely_as_to_the_source(found: Comparison, dtype: str) -> None:
-    """8-bit weights and arithmetic keep the perplexity within 2 % of the dequantised source's in float32."""
-    assert found.dtypes[dtype].perplexity == pytest.approx(1, abs=0.02)
-
-
-def test_the_weights_are_as_good_as_the_source(found: Comparison) -> None:
-    """The engine's weights computed by transformers keep it too, and the float32 engine computes what they say."""
-    assert found.engine_weights == pytest.approx(1, abs=0.02)
-    assert found.dtypes["float32"].perplexity == pytest.approx(found.engine_weights, rel=1e-3)
+def test_the_weights_are_the_sources(found: Comparison) -> None:
+    """A Q4_1 file's weights are kept as they are, and the engine computes what they say."""
+    assert found.engine_weights == pytest.approx(1, rel=1e-6)
+    assert found.engine.perplexity == pytest.approx(found.engine_weights, rel=1e-3)

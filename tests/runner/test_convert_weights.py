@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.convert.gguf_header import GgufHeader
 from runner.convert.llama_shape import model_shape
-from runner.convert.weights import halves_from_pairs, quantize_rows
+from runner.convert.weights import halves_from_pairs
 from runner.engine import EngineError
 
 SIZES: dict[str, Any] = {
@@ -27,23 +27,6 @@ def header(architecture: str = "llama", **more: Any) -> GgufHeader:
     sizes = {**SIZES, **{name.replace("__", "."): value for name, value in more.items()}}
     named = {f"{architecture}.{name}": value for name, value in sizes.items()}
     return GgufHeader({"general.architecture": architecture, **named}, parameters=1)
-
-
-@given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
-def test_quantised_rows_are_within_half_a_step(rows: int, columns: int, seed: int, magnitude: float) -> None:
-    """values x scales is the weight to half a scale, and a row's largest value uses the whole range."""
-    weight = (np.random.default_rng(seed).standard_normal((rows, columns)) * magnitude).astype(np.float32)
-    values, scales = quantize_rows(weight)
-    assert (values.dtype, scales.dtype, scales.shape) == (np.int8, np.float32, (rows, 1))
-    assert np.all(np.abs(values * scales - weight) <= scales * 0.5001)
-    assert np.all(np.abs(values).max(axis=1) == 127)
-
-
-def test_a_row_of_zeros_stays_zero() -> None:
-    """No division by its scale of zero."""
-    values, scales = quantize_rows(np.zeros((2, 3), dtype=np.float32))
-    assert not values.any()
-    assert not scales.any()
 
 
 @given(st.integers(1, 4), st.integers(1, 5))

@@ -1,4 +1,4 @@
-"""In the openvino image: the engine's own greedy tokens, alone and together, and its perplexity, for each dtype."""
+"""In the openvino image: the engine's own greedy tokens, alone and together, and its perplexity."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class _Sink:
         return False
 
 
-def generate(dtype: str, asked: dict[str, Any], *, together: bool) -> dict[str, Any]:
+def generate(asked: dict[str, Any], *, together: bool) -> dict[str, Any]:
     """Tokens of prompts and answers, by an engine whose cache knows none of the prompts."""
-    settings = RunnerSettings(model_id="model", model_path=MODEL, dtype=dtype, cpus=THREADS, max_concurrency=32)
+    settings = RunnerSettings(model_id="model", model_path=MODEL, cpus=THREADS, max_concurrency=32)
     engine = _Engine(settings)
     engine.load(lambda _phase: None)
     sampling = PartialSampling(max_tokens=asked["max_tokens"], temperature=0)
@@ -84,10 +84,10 @@ def generate(dtype: str, asked: dict[str, Any], *, together: bool) -> dict[str, 
     return {"text": text, "prompts": prompts, "answers": [made.tokens for made in engine.texts]}
 
 
-def measure(dtype: str, asked: dict[str, Any]) -> dict[str, Any]:
-    alone = generate(dtype, asked, together=False)
-    together = generate(dtype, asked, together=True)
-    properties = {"INFERENCE_NUM_THREADS": THREADS, **arithmetic(dtype).properties}
+def measure(asked: dict[str, Any]) -> dict[str, Any]:
+    alone = generate(asked, together=False)
+    together = generate(asked, together=True)
+    properties = {"INFERENCE_NUM_THREADS": THREADS, **arithmetic("auto", has_own_products=True).properties}
     return {
         "text": alone["text"],
         "prompts": alone["prompts"],
@@ -98,5 +98,4 @@ def measure(dtype: str, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    print(json.dumps({dtype: measure(dtype, asked) for dtype in asked["dtypes"]}))
+    print(json.dumps(measure(json.load(sys.stdin))))

@@ -21,4 +21,4 @@ if __name__ == "__main__":
     shutil.copyfile(source, copy)
     openvino_genai.LLMPipeline(copy, "CPU", enable_save_ov_model=True)
     made = copy.with_name(MODEL_FILE)
-    print(json.dumps(perplexity(made, asked["text"], arithmetic("float32").properties)))
+    print(json.dumps(perplexity(made, asked["text"], arithmetic("float32", has_own_products=False).properties)))

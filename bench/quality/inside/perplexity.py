@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import openvino
 
+from runner.kernels import LIBRARY
+
 # Parts, so that all but the first read keys and values from the cache, in the precision it has.
 PART_TOKENS = 60
 
 
 def perplexity(model: Path, tokens: list[int], properties: dict[str, Any]) -> float:
     """Of a text, each token after the first from all before it, computed with these properties of the CPU plugin."""
-    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
+    core = openvino.Core()
+    core.add_extension(LIBRARY)
+    request = core.compile_model(model, "CPU", properties).create_infer_request()
+    names = {name for place in request.model_inputs for name in place.names}
     ids = np.array([tokens], dtype=np.int64)
     losses: list[float] = []
     for begin in range(0, len(tokens), PART_TOKENS):
@@ -26,6 +31,9 @@ def perplexity(model: Path, tokens: list[int], properties: dict[str, Any]) -> fl
             "position_ids": np.arange(begin, end, dtype=np.int64)[None],
             "beam_idx": np.zeros(1, dtype=np.int32),
         }
+        if "sampled_tokens_indices" in names:
+            # Without paged attention it counts sequences, of which there is one.
+            inputs["sampled_tokens_indices"] = np.zeros(1, dtype=np.int64)
         (logits,) = request.infer(inputs).values()
         losses += _losses(logits[0], tokens[begin + 1 : end + 1])
     return float(np.exp(np.mean(losses)))

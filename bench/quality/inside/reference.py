@@ -42,11 +42,8 @@ def replace_matrices(model: Any, stored: Any) -> None:
     """Puts the engine's matrices into the model; none of its own is left."""
     state = model.state_dict()
     left = {name for name, tensor in state.items() if tensor.dim() == 2} - {"lm_head.weight"}
-    for key in stored:
-        kind, _, joined = key.partition(":")
-        if kind != "values":
-            continue
-        rows = torch.from_numpy(stored[key].astype(np.float32) * stored[f"scales:{joined}"].astype(np.float32))
+    for joined in stored:
+        rows = torch.from_numpy(stored[joined])
         names = [transformers_name(name) for name in joined.split("+")]
         parts = rows.split([state[name].shape[0] for name in names])
         for name, part in zip(names, parts, strict=True):

@@ -1,6 +1,6 @@
 """In the openvino image: copies the weights that the engine loads out of the prepared model, as they are.
 
-Of each matrix the 8-bit values and the scale of each row, under the names that the conversion gave them.
+Each matrix in float32, under the name that the conversion gave it.
 """
 
 from __future__ import annotations
@@ -11,28 +11,38 @@ from typing import Any
 import numpy as np
 import openvino
 
+from runner.kernels import LIBRARY
+
 MODEL = Path("/prepared/weights/openvino_model.xml")
 TARGET = Path("/weights")
 
 
 def matrices() -> dict[str, Any]:
-    """`values:NAME` and `scales:NAME` of each 8-bit constant of the graph."""
+    """The matrices of the graph's products, by the layout that `runner/kernels/grouped_matmul.hpp` gives."""
+    core = openvino.Core()
+    core.add_extension(LIBRARY)
     found = {}
-    model = openvino.Core().read_model(MODEL)
-    for node in model.get_ops():
-        if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8:
-            converted = _user(node, "Convert")
-            name = node.get_friendly_name()
-            found[f"values:{name}"] = node.data.copy()
-            found[f"scales:{name}"] = _user(converted, "Multiply").input_value(1).get_node().data.copy()
+    for node in core.read_model(MODEL).get_ops():
+        if node.get_type_name() == "GroupedMatMul":
+            stored = node.input_value(1).get_node()
+            attributes = node.get_attributes()
+            found[stored.get_friendly_name()] = unpacked(stored.data, int(attributes["rows"]), int(attributes["bits"]))
     return found
 
 
-def _user(node: Any, kind: str) -> Any:
-    (place,) = node.output(0).get_target_inputs()
-    user = place.get_node()
-    assert user.get_type_name() == kind, f"{node.get_friendly_name()} goes to a {user.get_type_name()}"
-    return user
+def unpacked(stored: Any, rows: int, bits: int) -> Any:
+    """[rows, columns] in float32 from the bytes of a packed matrix."""
+    group_bytes = bits * 64 + 64
+    groups = stored.reshape(-(-rows // 16), -1, group_bytes)
+    codes, halves = groups[..., : bits * 64], np.ascontiguousarray(groups[..., bits * 64 :]).view(np.float16)
+    if bits == 4:
+        pairs = codes.reshape(*codes.shape[:2], 4, 64)
+        codes = np.stack([pairs & 15, pairs >> 4], axis=3)
+    # [block, group, four, row, column] → [block, row, group, four, column]
+    values = codes.reshape(*groups.shape[:2], 8, 16, 4).transpose(0, 3, 1, 2, 4).astype(np.float32)
+    scales, offsets = (part.transpose(0, 2, 1)[..., None, None] for part in (halves[..., :16], halves[..., 16:]))
+    weights = values * scales.astype(np.float32) + offsets.astype(np.float32)
+    return weights.reshape(weights.shape[0] * 16, -1)[:rows]
 
 
 if __name__ == "__main__":

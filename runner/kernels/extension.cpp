@@ -1,0 +1,141 @@
+// OpenVINO's way to the kernels: two operations that graphs name as orchestrar's own.
+#include "openvino/core/extension.hpp"
+
+#include "grouped_matmul.hpp"
+#include "openvino/core/op_extension.hpp"
+#include "openvino/op/op.hpp"
+
+namespace orchestrar {
+namespace {
+
+// The matrix behind a constant of bytes; throws ov::Exception when they are not as many as its shape needs.
+Weights weights_of(const ov::Tensor& bytes, size_t rows, size_t columns, size_t bits) {
+    const Weights weights{bytes.data<const uint8_t>(), rows, columns, bits};
+    OPENVINO_ASSERT(bits == 4 || bits == 8, "weights have 4 or 8 bits, not ", bits);
+    OPENVINO_ASSERT(columns > 0 && columns % GROUP == 0, "rows of weights are whole groups of 32, not ", columns);
+    OPENVINO_ASSERT(bytes.get_byte_size() == weights.block_count() * weights.block_bytes(), "weights of ", rows, " x ",
+                    columns, " do not have ", bytes.get_byte_size(), " bytes");
+    return weights;
+}
+
+void replace_last(ov::PartialShape& shape, int64_t last) {
+    if (shape.rank().is_static()) shape[shape.size() - 1] = last;
+}
+
+// Inputs: activations, weights, then the norm's weight where `epsilon` is not 0, then what is added where `adds`.
+class GroupedMatMul : public ov::op::Op {
+public:
+    OPENVINO_OP("GroupedMatMul", "orchestrar");
+    GroupedMatMul() = default;
+    explicit GroupedMatMul(const ov::OutputVector& inputs) : Op(inputs) {}
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this, get_input_size() == 2u + (m_epsilon != 0) + m_adds, "a wrong number of inputs");
+        ov::PartialShape shape = get_input_partial_shape(0);
+        replace_last(shape, m_rows);
+        set_output_type(0, ov::element::f32, shape);
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        auto copy = std::make_shared<GroupedMatMul>(inputs);
+        copy->m_rows = m_rows;
+        copy->m_bits = m_bits;
+        copy->m_epsilon = m_epsilon;
+        copy->m_gated = m_gated;
+        copy->m_adds = m_adds;
+        copy->constructor_validate_and_infer_types();
+        return copy;
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("rows", m_rows);
+        visitor.on_attribute("bits", m_bits);
+        visitor.on_attribute("epsilon", m_epsilon);
+        visitor.on_attribute("gated", m_gated);
+        visitor.on_attribute("adds", m_adds);
+        return true;
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        ov::Shape shape = inputs[0].get_shape();
+        const size_t columns = shape.back() / (m_gated ? 2 : 1);
+        shape.back() = m_rows;
+        outputs[0].set_shape(shape);
+        const Weights weights = weights_of(inputs[1], m_rows, columns, m_bits);
+        Around around;
+        around.gated = m_gated;
+        around.epsilon = m_epsilon;
+        if (m_epsilon != 0) around.norm = inputs[2].data<const float>();
+        if (m_adds) around.residual = inputs.back().data<const float>();
+        const size_t tokens = ov::shape_size(shape) / m_rows;
+        if (tokens > 0) multiply(weights, inputs[0].data<const float>(), tokens, around, outputs[0].data<float>());
+        return true;
+    }
+
+private:
+    int64_t m_rows = 0;
+    int64_t m_bits = 0;
+    float m_epsilon = 0;
+    bool m_gated = false;
+    bool m_adds = false;
+};
+
+// Inputs: numbers of rows (int32), weights. The output's last dimension is a row of `columns` floats.
+class GroupedRows : public ov::op::Op {
+public:
+    OPENVINO_OP("GroupedRows", "orchestrar");
+    GroupedRows() = default;
+    explicit GroupedRows(const ov::OutputVector& inputs) : Op(inputs) {}
+
+    void validate_and_infer_types() override {
+        ov::PartialShape shape = get_input_partial_shape(0);
+        if (shape.rank().is_static()) shape.push_back(m_columns);
+        set_output_type(0, ov::element::f32, shape);
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        auto copy = std::make_shared<GroupedRows>(inputs);
+        copy->m_rows = m_rows;
+        copy->m_columns = m_columns;
+        copy->m_bits = m_bits;
+        copy->constructor_validate_and_infer_types();
+        return copy;
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("rows", m_rows);
+        visitor.on_attribute("columns", m_columns);
+        visitor.on_attribute("bits", m_bits);
+        return true;
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        ov::Shape shape = inputs[0].get_shape();
+        shape.push_back(m_columns);
+        outputs[0].set_shape(shape);
+        const Weights weights = weights_of(inputs[1], m_rows, m_columns, m_bits);
+        const int32_t* wanted = inputs[0].data<const int32_t>();
+        float* out = outputs[0].data<float>();
+        for (size_t i = 0; i < inputs[0].get_size(); ++i, out += m_columns) {
+            OPENVINO_ASSERT(wanted[i] >= 0 && wanted[i] < m_rows, "there is no row ", wanted[i], " of ", m_rows);
+            read_row(weights, wanted[i], out);
+        }
+        return true;
+    }
+
+private:
+    int64_t m_rows = 0;
+    int64_t m_columns = 0;
+    int64_t m_bits = 0;
+};
+
+}  // namespace
+}  // namespace orchestrar
+
+OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>(
+    {std::make_shared<ov::OpExtension<orchestrar::GroupedMatMul>>(),
+     std::make_shared<ov::OpExtension<orchestrar::GroupedRows>>()}));

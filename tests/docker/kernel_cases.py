@@ -1,0 +1,121 @@
+"""In the openvino image: our operations beside numpy, on shapes with every kind of rest; prints the largest errors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import openvino
+from openvino import opset13 as ops
+from openvino.utils.node_factory import NodeFactory
+
+from runner.convert.grouped import Grouped, rounded
+from runner.kernels import LIBRARY
+
+EPSILON = 1e-5
+KINDS = ("plain", "norm", "gated", "residual", "norm+residual", "gated+residual")
+# Rows that fill blocks of 16 in pairs, alone and in part; columns of one group and of several.
+ROWS, COLUMNS, TOKENS = (32, 16, 72), (32, 160), (1, 2, 3, 4, 5, 11)
+
+
+def matrix(rows: int, columns: int, bits: int, random: np.random.Generator) -> Grouped:
+    if bits == 8:
+        return rounded(random.standard_normal((rows, columns)))
+    groups = (rows, columns // 32)
+    return Grouped(
+        codes=random.integers(0, 16, (rows, columns), dtype=np.uint8),
+        scales=random.random(groups).astype(np.float16),
+        offsets=random.standard_normal(groups).astype(np.float16),
+        bits=4,
+    )
+
+
+def floats(found: Grouped) -> Any:
+    spread = (np.repeat(part.astype(np.float64), 32, axis=1) for part in (found.scales, found.offsets))
+    scales, offsets = spread
+    return found.codes * scales + offsets
+
+
+def error_of(rows: int, columns: int, bits: int, tokens: int, kind: str) -> float:
+    """The largest difference, in parts of the largest value."""
+    random = np.random.default_rng(rows * columns * tokens + bits)
+    weights = matrix(rows, columns, bits, random)
+    width = columns * (2 if "gated" in kind else 1)
+    x = (random.standard_normal((tokens, width)) * np.exp(random.standard_normal((1, width)))).astype(np.float32)
+    norm = random.random(columns).astype(np.float32)
+    residual: Any = random.standard_normal((tokens, rows)).astype(np.float32)
+    wanted: Any = x.astype(np.float64)
+    if "norm" in kind:
+        wanted = wanted / np.sqrt((wanted**2).mean(axis=1, keepdims=True) + EPSILON) * norm
+    if "gated" in kind:
+        gate, up = wanted[:, :columns], wanted[:, columns:]
+        wanted = gate / (1 + np.exp(-gate)) * up
+    wanted = wanted @ floats(weights).T
+    inputs = [ops.parameter([-1, width], np.float32), ops.constant(weights.packed())]
+    if "norm" in kind:
+        inputs.append(ops.constant(norm))
+    given: list[Any] = [x]
+    if "residual" in kind:
+        inputs.append(ops.parameter([-1, rows], np.float32))
+        given.append(residual)
+        wanted = wanted + residual
+    attributes = {
+        "rows": rows,
+        "bits": bits,
+        "epsilon": EPSILON if "norm" in kind else 0.0,
+        "gated": "gated" in kind,
+        "adds": "residual" in kind,
+    }
+    found = run("GroupedMatMul", inputs, attributes, given)
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def error_of_rows(bits: int) -> float:
+    random = np.random.default_rng(bits)
+    weights = matrix(40, 64, bits, random)
+    ids = random.integers(0, 40, (3, 5), dtype=np.int32)
+    inputs = [ops.parameter([-1, -1], np.int32), ops.constant(weights.packed())]
+    found = run("GroupedRows", inputs, {"rows": 40, "columns": 64, "bits": bits}, [ids])
+    return float(np.abs(found - floats(weights)[ids]).max())
+
+
+def run(name: str, inputs: list[Any], attributes: dict[str, Any], given: list[Any]) -> Any:
+    factory = NodeFactory()
+    factory.add_extension(LIBRARY)
+    parameters = [node for node in inputs if node.get_type_name() == "Parameter"]
+    made = factory.create(name, [node.output(0) for node in inputs], attributes)
+    model = openvino.Model([ops.result(made)], parameters, name)
+    core = openvino.Core()
+    core.add_extension(LIBRARY)
+    # The plugin's own precision may be narrower than the operations' float32.
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"})
+    (found,) = compiled(given).values()
+    return found
+
+
+def refusals() -> list[str]:
+    """What is said of bytes that are too few, and of a row that there is not."""
+    weights = matrix(32, 64, 4, np.random.default_rng(0))
+    few = [ops.parameter([-1, 64], np.float32), ops.constant(weights.packed()[:-64])]
+    attributes = {"rows": 32, "bits": 4, "epsilon": 0.0, "gated": False, "adds": False}
+    rows = [ops.parameter([-1], np.int32), ops.constant(weights.packed())]
+    tries = (
+        ("GroupedMatMul", few, attributes, [np.ones((1, 64), dtype=np.float32)]),
+        ("GroupedRows", rows, {"rows": 32, "columns": 64, "bits": 4}, [np.array([32], dtype=np.int32)]),
+    )
+    said = []
+    for case in tries:
+        try:
+            run(*case)
+        except RuntimeError as error:
+            said.append(str(error))
+    return said
+
+
+if __name__ == "__main__":
+    products = {
+        "-".join(map(str, case)): error_of(*case) for case in itertools.product(ROWS, COLUMNS, (4, 8), TOKENS, KINDS)
+    }
+    print(json.dumps({"products": products, "rows": [error_of_rows(4), error_of_rows(8)], "refusals": refusals()}))
