@@ -216,11 +216,23 @@ class TestMemory:
         facts = {"weights_bytes": 2 * GIB, "parameters": GIB, "kv_bytes_per_token": 1 << 16, "context_length": 8192}
         files = one_target(**facts).files
         narrow = serving_memory_bytes(make_spec(dtype="bfloat16"), files)
-        assert narrow == pytest.approx(1.3 * 2 * GIB + 0.5 * GIB + GIB, rel=0.02)
+        assert narrow == pytest.approx(1.3 * 2 * GIB + GIB + 640 * (1 << 20), rel=0.02)
         wide = serving_memory_bytes(make_spec(dtype="float32"), files)
         assert wide - narrow == pytest.approx(1.3 * 2 * GIB, rel=0.02)
         short = serving_memory_bytes(make_spec(dtype="bfloat16", context_length=1024), files)
         assert short < narrow
+        embedder = serving_memory_bytes(make_spec(dtype="bfloat16", task="embedding"), files)
+        assert embedder == pytest.approx(1.3 * 2 * GIB + GIB, rel=0.02)
+
+    def test_a_cache_nobody_counted_counts(self) -> None:
+        """Files that were not converted come without a count: then it is a common one, as wide as the dtype."""
+        facts = {"weights_bytes": GIB, "parameters": GIB // 2, "context_length": 8192}
+        uncounted, counted = (one_target(**facts, kv_bytes_per_token=known).files for known in (0, 1 << 16))
+        assert serving_memory_bytes(make_spec(dtype="float32"), uncounted) == serving_memory_bytes(
+            make_spec(dtype="float32"), counted
+        )
+        narrow = serving_memory_bytes(make_spec(dtype="bfloat16"), uncounted)
+        assert narrow == pytest.approx(1.3 * GIB + 0.5 * GIB + 640 * (1 << 20), rel=0.02)
 
     def test_openvino_counts_the_weights_as_they_are(self) -> None:
         """Its weights stay as narrow as in the file, whatever they are computed in; a cache nobody counted counts."""

@@ -10,12 +10,11 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 # What an engine takes before any weight is loaded (interpreter, libraries, work buffers) and for how many sequences of
-# full length it holds a KV cache. With transformers SmolLM2-135M in float32 was seen to peak at 0.95 GB in all, 0.54 GB
-# of it weights. Openvino shares one cache out among many short sequences and bounds it by the limit itself.
-_OVERHEAD_BYTES = {"transformers": 1 * GIB, "openvino": 448 * MIB}
-_SEQUENCES = {"transformers": 1, "openvino": 2}
-# Where nothing was converted nobody has counted; models of a few billion parameters need about that.
-_UNKNOWN_KV_BYTES = {"openvino": 32 * 1024}
+# full length it holds a KV cache. Both share that out among many short sequences and bound it by the limit themselves.
+_OVERHEAD_BYTES = {"transformers": 640 * MIB, "openvino": 448 * MIB}
+_SEQUENCES = {"transformers": 2, "openvino": 2}
+# Where nothing was converted nobody has counted; models of a few billion parameters need about that in 16 bits.
+_UNKNOWN_KV_BYTES = 32 * 1024
 _BYTES_PER_WEIGHT = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 _UNKNOWN_BYTES = 4 * GIB
 _MAX_DEFAULT_CONTEXT = 8192
@@ -31,12 +30,11 @@ def serving_memory_bytes(spec: ModelSpec, files: ModelFiles) -> int:
         return spec.resources.memory_bytes
     if files.weights_bytes is None:
         return _UNKNOWN_BYTES
-    context = spec.context_length or min(files.context_length or _MAX_DEFAULT_CONTEXT, _MAX_DEFAULT_CONTEXT)
-    kv_bytes_per_token = files.kv_bytes_per_token or _UNKNOWN_KV_BYTES.get(spec.engine, 0)
-    kv_cache = kv_bytes_per_token * context * _SEQUENCES.get(spec.engine, spec.max_concurrency)
-    total = (
-        int(1.3 * _weights_bytes(spec, files, files.weights_bytes)) + kv_cache + _OVERHEAD_BYTES.get(spec.engine, GIB)
-    )
+    # An embedder keeps nothing between passes, but computes many long texts in one.
+    is_embedder = spec.task == "embedding"
+    kv_cache = 0 if is_embedder else _kv_cache_bytes(spec, files)
+    overhead = GIB if is_embedder else _OVERHEAD_BYTES.get(spec.engine, GIB)
+    total = int(1.3 * _weights_bytes(spec, files, files.weights_bytes)) + kv_cache + overhead
     return -(-total // (64 * MIB)) * 64 * MIB
 
 
@@ -49,6 +47,17 @@ def foreign_memory_bytes(spec: ModelSpec, files: ModelFiles, engine: Engine) -> 
     kv_cache = _FOREIGN_KV_BYTES * (spec.context_length or FOREIGN_CONTEXT) * spec.max_concurrency
     total = int(1.3 * files.weights_bytes) + kv_cache + engine.overhead_mib * MIB
     return -(-total // (64 * MIB)) * 64 * MIB
+
+
+def _kv_cache_bytes(spec: ModelSpec, files: ModelFiles) -> int:
+    context = spec.context_length or min(files.context_length or _MAX_DEFAULT_CONTEXT, _MAX_DEFAULT_CONTEXT)
+    return _kv_bytes_per_token(spec, files) * context * _SEQUENCES.get(spec.engine, spec.max_concurrency)
+
+
+def _kv_bytes_per_token(spec: ModelSpec, files: ModelFiles) -> int:
+    # Openvino's has 16 bits, whatever the dtype.
+    width = 2 if spec.engine == "openvino" else _BYTES_PER_WEIGHT[spec.dtype]
+    return files.kv_bytes_per_token or _UNKNOWN_KV_BYTES * width // 2
 
 
 def _weights_bytes(spec: ModelSpec, files: ModelFiles, in_files_bytes: int) -> int:

@@ -10,6 +10,7 @@ from runner.engine import Sampling
 
 # Below this a division would overflow, and the choice is the greedy one anyway.
 MIN_TEMPERATURE = 1e-4
+FEW = 512
 
 
 class Sampler:
@@ -23,23 +24,32 @@ class Sampler:
         else:
             self._random.manual_seed(sampling.seed)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always the choice."""
+        return self._sampling.temperature < MIN_TEMPERATURE
+
     def choose(self, logits: Any) -> int:
-        """A token, given its vocabulary's logits (one dimension)."""
-        if self._sampling.temperature < MIN_TEMPERATURE:
+        """A token, given its vocabulary's logits (one dimension). Raises RuntimeError where one is no number."""
+        if self.is_greedy:
             return int(logits.argmax())
         with torch.inference_mode():
-            scores, tokens = self._candidates(logits.float().cpu())
-            probabilities = torch.softmax(scores / self._sampling.temperature, dim=-1)
+            probabilities, tokens = self._candidates(logits.float().cpu() / self._sampling.temperature)
             if self._sampling.top_p < 1:
                 # Kept while what precedes a token holds less than top_p; so the likeliest one always stays.
                 preceding = probabilities.cumsum(dim=-1) - probabilities
                 probabilities = probabilities.masked_fill(preceding >= self._sampling.top_p, 0.0)
             index = int(torch.multinomial(probabilities, 1, generator=self._random))
-        return int(tokens[index])
+        return index if tokens is None else int(tokens[index])
 
-    def _candidates(self, logits: Any) -> tuple[Any, Any]:
-        """Scores and tokens, the likeliest first, as many as top_k allows."""
-        vocabulary = logits.shape[-1]
-        count = min(self._sampling.top_k or vocabulary, vocabulary)
-        scores, tokens = torch.topk(logits, count, sorted=True)
-        return scores - scores[0], tokens
+    def _candidates(self, scores: Any) -> tuple[Any, Any]:
+        """Probabilities of those that top_k allows, the likeliest first, and which tokens they are (None for all)."""
+        if 0 < self._sampling.top_k < len(scores):
+            scores, tokens = torch.topk(scores, self._sampling.top_k)
+            return torch.softmax(scores, dim=-1), tokens
+        probabilities = torch.softmax(scores, dim=-1)
+        if self._sampling.top_p >= 1:
+            return probabilities, None
+        few, tokens = torch.topk(probabilities, min(FEW, len(scores)))
+        # Sorting a whole vocabulary takes milliseconds, and the few likeliest hold top_p as a rule.
+        return (few, tokens) if float(few.sum()) >= self._sampling.top_p else torch.sort(probabilities, descending=True)

@@ -1,57 +1,63 @@
-"""The engine on torch and transformers: any causal Hugging Face architecture, from safetensors, on CPU or GPU."""
+"""The engine on torch and transformers: any causal Hugging Face architecture, from safetensors, on CPU or GPU.
+
+Requests share each pass through the model where its architecture allows it (see `torch_probe`), else they take turns.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from runner.chat_template import template_messages, template_tools, tool_syntax
 from runner.engine import (
     Capabilities,
     EncodedRequest,
-    FinishReason,
+    EngineError,
     GenerationRequest,
     PartialSampling,
     Phase,
-    Piece,
     PromptInvalid,
     Sink,
 )
-from runner.engines.one_at_a_time import OneAtATime
 from runner.engines.pretrained import LOCAL, load_config, load_model
+from runner.engines.row_batch import RowBatch
+from runner.engines.stepping import StepLoop
+from runner.engines.token_text import TokenText
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
-from runner.text import Detokenizer, StopStrings
+from runner.text import Detokenizer
 
 log = logging.getLogger("runner")
 
-# Between two chunks of a prompt a leaving client is noticed; a chunk of this length still keeps the cores busy.
-PREFILL_CHUNK_TOKENS = 256
 FALLBACK_CONTEXT_LENGTH = 2048
 
 
 class TransformersEngine:
-    """See `runner.engine.Engine`. One generation at a time."""
+    """See `runner.engine.Engine`. As many generations at once as `max_concurrency` says and memory has room for."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
         self._context_length = 0
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
-        # The tokenizer's Rust half refuses to be borrowed twice at once.
+        # The tokenizer's Rust half refuses to be borrowed twice at once, and a long prompt keeps it for long: the
+        # stepping thread has one of its own, so that nobody's tokens wait for somebody's prompt.
         self._tokenizer_lock = threading.Lock()
-        self._torch: Any = None
         self._tokenizer: Any = None
+        self._own_tokenizer: Any = None
         self._model: Any = None
-        self._queue = OneAtATime(self.generate)
+        self._batch: RowBatch | None = None
+        self._loop: StepLoop | None = None
+        self._concurrency = 1
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("importing")
         from runner.engines.lean_import import import_torch
 
-        torch = self._torch = import_torch()
+        torch = import_torch()
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
@@ -61,9 +67,11 @@ class TransformersEngine:
         torch.set_num_threads(self._settings.cpus)
         config = load_config(self._settings)
         self._tokenizer = AutoTokenizer.from_pretrained(self._settings.model_path, **LOCAL)
+        self._own_tokenizer = copy.deepcopy(self._tokenizer)
         self._context_length = self._bounded_context(config)
         self._model = load_model(AutoModelForCausalLM, config, self._settings)
         self._read_generation_config()
+        self._start_batch()
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -71,7 +79,7 @@ class TransformersEngine:
             device=str(self._model.device),
             dtype=str(self._model.dtype).removeprefix("torch."),
             context_length=self._context_length,
-            concurrency=1,
+            concurrency=self._concurrency,
             tool_syntax=tool_syntax(str(self._tokenizer.chat_template or ""))
             if self._settings.task == "chat"
             else None,
@@ -86,39 +94,36 @@ class TransformersEngine:
         return encoded_request(tokens, self._context_length, *own)
 
     def submit(self, request: EncodedRequest, sink: Sink) -> None:
-        self._queue.submit(request, sink)
-
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        """The pieces as they are made; `cancelled` is asked before each token."""
-        from runner.engines.torch_sampling import Sampler
-
-        sampler = Sampler(request.sampling)
-        detokenizer = Detokenizer(self._decode)
-        stops = StopStrings(request.sampling.stop)
-        cache, logits = self._prefill(request.prompt_tokens, cancelled)
-        count = 0
-        while not cancelled():
-            token = sampler.choose(logits)
-            count += 1
-            is_eos = token in self._eos
-            text, is_stopped = ("", False) if is_eos else stops.feed(detokenizer.feed(token))
-            if is_eos or is_stopped or count >= request.sampling.max_tokens:
-                yield _last_piece(text, count, is_eos, is_stopped, detokenizer, stops)
-                return
-            if text:
-                yield Piece(text=text, completion_tokens=count)
-            cache, logits = self._forward((token,), cache)
-        yield Piece(text="", completion_tokens=count, finish_reason="cancelled")
+        if self._loop is None:
+            raise EngineError("the model is not loaded")
+        self._loop.submit(request, sink)
 
     def failure(self) -> str | None:
-        return None
+        return None if self._loop is None else self._loop.failure
 
     def cache_use(self) -> float | None:
-        return None
+        return None if self._batch is None else self._batch.cache_use()
 
     def close(self) -> None:
-        self._queue.close()
-        self._model = self._tokenizer = None
+        if self._loop is not None:
+            self._loop.close()
+        self._loop = self._batch = self._model = self._tokenizer = self._own_tokenizer = None
+
+    def _start_batch(self) -> None:
+        from runner.engines.torch_probe import make_forward
+        from runner.engines.torch_sampling import Sampler
+
+        forward, room = make_forward(self._model, rows=self._settings.max_concurrency, length=self._context_length)
+        if room.context_length < self._context_length:
+            log.warning(
+                "memory has room for a context of %d tokens; raise resources.memory for more", room.context_length
+            )
+        self._context_length, self._concurrency = room.context_length, room.rows
+        self._batch = RowBatch(forward, Sampler, eos=self._eos, room_tokens=room.tokens)
+        self._loop = StepLoop(self._batch, self._text_of)
+
+    def _text_of(self, request: EncodedRequest) -> TokenText:
+        return TokenText(Detokenizer(self._decode), stop=request.sampling.stop, eos=self._eos)
 
     def _bounded_context(self, config: Any) -> int:
         own = getattr(config.get_text_config(), "max_position_embeddings", None) or FALLBACK_CONTEXT_LENGTH
@@ -156,37 +161,5 @@ class TransformersEngine:
         return text
 
     def _decode(self, tokens: list[int]) -> str:
-        with self._tokenizer_lock:
-            text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self._own_tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-    def _prefill(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> tuple[Any, Any]:
-        cache, logits = None, None
-        for start in range(0, len(tokens), PREFILL_CHUNK_TOKENS):
-            if start and cancelled():
-                break
-            cache, logits = self._forward(tokens[start : start + PREFILL_CHUNK_TOKENS], cache)
-        return cache, logits
-
-    def _forward(self, tokens: tuple[int, ...], cache: Any) -> tuple[Any, Any]:
-        """The cache with these tokens, and the logits after the last of them."""
-        torch = self._torch
-        # Entered anew for each step: the mode belongs to the thread, and a generator hands the thread back in between.
-        with torch.inference_mode():
-            output = self._model(
-                input_ids=torch.tensor([tokens], device=self._model.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        return output.past_key_values, output.logits[0, -1]
-
-
-def _last_piece(
-    text: str, count: int, is_eos: bool, is_stopped: bool, detokenizer: Detokenizer, stops: StopStrings
-) -> Piece:
-    if not is_stopped:
-        rest, is_stopped = stops.feed(detokenizer.flush())
-        text += rest if is_stopped else rest + stops.flush()
-    reason: FinishReason = "stop" if is_eos or is_stopped else "length"
-    return Piece(text=text, completion_tokens=count, finish_reason=reason)

@@ -18,8 +18,8 @@ from runner.engine import (
     Sink,
     ToolSyntax,
 )
-from runner.engines.one_at_a_time import OneAtATime
 from runner.sampling_defaults import resolve_sampling
+from tests.runner.one_at_a_time import OneAtATime
 
 CONTEXT_LENGTH = 100
 

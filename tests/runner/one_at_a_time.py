@@ -1,4 +1,4 @@
-"""For engines that can only iterate: one thread runs their generations, first come, first served."""
+"""For the fake engine, which can only iterate: one thread runs its generations, first come, first served."""
 
 from __future__ import annotations
 

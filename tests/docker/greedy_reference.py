@@ -1,0 +1,32 @@
+"""Run in a runner's image beside a model's files: what `model.generate` answers to the prompts on stdin, greedily."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+NEW_TOKENS = 16
+
+
+def main() -> None:
+    """One line of JSON: a text for each prompt."""
+    path = os.environ["ORCHESTRAR_MODEL_PATH"]
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    texts = []
+    for prompt in json.load(sys.stdin):
+        message = {"role": "user", "content": prompt}
+        given = tokenizer.apply_chat_template(
+            [message], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        tokens = model.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False)
+        texts.append(tokenizer.decode(tokens[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
+    print(json.dumps(texts))
+
+
+if __name__ == "__main__":
+    main()
