@@ -58,6 +58,9 @@ class StubBackend:
     def inspect(self, container_id: str) -> Container | None:
         return self._container
 
+    def resume(self, model_id: str) -> Container | None:
+        return None
+
     def up(self, model_id: str) -> Container:
         raise StartFailed("the stub runs already")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,14 @@ from controller.ports import PortBook
 from controller.preparation import OnProgress, Preparation
 from controller.registry import ModelSpec, Registry
 from controller.rendering import ModelFiles, Target, prepare_service, render
+from controller.resumption import Resumption
 
 log = logging.getLogger(__name__)
 
 LOG_LINES = 30
 PORT_TRIES = 5
 _PORT_IN_USE = ("address already in use", "port is already allocated")
+_NETWORK_GONE = re.compile(r"network \S+ not found")
 
 
 class Deployment:
@@ -52,6 +55,7 @@ class Deployment:
         self._templates_dir = templates_dir
         self._stop_grace_s = stop_grace_s
         self._write_lock = threading.Lock()
+        self._resumption = Resumption(docker)
 
     def write(self) -> None:
         """Render the Compose file and replace it when it changed."""
@@ -109,6 +113,11 @@ class Deployment:
         """The container as it is now; None when it is gone."""
         return self._docker.inspect(container_id)
 
+    def resume(self, model_id: str) -> Container | None:
+        """Start the model's ended container again as it is; None unless it is what `up` would make now."""
+        self.write()
+        return self._resumption.resume(model_id)
+
     def up(self, model_id: str) -> Container:
         """Bring the model's service up, on another port where its automatic one is taken; does not wait for it.
 
@@ -119,16 +128,23 @@ class Deployment:
         for _ in range(PORT_TRIES):
             self._yield_taken_port(spec)
             self.write()
+            described = self._docker.described()
             failure = self._try_up(model_id)
-            if failure is not None and any(sign in f"{failure.details.get('stderr')}".lower() for sign in _PORT_IN_USE):
+            said = "" if failure is None else f"{failure.details.get('stderr')}".lower()
+            if any(sign in said for sign in _PORT_IN_USE):
                 continue  # somebody was faster than our look
             container = self._docker.model(model_id)
+            if container is not None and not container.running and _NETWORK_GONE.search(said):
+                # Somebody removed our network, and Compose, which has made it anew, sticks to the container of the old.
+                self._docker.remove(container.id)
+                continue
             if failure is not None and (container is None or not container.running):
                 self._images.require(spec)
                 card = container.card("compose up", []) if container else {"phase": "compose up", "log": []}
                 raise StartFailed(failure.message, details=card) from failure
             if container is None:
                 raise StartFailed(f"{model_id}: its container was removed while it started; try again")
+            self._resumption.remember(container, described if failure is None else None)
             return container
         raise PortTaken(f"{model_id}: five ports in a row were taken while it started; try again")
 

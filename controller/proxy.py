@@ -15,6 +15,7 @@ from collections.abc import Callable
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
 from controller.http1 import Head, Malformed, split_head
 from controller.readiness import Readiness
+from controller.turnstile import TURNSTILE
 from controller.upstream import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, Connection, Upstream
 
 __all__ = ["Proxy", "Upstream"]
@@ -142,7 +143,8 @@ def _ask(sock: socket.socket, request: bytes) -> tuple[Head, bytes]:
     try:
         sock.sendall(request)
         while (found := split_head(received)) is None:
-            piece = sock.recv(RECEIVE_BYTES)
+            with TURNSTILE.away():
+                piece = sock.recv(RECEIVE_BYTES)
             if not piece:
                 break
             received += piece

@@ -12,6 +12,7 @@ import time
 from typing import Protocol, runtime_checkable
 
 from controller.errors import UpstreamTimeout
+from controller.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Pump:
             return
         stall_s = client.gettimeout()
         assert stall_s, "one socket that blocks would hold up all streams"
+        TURNSTILE.leave()
         flow = _Flow(source, client, stall_s, self._silence_s)
         with self._lock:
             self._wait_for(flow, flow.source_fd, select.EPOLLIN)

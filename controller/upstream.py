@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
 from controller.http1 import Body, BrokenOff, Head, Malformed
+from controller.turnstile import TURNSTILE
 
 # A runner writes a comment every 2 s while it has no token, so a longer silence in a stream is a fault; a plain
 # answer is silent until it is whole.
@@ -110,7 +111,8 @@ class Upstream:
         while not piece and not self.is_over:
             assert self._connection is not None
             try:
-                received = self._connection.sock.recv(RECEIVE_BYTES)
+                with TURNSTILE.away():
+                    received = self._connection.sock.recv(RECEIVE_BYTES)
             except TimeoutError as exc:
                 raise UpstreamTimeout(f"the model sent nothing for {READ_TIMEOUT_S:g} s") from exc
             except OSError as exc:

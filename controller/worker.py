@@ -17,9 +17,11 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from controller.api.errors import envelope
 from controller.errors import BodyInvalid
+from controller.turnstile import TURNSTILE
 
 CUT_BEFORE_S = 2.0
 ASKS_AGAIN_MS = 2
+FIRST_DATA_S = 0.02
 
 
 class ControllerLogger(Logger):  # type: ignore[misc]
@@ -37,10 +39,17 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
 
         Only while there are threads for all connections, so that nobody waits for one.
         """
-        kept = super().handle(conn)
+        kept = self._handle_in_turn(conn)
         while kept is True and self.alive and self.nr_conns <= self.cfg.threads and _asks_again(conn.sock):
-            kept = super().handle(conn)
+            kept = self._handle_in_turn(conn)
         return kept
+
+    def _handle_in_turn(self, conn: Any) -> Any:
+        """One whose first bytes take their time is waited for by gunicorn, out of turn."""
+        if not conn.initialized and not conn.wait_for_data(FIRST_DATA_S):
+            return super().handle(conn)
+        with TURNSTILE.scope():
+            return super().handle(conn)
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """gunicorn lingers up to 2 s on a connection that it closes, on the thread that accepts all others."""

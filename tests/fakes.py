@@ -94,6 +94,7 @@ class FakeBackend:
         self.calls: list[str] = []
         self.containers: dict[str, Container] = {}
         self.prepared: set[str] | None = None
+        self.resumable: dict[str, str] = {}
         self.known: dict[str, ModelFacts] = {}
         self.ready = True
         self.phase = ""
@@ -139,6 +140,14 @@ class FakeBackend:
 
     def inspect(self, container_id: str) -> Container | None:
         return self.containers.get(container_id)
+
+    def resume(self, model_id: str) -> Container | None:
+        ended = self.resumable.pop(model_id, None)
+        if ended is None:
+            return None
+        self.calls.append(f"resume {model_id}")
+        self.containers[ended] = replace(self.containers[ended], status="running", exit_code=None)
+        return self.containers[ended]
 
     def up(self, model_id: str) -> Container:
         self.calls.append(f"up {model_id}")

@@ -258,7 +258,7 @@ class TestRoutes:
         assert (status, body["model_id"], body["state"]) == (200, "tiny", "ready")
         assert body["url"] == f"http://127.0.0.1:{body['port']}"
         row = client.get("/status").get_json()["models"][0]
-        assert (row["state"], row["start_phases"]) == ("ready", {"load_s": 0.5})
+        assert (row["state"], row["start_phases"]["load_s"]) == ("ready", 0.5)
         assert 0 < row["idle_stop_in_s"] <= 900
         assert post(client, "/stop", {"model_id": "tiny"}) == (200, {"model_id": "tiny", "state": "stopped"})
 

@@ -99,6 +99,40 @@ def test_a_stop_names_its_grace(service: DockerService, tmp_path: Path, monkeypa
     assert (tmp_path / "calls").read_text() == "container stop --time 0 abc\ncontainer stop --time 3 abc\n"
 
 
+def test_hashes_are_asked_once_per_file(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compose is asked for its hashes again when the file changed, and each time where there is an override."""
+    stand_in(tmp_path, monkeypatch, f"echo asked >> {tmp_path}/calls; echo tiny $(wc -l < {tmp_path}/calls)")
+    for text, times in (("a", 1), ("a", 1), ("b", 2), ("a", 3)):
+        (tmp_path / "compose.yaml").write_text(text)
+        assert service.config_hashes() == {"tiny": str(times)}
+    (tmp_path / "compose.override.yaml").write_text("{}")
+    assert [service.config_hashes()["tiny"] for _ in range(2)] == ["4", "5"]
+    (tmp_path / "compose.override.yaml").unlink()
+    assert service.config_hashes() == {"tiny": "6"}
+
+
+def test_a_look_at_container_and_image_is_one_call(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container's status and the image's id come from one docker command."""
+    answer = '[{"Id": "abc", "State": {"Status": "exited"}}, {"Id": "sha256:1"}]'
+    stand_in(tmp_path, monkeypatch, f"echo \"$@\" >> {tmp_path}/calls; echo '{answer}'")
+    assert service.state_and_image("abc", "image:latest") == ("exited", "sha256:1")
+    assert (tmp_path / "calls").read_text() == "inspect abc image:latest\n"
+
+
+@pytest.mark.parametrize("answer", ["[]", "{}", "no JSON", '[{"Id": "abc"}, {"Id": "sha256:1"}]'])
+def test_an_answer_that_is_none_is_an_error(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """What Docker never says is a DockerError, not a crash."""
+    stand_in(tmp_path, monkeypatch, f"echo '{answer}'")
+    with pytest.raises(DockerError, match="looking at a container and its image"):
+        service.state_and_image("abc", "image:latest")
+
+
 class TestEngineHealth:
     def test_an_answer_is_reported(self) -> None:
         """An engine that answers is ok, with its version."""

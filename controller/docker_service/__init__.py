@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -46,6 +47,7 @@ class DockerService:
         self._folder = compose_dir
         # Compose calls on one project race with each other (two `up`s both create), so they take turns.
         self._compose_turn = threading.Lock()
+        self._hashed: tuple[str, dict[str, str]] | None = None
 
     def version(self) -> str:
         """The engine's version."""
@@ -60,13 +62,35 @@ class DockerService:
                 [service], detach=True, dependencies=False, no_build=True, quiet=True, color=False
             )
 
+    def described(self) -> str | None:
+        """The text of the Compose file; None when it is not the whole say.
+
+        An override may take values from the environment and from any other file, so that only Compose can tell what it
+        means now. The generated file names nothing outside of itself.
+        """
+        try:
+            if (self._folder / OVERRIDE_FILE).exists():
+                return None
+            return (self._folder / COMPOSE_FILE).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+
     def config_hashes(self) -> dict[str, str]:
-        """Compose's own hash of each service as the files describe it now, the override included."""
+        """Compose's own hash of each service as the files describe it now, the override included.
+
+        Compose is asked anew only for a file that it was not asked about last time, or where there is an override.
+        """
+        described = self.described()
+        known = self._hashed
+        if known is not None and known[0] == described:
+            return known[1]
         whales = self._client(COMPOSE_DEADLINE_S, profiles=["*"])
         with translated("docker compose config --hash"):
             # python-on-whales has no method for `config --hash`; its command line is the one it would build itself.
             lines = run_command([*whales.compose.docker_compose_cmd, "config", "--hash", "*"])
-        return dict(line.split() for line in str(lines).splitlines() if len(line.split()) == 2)
+        hashes = dict(line.split() for line in str(lines).splitlines() if len(line.split()) == 2)
+        self._hashed = None if described is None or described != self.described() else (described, hashes)
+        return hashes
 
     def models(self) -> list[Container]:
         """Every container of the project that serves a model, running or not."""
@@ -86,6 +110,21 @@ class DockerService:
         with translated("looking at a container", NoSuchContainer):
             return read_container(self._client(LOOK_DEADLINE_S).container.inspect(container_id))
         return None
+
+    def state_and_image(self, container_id: str, image: str) -> tuple[str, str]:
+        """A container's status, and the id that an image's name means now, in one call; DockerError without either."""
+        with translated("looking at a container and its image"):
+            docker = self._client(LOOK_DEADLINE_S).client_config.docker_cmd
+            container, found = json.loads(str(run_command([*docker, "inspect", container_id, image])))
+            try:
+                return str(container["State"]["Status"]), str(found["Id"])
+            except KeyError as exc:
+                raise ValueError(f"no {exc} in Docker's answer") from exc
+
+    def start(self, container_id: str) -> None:
+        """Start an ended container; does not wait for it to be healthy."""
+        with translated("starting a container"):
+            self._client(COMPOSE_DEADLINE_S).container.start(container_id)
 
     def logs(self, container_id: str, *, tail: int) -> list[str]:
         """The last `tail` lines it wrote; empty when it is gone."""
@@ -148,7 +187,9 @@ class DockerService:
         filters = self._filters(label, NOT_ONEOFF)
         with translated("listing containers"):
             ids = [found.id for found in whales.container.list(all=True, filters=filters)]
-        # One may go away between the listing and the look at it: inspect says None then.
+        with translated("looking at containers", NoSuchContainer):
+            return [read_container(found) for found in whales.container.inspect(ids)] if ids else []
+        # One went away between the listing and the look at it.
         return [container for container in map(self.inspect, ids) if container is not None]
 
     def _filters(self, *labels: str) -> list[tuple[Literal["label"], str]]:

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Protocol
 
+from controller.turnstile import TURNSTILE
+
 
 class Clock(Protocol):
     """Monotonic time, and the ways to let it pass; tests bring one that they move by hand."""
@@ -25,4 +27,6 @@ class SystemClock:
 
     def wait(self, condition: threading.Condition, timeout_s: float | None, /) -> None:
         """Wait for a notification, or until `timeout_s` have passed; the condition is held."""
+        # Not taken up again behind the wait: who has the turn may be waiting for the lock that is held then.
+        TURNSTILE.leave()
         condition.wait(timeout_s)

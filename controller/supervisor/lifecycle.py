@@ -143,7 +143,8 @@ class Lifecycle:
             attempt.done, slot.attempt = True, None
             slot.enter(State.READY)
             self._on_ready()
-        log.info("%s: ready on port %s after %.2f s", slot.spec.id, container.port, slot.start_s)
+        told = ", ".join(f"{name.removesuffix('_s')} {took}" for name, took in phases.items())
+        log.info("%s: ready on port %s after %.2f s (%s)", slot.spec.id, container.port, slot.start_s, told)
 
     def _attempt_failed(self, slot: Slot, attempt: Attempt, error: OrchestrarError) -> None:
         resting = self.resting_state(slot.spec.id)

@@ -38,6 +38,8 @@ class Backend(Protocol):
 
     def inspect(self, container_id: str) -> Container | None: ...
 
+    def resume(self, model_id: str) -> Container | None: ...
+
     def up(self, model_id: str) -> Container: ...
 
     def stop(self, container_id: str, *, grace_s: int) -> None: ...
@@ -74,36 +76,60 @@ class Starter:
         self._clock = clock
 
     def start(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
-        """The running container, started by us or found running, and the phases it reports of its own start."""
-        found = self._backend.find(spec.id)
-        if found is not None and found.running:
-            reporter.entered(State.STARTING)
-            return self._wait(spec, found, reporter)
-        self._prepare(spec, reporter, only_if_missing=True)
+        """The running container, started by us or found running, and the seconds that the phases of its start took.
+
+        Of one found running only what it reports itself.
+        """
         try:
-            return self._up(spec, reporter)
+            return self._bring_up(spec, reporter)
         except StartFailed as exc:
             if exc.details.get("exit_code") != NOT_PREPARED_EXIT:
                 raise
         # The prepared volume was emptied or made anew behind our back: make its content again.
         self._prepare(spec, reporter, only_if_missing=False)
-        return self._up(spec, reporter)
+        return self._up(spec, reporter, self._clock.monotonic())
 
-    def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> None:
+    def _bring_up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
+        begun = self._clock.monotonic()
+        resumed = self._backend.resume(spec.id)
+        if resumed is not None:
+            reporter.entered(State.STARTING)
+            return self._started(spec, resumed, reporter, begun)
+        found = self._backend.find(spec.id)
+        if found is not None and found.running:
+            reporter.entered(State.STARTING)
+            return self._wait(spec, found, reporter)
+        if self._prepare(spec, reporter, only_if_missing=True):
+            begun = self._clock.monotonic()
+        return self._up(spec, reporter, begun)
+
+    def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> bool:
+        """Make what is missing, or all; whether there was anything to do."""
         if only_if_missing and self._backend.is_prepared(spec.id):
-            return
+            return False
         # Before gigabytes of weights are: no start fetches an image, since an image is code.
         self._backend.require_image(spec.id)
         self.pull(spec, reporter)
+        return True
 
     def pull(self, spec: ModelSpec, reporter: Reporter) -> None:
         """Make present whatever a start needs and is not here, or not what it was; the image, too."""
         reporter.entered(State.PREPARING)
         self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.closing())
 
-    def _up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
+    def _up(self, spec: ModelSpec, reporter: Reporter, begun: float) -> tuple[Container, dict[str, Any]]:
         reporter.entered(State.STARTING)
-        return self._wait(spec, self._backend.up(spec.id), reporter)
+        return self._started(spec, self._backend.up(spec.id), reporter, begun)
+
+    def _started(
+        self, spec: ModelSpec, container: Container, reporter: Reporter, begun: float
+    ) -> tuple[Container, dict[str, Any]]:
+        """Wait for a container that Docker was asked for at `begun`; whatever it does not tell of is its process's."""
+        up_at = self._clock.monotonic()
+        container, told = self._wait(spec, container, reporter)
+        told_s = sum(value for value in told.values() if isinstance(value, int | float))
+        process_s = max(self._clock.monotonic() - up_at - told_s, 0.0)
+        return container, {"docker_s": round(up_at - begun, 3), "process_s": round(process_s, 3), **told}
 
     def _wait(self, spec: ModelSpec, container: Container, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
         """Poll /health, racing the container's exit; `start_timeout` counts from the last sign of progress."""

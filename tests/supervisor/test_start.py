@@ -60,6 +60,37 @@ class TestStart:
         lease(house).release()
         assert house.backend.calls == ["up tiny", "up tiny"]
 
+    def test_a_resumed_container_needs_no_up(self, house: House) -> None:
+        """Where the backend can start the ended container again, that is the whole start."""
+        ended = make_container("tiny", status="exited", exit_code=0)
+        house.backend.containers[ended.id] = ended
+        house.backend.resumable["tiny"] = ended.id
+        assert lease(house).container_id == ended.id
+        assert house.backend.calls == ["resume tiny"]
+
+    def test_a_start_is_told_by_phase(self, house: House) -> None:
+        """The time until Docker had started the container, the process's own, and what the model says of the rest."""
+
+        def slow_up(container: Container) -> Container:
+            house.clock.advance(2.0)
+            return container
+
+        def probe(port: int, path: str) -> Any:
+            house.clock.advance(4.0)
+            return FakeBackend.probe(house.backend, port, path)
+
+        house.backend.after_up = slow_up
+        supervisor = Supervisor(house.specs, house.backend, probe, clock=house.clock)
+        supervisor.acquire("tiny").release()
+        assert supervisor.view("tiny").phases == {"docker_s": 2.0, "process_s": 3.0, "load_s": 1.0}
+        assert supervisor.view("tiny").start_s == 6.0
+
+    def test_of_an_adopted_model_only_its_own_phases_are_told(self, house: House) -> None:
+        """What somebody else started did not take our time."""
+        house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
+        lease(house).release()
+        assert house.supervisor.view("tiny").phases == {"load_s": 1.0}
+
     def test_an_exit_while_starting_ends_the_wait(self, house: House) -> None:
         """A container that ends before it is ready fails the start with its exit code and its last log lines."""
         house.backend.ready = False
