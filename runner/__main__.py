@@ -11,7 +11,7 @@ def main() -> None:
     from gunicorn.app.wsgiapp import run
 
     config = Path(__file__).with_name("gunicorn_conf.py")
-    sys.argv = ["gunicorn", "--config", str(config), "runner.server:application()"]
+    sys.argv = ["gunicorn", "--config", str(config), "runner.app:application()"]
     run()
 
 

@@ -34,6 +34,8 @@ class Loader:
         self.capabilities: Capabilities | None = None
         self.failure: str | None = None
         self.done = threading.Event()
+        # Set when the engine has its library, or has failed.
+        self.imported = threading.Event()
         self._engine = engine
         self._failing = threading.Lock()
         self._on_failure = on_failure
@@ -55,6 +57,7 @@ class Loader:
             log.debug("load failed", exc_info=True)
             self._fail(f"{type(error).__name__}: {error}")
         finally:
+            self.imported.set()
             self.done.set()
 
     def _load(self) -> None:
@@ -64,6 +67,8 @@ class Loader:
         def on_phase(phase: Phase) -> None:
             marks[phase] = self._clock()
             self.phase = phase
+            if phase != "importing":
+                self.imported.set()
 
         self._engine.load(on_phase)
         on_phase("warming")

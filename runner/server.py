@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import uuid
 from collections.abc import Callable
 
@@ -14,8 +12,7 @@ from werkzeug.exceptions import HTTPException
 from runner.bodies import MAX_BODY_BYTES, parse_inference_body
 from runner.embedding_bodies import parse_embeddings_body
 from runner.embeddings import Embeddings
-from runner.engine import Embedder, Engine, EngineError
-from runner.engines import make_engine
+from runner.engine import Embedder, Engine
 from runner.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, RouteNotFound, RunnerError
 from runner.events import KEEP_ALIVE_AFTER_S, NativeFormat
 from runner.generations import Generations, client_socket, json_response
@@ -23,7 +20,7 @@ from runner.loading import Loader
 from runner.metrics import Metrics
 from runner.openai_bodies import parse_chat_body, parse_completion_body
 from runner.openai_formats import ChatFormat, CompletionFormat
-from runner.settings import RunnerSettings, read_settings
+from runner.settings import RunnerSettings
 
 log = logging.getLogger("runner")
 
@@ -33,21 +30,6 @@ SOCKET_TIMEOUT_S = 60.0
 TEXT_ROUTES = ("/inference", "/v1/chat/completions", "/v1/completions")
 EMBEDDINGS = "/v1/embeddings"
 View = Callable[[], Response]
-
-
-def application() -> Flask:
-    """The app for gunicorn, called in the worker after the fork: begins to load the model and returns at once."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    try:
-        settings = read_settings()
-        engine = make_engine(settings)
-    except EngineError as error:
-        log.error("cannot serve: %s", error)
-        os._exit(1)
-    # Not sys.exit: this is called from a thread, and the process must not go on without a model.
-    loader = Loader(engine, on_failure=lambda _message: os._exit(1))
-    loader.start()
-    return create_app(engine, settings, loader)
 
 
 def create_app(

@@ -1,0 +1,38 @@
+"""What gunicorn calls in its worker: the model begins to load before anything of the server is imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from runner.engine import EngineError
+from runner.engines import make_engine
+from runner.loading import Loader
+from runner.settings import read_settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+log = logging.getLogger("runner")
+
+
+def application() -> Flask:
+    """The app, called after the fork; the model loads meanwhile in a thread of its own."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    try:
+        settings = read_settings()
+        engine = make_engine(settings)
+    except EngineError as error:
+        log.error("cannot serve: %s", error)
+        os._exit(1)
+    # Not sys.exit: this is called from a thread, and the process must not go on without a model.
+    loader = Loader(engine, on_failure=lambda _message: os._exit(1))
+    loader.start()
+    # Flask and pydantic take as long to import as the engine's library, and two imports at once wait for each other. What
+    # follows the library's spends its time outside of Python.
+    loader.imported.wait()
+    from runner.server import create_app
+
+    return create_app(engine, settings, loader)
