@@ -30,8 +30,8 @@ def application() -> Flask:
     # Not sys.exit: this is called from a thread, and the process must not go on without a model.
     loader = Loader(engine, on_failure=lambda _message: os._exit(1))
     loader.start()
-    # Flask and pydantic take as long to import as the engine's library, and two imports at once wait for each other. What
-    # follows the library's spends its time outside of Python.
+    # Flask and pydantic take as long to import as the engine's library, and two imports at once wait for each other.
+    # What follows the library's spends its time outside of Python.
     loader.imported.wait()
     from runner.server import create_app
 

@@ -156,7 +156,8 @@ class RunnerImageStep:
         builder = {} if site.shell.ask("docker", "buildx", "version").code == 0 else {"DOCKER_BUILDKIT": "0"}
         argv = (
             "docker", "build", "--force-rm", "--build-arg", f"BASE_IMAGE={layout.base_image}",
-            "--build-arg", f"COMPILER_IMAGE={layout.compiler_image}", "--target", self.engine,
+            "--build-arg", f"COMPILER_IMAGE={layout.compiler_image}", "--build-arg", f"ENGINE={self.engine}",
+            "--target", self.engine,
             "--label", f"{CONTENT_LABEL}={runner_content(site)}", "--label", f"{BASE_LABEL}={base.id}",
             "--tag", layout.runner_image(self.engine), str(layout.runner),
         )  # fmt: skip
