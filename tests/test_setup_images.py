@@ -190,10 +190,8 @@ def test_the_build_works_with_and_without_buildx(tmp_path: Path, buildx: Answer,
     RunnerImageStep(site, "transformers").do()
     assert shell_of(site).environments == [expected]
     (line,) = shell_of(site).ran
-    assert (
-        f"--build-arg BASE_IMAGE={LOCAL} --build-arg COMPILER_IMAGE={COMPILER.local} --build-arg ENGINE=transformers --target transformers"
-        in line
-    )
+    assert f"--build-arg BASE_IMAGE={LOCAL} --build-arg COMPILER_IMAGE={COMPILER.local}" in line
+    assert "--build-arg ENGINE=transformers --target transformers" in line
     assert f"--label orchestrar.content={runner_content(site)} --label orchestrar.base=sha256:base" in line
 
 
