@@ -1,8 +1,8 @@
 """The graph of llama and its kin in OpenVINO's operations, with matrix products of our own.
 
-It has the forms that OpenVINO's passes look for: key and value states around `ScaledDotProductAttention` become paged
-attention, and the chains written in `_norm` and `_rotate` one operation each. The products take what lies around them
-along (norms, the gate, the residual sum): each operation less saves its dispatch in every pass and its compilation.
+Key and value states around `ScaledDotProductAttention` are the form that OpenVINO makes paged attention of. Products
+take along what lies around them (norms, the gate, the residual sum), and the rotary embedding is one operation: each
+node less saves its compilation at every start and its dispatch in every pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from runner.convert.llama_shape import Shape, Weights
 from runner.convert.weights import Array
 from runner.kernels import LIBRARY
 
-_TO_THE_END = 2**63 - 1
 _MASKED = -65504.0
 
 
@@ -61,7 +60,6 @@ class _Graph:
         # Nodes are what compiling takes time for, so equal constants are one.
         self._ints: dict[tuple[int, ...], Any] = {}
         self._scalars: dict[int, Any] = {}
-        self._float_scalars: dict[float, Any] = {}
         self._states: list[Any] = []
         self._batch = ops.gather(ops.shape_of(self._inputs["input_ids"]), self._int(0), self._int(0))
         self._cos, self._sin = self._rotary()
@@ -91,10 +89,9 @@ class _Graph:
         widths = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.kv_heads * shape.head_dim)
         # One product for all three, since each has a cost of its own beside its arithmetic.
         joined = self._linear(x, *(f"{prefix}attn_{name}" for name in "qkv"), norm=f"{prefix}attn_norm.weight")
-        query, key, value = ops.variadic_split(joined, self._scalar(-1), self._int(*widths)).outputs()
-        query = self._rotate(self._heads(query, shape.heads, f"{prefix}attn_q_norm.weight"))
-        key = self._rotate(self._heads(key, shape.kv_heads, f"{prefix}attn_k_norm.weight"))
-        value = self._heads(value, shape.kv_heads, "")
+        parts = ops.variadic_split(self._rotate(joined, prefix), self._scalar(-1), self._int(*widths)).outputs()
+        counts = (shape.heads, shape.kv_heads, shape.kv_heads)
+        query, key, value = (self._heads(part, count) for part, count in zip(parts, counts, strict=True))
         found = ops.scaled_dot_product_attention(
             query, self._with_past(key, f"{prefix}key"), self._with_past(value, f"{prefix}value"), self._mask
         )
@@ -105,12 +102,24 @@ class _Graph:
         joined = self._linear(x, f"{prefix}ffn_gate", f"{prefix}ffn_up", norm=f"{prefix}ffn_norm.weight")
         return self._linear(joined, f"{prefix}ffn_down", gated=True, residual=x)
 
-    def _heads(self, x: Any, count: int, norm: str) -> Any:
+    def _heads(self, x: Any, count: int) -> Any:
         """[batch, tokens, heads x size] → [batch, heads, tokens, size]."""
         split = ops.reshape(x, self._int(0, 0, count, self._shape.head_dim), True)
-        if norm and self._weights.vector(norm) is not None:
-            split = self._norm(split, norm)
         return ops.transpose(split, self._int(0, 2, 1, 3))
+
+    def _rotate(self, x: Any, prefix: str) -> Any:
+        """The rotary embedding of queries and keys, and before it the norm of each head where a model has one."""
+        shape = self._shape
+        norms = [self._weights.vector(f"{prefix}attn_{name}_norm.weight") for name in "qk"]
+        inputs = [x, self._cos, self._sin, *(_floats(norm) for norm in norms if norm is not None)]
+        assert len(inputs) in (3, 5)
+        attributes = {
+            "queries": shape.heads,
+            "keys": shape.kv_heads,
+            "size": shape.head_dim,
+            "epsilon": shape.norm_epsilon if len(inputs) == 5 else 0.0,
+        }
+        return self._own.create("RotatedHeads", inputs, attributes)
 
     def _with_past(self, new: Any, name: str) -> Any:
         """The state's content and the new tokens', repeated for each query head that shares them."""
@@ -124,28 +133,10 @@ class _Graph:
         )
         return ops.reshape(repeated, self._int(0, shape.heads, -1, shape.head_dim), True)
 
-    def _norm(self, x: Any, name: str) -> Any:
-        weight = self._weights.vector(name)
-        assert weight is not None
-        ones = [1] * (len(x.get_output_partial_shape(0)) - 1)
-        squares = ops.reduce_mean(ops.power(x, self._float(2.0)), self._int(-1), True)
-        root = ops.sqrt(ops.add(squares, self._float(self._shape.norm_epsilon)))
-        return ops.multiply(ops.multiply(ops.divide(self._float(1.0), root), x), _floats(weight.reshape(*ones, -1)))
-
-    def _rotate(self, x: Any) -> Any:
-        """The rotary embedding, with the two halves of a head as pairs."""
-        half = self._shape.head_dim // 2
-        one, axis = self._int(1), self._int(3)
-        second = ops.slice(x, self._int(half), self._int(_TO_THE_END), one, axis)
-        first = ops.slice(x, self._int(0), self._int(half), one, axis)
-        turned = ops.concat([ops.multiply(second, self._float(-1.0)), first], -1)
-        return ops.add(ops.multiply(x, self._cos), ops.multiply(turned, self._sin))
-
     def _rotary(self) -> tuple[Any, Any]:
         positions = ops.convert(ops.unsqueeze(self._inputs["position_ids"], self._scalar(2)), "f32")
         angles = ops.multiply(positions, _floats(self._shape.inverse_frequencies.reshape(1, 1, -1)))
-        both = ops.concat([angles, angles], -1)
-        return ops.unsqueeze(ops.cos(both), self._scalar(1)), ops.unsqueeze(ops.sin(both), self._scalar(1))
+        return ops.cos(angles), ops.sin(angles)
 
     def _causal_mask(self) -> Any:
         given = self._inputs["attention_mask"]
@@ -188,11 +179,6 @@ class _Graph:
         if value not in self._scalars:
             self._scalars[value] = ops.constant(np.array(value, dtype=np.int64))
         return self._scalars[value]
-
-    def _float(self, value: float) -> Any:
-        if value not in self._float_scalars:
-            self._float_scalars[value] = _floats(value)
-        return self._float_scalars[value]
 
 
 def _floats(value: float | Array) -> Any:

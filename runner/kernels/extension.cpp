@@ -1,9 +1,10 @@
-// OpenVINO's way to the kernels: two operations that graphs name as orchestrar's own.
+// OpenVINO's way to the kernels: three operations that graphs name as orchestrar's own.
 #include "openvino/core/extension.hpp"
 
 #include "grouped_matmul.hpp"
 #include "openvino/core/op_extension.hpp"
 #include "openvino/op/op.hpp"
+#include "rotary.hpp"
 
 namespace orchestrar {
 namespace {
@@ -133,9 +134,65 @@ private:
     int64_t m_bits = 0;
 };
 
+// Inputs: queries, keys and values in one row, cosines, sines, then the norms of queries and keys where `epsilon` is not 0.
+class RotatedHeads : public ov::op::Op {
+public:
+    OPENVINO_OP("RotatedHeads", "orchestrar");
+    RotatedHeads() = default;
+    explicit RotatedHeads(const ov::OutputVector& inputs) : Op(inputs) {}
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this, get_input_size() == (m_epsilon != 0 ? 5u : 3u), "a wrong number of inputs");
+        set_output_type(0, ov::element::f32, get_input_partial_shape(0));
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        auto copy = std::make_shared<RotatedHeads>(inputs);
+        copy->m_queries = m_queries;
+        copy->m_keys = m_keys;
+        copy->m_size = m_size;
+        copy->m_epsilon = m_epsilon;
+        copy->constructor_validate_and_infer_types();
+        return copy;
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("queries", m_queries);
+        visitor.on_attribute("keys", m_keys);
+        visitor.on_attribute("size", m_size);
+        visitor.on_attribute("epsilon", m_epsilon);
+        return true;
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        outputs[0].set_shape(inputs[0].get_shape());
+        Heads heads{size_t(m_queries), size_t(m_keys), size_t(m_size), nullptr, nullptr, m_epsilon};
+        const size_t tokens = inputs[0].get_size() / heads.width();
+        OPENVINO_ASSERT(inputs[0].get_size() == tokens * heads.width(), "rows of ", heads.width(), " are expected");
+        for (size_t i : {1, 2})
+            OPENVINO_ASSERT(inputs[i].get_size() == tokens * heads.size / 2, "half a head of angles a token is expected");
+        if (m_epsilon != 0) {
+            heads.query_norm = inputs[3].data<const float>();
+            heads.key_norm = inputs[4].data<const float>();
+        }
+        rotate(heads, inputs[0].data<const float>(), inputs[1].data<const float>(), inputs[2].data<const float>(), tokens,
+               outputs[0].data<float>());
+        return true;
+    }
+
+private:
+    int64_t m_queries = 0;
+    int64_t m_keys = 0;
+    int64_t m_size = 0;
+    float m_epsilon = 0;
+};
+
 }  // namespace
 }  // namespace orchestrar
 
 OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>(
     {std::make_shared<ov::OpExtension<orchestrar::GroupedMatMul>>(),
-     std::make_shared<ov::OpExtension<orchestrar::GroupedRows>>()}));
+     std::make_shared<ov::OpExtension<orchestrar::GroupedRows>>(),
+     std::make_shared<ov::OpExtension<orchestrar::RotatedHeads>>()}));

@@ -81,6 +81,29 @@ def error_of_rows(bits: int) -> float:
     return float(np.abs(found - floats(weights)[ids]).max())
 
 
+def error_of_rotation(tokens: int, *, has_norms: bool) -> float:
+    """Heads as complex numbers, turned by their angles."""
+    random = np.random.default_rng(tokens)
+    queries, keys, size = 3, 2, 8
+    x: Any = random.standard_normal((tokens, (queries + 2 * keys) * size)).astype(np.float32)
+    angles: Any = (random.random((tokens, size // 2)) * 100).astype(np.float32)
+    norms: Any = random.random((2, size)).astype(np.float32)
+    wanted: Any = x.astype(np.float64).reshape(tokens, -1, size)
+    turned = wanted[:, : queries + keys]
+    if has_norms:
+        turned = turned / np.sqrt((turned**2).mean(axis=2, keepdims=True) + EPSILON)
+        turned = turned * np.repeat(norms, (queries, keys), axis=0)
+    complex_heads = (turned[..., : size // 2] + 1j * turned[..., size // 2 :]) * np.exp(1j * angles)[:, None]
+    turned = np.concatenate([complex_heads.real, complex_heads.imag], axis=2)
+    wanted = np.concatenate([turned, wanted[:, queries + keys :]], axis=1).reshape(x.shape)
+    inputs = [ops.parameter([-1, x.shape[1]], np.float32)]
+    inputs += [ops.parameter([-1, size // 2], np.float32) for _ in range(2)]
+    inputs += [ops.constant(norm) for norm in norms] if has_norms else []
+    attributes = {"queries": queries, "keys": keys, "size": size, "epsilon": EPSILON if has_norms else 0.0}
+    found = run("RotatedHeads", inputs, attributes, [x, np.cos(angles), np.sin(angles)])
+    return float(np.abs(found - wanted).max())
+
+
 def run(name: str, inputs: list[Any], attributes: dict[str, Any], given: list[Any]) -> Any:
     factory = NodeFactory()
     factory.add_extension(LIBRARY)
@@ -118,4 +141,6 @@ if __name__ == "__main__":
     products = {
         "-".join(map(str, case)): error_of(*case) for case in itertools.product(ROWS, COLUMNS, (4, 8), TOKENS, KINDS)
     }
-    print(json.dumps({"products": products, "rows": [error_of_rows(4), error_of_rows(8)], "refusals": refusals()}))
+    rotations = [error_of_rotation(tokens, has_norms=norms) for tokens in (1, 5, 40) for norms in (False, True)]
+    rows = [error_of_rows(4), error_of_rows(8)]
+    print(json.dumps({"products": products, "rows": rows, "rotations": rotations, "refusals": refusals()}))

@@ -49,6 +49,12 @@ def test_rows_are_read_as_they_are(found: dict[str, Any]) -> None:
     assert max(found["rows"]) < 1e-6
 
 
+def test_heads_are_turned_by_their_positions(found: dict[str, Any]) -> None:
+    """Queries and keys are turned, with and without a norm of their heads, and values stay."""
+    assert len(found["rotations"]) == 6
+    assert max(found["rotations"]) < 1e-5
+
+
 def test_what_does_not_fit_is_refused(found: dict[str, Any]) -> None:
     """Bytes that are not as many as the shape needs, and a row beyond the matrix, are errors and not read."""
     too_few, no_row = found["refusals"]
