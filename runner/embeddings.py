@@ -21,6 +21,7 @@ from runner.errors import Broken, Refused, Unavailable
 from runner.generations import SPARE_PLACES, check_readiness, client_socket, json_response, no_place
 from runner.jobs import GenerationFailed
 from runner.loading import Loader
+from runner.metrics import EmbeddingMetrics, EmbeddingOutcome
 from runner.settings import RunnerSettings
 from runner.turns import TurnQueue
 
@@ -98,6 +99,7 @@ class Embeddings:
         self._loader = loader
         self._turns = TurnQueue(embedder, on_failure=loader.fail_after_last_words)
         self._watcher = DisconnectWatcher()
+        self.metrics = EmbeddingMetrics()
         self._places = threading.BoundedSemaphore(settings.max_concurrency + SPARE_PLACES)
 
     def answer(self, body: EmbeddingsBody) -> Response:
@@ -115,12 +117,19 @@ class Embeddings:
         tokens = self._tokens(body)
         count = sum(map(len, tokens))
         job = EmbeddingJob(tokens)
+        outcome: EmbeddingOutcome = "failed"
+        self.metrics.begun()
         try:
             with self._watcher.watch(client_socket(request), job.cancel):
                 vectors = job.vectors(self._turns)
+            outcome = "done"
+        except Unavailable:
+            outcome = "cancelled"
+            raise
         except GenerationFailed as error:
             raise Broken(str(error), code="generation_failed") from None
         finally:
+            self.metrics.ended(outcome, texts=job.done, tokens=count)
             total_s = time.monotonic() - begun_s
             log.info(
                 "embeddings request_id=%s texts=%d done=%d prompt_tokens=%d total_s=%.3f",

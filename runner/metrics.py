@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Literal, Protocol
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from runner.engine import Engine
 from runner.jobs import Job
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+EmbeddingOutcome = Literal["done", "cancelled", "failed"]
+
+
+class Counted(Protocol):
+    """What has metrics to show."""
+
+    def text(self) -> bytes:
+        """All of them now."""
+
+
+class EmbeddingMetrics:
+    """Thread-safe."""
+
+    def __init__(self) -> None:
+        own = self._registry = CollectorRegistry()
+        name = "orchestrar_runner_embedding_requests"
+        self._requests = Counter(name, "Requests for embeddings that have ended, by how", ["finish"], registry=own)
+        for finish in ("done", "cancelled", "failed"):
+            self._requests.labels(finish)
+        self._texts = Counter("orchestrar_runner_embedded_texts", "Texts embedded for them", registry=own)
+        self._tokens = Counter("orchestrar_runner_prompt_tokens", "Tokens of their texts", registry=own)
+        self._in_flight = Gauge("orchestrar_runner_in_flight", "Requests that wait or run", registry=own)
+
+    def begun(self) -> None:
+        """A request was taken on."""
+        self._in_flight.inc()
+
+    def ended(self, outcome: EmbeddingOutcome, *, texts: int, tokens: int) -> None:
+        """It has ended, with so many of its texts embedded; once for each."""
+        self._in_flight.dec()
+        self._requests.labels(outcome).inc()
+        self._texts.inc(texts)
+        self._tokens.inc(tokens)
+
+    def text(self) -> bytes:
+        """All of them now."""
+        return generate_latest(self._registry)
+
 
 class Metrics:
     """Thread-safe."""
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -17,7 +17,7 @@ from runner.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, Route
 from runner.events import KEEP_ALIVE_AFTER_S, NativeFormat
 from runner.generations import Generations, client_socket, json_response
 from runner.loading import Loader
-from runner.metrics import Metrics
+from runner.metrics import CONTENT_TYPE, Counted
 from runner.openai_bodies import parse_chat_body, parse_completion_body
 from runner.openai_formats import ChatFormat, CompletionFormat
 from runner.settings import RunnerSettings
@@ -39,11 +39,14 @@ def create_app(
     app = Flask("runner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     if isinstance(engine, Embedder):
-        views = _embedding_views(Embeddings(engine, settings, loader))
+        embeddings = Embeddings(engine, settings, loader)
+        views = _embedding_views(embeddings)
+        metrics: Counted = embeddings.metrics
     else:
         generations = Generations(engine, settings, loader, silence_s)
         views = _text_views(generations, settings.model_id)
-        app.add_url_rule("/metrics", view_func=lambda: _metrics(generations.metrics), endpoint="metrics")
+        metrics = generations.metrics
+    app.add_url_rule("/metrics", view_func=lambda: _metrics(metrics), endpoint="metrics")
     app.add_url_rule("/health", view_func=lambda: _health(engine, settings, loader), endpoint="health")
     for path, view in views.items():
         app.add_url_rule(path, view_func=view, endpoint=path, methods=["POST"])
@@ -88,8 +91,8 @@ def _embedding_views(embeddings: Embeddings) -> dict[str, View]:
     return {**dict.fromkeys(TEXT_ROUTES, refuse), EMBEDDINGS: answer}
 
 
-def _metrics(metrics: Metrics) -> Response:
-    return Response(metrics.text(), content_type=Metrics.content_type)
+def _metrics(metrics: Counted) -> Response:
+    return Response(metrics.text(), content_type=CONTENT_TYPE)
 
 
 def _begin() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.runner.conftest import Served
-from tests.runner.fake_engine import FakeEngine
+from tests.runner.fake_engine import FakeEmbedder, FakeEngine
 from tests.runner.test_server import LateGate, read_event
 
 Serve = Callable[..., Served]
@@ -69,3 +69,14 @@ def test_the_use_of_the_cache_is_told_where_the_engine_knows_it(serve: Serve) ->
     assert metrics(served)["kv_cache_use_ratio"] != metrics(served)["kv_cache_use_ratio"]
     engine.cache_use = lambda: 0.25  # type: ignore[method-assign]
     assert 0.25 == metrics(served)["kv_cache_use_ratio"]
+
+
+def test_embeddings_are_counted_too(serve: Serve) -> None:
+    """Requests by how they ended, their texts and tokens; one that is refused was never taken on."""
+    served = serve(FakeEmbedder())
+    assert metrics(served)["embedding_requests_total done"] == 0
+    assert served.request("POST", "/v1/embeddings", {"input": ["ab", "@"]})[0] == 200
+    assert served.request("POST", "/v1/embeddings", {"input": [""]})[0] == 400
+    wait_for(served, "embedding_requests_total done", 1)
+    found = metrics(served)
+    assert (found["embedded_texts_total"], found["prompt_tokens_total"], found["in_flight"]) == (2, 3, 0)
