@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from runner.kernels import LIBRARY
+
 # The library compiles in threads of its own, eight of them; the batch goes first.
 NICENESS = 10
 
@@ -53,7 +55,9 @@ class GrammarCompiler:
         """How many tokens the model gives a score; with some models more than there are."""
         import openvino
 
-        size = openvino.Core().read_model(self._model_file).output(0).partial_shape[2]
+        core = openvino.Core()
+        core.add_extension(LIBRARY)
+        size = core.read_model(self._model_file).output(0).partial_shape[2]
         return int(size.get_length()) if size.is_static else len(self._tokenizer.get_vocab())
 
 
