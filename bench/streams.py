@@ -1,11 +1,12 @@
 """Tokens per second and time to first token of a server, at several numbers of streams at once.
 
     .venv/bin/python -m bench.streams [--url http://127.0.0.1:8000] [--api native|openai] [--streams 1,8,16,32]
-        [--tokens 64] [--rounds 5] [--json FILE]
+        [--tokens 64] [--rounds 5] [--beside URL] [--json FILE]
 
 One client thread reads all streams, each on a connection of its own, and parses them after the round: what it computes
 meanwhile, it takes from the server beside it. All streams of a round begin together; the first round is a warm-up.
-Tokens are those of the answer's own usage.
+Tokens are those of the answer's own usage. `--beside` takes turns with another server of the same API, such as the
+model's own port, round by round, and gives the ratio of the medians of their tokens per second.
 """
 
 from __future__ import annotations
@@ -49,12 +50,18 @@ def main() -> None:
     parser.add_argument("--streams", default="1,8,16,32")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beside", metavar="URL")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    servers = [given, argparse.Namespace(**{**vars(given), "url": given.beside})][: 2 if given.beside else 1]
     results = []
     for count in map(int, given.streams.split(",")):
-        rounds = [one_round(given, count) for _ in range(given.rounds + 1)][1:]
-        results.append({"streams": count, **summary(rounds)})
+        taken = [[one_round(server, count) for server in servers] for _ in range(given.rounds + 1)][1:]
+        own, *beside = (summary(list(rounds)) for rounds in zip(*taken, strict=True))
+        results.append({"streams": count, **own})
+        if beside:
+            results[-1]["beside_tokens_per_s"] = beside[0]["tokens_per_s"]
+            results[-1]["ratio"] = round(own["tokens_per_s"] / beside[0]["tokens_per_s"], 3)
         print("  ".join(f"{name} {value:g}" for name, value in results[-1].items()), flush=True)
     if given.json:
         given.json.write_text(
