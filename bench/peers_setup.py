@@ -1,7 +1,7 @@
 """`python3 -m bench.peers_setup`: makes `bench/.venv` with the servers that ours is measured beside, once.
 
-llama.cpp's server is compiled for this machine's processor, with as many jobs as it has cores; that takes a quarter of
-an hour on two of them. Standard library only.
+llama.cpp's server is compiled for this machine's processor, with as many jobs as it has cores; that takes seven
+minutes on two of them. Standard library only.
 """
 
 from __future__ import annotations
