@@ -21,6 +21,7 @@ from controller.app import create_app
 from controller.docker_service import Container, Usage
 from controller.errors import StartFailed
 from controller.model_facts import ModelFacts
+from controller.placement import Amount
 from controller.preparation import OnProgress
 from controller.settings import ROOT
 
@@ -71,6 +72,17 @@ class StubBackend:
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:
         return {}
+
+    def working_set(self, container_id: str) -> int | None:
+        return None
+
+    def room(self, used_bytes: int) -> Amount:
+        return Amount(memory_bytes=1 << 40)
+
+    def needs(self, model_id: str, *, limit_bytes: int | None = None) -> Amount:
+        return Amount(memory_bytes=0)
+
+    def observe(self, model_id: str, used_bytes: int) -> None: ...
 
     def drifted(self, containers: list[Container]) -> set[str]:
         return set()

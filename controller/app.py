@@ -46,7 +46,7 @@ def create_app(
         backend = deployment
     proxy = proxy or Proxy()
     supervisor = Supervisor(registry.models, backend, proxy.probe, stop_grace_s=settings.stop_grace_s)
-    _start(supervisor, registry)
+    _start(supervisor, registry, backend)
 
     app = Flask("orchestrar", static_folder=None)
     # One more than allowed: a body without a length is cut at this bound in silence, and would pass for a whole one.
@@ -71,9 +71,11 @@ def create_app(
     return app
 
 
-def _start(supervisor: Supervisor, registry: Registry) -> None:
+def _start(supervisor: Supervisor, registry: Registry, backend: Backend) -> None:
     """Take over what runs already, then keep watch; a Docker that is away now is looked for again by the watch."""
     try:
+        # The first start is not to pay for the engine's answer.
+        backend.room(0)
         supervisor.adopt()
     except OrchestrarError as exc:
         log.warning("running models could not be looked for: %s", exc.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.budget import Budget
 from controller.deployment import Deployment
 from controller.docker_service import DockerService
 from controller.engines import Engine, is_pinned
@@ -68,4 +69,9 @@ def compose_deployment(settings: Settings, registry: Registry, docker: DockerSer
         compose_file=settings.compose_dir / "compose.yaml",
         templates_dir=settings.templates_dir,
         stop_grace_s=settings.stop_grace_s,
+        budget=Budget(
+            fixed_bytes=registry.memory_budget_bytes,
+            engine_bytes=docker.memory_bytes,
+            path=settings.data_dir / "working_sets.json",
+        ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -9,16 +10,19 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from controller.budget import Budget, Demand
 from controller.docker_service import Container, DockerService, Usage
+from controller.docker_service.cgroup import working_set_bytes
 from controller.engines import Engine
 from controller.errors import DockerError, ModelBusy, PortTaken, SourceError, StartFailed
 from controller.files import write_atomic
 from controller.images import Images
 from controller.model_facts import ModelFacts
+from controller.placement import Amount
 from controller.ports import PortBook
 from controller.preparation import OnProgress, Preparation
 from controller.registry import ModelSpec, Registry
-from controller.rendering import ModelFiles, Target, prepare_service, render
+from controller.rendering import ModelFiles, Target, memory_limit_bytes, prepare_service, render
 from controller.resumption import Resumption
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,7 @@ class Deployment:
         compose_file: Path,
         templates_dir: Path,
         stop_grace_s: int,
+        budget: Budget,
     ) -> None:
         self._registry = registry
         self._engines = engines
@@ -54,6 +59,7 @@ class Deployment:
         self._compose_file = compose_file
         self._templates_dir = templates_dir
         self._stop_grace_s = stop_grace_s
+        self._budget = budget
         self._write_lock = threading.Lock()
         self._resumption = Resumption(docker)
 
@@ -160,6 +166,22 @@ class Deployment:
         """CPU and memory per container."""
         return self._docker.usage(container_ids) if container_ids else {}
 
+    def working_set(self, container_id: str) -> int | None:
+        """The memory that it uses now, page cache that could go left out; None where the kernel does not show it."""
+        return working_set_bytes(container_id)
+
+    def room(self, used_bytes: int) -> Amount:
+        """What there is for all models together, who use `used_bytes` of it now."""
+        return self._budget.room(used_bytes)
+
+    def needs(self, model_id: str, *, limit_bytes: int | None = None) -> Amount:
+        """What to count for the model; `limit_bytes` is its container's limit where there is one."""
+        return self._budget.needs(self._demand(model_id), limit_bytes=limit_bytes)
+
+    def observe(self, model_id: str, used_bytes: int) -> None:
+        """Take note of what the model uses, for the next time that it is counted."""
+        self._budget.observe(self._demand(model_id), used_bytes)
+
     def drifted(self, containers: list[Container]) -> set[str]:
         """The models whose container is not what the Compose files (override included) and the images are now."""
         hashes = self._docker.config_hashes() if containers else {}
@@ -221,6 +243,16 @@ class Deployment:
         except DockerError as exc:
             return exc
         return None
+
+    def _demand(self, model_id: str) -> Demand:
+        # The port is no part of what a model is.
+        target = self._target(self._spec(model_id), 0)
+        return Demand(
+            model_id=model_id,
+            config=hashlib.sha256(repr(target).encode()).hexdigest()[:16],
+            limit_bytes=memory_limit_bytes(target, self._engines[target.spec.engine]),
+            gpus=target.spec.resources.gpus,
+        )
 
     def _target(self, spec: ModelSpec, port: int) -> Target:
         try:

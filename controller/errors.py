@@ -17,7 +17,10 @@ OrchestrarError
 │   ├── ModelPreparing         503 model_preparing
 │   ├── ModelStopping          503 model_stopping
 │   ├── Overloaded             503 overloaded
+│   ├── BackingOff             503 backing_off       `details` holds the last failure's card
+│   ├── NoRoom                 503 insufficient_memory   `details` names what holds the memory
 │   ├── StartFailed            503 start_failed      `details` holds the failure card
+│   │   └── StartInterrupted   503 start_failed      somebody's doing from outside, so no failure of the model
 │   ├── ImageMissing           503 image_missing     `details` holds the commands that fetch it
 │   ├── PreparationFailed      503 preparation_failed
 │   ├── PortTaken              503 port_taken
@@ -48,6 +51,8 @@ class OrchestrarError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
+    # Whether a start that ends with it would end so again, so that the next try has to wait.
+    backs_off: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -135,6 +140,7 @@ class ContentTypeForbidden(RequestError):
 class Unavailable(OrchestrarError):
     status = 503
     code = "unavailable"
+    backs_off = False
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0, **kwargs: Any) -> None:
         super().__init__(message, retry_after_s=retry_after_s, **kwargs)
@@ -152,10 +158,29 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class BackingOff(Unavailable):
+    """The model failed again and again; it is tried again later. `details` is the last failure's card."""
+
+    code = "backing_off"
+
+
+class NoRoom(Unavailable):
+    """The memory budget has no place for the model, and nothing that holds it can go."""
+
+    code = "insufficient_memory"
+
+
 class StartFailed(Unavailable):
     """The model's start failed; `details` is the failure card."""
 
     code = "start_failed"
+    backs_off = True
+
+
+class StartInterrupted(StartFailed):
+    """Somebody paused or removed the container while the model started."""
+
+    backs_off = False
 
 
 class ImageMissing(Unavailable):
@@ -216,6 +241,7 @@ class UpstreamAnswered(UpstreamError):
 
 class SourceError(Unavailable):
     code = "source_failed"
+    backs_off = True
 
 
 class ChecksumMismatch(SourceError):
@@ -228,12 +254,14 @@ class AccessDenied(SourceError):
 
 class Cancelled(SourceError):
     code = "cancelled"
+    backs_off = False
 
 
 class PreparationFailed(Unavailable):
     """Converting a model's files failed; `details` is the failure card."""
 
     code = "preparation_failed"
+    backs_off = True
 
 
 class PortTaken(Unavailable):
@@ -244,6 +272,7 @@ class DockerError(OrchestrarError):
     """A Docker call failed; the message keeps what Docker wrote to stderr."""
 
     code = "docker_failed"
+    backs_off = False
 
 
 class DockerTimeout(DockerError):

@@ -12,6 +12,7 @@ from typing import Any
 from controller.docker_service import Container, Usage
 from controller.errors import OrchestrarError
 from controller.model_facts import ModelFacts
+from controller.placement import Amount
 from controller.preparation import OnProgress
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
@@ -96,6 +97,10 @@ class FakeBackend:
         self.prepared: set[str] | None = None
         self.resumable: dict[str, str] = {}
         self.known: dict[str, ModelFacts] = {}
+        self.budget = Amount(memory_bytes=1 << 40)
+        self.need: dict[str, Amount] = {}
+        self.used: dict[str, int] = {}
+        self.observed: dict[str, int] = {}
         self.ready = True
         self.phase = ""
         self.up_gate = threading.Event()
@@ -173,6 +178,18 @@ class FakeBackend:
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:
         return {i: Usage(cpu_percent=1.0, memory_bytes=1000) for i in container_ids}
+
+    def working_set(self, container_id: str) -> int | None:
+        return self.used.get(container_id)
+
+    def room(self, used_bytes: int) -> Amount:
+        return self.budget
+
+    def needs(self, model_id: str, *, limit_bytes: int | None = None) -> Amount:
+        return self.need.get(model_id, Amount(memory_bytes=1))
+
+    def observe(self, model_id: str, used_bytes: int) -> None:
+        self.observed[model_id] = used_bytes
 
     def drifted(self, containers: list[Container]) -> set[str]:
         return {c.model_id for c in containers if c.config_hash != "hash"}

@@ -11,7 +11,8 @@ from controller.api.inference import ask
 from controller.api.schemas import InferenceBody, ModelBody, PullBody, RunBody, read_body
 from controller.api.services import services
 from controller.api.tasks import CHAT, TEXT, require
-from controller.api.views import model_row, pulled, seconds, status_row
+from controller.api.views import model_row, plan_body, pulled, seconds, status_row
+from controller.errors import BodyInvalid
 from controller.supervisor import State
 
 blueprint = Blueprint("native", __name__)
@@ -48,6 +49,17 @@ def status() -> Response:
     rows = [status_row(view, engines[view.spec.engine]) for view in services().supervisor.snapshot()]
     used_bytes = sum(row["memory_bytes"] or 0 for row in rows)
     return jsonify({"models": rows, "memory": {"used_bytes": used_bytes}})
+
+
+@blueprint.get("/plan")
+def plan() -> Response:
+    """What a start of a model would come to now: what it needs, what there is, and which models would go for it."""
+    name = request.args.get("model_id", "")
+    if not name:
+        raise BodyInvalid("say which model: GET /plan?model_id=…", param="model_id")
+    spec = services().registry.resolve(name)
+    with services().relay.place():
+        return jsonify(plan_body(services().supervisor.plan(spec.id)))
 
 
 @blueprint.post("/run")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from controller.engines import Engine
+from controller.placement import Amount, Holder
 from controller.preparation import PreparationProgress
-from controller.supervisor import ModelView
+from controller.supervisor import ModelView, Plan
 
 
 def seconds(value: float | None) -> float | None:
@@ -29,6 +30,7 @@ def model_row(view: ModelView) -> dict[str, Any]:
         "preload": spec.preload,
         "idle_timeout_s": spec.idle_timeout_s,
         "preparing": _preparing(view),
+        "retry_in_s": seconds(view.retry_in_s),
         "error": _error(view),
     }
 
@@ -50,11 +52,45 @@ def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
         "start_phases": view.phases,
         "cpu_percent": None if view.usage is None else view.usage.cpu_percent,
         "memory_bytes": None if view.usage is None else view.usage.memory_bytes,
+        "memory_counted_bytes": view.holds_bytes,
+        "waits_for": list(view.waits_for),
+        "failures": view.failures,
+        "retry_in_s": seconds(view.retry_in_s),
         "memory_limit_bytes": None if container is None else container.memory_limit_bytes,
         "drift": view.drifted,
         "relaxed": engine.relaxations(),
         "preparing": _preparing(view),
         "error": _error(view),
+    }
+
+
+def plan_body(plan: Plan) -> dict[str, Any]:
+    """The answer to `GET /plan`."""
+    found = plan.placement
+    return {
+        "model_id": plan.model_id,
+        "state": plan.state.value,
+        "verdict": plan.verdict,
+        "needs": _amount(plan.needed),
+        "budget": _amount(plan.room),
+        "would_stop": [holder.model_id for holder in found.victims],
+        "not_before_s": seconds(found.look_again_in_s),
+        "waits_for": list(found.waits_for),
+        "held_by": [_held(holder, plan) for holder in plan.holders],
+    }
+
+
+def _amount(amount: Amount) -> dict[str, Any]:
+    return {"memory_bytes": amount.memory_bytes, "gpus": amount.gpus}
+
+
+def _held(holder: Holder, plan: Plan) -> dict[str, Any]:
+    return {
+        "model_id": holder.model_id,
+        **_amount(holder.holds),
+        "stays_because": plan.why_it_stays(holder),
+        "idle_s": seconds(holder.idle_s),
+        "reload_s": seconds(holder.reload_s),
     }
 
 

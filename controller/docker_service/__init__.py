@@ -24,6 +24,7 @@ from controller.docker_service.container import (
     read_container,
 )
 from controller.docker_service.pulling import OnLayers, pull
+from controller.errors import DockerError
 
 __all__ = ["MODEL_LABEL", "PREPARE_LABEL", "Container", "DockerService", "OnLayers", "Usage"]
 
@@ -54,6 +55,14 @@ class DockerService:
         with translated("asking Docker for its version"):
             server = self._client(LOOK_DEADLINE_S).version().server
             return (server.version if server else None) or "unknown"
+
+    def memory_bytes(self) -> int:
+        """The memory of the engine's machine."""
+        with translated("asking Docker for its memory"):
+            found = self._client(LOOK_DEADLINE_S).system.info().mem_total
+        if not found:
+            raise DockerError("Docker does not say how much memory there is; write memory_budget in models.yaml")
+        return found
 
     def up(self, service: str) -> None:
         """`docker compose up` of one service, nothing else touched; does not wait for it to be healthy."""

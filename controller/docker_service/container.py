@@ -46,13 +46,17 @@ class Container:
     memory_limit_bytes: int
     ready_path: str = RUNNER_READY
 
-    def card(self, phase: str, log: list[str], fix: str = "") -> dict[str, Any]:
-        """The failure card of a start that ended here: Docker's own evidence, and the fix where it is known."""
+    def card(self, phase: str, log: list[str], fix: str = "", peak_bytes: int | None = None) -> dict[str, Any]:
+        """The failure card of what ended here: Docker's own evidence, and the fix where it is known.
+
+        `peak_bytes` is the largest sample of its working set; None where none was taken.
+        """
         return {
             "phase": phase,
             "exit_code": self.exit_code,
             "oom_killed": self.oom_killed,
             "memory_limit_bytes": self.memory_limit_bytes,
+            "memory_peak_bytes": peak_bytes,
             "log": log,
             "fix": fix,
         }

@@ -16,13 +16,12 @@ from controller.registry import ModelSpec
 from controller.rendering.facts import engine_names, read_engines
 from controller.rendering.memory import (
     FOREIGN_CONTEXT,
-    foreign_memory_bytes,
+    memory_limit_bytes,
     preparing_memory_bytes,
-    serving_memory_bytes,
 )
 from controller.rendering.target import ModelFiles, Target
 
-__all__ = ["ModelFiles", "Target", "engine_names", "prepare_service", "read_engines", "render"]
+__all__ = ["ModelFiles", "Target", "engine_names", "memory_limit_bytes", "prepare_service", "read_engines", "render"]
 
 MODEL_MOUNT = "/model"
 SOURCE_MOUNT = "/source"
@@ -118,7 +117,7 @@ def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
         "cpus_text": f"{cpus:g}",
         "threads": str(max(int(cpus), 1)),
         "gpus": spec.resources.gpus,
-        "memory_bytes": serving_memory_bytes(spec, files) if engine.own else foreign_memory_bytes(spec, files, engine),
+        "memory_bytes": memory_limit_bytes(target, engine),
         "prepare_memory_bytes": preparing_memory_bytes(files),
         "port": target.port,
         "start_period": f"{int(spec.start_timeout_s)}s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controller.engines import Engine
 from controller.registry import ModelSpec
-from controller.rendering.target import ModelFiles
+from controller.rendering.target import ModelFiles, Target
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -22,6 +22,13 @@ _MAX_DEFAULT_CONTEXT = 8192
 # `max_concurrency` in advance, so it is less than what our runner allows. 4096 tokens fit most conversations.
 FOREIGN_CONTEXT = 4096
 _FOREIGN_KV_BYTES = 32 * 1024
+
+
+def memory_limit_bytes(target: Target, engine: Engine) -> int:
+    """The limit of the model's container."""
+    if engine.own:
+        return serving_memory_bytes(target.spec, target.files)
+    return foreign_memory_bytes(target.spec, target.files, engine)
 
 
 def serving_memory_bytes(spec: ModelSpec, files: ModelFiles) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from controller.docker_service import Container
-from controller.errors import DockerError, ModelStopping, OrchestrarError
-from controller.preparation import PreparationProgress
+from controller.errors import DockerError, ModelDied, ModelStopping, NoRoom, OrchestrarError
 from controller.readiness import Readiness
+from controller.supervisor.admission import Admission
 from controller.supervisor.clock import Clock
+from controller.supervisor.evidence import death_of
 from controller.supervisor.model import Attempt, Slot, State
+from controller.supervisor.reporting import Report
 from controller.supervisor.starting import Backend, Starter
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,7 @@ log = logging.getLogger(__name__)
 STOP_TRIES = 3
 # How long a container has for its own SIGTERM once the requests in flight were given their grace.
 TERM_GRACE_S = 3
+STOP_AGAIN_AFTER_S = 10.0
 
 
 class Lifecycle:
@@ -32,9 +36,13 @@ class Lifecycle:
         probe: Callable[[int, str], Readiness],
         clock: Clock,
         lock: threading.Lock,
+        slots: Callable[[], Iterable[Slot]],
         on_ready: Callable[[], None],
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._backend = backend
+        self._jitter = jitter
+        self.admission = Admission(slots, backend, clock, lock, self._evict)
         self._starter = Starter(backend, probe, clock)
         self._clock = clock
         self._lock = lock
@@ -45,9 +53,9 @@ class Lifecycle:
         """Let starts end by themselves; their containers go on."""
         self.is_closing = True
 
-    def begin(self, slot: Slot, *, only_prepares: bool = False) -> None:
-        """Begin the one start, or preparation, that all waiters share. Eviction, once there is a budget, goes first."""
-        attempt = Attempt(self._clock.monotonic(), only_prepares=only_prepares)
+    def begin(self, slot: Slot, *, only_prepares: bool = False, adopts: bool = False) -> None:
+        """Begin the one start, or preparation, or adoption, that all waiters share."""
+        attempt = Attempt(self._clock.monotonic(), only_prepares=only_prepares, adopts=adopts, unasked=not slot.queue)
         name = f"{'prepare' if only_prepares else 'start'} {slot.spec.id}"
         # It waits for the lock that we hold; a thread that cannot be had changes nothing.
         threading.Thread(target=self._attempt, args=(slot, attempt), name=name, daemon=True).start()
@@ -62,6 +70,7 @@ class Lifecycle:
             if attempt is None:
                 return
             attempt.cancelled = True
+            slot.changed.notify_all()
             while not attempt.done:
                 self._clock.wait(slot.changed, None)
 
@@ -86,25 +95,55 @@ class Lifecycle:
             slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
             self._settle(slot, resting)
 
+    def _evict(self, slot: Slot, is_wanted: Callable[[], bool]) -> None:
+        """The body of a thread that makes a model leave for another one, which may stop wanting the place."""
+        with self._lock:
+            while slot.leases and is_wanted():
+                self._clock.wait(slot.changed, None)
+            if slot.state is not State.DRAINING or slot.stop_requested:
+                return
+            if slot.leases:
+                slot.enter(State.READY)
+                return
+        try:
+            self.retire(slot, drain_s=0)
+        except OrchestrarError as exc:
+            log.warning("%s: could not be stopped to make room: %s", slot.spec.id, exc.message)
+            with self._lock:
+                slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
+                self.admission.nudge()
+
     def _settle(self, slot: Slot, resting: State) -> None:
+        slot.holds = None
+        self.admission.nudge()
         slot.enter(resting)
         wanted, slot.start_wanted = slot.start_wanted, False
         if wanted and not slot.stop_requested:
             self.begin(slot)
 
-    def reconcile(self, slot: Slot, found: Container | None) -> None:
+    def reconcile(self, slot: Slot, found: Container | None, death: ModelDied | None = None) -> None:
+        """Make the record follow what Docker says of its container; `death` is why that one ended on its own."""
         if slot.stop_requested or slot.attempt is not None or slot.state is State.DRAINING:
             return
         if slot.state is State.READY:
             if found is None or not found.running:
-                log.warning("%s: its container ended outside of our doing", slot.spec.id)
-                slot.container, slot.ready_at = None, None
-                slot.enter(State.STOPPED)
+                self._ended(slot, death)
             elif slot.container is None or found.id != slot.container.id:
-                self.begin(slot)
+                self.begin(slot, adopts=True)
         elif found is not None and found.status == "running":
             log.info("%s: adopting its running container", slot.spec.id)
-            self.begin(slot)
+            self.begin(slot, adopts=True)
+
+    def _ended(self, slot: Slot, death: ModelDied | None) -> None:
+        """Its container ended outside of our doing: by `death`, or by somebody's hand."""
+        now = self._clock.monotonic()
+        log.warning("%s: %s", slot.spec.id, death.message if death else "its container was stopped by hand")
+        served_s = now - slot.ready_at if slot.ready_at is not None else 0.0
+        slot.container, slot.ready_at, slot.holds, slot.error = None, None, None, death
+        if death is not None:
+            slot.failures.died(now, served_s=served_s, jitter=self._jitter)
+        self.admission.nudge()
+        slot.enter(State.FAILED if slot.failures.retry_in_s(now) else State.STOPPED)
 
     def resting_state(self, model_id: str) -> State:
         """A model whose files cannot be read is absent; its next start says why."""
@@ -115,8 +154,10 @@ class Lifecycle:
 
     def _attempt(self, slot: Slot, attempt: Attempt) -> None:
         """The body of a start thread."""
-        report = _Report(self._lock, slot, attempt, lambda: self.is_closing)
+        report = Report(self._lock, slot, attempt, self.admission, lambda: self.is_closing)
         try:
+            if attempt.adopts:
+                self.admission.hold(slot, None)
             if attempt.only_prepares:
                 self._starter.pull(slot.spec, report)
                 self._attempt_prepared(slot, attempt)
@@ -135,13 +176,19 @@ class Lifecycle:
             self._settle(slot, resting)
 
     def _attempt_ready(self, slot: Slot, attempt: Attempt, container: Container, phases: dict[str, Any]) -> None:
+        self.admission.hold(slot, container.memory_limit_bytes)
         with self._lock:
             now = self._clock.monotonic()
-            slot.container, slot.phases, slot.progress = container, phases, None
+            slot.container, slot.phases, slot.progress, slot.error = container, phases, None, None
             slot.ready_at = slot.used_at = now
+            slot.peak_bytes = 0
             slot.start_s = now - attempt.started_at
+            if attempt.admitted_at is not None:
+                slot.reload_s = now - attempt.admitted_at
+            slot.failures.became_ready()
             attempt.done, slot.attempt = True, None
             slot.enter(State.READY)
+            self.admission.nudge()
             self._on_ready()
         told = ", ".join(f"{name.removesuffix('_s')} {took}" for name, took in phases.items())
         log.info("%s: ready on port %s after %.2f s (%s)", slot.spec.id, container.port, slot.start_s, told)
@@ -152,10 +199,32 @@ class Lifecycle:
             error = ModelStopping(f"{slot.spec.id} was stopped while it started; a new request starts it again")
         log.warning("%s: the start ended: %s", slot.spec.id, error.message)
         with self._lock:
+            now = self._clock.monotonic()
+            if error.backs_off:
+                slot.failures.start_failed(now, self._jitter)
+                error.retry_after_s = slot.failures.retry_in_s(now)
             attempt.error, attempt.done, slot.attempt = copy.copy(error), True, None
-            slot.progress, slot.container, slot.start_wanted = None, None, False
-            slot.error = None if attempt.cancelled else attempt.error
-            slot.enter(resting if attempt.cancelled else State.FAILED)
+            slot.progress, slot.container, slot.start_wanted, slot.holds = None, None, False, None
+            # Nothing of the model's own failed.
+            as_it_was = attempt.cancelled or isinstance(error, NoRoom)
+            slot.error = None if as_it_was else attempt.error
+            self.admission.nudge()
+            slot.enter(resting if as_it_was else State.FAILED)
+
+    def recount(self, slot: Slot) -> None:
+        """Count anew what a running model takes, now that more is known of it. Called without the lock."""
+        container = slot.container
+        if slot.state is State.READY and container is not None:
+            self.admission.hold(slot, container.memory_limit_bytes)
+
+    def death_of(self, slot: Slot, found: Container | None) -> ModelDied | None:
+        """Why the model's container, as Docker shows it now, ended on its own; None while it runs, or by a hand.
+
+        Asks Docker for its log; called without the lock.
+        """
+        if found is None or found.running or slot.container is None or slot.container.id != found.id:
+            return None
+        return death_of(slot.spec.id, found, self._backend.logs, slot.peak_bytes or None)
 
     def _end_container(self, model_id: str) -> None:
         """Stop by container id until nothing runs: by hand, another may have taken the place of the one we knew."""
@@ -165,29 +234,3 @@ class Lifecycle:
                 return
             self._backend.stop(container.id, grace_s=TERM_GRACE_S)
         raise DockerError(f"{model_id}: its containers come back as fast as they are stopped; look at `docker ps`")
-
-
-class _Report:
-    """A start's way to tell the slot where it is."""
-
-    def __init__(self, lock: threading.Lock, slot: Slot, attempt: Attempt, closing: Callable[[], bool]) -> None:
-        self._lock = lock
-        self._slot = slot
-        self._attempt = attempt
-        self.closing = closing
-
-    def entered(self, state: State) -> None:
-        with self._lock:
-            # What is about to start has all that it needs.
-            self._attempt.is_prepared = state is State.STARTING
-            self._slot.enter(state)
-
-    def progressed(self, progress: PreparationProgress) -> None:
-        with self._lock:
-            before, self._slot.progress = self._slot.progress, progress
-            self._slot.changed.notify_all()
-        if before is None or before.phase != progress.phase:
-            log.info("%s: %s", self._slot.spec.id, progress.phase)
-
-    def cancelled(self) -> bool:
-        return self._attempt.cancelled

@@ -9,9 +9,11 @@ from enum import Enum
 from typing import Any
 
 from controller.docker_service import Container, Usage
-from controller.errors import DeadlineExceeded, ModelPreparing, OrchestrarError
+from controller.errors import OrchestrarError
+from controller.placement import Amount
 from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
+from controller.supervisor.backoff import Failures
 
 
 class State(str, Enum):
@@ -94,6 +96,9 @@ class Attempt:
 
     started_at: float
     only_prepares: bool = False
+    adopts: bool = False
+    unasked: bool = False
+    admitted_at: float | None = None
     is_prepared: bool = False
     cancelled: bool = False
     done: bool = False
@@ -108,7 +113,10 @@ class Slot:
     changed: threading.Condition
     state: State = State.STOPPED
     container: Container | None = None
+    holds: Amount | None = None
+    waits_for: tuple[str, ...] = ()
     leases: int = 0
+    service_s: float | None = None
     queue: list[object] = field(default_factory=list)
     attempt: Attempt | None = None
     stop_requested: bool = False
@@ -119,10 +127,13 @@ class Slot:
     ready_at: float | None = None
     used_at: float | None = None
     start_s: float | None = None
+    reload_s: float | None = None
+    failures: Failures = field(default_factory=Failures)
     phases: dict[str, Any] = field(default_factory=dict)
     keep_alive_s: float | None = None
     stop_not_before: float = 0.0
     usage: Usage | None = None
+    peak_bytes: int = 0
     drifted: bool = False
 
     def enter(self, state: State) -> None:
@@ -147,69 +158,3 @@ class Slot:
         if self.state is not State.READY or self.leases or self.queue or timeout_s is None or self.used_at is None:
             return None
         return max(self.used_at + timeout_s, self.stop_not_before)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelView:
-    """What the API shows of a model."""
-
-    spec: ModelSpec
-    state: State
-    port: int
-    container: Container | None
-    in_flight: int
-    waiting: int
-    uptime_s: float | None
-    last_used_s_ago: float | None
-    idle_timeout_s: float | None
-    idle_stop_in_s: float | None
-    start_s: float | None
-    phases: dict[str, Any]
-    progress: PreparationProgress | None
-    error: OrchestrarError | None
-    usage: Usage | None
-    drifted: bool
-
-
-def view_of(slot: Slot, now: float, port: int) -> ModelView:
-    """The slot as others may see it; `now` is monotonic, `port` the one it gets at its next start."""
-    deadline = slot.idle_deadline()
-    return ModelView(
-        spec=slot.spec,
-        state=slot.state,
-        port=(slot.container.port if slot.container else None) or port,
-        container=slot.container,
-        in_flight=slot.leases,
-        waiting=len(slot.queue),
-        uptime_s=None if slot.ready_at is None else now - slot.ready_at,
-        last_used_s_ago=None if slot.used_at is None else now - slot.used_at,
-        idle_timeout_s=slot.idle_timeout_s(),
-        idle_stop_in_s=None if deadline is None else max(deadline - now, 0.0),
-        start_s=slot.start_s,
-        phases=dict(slot.phases),
-        progress=slot.progress,
-        error=slot.error,
-        usage=slot.usage,
-        drifted=slot.drifted,
-    )
-
-
-def too_late(slot: Slot) -> OrchestrarError:
-    """What to tell a request whose time is up."""
-    if slot.state is State.PREPARING:
-        done = slot.progress.fraction if slot.progress else None
-        percent = None if done is None else round(100 * done)
-        return ModelPreparing(
-            f"{slot.spec.id} is being prepared ({slot.progress.phase if slot.progress else 'downloading'}"
-            f"{'' if percent is None else f', {percent} %'}); it goes on in the background, try again soon",
-            retry_after_s=10.0,
-            details={"percent": percent},
-        )
-    if slot.state is State.READY:
-        return DeadlineExceeded(
-            f"{slot.spec.id} is busy: {slot.leases} requests in flight and {len(slot.queue)} waiting; try again later"
-        )
-    return DeadlineExceeded(
-        f"{slot.spec.id} was not ready in time (it is {slot.state.value}); it goes on, and `max_wait` in models.yaml "
-        "is how long a request waits"
-    )

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from controller.docker_service import Container, Usage
-from controller.errors import Cancelled, StartFailed
+from controller.errors import Cancelled, StartFailed, StartInterrupted
 from controller.model_facts import ModelFacts
+from controller.placement import Amount
 from controller.preparation import OnProgress, PreparationProgress
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock
+from controller.supervisor.evidence import start_failure
 from controller.supervisor.model import State
+from controller.supervisor.stalling import Signs
 
 POLL_S = 0.05
 LOOK_EVERY_S = 0.25
@@ -46,6 +49,14 @@ class Backend(Protocol):
 
     def logs(self, container_id: str) -> list[str]: ...
 
+    def working_set(self, container_id: str) -> int | None: ...
+
+    def room(self, used_bytes: int) -> Amount: ...
+
+    def needs(self, model_id: str, *, limit_bytes: int | None = None) -> Amount: ...
+
+    def observe(self, model_id: str, used_bytes: int) -> None: ...
+
     def usage(self, container_ids: list[str]) -> dict[str, Usage]: ...
 
     def drifted(self, containers: list[Container]) -> set[str]: ...
@@ -57,6 +68,11 @@ class Backend(Protocol):
 
 class Reporter(Protocol):
     """How a start tells its supervisor where it is."""
+
+    @property
+    def adopts(self) -> bool: ...
+
+    def admit(self) -> None: ...
 
     def entered(self, state: State) -> None: ...
 
@@ -90,18 +106,25 @@ class Starter:
         return self._up(spec, reporter, self._clock.monotonic())
 
     def _bring_up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
+        if reporter.adopts or not self._backend.is_prepared(spec.id):
+            if (running := self._running(spec, reporter)) is not None:
+                return running
+            self._prepare(spec, reporter, only_if_missing=True)
+        reporter.admit()
         begun = self._clock.monotonic()
         resumed = self._backend.resume(spec.id)
         if resumed is not None:
             reporter.entered(State.STARTING)
             return self._started(spec, resumed, reporter, begun)
+        return self._running(spec, reporter) or self._up(spec, reporter, begun)
+
+    def _running(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]] | None:
+        """The model as somebody else has started it, once it answers; None when it does not run."""
         found = self._backend.find(spec.id)
-        if found is not None and found.running:
-            reporter.entered(State.STARTING)
-            return self._wait(spec, found, reporter)
-        if self._prepare(spec, reporter, only_if_missing=True):
-            begun = self._clock.monotonic()
-        return self._up(spec, reporter, begun)
+        if found is None or not found.running:
+            return None
+        reporter.entered(State.STARTING)
+        return self._wait(spec, found, reporter)
 
     def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> bool:
         """Make what is missing, or all; whether there was anything to do."""
@@ -133,8 +156,8 @@ class Starter:
 
     def _wait(self, spec: ModelSpec, container: Container, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
         """Poll /health, racing the container's exit; `start_timeout` counts from the last sign of progress."""
-        phase, progress_at = "", self._clock.monotonic()
-        looked_at = progress_at
+        signs = Signs(container, self._backend.logs, spec.start_timeout_s, self._clock.monotonic())
+        looked_at = self._clock.monotonic()
         while True:
             if reporter.closing():
                 raise Cancelled("the controller is shutting down; the model goes on starting")
@@ -145,13 +168,14 @@ class Starter:
             now = self._clock.monotonic()
             if health.ready:
                 return container, health.phases
-            if health.phase != phase:
-                phase, progress_at = health.phase, now
+            signs.phase(health.phase, now)
             if now - looked_at >= (LOOK_EVERY_S if health.refused else LOOK_ANYWAY_S):
                 looked_at = now
-                container = self._still_running(spec, container, phase)
-            if now - progress_at >= spec.start_timeout_s:
-                self._give_up(spec, container, phase)
+                signs.memory(self._backend.working_set(container.id), now)
+                container = self._still_running(spec, container, signs)
+                signs.log(now)
+            if signs.are_missing(now):
+                self._give_up(spec, container, signs)
             self._clock.sleep(POLL_S)
 
     def _look(self, container: Container) -> Readiness:
@@ -159,39 +183,27 @@ class Starter:
             return Readiness(ready=False, refused=True)
         return self._probe(container.port, container.ready_path)
 
-    def _still_running(self, spec: ModelSpec, container: Container, phase: str) -> Container:
+    def _still_running(self, spec: ModelSpec, container: Container, signs: Signs) -> Container:
         now = self._backend.inspect(container.id)
         if now is None:
-            raise StartFailed(f"{spec.id}: its container was removed while it started; try again")
+            raise StartInterrupted(f"{spec.id}: its container was removed while it started; try again")
         if now.status == "paused":
-            raise StartFailed(
+            raise StartInterrupted(
                 f"{spec.id} is paused by hand; `docker unpause {now.name}` lets it go on",
                 details={"phase": "paused"},
             )
         if not now.running:
-            raise self._failed(spec, now, phase)
+            raise start_failure(
+                spec.id, now, signs.last_phase, self._backend.logs(container.id), signs.peak_bytes or None
+            )
         return now
 
-    def _give_up(self, spec: ModelSpec, container: Container, phase: str) -> None:
+    def _give_up(self, spec: ModelSpec, container: Container, signs: Signs) -> None:
         log = self._backend.logs(container.id)
         self._backend.stop(container.id, grace_s=0)
+        phase = signs.last_phase or "starting"
         raise StartFailed(
-            f"{spec.id} made no progress for {spec.start_timeout_s:g} s while {phase or 'starting'} and was stopped; "
+            f"{spec.id} made no progress for {spec.start_timeout_s:g} s while {phase} and was stopped; "
             "its last log lines are in details.log, and `start_timeout` in models.yaml allows more",
-            details=container.card(phase or "starting", log),
-        )
-
-    def _failed(self, spec: ModelSpec, container: Container, phase: str) -> StartFailed:
-        """The failure card: cause of death from Docker's own evidence."""
-        log = self._backend.logs(container.id)
-        if container.oom_killed:
-            limit = f"{container.memory_limit_bytes // 1024**2}m"
-            what = f"{spec.id} ran out of memory while starting, at its limit of {limit}"
-            fix = f"raise its resources.memory above {limit} in models.yaml, or leave it out to have it estimated"
-        else:
-            last = next((line for line in reversed(log) if line.strip()), container.error or "it wrote nothing")
-            what, fix = f"{spec.id} ended while starting (exit code {container.exit_code}): {last}", ""
-        return StartFailed(
-            f"{what}; {fix}" if fix else what,
-            details=container.card(phase or "starting", log, fix),
+            details=container.card(phase, log, peak_bytes=signs.peak_bytes or None),
         )

@@ -11,15 +11,15 @@ from controller.errors import ModelBusy, OrchestrarError
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.model import RESTING, CancelToken, Lease, ModelView, Slot, State, view_of
+from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
+from controller.supervisor.model import RESTING, CancelToken, Lease, Slot, State
+from controller.supervisor.plan import Plan
 from controller.supervisor.pulling import Pull, is_pull
 from controller.supervisor.starting import Backend
 from controller.supervisor.turns import Turns, refuse_while_stopping
+from controller.supervisor.view import ModelView, view_of
 
 log = logging.getLogger(__name__)
-
-STOP_AGAIN_AFTER_S = 10.0
 
 
 class Supervisor:
@@ -43,7 +43,14 @@ class Supervisor:
         self._lock = threading.Lock()
         self._monitor_wakes = threading.Condition(self._lock)
         self._monitor_sleeps_until: float | None = None
-        self._life = Lifecycle(backend, probe, self._clock, self._lock, self._monitor_wakes.notify_all)
+        self._life = Lifecycle(
+            backend,
+            probe,
+            self._clock,
+            self._lock,
+            slots=lambda: self._slots.values(),
+            on_ready=self._monitor_wakes.notify_all,
+        )
         self._turns = Turns(self._life, self._clock)
         self._slots = {
             spec.id: Slot(spec, threading.Condition(self._lock), self._life.resting_state(spec.id))
@@ -65,18 +72,24 @@ class Supervisor:
         with self._lock:
             ready_at = self._turns.take(slot, begun, deadline, token)
             assert slot.container is not None
+            taken_at = self._clock.monotonic()
             return Lease(
                 model_id,
                 slot.container,
                 start_s=ready_at - begun,
-                queue_s=self._clock.monotonic() - ready_at,
-                release=lambda keep: self._release(slot, keep),
+                queue_s=taken_at - ready_at,
+                release=lambda keep: self._release(slot, taken_at, keep),
             )
 
     def run(
         self, model_id: str, *, wait: bool, token: CancelToken | None = None, keep_alive_s: float | None = None
     ) -> ModelView:
-        """Start the model and, with `wait`, return when it is ready; raises like `acquire`."""
+        """Start the model and, with `wait`, return when it is ready; raises like `acquire`.
+
+        One that is left alone after failures is tried at once.
+        """
+        with self._lock:
+            self._slots[model_id].failures.forgive()
         if wait:
             self.acquire(model_id, token=token).release(keep_alive_s=keep_alive_s)
         else:
@@ -128,6 +141,21 @@ class Supervisor:
             finally:
                 self._life.rest(slot)
 
+    def plan(self, model_id: str) -> Plan:
+        """What a start of the model would come to now; nothing is done. Raises like the backend's `room`."""
+        slot = self._slots[model_id]
+        needed, room = self._backend.needs(model_id), self._life.admission.room()
+        with self._lock:
+            now = self._clock.monotonic()
+            return Plan(
+                model_id=model_id,
+                state=slot.state,
+                needed=needed,
+                room=room,
+                holders=tuple(self._life.admission.holders(now, without=slot)),
+                placement=self._life.admission.placement(slot, needed, room, waited_s=0.0),
+            )
+
     def view(self, model_id: str) -> ModelView:
         """What can be said of one model now."""
         ports = self._backend.ports()
@@ -152,10 +180,11 @@ class Supervisor:
         containers = self._backend.find_all() if model_id is None else [self._backend.find(model_id)]
         # A running one wins over one that ended, whatever the order.
         found = {c.model_id: c for c in sorted(filter(None, containers), key=lambda c: c.running)}
+        deaths = {slot.spec.id: self._life.death_of(slot, found.get(slot.spec.id)) for slot in slots}
         with self._lock:
             for slot in slots:
                 if slot.epoch == epochs[slot.spec.id]:
-                    self._life.reconcile(slot, found.get(slot.spec.id))
+                    self._life.reconcile(slot, found.get(slot.spec.id), deaths[slot.spec.id])
 
     def reap(self) -> None:
         """Stop every model whose idle deadline has passed; returns when they have stopped.
@@ -171,10 +200,16 @@ class Supervisor:
             running = [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
         usage = self._backend.usage([container.id for container in running])
         drifted = self._backend.drifted(running)
+        for container in running:
+            if (used := usage.get(container.id)) is not None:
+                self._backend.observe(container.model_id, used.memory_bytes)
         with self._lock:
             for slot in self._slots.values():
                 slot.usage = usage.get(slot.container.id) if slot.container else None
+                slot.peak_bytes = max(slot.peak_bytes, slot.usage.memory_bytes if slot.usage else 0)
                 slot.drifted = slot.spec.id in drifted
+        for slot in self._slots.values():
+            self._life.recount(slot)
 
     def rest_until_due(self, look_at: float) -> bool:
         """Wait until a model's idle deadline or `look_at` (monotonic); False when the supervisor is closing."""
@@ -222,10 +257,14 @@ class Supervisor:
                 slot.stop_requested = False
                 slot.changed.notify_all()
 
-    def _release(self, slot: Slot, keep_alive_s: float | None) -> None:
+    def _release(self, slot: Slot, taken_at: float, keep_alive_s: float | None) -> None:
         with self._lock:
             slot.leases -= 1
             slot.used_at = self._clock.monotonic()
+            served_s = slot.used_at - taken_at
+            slot.service_s = served_s if slot.service_s is None else slot.service_s + 0.2 * (served_s - slot.service_s)
+            if not slot.leases and not slot.queue:
+                self._life.admission.nudge()
             if keep_alive_s is not None:
                 slot.keep_alive_s = keep_alive_s
             slot.changed.notify_all()

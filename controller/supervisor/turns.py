@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 
-from controller.errors import Cancelled, ModelStopping, Overloaded, Unavailable
+from controller.errors import BackingOff, Cancelled, ModelStopping, Overloaded, Unavailable
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.model import RESTING, CancelToken, Slot, State, too_late
+from controller.supervisor.model import RESTING, CancelToken, Slot, State
+from controller.supervisor.view import too_late
 
 
 class Turns:
@@ -38,7 +39,8 @@ class Turns:
         if must_wait and len(slot.queue) >= slot.spec.max_concurrency + slot.spec.max_queue:
             raise Overloaded(
                 f"{slot.spec.id} has {slot.leases} requests in flight and {len(slot.queue)} waiting, which is all it "
-                "takes; try again soon, or raise max_queue in models.yaml"
+                "takes; try again soon, or raise max_queue in models.yaml",
+                retry_after_s=queue_s(slot, self._clock.monotonic()),
             )
         ticket = object()
         slot.queue.append(ticket)
@@ -51,6 +53,7 @@ class Turns:
         while True:
             refuse_while_stopping(slot)
             if slot.state in RESTING:
+                refuse_while_backing_off(slot, self._clock.monotonic())
                 self._life.begin(slot)
             if slot.state is State.READY:
                 ready_at = self._clock.monotonic() if ready_at is None else ready_at
@@ -72,6 +75,28 @@ class Turns:
         if attempt is not None and attempt.done and attempt.error is not None:
             # Each waiter raises its own: one exception raised by many would hold all their frames.
             raise copy.copy(attempt.error)
+
+
+def refuse_while_backing_off(slot: Slot, now: float) -> None:
+    """Raise BackingOff while the model is left alone after failures; `now` is monotonic."""
+    left_s = slot.failures.retry_in_s(now)
+    if left_s > 0:
+        why = slot.error.message if slot.error else "it ended"
+        raise BackingOff(
+            f"{slot.spec.id} failed {slot.failures.in_a_row} times in a row and is left alone for {left_s:.0f} s more; "
+            f"POST /run tries at once. The last time: {why}",
+            details={**(slot.error.details if slot.error else {}), "retry_in_s": round(left_s, 1)},
+            retry_after_s=left_s,
+        )
+
+
+def queue_s(slot: Slot, now: float) -> float:
+    """How long it takes until those who wait now have been served, as far as that can be told; 1 to 60 s."""
+    start_s = 0.0
+    if slot.attempt is not None and slot.reload_s is not None:
+        start_s = max(slot.reload_s - (now - slot.attempt.started_at), 0.0)
+    served_s = (slot.service_s or 0.0) * len(slot.queue) / slot.spec.max_concurrency
+    return min(max(start_s + served_s, 1.0), 60.0)
 
 
 def refuse_while_stopping(slot: Slot) -> None:

@@ -1,0 +1,51 @@
+"""The stall timer of a start: any sign of progress extends it, silence ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from controller.docker_service import Container
+
+# Weights that are being read show as memory; less than that is no sign of it.
+GROWTH_BYTES = 16 * 1024 * 1024
+# How often within its time a container that shows nothing else is asked whether it has written something.
+LOOKS_AT_LOG = 4
+
+
+class Signs:
+    """What a starting container has shown of itself. Times are monotonic seconds."""
+
+    def __init__(self, container: Container, logs: Callable[[str], list[str]], timeout_s: float, now: float) -> None:
+        self._container = container
+        self._logs = logs
+        self._timeout_s = timeout_s
+        self._progress_at = now
+        self._log_looked_at = now
+        self._log: list[str] | None = None
+        self._grown_to = 0
+        self.last_phase = ""
+        self.peak_bytes = 0
+
+    def phase(self, phase: str, now: float) -> None:
+        """What its server says that it is doing."""
+        if phase != self.last_phase:
+            self.last_phase, self._progress_at = phase, now
+
+    def memory(self, used_bytes: int | None, now: float) -> None:
+        """What it uses; None where that cannot be read."""
+        self.peak_bytes = max(self.peak_bytes, used_bytes or 0)
+        if self.peak_bytes >= self._grown_to + GROWTH_BYTES:
+            self._grown_to, self._progress_at = self.peak_bytes, now
+
+    def log(self, now: float) -> None:
+        """Look at its last lines, now and then: that costs a call of Docker."""
+        if now - self._log_looked_at < self._timeout_s / LOOKS_AT_LOG:
+            return
+        self._log_looked_at = now
+        log = self._logs(self._container.id)
+        if log and log != self._log:
+            self._log, self._progress_at = log, now
+
+    def are_missing(self, now: float) -> bool:
+        """Whether its time is up without any of these."""
+        return now - self._progress_at >= self._timeout_s

@@ -1,0 +1,176 @@
+"""The memory budget: who waits, who goes, and that nobody is lost or starved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controller.docker_service import Usage
+from controller.errors import DeadlineExceeded, DockerUnavailable, NoRoom
+from controller.placement import Amount
+from controller.supervisor import State, Supervisor
+from tests.fakes import HANG_S, make_container
+from tests.supervisor.house import House, error_of, until
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def tight(house: House) -> House:
+    """Room for one of the two models."""
+    house.backend.budget = Amount(memory_bytes=GIB)
+    house.backend.need = {"tiny": Amount(memory_bytes=GIB), "other": Amount(memory_bytes=GIB)}
+    return house
+
+
+def serve(house: House, model_id: str) -> None:
+    house.supervisor.acquire(model_id).release()
+
+
+class TestEviction:
+    def test_an_idle_model_makes_room(self, tight: House) -> None:
+        """The one that has had its residency is stopped for the other, which then starts; both still work."""
+        serve(tight, "tiny")
+        tight.clock.advance(10)
+        serve(tight, "other")
+        assert (tight.state("tiny"), tight.state("other")) == (State.STOPPED, State.READY)
+        tight.clock.advance(10)
+        serve(tight, "tiny")
+        assert tight.backend.calls == ["up tiny", "stop tiny-1", "up other", "stop other-2", "up tiny"]
+
+    def test_one_that_just_became_ready_keeps_its_place(self, tight: House) -> None:
+        """Within its `min_residency` an idle model is not stopped; the request waits and gets its model after that."""
+        serve(tight, "tiny")
+        waiting = tight.later(serve, tight, "other")
+        tight.clock.until_waiting(2)
+        assert tight.supervisor.view("other").waits_for == ("tiny",)
+        assert tight.state("tiny") is State.READY
+        tight.clock.advance(10)
+        waiting.result(HANG_S)
+
+    def test_unbroken_traffic_starves_nobody(self, tight: House) -> None:
+        """After `min_residency` of waiting the busy model admits nobody new, ends what it has, and goes; those who came
+        meanwhile get it back in their turn."""
+        first = tight.supervisor.acquire("tiny")
+        waiting = tight.later(tight.supervisor.acquire, "other")
+        tight.clock.until_waiting(2)
+        tight.supervisor.acquire("tiny").release()
+        tight.clock.advance(10)
+        until(lambda: tight.state("tiny") is State.DRAINING)
+        newcomer = tight.later(tight.supervisor.acquire, "tiny")
+        tight.clock.until_waiting(4)
+        assert not waiting.done()
+        first.release()
+        waiting.result(HANG_S).release()
+        assert not newcomer.done()
+        tight.clock.advance(10)
+        newcomer.result(HANG_S).release()
+
+    def test_a_place_that_nobody_wants_any_more_is_kept(self, tight: House) -> None:
+        """When the waiting request's time is up, the busy model that was to go admits requests again."""
+        first = tight.supervisor.acquire("tiny")
+        waiting = tight.later(tight.supervisor.acquire, "other", max_wait_s=20)
+        tight.clock.until_waiting(2)
+        tight.clock.advance(10)
+        until(lambda: tight.state("tiny") is State.DRAINING)
+        tight.clock.advance(10)
+        error = error_of(waiting)
+        assert isinstance(error, DeadlineExceeded)
+        assert "memory" in error.message
+        assert "tiny" in error.message
+        until(lambda: tight.state("tiny") is State.READY)
+        tight.supervisor.acquire("tiny").release()
+        first.release()
+        assert tight.settled("other") is State.STOPPED
+
+    def test_pinned_models_stay_and_are_named(self, tight: House) -> None:
+        """Nothing can go: 503 at once, with the one that holds the memory."""
+        tight.supervisor = _pinned(tight)
+        serve(tight, "tiny")
+        error = error_of(tight.later(serve, tight, "other"))
+        assert isinstance(error, NoRoom)
+        assert error.details["held_by"] == ["tiny"]
+        assert "tiny holds" in error.message
+        assert tight.state("other") is State.STOPPED
+
+    def test_more_than_there_is_at_all_is_refused(self, tight: House) -> None:
+        tight.backend.need["other"] = Amount(memory_bytes=2 * GIB)
+        serve(tight, "tiny")
+        error = error_of(tight.later(serve, tight, "other"))
+        assert isinstance(error, NoRoom)
+        assert "lower its resources.memory" in error.message
+        assert tight.state("tiny") is State.READY
+
+    def test_a_victim_that_cannot_be_stopped_goes_on(self, tight: House) -> None:
+        """The stop failed: it serves as before, and 10 s later it is told to go once more."""
+        serve(tight, "tiny")
+        tight.clock.advance(10)
+        tight.backend.stop_error = DockerUnavailable("away")
+        waiting = tight.later(serve, tight, "other")
+        until(lambda: tight.backend.calls.count("stop tiny-1") == 1 and tight.state("tiny") is State.READY)
+        serve(tight, "tiny")
+        tight.backend.stop_error = None
+        tight.clock.until_waiting(2)
+        tight.clock.advance(10)
+        waiting.result(HANG_S)
+
+    def test_what_was_started_by_hand_is_adopted_over_budget(self, tight: House) -> None:
+        """People may start what they like; it counts, and nothing is stopped for it."""
+        serve(tight, "tiny")
+        tight.backend.containers["by-hand"] = make_container("other", id="by-hand", port=9002)
+        tight.supervisor.adopt()
+        assert tight.settled("other") is State.READY
+        assert tight.state("tiny") is State.READY
+        assert tight.supervisor.view("other").holds_bytes == GIB
+
+    def test_a_stop_frees_the_place(self, tight: House) -> None:
+        """A waiting start goes on as soon as somebody stops the other model."""
+        held = tight.supervisor.acquire("tiny")
+        waiting = tight.later(serve, tight, "other")
+        tight.clock.until_waiting(2)
+        held.release()
+        tight.supervisor.stop("tiny")
+        waiting.result(HANG_S)
+
+    def test_a_start_that_waits_can_be_stopped(self, tight: House) -> None:
+        serve(tight, "tiny")
+        waiting = tight.later(serve, tight, "other")
+        tight.clock.until_waiting(2)
+        tight.supervisor.stop("other")
+        assert error_of(waiting).code == "model_stopping"
+        assert tight.state("other") is State.STOPPED
+
+
+class TestCounting:
+    def test_what_is_measured_is_taken_note_of(self, house: House) -> None:
+        serve(house, "tiny")
+        house.backend.usage = lambda container_ids: {i: Usage(cpu_percent=0, memory_bytes=77) for i in container_ids}  # type: ignore[method-assign]
+        house.backend.need["tiny"] = Amount(memory_bytes=99)
+        house.supervisor.measure()
+        assert house.backend.observed == {"tiny": 77}
+        assert house.supervisor.view("tiny").holds_bytes == 99
+
+    def test_a_stopped_model_holds_nothing(self, house: House) -> None:
+        serve(house, "tiny")
+        assert house.supervisor.view("tiny").holds_bytes == 1
+        house.supervisor.stop("tiny")
+        assert house.supervisor.view("tiny").holds_bytes is None
+
+
+class TestPlan:
+    def test_it_tells_and_does_nothing(self, tight: House) -> None:
+        serve(tight, "tiny")
+        plan = tight.supervisor.plan("other")
+        assert plan.verdict == "tiny would be stopped for it, in 10 s at the earliest"
+        tight.clock.advance(10)
+        assert tight.supervisor.plan("other").verdict == "tiny would be stopped for it"
+        assert tight.supervisor.plan("tiny").verdict == "it runs already"
+        assert tight.state("tiny") is State.READY
+        assert tight.backend.calls == ["up tiny"]
+
+
+def _pinned(house: House) -> Supervisor:
+
+    house.specs["tiny"] = replace(house.specs["tiny"], pinned=True)
+    return house.boot()
