@@ -18,6 +18,7 @@ RULES: dict[str, set[str]] = {
     "clients": set(),
     "turnstile": set(),
     "pump": {"errors", "turnstile"},
+    "metrics": {"prometheus_client"},
     "placement": set(),
     "budget": {"files", "placement"},
     "model_facts": set(),
@@ -38,13 +39,14 @@ RULES: dict[str, set[str]] = {
     "upstream": {"errors", "http1", "turnstile"},
     "proxy": {"errors", "http1", "readiness", "turnstile", "upstream"},
     "supervisor": {"registry", "docker_service", "preparation", "errors", "readiness", "model_facts", "turnstile",
-                   "placement"},
+                   "placement", "metrics"},
     "relay": {"supervisor", "proxy", "errors"},
     "event_stream": {"relay", "errors"},
     "composition": {"settings", "registry", "rendering", "ports", "sources", "docker_service", "preparation",
                     "deployment", "images", "engines", "errors", "budget"},
     "api": {"flask", "werkzeug", "gunicorn", "pydantic", "supervisor", "registry", "relay", "proxy", "clients",
-            "pump", "event_stream", "docker_service", "preparation", "engines", "errors", "model_facts", "placement"},
+            "pump", "event_stream", "docker_service", "preparation", "engines", "errors", "model_facts", "placement",
+            "metrics"},
     "app": {"flask", "api", "clients", "composition", "docker_service", "errors", "proxy", "pump", "registry", "relay",
             "rendering", "settings", "supervisor", "upstream"},
     "worker": {"gunicorn", "api", "errors", "turnstile"},
@@ -52,7 +54,13 @@ RULES: dict[str, set[str]] = {
     "gunicorn_conf": {"composition", "errors", "settings"},
 }  # fmt: skip
 # The only home of each of these libraries.
-HOMES = {"python_on_whales": "docker_service", "flask": "api app", "jinja2": "rendering", "yaml": "registry"}
+HOMES = {
+    "python_on_whales": "docker_service",
+    "flask": "api app",
+    "jinja2": "rendering",
+    "yaml": "registry",
+    "prometheus_client": "metrics",
+}
 
 
 def imports_of(file: Path) -> set[str]:

@@ -13,6 +13,7 @@ from controller.api.services import services
 from controller.api.tasks import CHAT, TEXT, require
 from controller.api.views import model_row, plan_body, pulled, seconds, status_row
 from controller.errors import BodyInvalid
+from controller.metrics import CONTENT_TYPE
 from controller.supervisor import State
 
 blueprint = Blueprint("native", __name__)
@@ -49,6 +50,12 @@ def status() -> Response:
     rows = [status_row(view, engines[view.spec.engine]) for view in services().supervisor.snapshot()]
     used_bytes = sum(row["memory_bytes"] or 0 for row in rows)
     return jsonify({"models": rows, "memory": {"used_bytes": used_bytes}})
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """What is counted, for Prometheus."""
+    return Response(services().supervisor.metrics.text(), content_type=CONTENT_TYPE)
 
 
 @blueprint.get("/plan")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from controller.errors import Cancelled, NoRoom
+from controller.metrics import Metrics
 from controller.placement import Amount, Holder, Placement, place
 from controller.supervisor.clock import Clock
 from controller.supervisor.model import Attempt, Slot, State
@@ -29,7 +30,9 @@ class Admission:
         clock: Clock,
         lock: threading.Lock,
         evict: Callable[[Slot, Callable[[], bool]], None],
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._slots = slots
         self._backend = backend
         self._clock = clock
@@ -37,7 +40,6 @@ class Admission:
         self._evict = evict
         self._waiting: list[Slot] = []
         self._spare: dict[Slot, Amount] = {}
-        self.evictions = 0
 
     def admit(self, slot: Slot, attempt: Attempt, is_closing: Callable[[], bool]) -> None:
         """Give the model its part of the budget; blocks until there is room. Called without the lock.
@@ -133,7 +135,7 @@ class Admission:
             if victim.spec.id in victims:
                 log.info("%s: leaves its memory to %s", victim.spec.id, slot.spec.id)
                 victim.enter(State.DRAINING)
-                self.evictions += 1
+                self._metrics.evicted(victim.spec.id)
                 name = f"evict {victim.spec.id}"
                 wanted = lambda: slot in self._waiting  # noqa: E731
                 threading.Thread(target=self._evict, args=(victim, wanted), name=name, daemon=True).start()

@@ -11,6 +11,7 @@ from typing import Any
 
 from controller.docker_service import Container
 from controller.errors import DockerError, ModelDied, ModelStopping, NoRoom, OrchestrarError
+from controller.metrics import Metrics
 from controller.readiness import Readiness
 from controller.supervisor.admission import Admission
 from controller.supervisor.clock import Clock
@@ -38,11 +39,13 @@ class Lifecycle:
         lock: threading.Lock,
         slots: Callable[[], Iterable[Slot]],
         on_ready: Callable[[], None],
+        metrics: Metrics,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._metrics = metrics
         self._backend = backend
         self._jitter = jitter
-        self.admission = Admission(slots, backend, clock, lock, self._evict)
+        self.admission = Admission(slots, backend, clock, lock, self._evict, metrics)
         self._starter = Starter(backend, probe, clock)
         self._clock = clock
         self._lock = lock
@@ -141,6 +144,7 @@ class Lifecycle:
         served_s = now - slot.ready_at if slot.ready_at is not None else 0.0
         slot.container, slot.ready_at, slot.holds, slot.error = None, None, None, death
         if death is not None:
+            self._metrics.died(slot.spec.id)
             slot.failures.died(now, served_s=served_s, jitter=self._jitter)
         self.admission.nudge()
         slot.enter(State.FAILED if slot.failures.retry_in_s(now) else State.STOPPED)
@@ -190,6 +194,7 @@ class Lifecycle:
             slot.enter(State.READY)
             self.admission.nudge()
             self._on_ready()
+        self._metrics.started(slot.spec.id, slot.start_s)
         told = ", ".join(f"{name.removesuffix('_s')} {took}" for name, took in phases.items())
         log.info("%s: ready on port %s after %.2f s (%s)", slot.spec.id, container.port, slot.start_s, told)
 
@@ -198,6 +203,7 @@ class Lifecycle:
         if attempt.cancelled:
             error = ModelStopping(f"{slot.spec.id} was stopped while it started; a new request starts it again")
         log.warning("%s: the start ended: %s", slot.spec.id, error.message)
+        self._metrics.start_failed(slot.spec.id, error.code)
         with self._lock:
             now = self._clock.monotonic()
             if error.backs_off:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from controller.errors import ModelBusy, OrchestrarError
+from controller.metrics import Gauges, Metrics
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock, SystemClock
@@ -17,7 +18,7 @@ from controller.supervisor.plan import Plan
 from controller.supervisor.pulling import Pull, is_pull
 from controller.supervisor.starting import Backend
 from controller.supervisor.turns import Turns, refuse_while_stopping
-from controller.supervisor.view import ModelView, view_of
+from controller.supervisor.view import ModelView, gauges_of, view_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ class Supervisor:
         *,
         clock: Clock | None = None,
         stop_grace_s: int = 30,
+        metrics: Metrics | None = None,
     ) -> None:
+        self.metrics = metrics or Metrics()
         self._backend = backend
         self._clock = clock or SystemClock()
         self._stop_grace_s = stop_grace_s
@@ -50,7 +53,9 @@ class Supervisor:
             self._lock,
             slots=lambda: self._slots.values(),
             on_ready=self._monitor_wakes.notify_all,
+            metrics=self.metrics,
         )
+        self.metrics.show(self.gauges)
         self._turns = Turns(self._life, self._clock)
         self._slots = {
             spec.id: Slot(spec, threading.Condition(self._lock), self._life.resting_state(spec.id))
@@ -69,17 +74,22 @@ class Supervisor:
         deadline = begun + (slot.spec.max_wait_s if max_wait_s is None else max_wait_s)
         if token is not None:
             token.on_cancel(lambda: self._wake(slot))
-        with self._lock:
-            ready_at = self._turns.take(slot, begun, deadline, token)
-            assert slot.container is not None
-            taken_at = self._clock.monotonic()
-            return Lease(
-                model_id,
-                slot.container,
-                start_s=ready_at - begun,
-                queue_s=taken_at - ready_at,
-                release=lambda keep: self._release(slot, taken_at, keep),
-            )
+        try:
+            with self._lock:
+                ready_at = self._turns.take(slot, begun, deadline, token)
+                container, taken_at = slot.container, self._clock.monotonic()
+        except OrchestrarError as exc:
+            self.metrics.refused(model_id, exc.code)
+            raise
+        assert container is not None
+        self.metrics.waited(model_id, taken_at - begun)
+        return Lease(
+            model_id,
+            container,
+            start_s=ready_at - begun,
+            queue_s=taken_at - ready_at,
+            release=lambda keep: self._release(slot, taken_at, keep),
+        )
 
     def run(
         self, model_id: str, *, wait: bool, token: CancelToken | None = None, keep_alive_s: float | None = None
@@ -168,6 +178,11 @@ class Supervisor:
         with self._lock:
             now = self._clock.monotonic()
             return [view_of(slot, now, ports[slot.spec.id]) for slot in self._slots.values()]
+
+    def gauges(self) -> dict[str, Gauges]:
+        """What is so of each model now, for the metrics."""
+        with self._lock:
+            return {slot.spec.id: gauges_of(slot) for slot in self._slots.values()}
 
     def adopt(self, model_id: str | None = None) -> None:
         """Make memory follow Docker: adopt what runs, let go of what does not; one model, or all.

@@ -7,6 +7,7 @@ from typing import Any
 
 from controller.docker_service import Container, Usage
 from controller.errors import DeadlineExceeded, ModelPreparing, OrchestrarError
+from controller.metrics import Gauges
 from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
 from controller.supervisor.model import Slot, State
@@ -62,6 +63,17 @@ def view_of(slot: Slot, now: float, port: int) -> ModelView:
         waits_for=slot.waits_for,
         failures=slot.failures.in_a_row,
         retry_in_s=slot.failures.retry_in_s(now) or None,
+    )
+
+
+def gauges_of(slot: Slot) -> Gauges:
+    """The slot for the metrics."""
+    return Gauges(
+        state=slot.state.value,
+        in_flight=slot.leases,
+        waiting=len(slot.queue),
+        memory_bytes=None if slot.usage is None else slot.usage.memory_bytes,
+        counted_bytes=None if slot.holds is None else slot.holds.memory_bytes,
     )
 
 
