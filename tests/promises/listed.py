@@ -24,8 +24,7 @@ PROMISES = {
         "within the grace period and 5 s"
     ),
     "L7": (
-        "a crash loop backs off, with a failure card and `retry_at`; what is no failure of the model does not"
-        " count"
+        "a crash loop backs off, with a failure card and `retry_at`; what is no failure of the model does not count"
     ),
     "L8": "the start deadline is a stall timer: progress extends it, silence ends the start",
     "F1": (
@@ -49,13 +48,11 @@ PROMISES = {
     ),
     "F8": "a full disk leaves no half-written file, and serving goes on",
     "F9": (
-        "a broken `models.yaml` on reload keeps the old one and names the line; a good one recreates only "
-        "what changed"
+        "a broken `models.yaml` on reload keeps the old one and names the line; a good one recreates only what changed"
     ),
     "F10": "the wall clock does not matter",
     "F11": (
-        "when its client leaves, the model stops working within 2 s in a stream, within 5 s before the first "
-        "token"
+        "when its client leaves, the model stops working within 2 s in a stream, within 5 s before the first token"
     ),
     "F12": "slow clients cannot starve others",
     "F13": "a hostile model gets a 502, in bounded memory",
