@@ -134,6 +134,12 @@ class House:
         self._process = None
         return code
 
+    def await_death(self) -> None:
+        """Return when the controller, which a test has made kill itself, is gone."""
+        assert self._process is not None
+        self._process.wait(30)
+        self._process = None
+
     def kill(self) -> None:
         """SIGKILL for gunicorn's master and worker at once, as when a machine loses them."""
         assert self._process is not None
