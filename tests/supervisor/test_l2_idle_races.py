@@ -21,7 +21,7 @@ SEED = 20_240
 STOPS_BY_HAND = 0.2
 MUTATION = Mutation(
     "controller/supervisor/supervisor.py",
-    "            slot.enter(State.DRAINING)\n",
+    "            self._life.claim(slot)\n",
     "            pass\n",
     "test_l2_no_request_is_lost_to_an_idle_stop",
 )
@@ -38,8 +38,10 @@ def hasty_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("hasty_threads")
 def test_l2_no_request_is_lost_to_an_idle_stop(pool: ThreadPoolExecutor, figure: Figure) -> None:
-    """One to three requests at the moment when the model falls due, sometimes with a stop by hand: each gets a lease on a
-    container that runs until the release. Only beside a stop by hand may one be refused, with `model_stopping`."""
+    """One to three requests at the moment when the model falls due, sometimes with a stop by hand: each gets a lease.
+
+    Its container runs until the release. Only beside a stop by hand may a request be refused, with `model_stopping`.
+    """
     rng = random.Random(SEED)
     house = House(pool)
     pause = threading.Event()

@@ -14,15 +14,15 @@ from tests.promises.mutation import Mutation
 CLIENTS, EACH = 4, 50
 SEED = 77
 MUTATION = Mutation(
-    "controller/supervisor/lifecycle.py",
-    "slot.enter(resting)\n",
-    "slot.enter(State.FAILED)\n        slot.stop_requested = True\n",
+    "controller/supervisor/turns.py",
+    "if slot.stop_requested:",
+    "if slot.stop_requested or slot.state is State.DRAINING:",
     "test_l2_requests_meet_idle_stops",
 )
 
 
 def test_l2_requests_meet_idle_stops(build_house: Build, figure: Figure) -> None:
-    """200 requests of four clients, each of which lets the model stop right after it (`keep_alive` 0): all are answered."""
+    """Of 200 requests, each of which lets the model stop right after it (`keep_alive` 0), all are answered."""
     house = build_house({"echo": {}})
 
     def client(seed: int) -> list[tuple[int, str]]:
@@ -30,10 +30,10 @@ def test_l2_requests_meet_idle_stops(build_house: Build, figure: Figure) -> None
         answers = []
         for number in range(EACH):
             time.sleep(rng.choice([0, rng.uniform(0, 0.4)]))
-            script = {"tokens": rng.randint(1, 3), "echo": f"{seed}.{number} "}
-            response = house.ask("echo", script, keep_alive=0)
+            tokens, word = rng.randint(1, 3), f"{seed}.{number} "
+            response = house.ask("echo", {"tokens": tokens, "echo": word}, keep_alive=0)
             answers.append((response.status_code, response.text))
-            assert response.status_code != 200 or f"{seed}.{number} " * script["tokens"] == response.json()["text"]
+            assert response.status_code != 200 or word * tokens == response.json()["text"]
         return answers
 
     with house.counted_events("die") as died, ThreadPoolExecutor(CLIENTS) as pool:
