@@ -3,10 +3,10 @@ SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up serve down logs lint test test-fast bench bench-peers clean
+.PHONY: help up serve down logs lint test test-fast faults faults-mutants soak bench bench-peers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 up: ## set everything up and run the controller in the background
 	@$(SETUP) up
@@ -34,6 +34,19 @@ test: ## set everything up, then lint and the whole test suite
 	@$(SETUP) test-env
 	@$(MAKE) --no-print-directory lint
 	$(VENV_PYTHON) -m pytest
+
+faults: ## the tests of docs/reliability.md, and a table of their verdicts and figures (also in faults.json)
+	@$(SETUP) test-env
+	$(VENV_PYTHON) -m pytest tests/docker/faults tests/supervisor -q --promises=faults.json
+
+faults-mutants: ## break each promise by one line, in a copy, and see its test fail (PROMISES="L1 F3" for some)
+	@$(SETUP) test-env
+	$(VENV_PYTHON) -m tests.promises.mutants $(PROMISES)
+
+MINUTES ?= 15
+soak: ## random faults for a while (MINUTES=15); what the controller holds before and after
+	@$(SETUP) test-env
+	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -q -s --soak-minutes=$(MINUTES)
 
 bench-peers: ## build the servers that ours is measured beside, once (minutes)
 	$(PYTHON) -m bench.peers_setup

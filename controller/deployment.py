@@ -15,7 +15,7 @@ from controller.docker_service import Container, DockerService, Usage
 from controller.docker_service.cgroup import working_set_bytes
 from controller.engines import Engine
 from controller.errors import DockerError, ModelBusy, PortTaken, SourceError, StartFailed
-from controller.files import write_atomic
+from controller.files import write_atomic, writing_to
 from controller.images import Images
 from controller.model_facts import ModelFacts
 from controller.placement import Amount
@@ -64,8 +64,8 @@ class Deployment:
         self._resumption = Resumption(docker)
 
     def write(self) -> None:
-        """Render the Compose file and replace it when it changed."""
-        with self._write_lock:
+        """Render the Compose file and replace it when it changed. Raises FilesUnwritable."""
+        with self._write_lock, writing_to(self._compose_file.parent):
             ports = self.ports()
             targets = [self._target(spec, ports[spec.id]) for spec in self._registry.models.values()]
             text = render(
@@ -97,14 +97,15 @@ class Deployment:
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
         """Make all that a start needs: image, files, conversion.
 
-        Raises SourceError, PreparationFailed or a Docker error.
+        Raises SourceError, PreparationFailed, FilesUnwritable or a Docker error.
         """
         spec = self._spec(model_id)
         self._images.fetch(spec, on_progress=on_progress, cancelled=cancelled)
         self._preparation.download(spec, on_progress=on_progress, cancelled=cancelled)
         self.write()
         service = prepare_service(model_id)
-        self._preparation.convert(spec, service=service, on_progress=on_progress, cancelled=cancelled)
+        with writing_to(self._compose_file.parent):
+            self._preparation.convert(spec, service=service, on_progress=on_progress, cancelled=cancelled)
         self.write()
 
     def find_all(self) -> list[Container]:
@@ -233,7 +234,8 @@ class Deployment:
                 "listens) or write another `port:` in models.yaml, or none to have one chosen",
                 details={"port": port},
             )
-        moved = self._ports.move(spec.id, ports.values())
+        with writing_to(self._compose_file.parent):
+            moved = self._ports.move(spec.id, ports.values())
         log.warning("%s: port %d is taken by another program, moving on to %d", spec.id, port, moved)
 
     def _try_up(self, model_id: str) -> DockerError | None:

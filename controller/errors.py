@@ -24,6 +24,7 @@ OrchestrarError
 │   ├── ImageMissing           503 image_missing     `details` holds the commands that fetch it
 │   ├── PreparationFailed      503 preparation_failed
 │   ├── PortTaken              503 port_taken
+│   ├── FilesUnwritable        503 files_unwritable
 │   ├── DockerUnavailable      503 docker_unavailable
 │   └── SourceError            503 source_failed     a download or a look at a model's files failed
 │       ├── ChecksumMismatch   503 checksum_mismatch
@@ -168,6 +169,12 @@ class NoRoom(Unavailable):
     """The memory budget has no place for the model, and nothing that holds it can go."""
 
     code = "insufficient_memory"
+
+
+class FilesUnwritable(Unavailable):
+    """The controller cannot keep what it has to: a full disk, or one that is read-only now."""
+
+    code = "files_unwritable"
 
 
 class StartFailed(Unavailable):

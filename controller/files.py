@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from controller.errors import FilesUnwritable
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -33,3 +36,15 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn what the operating system says to a write within the block into FilesUnwritable."""
+    try:
+        yield
+    except OSError as exc:
+        raise FilesUnwritable(
+            f"the controller cannot write its files ({exc.strerror or exc}: {exc.filename or folder}); free some space "
+            "there, or give it the right to write; what runs serves on"
+        ) from exc

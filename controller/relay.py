@@ -117,6 +117,8 @@ class Relay:
             start_s, queue_s = start_s + lease.start_s, queue_s + lease.queue_s
             try:
                 upstream = self._proxy.post(lease.port, path, body, headers, token.on_cancel)
+                # Some servers send a head long before they have anything to say, and the client has nothing yet.
+                upstream.await_body()
             except ModelDied as exc:
                 lease.release(keep_alive_s=keep_alive_s)
                 if token.cancelled:

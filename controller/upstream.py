@@ -102,6 +102,14 @@ class Upstream:
         self._failed = ModelDied(_BROKE_OFF)
         self._failed.__cause__ = cause
 
+    def await_body(self) -> None:
+        """Return when the body's first bytes are here; `read_piece` gives them. Raises like it, and is closed then."""
+        try:
+            self._begun = self.read_piece()
+        except BaseException:
+            self.close()
+            raise
+
     def read_piece(self) -> bytes:
         """What has arrived, at least one byte; empty at the proper end.
 

@@ -161,8 +161,9 @@ class FakeBackend:
         if self.up_error is not None:
             raise self.up_error
         container = make_container(model_id, id=f"{model_id}-{next(self._numbers)}")
-        self.containers = {i: c for i, c in self.containers.items() if c.model_id != model_id}
-        self.containers[container.id] = self.after_up(container)
+        others = {i: c for i, c in self.containers.items() if c.model_id != model_id}
+        # In one go: other threads look at them meanwhile.
+        self.containers = {**others, container.id: self.after_up(container)}
         return container
 
     def stop(self, container_id: str, *, grace_s: int) -> None:

@@ -77,10 +77,20 @@ class Lifecycle:
             while not attempt.done:
                 self._clock.wait(slot.changed, None)
 
-    def retire(self, slot: Slot, *, drain_s: float) -> None:
-        """Drain, stop whatever serves the model, and come to rest. When that fails the model stays what it was."""
+    def claim(self, slot: Slot) -> None:
+        """Take the right to stop the model, which its `retire` gives back. With the lock held; nobody may have it."""
+        slot.is_retiring = True
+        slot.enter(State.DRAINING)
+
+    def retire(self, slot: Slot, *, drain_s: float, is_claimed: bool = False) -> None:
+        """Drain, stop whatever serves the model, and come to rest. When that fails the model stays what it was.
+
+        One at a time: a second one under way would stop what was started behind the first.
+        """
         with self._lock:
-            slot.enter(State.DRAINING)
+            while slot.is_retiring and not is_claimed:
+                self._clock.wait(slot.changed, None)
+            self.claim(slot)
             deadline = self._clock.monotonic() + drain_s
             while slot.leases and (left_s := deadline - self._clock.monotonic()) > 0:
                 self._clock.wait(slot.changed, left_s)
@@ -88,6 +98,7 @@ class Lifecycle:
             self._end_container(slot.spec.id)
         except BaseException:
             with self._lock:
+                slot.is_retiring = False
                 slot.enter(State.READY if slot.container is not None else State.STOPPED)
             raise
         self.rest(slot)
@@ -96,6 +107,7 @@ class Lifecycle:
         resting = self.resting_state(slot.spec.id)
         with self._lock:
             slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
+            slot.is_retiring = False
             self._settle(slot, resting)
 
     def _evict(self, slot: Slot, is_wanted: Callable[[], bool]) -> None:
@@ -103,13 +115,14 @@ class Lifecycle:
         with self._lock:
             while slot.leases and is_wanted():
                 self._clock.wait(slot.changed, None)
-            if slot.state is not State.DRAINING or slot.stop_requested:
+            if slot.state is not State.DRAINING or slot.stop_requested or slot.is_retiring:
                 return
             if slot.leases:
                 slot.enter(State.READY)
                 return
+            self.claim(slot)
         try:
-            self.retire(slot, drain_s=0)
+            self.retire(slot, drain_s=0, is_claimed=True)
         except OrchestrarError as exc:
             log.warning("%s: could not be stopped to make room: %s", slot.spec.id, exc.message)
             with self._lock:

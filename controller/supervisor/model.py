@@ -120,6 +120,7 @@ class Slot:
     queue: list[object] = field(default_factory=list)
     attempt: Attempt | None = None
     stop_requested: bool = False
+    is_retiring: bool = False
     start_wanted: bool = False
     epoch: int = 0
     progress: PreparationProgress | None = None

@@ -252,10 +252,10 @@ class Supervisor:
             if deadline is None or deadline > self._clock.monotonic():
                 return
             slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
-            slot.enter(State.DRAINING)
+            self._life.claim(slot)
         log.info("%s: idle, stopping it", slot.spec.id)
         try:
-            self._life.retire(slot, drain_s=0)
+            self._life.retire(slot, drain_s=0, is_claimed=True)
         except OrchestrarError as exc:
             log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
 

@@ -31,6 +31,14 @@ def docker(*arguments: str, check: bool = True, cwd: Path | None = None) -> str:
     return done.stdout.strip()
 
 
+def docker_with_a_log(folder: Path) -> str:
+    """A PATH on which every docker command leaves a line in the folder's `calls`."""
+    real = shutil.which("docker")
+    (folder / "docker").write_text(f'#!/bin/sh\necho "$*" >> {folder}/calls\nexec {real} "$@"\n')
+    (folder / "docker").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def free_ports(count: int) -> int:
     """The first of `count` ports in a row that nobody listens on, away from the ephemeral range."""
     for _ in range(200):
@@ -92,12 +100,12 @@ class House:
             **self._environ,
         }
 
-    def launch(self) -> subprocess.Popen[bytes]:
-        """Start gunicorn without waiting for it."""
+    def launch(self, app: str = "controller.app:create_app()") -> subprocess.Popen[bytes]:
+        """Start gunicorn without waiting for it; another app than ours is ours with a fault in it."""
         command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "controller" / "gunicorn_conf.py")]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "controller.app:create_app()"],
+                [*command, app],
                 cwd=ROOT,
                 env=self.environ(),
                 stdout=log,
@@ -106,8 +114,8 @@ class House:
             )
         return self._process
 
-    def start(self) -> None:
-        process = self.launch()
+    def start(self, app: str = "controller.app:create_app()") -> None:
+        process = self.launch(app)
 
         def answers() -> bool:
             assert process.poll() is None, self.log_file.read_text()
@@ -125,6 +133,12 @@ class House:
         code = self._process.wait(30)
         self._process = None
         return code
+
+    def await_death(self) -> None:
+        """Return when the controller, which a test has made kill itself, is gone."""
+        assert self._process is not None
+        self._process.wait(30)
+        self._process = None
 
     def kill(self) -> None:
         """SIGKILL for gunicorn's master and worker at once, as when a machine loses them."""

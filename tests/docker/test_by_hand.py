@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 
 import pytest
@@ -104,15 +103,6 @@ def test_a_hangup_ends_nothing(house: House) -> None:
     assert "SIGHUP is ignored" in house.log_file.read_text()
 
 
-def test_a_stop_is_bounded_by_our_grace(build_house: Build) -> None:
-    """A model that ignores SIGTERM is gone soon after the drain, however long its own stop_grace_period is."""
-    house = build_house({"stubborn": {"env": {"FAKE_IGNORE_TERM": "1"}}}, ORCHESTRAR_STOP_GRACE_S="25")
-    house.ask("stubborn", "hello").raise_for_status()
-    begun = time.monotonic()
-    assert house.post("/stop", {"model_id": "stubborn"}).json()["state"] == "stopped"
-    assert time.monotonic() - begun < 15
-
-
 def test_sigterm_leaves_the_models(house: House) -> None:
     """A controller that is asked to end does so at once with code 0, and its models stay up."""
     house.ask("echo", "hello").raise_for_status()
@@ -132,30 +122,6 @@ def test_a_shutdown_cuts_no_stream_in_silence(house: House) -> None:
     assert last["error"]["code"] == "shutting_down"
     assert b'"done": true' in short.content
     house.start()
-
-
-def test_a_taken_port_moves_on(house: House) -> None:
-    """A model whose automatic port another program holds gets another port, and keeps it."""
-    assert house.containers("second") == []
-    rows = house.get("/models").json()["models"]
-    port = next(row["port"] for row in rows if row["id"] == "second")
-    with socket.create_server(("127.0.0.1", port)):
-        answer = house.post("/run", {"model_id": "second"}).json()
-    assert answer["state"] == "ready"
-    assert answer["port"] != port
-    assert json.loads((house.data_dir / "ports.json").read_text())["second"] == answer["port"]
-
-
-def test_an_explicit_port_that_is_taken_is_named(build_house: Build) -> None:
-    """A model with a `port:` of its own that is taken fails with that port in the error; others are unaffected."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        house = build_house({"fixed": {"port": port}, "free": {}})
-        response = house.post("/run", {"model_id": "fixed"})
-        assert response.status_code == 503
-        assert response.json()["error"]["code"] == "port_taken"
-        assert str(port) in response.json()["error"]["message"]
-        assert house.ask("free", "fine").json()["text"] == "fine"
 
 
 def test_docker_away_degrades(build_house: Build) -> None:

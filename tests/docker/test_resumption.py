@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.conftest import Build
-from tests.docker.house import FAKE_IMAGE, House, docker
+from tests.docker.house import FAKE_IMAGE, House, docker, docker_with_a_log
 
 IMAGE = "orchestrar-test-resumption:latest"
 
@@ -19,11 +18,8 @@ IMAGE = "orchestrar-test-resumption:latest"
 @pytest.fixture
 def house(build_house: Build, tmp_path: Path) -> Iterator[House]:
     """A model that was started and stopped once; every docker command of the controller leaves a line."""
-    real = shutil.which("docker")
-    (tmp_path / "docker").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\nexec {real} "$@"\n')
-    (tmp_path / "docker").chmod(0o755)
     docker("tag", FAKE_IMAGE, IMAGE)
-    house = build_house({"echo": {"image": IMAGE}}, PATH=f"{tmp_path}:/usr/local/bin:/usr/bin:/bin")
+    house = build_house({"echo": {"image": IMAGE}}, PATH=docker_with_a_log(tmp_path))
     house.ask("echo", "hello").raise_for_status()
     house.post("/stop", {"model_id": "echo"}).raise_for_status()
     yield house

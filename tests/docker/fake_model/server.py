@@ -1,11 +1,20 @@
 """A model that does as it is told, by its environment at start and by its prompt at each request.
 
-FAKE_START_S      seconds until /health is 200
+FAKE_START_S      seconds until /health is 200, in silence but for:
+FAKE_LOG_EVERY_S  a log line so often while it starts
+FAKE_PHASE_EVERY_S  another phase in /health so often while it starts
 FAKE_EXIT         exit with this code instead of starting
+FAKE_EAT_MB       take so much memory at the start
 FAKE_IGNORE_TERM  stay on SIGTERM
 
-A prompt that is a JSON object is a script: {"tokens": 5, "delay_s": 0.1, "crash_after": 2}; any other is echoed.
-On /v1/chat/completions the last message is the prompt. {"busy": 1} answers 503 once, then as usual.
+A prompt that is a JSON object is a script; any other is echoed. On /v1/chat/completions the last message is the prompt.
+{"tokens": 5, "delay_s": 0.1, "crash_after": 2}  so many words, so long before each, and an end in the middle
+{"prefill_s": 2}     work so long before the first word; who leaves ends it
+{"early_head": true} send a stream's head before its first word, not with it
+{"eat_mb": 500}      take so much memory first
+{"hang": true}       stop answering anything, and go on existing
+{"busy": 1}          answer 503 once, then as usual
+{"status": 400}      answer with this error
 """
 
 from __future__ import annotations
@@ -23,9 +32,12 @@ from typing import Any
 
 STARTED = time.monotonic()
 START_S = float(os.environ.get("FAKE_START_S", "0"))
+PHASE_EVERY_S = float(os.environ.get("FAKE_PHASE_EVERY_S", "0"))
 PREPARED_WANTED = os.environ.get("ORCHESTRAR_MODEL_PATH", "").endswith("/weights")
+STEP_S = 0.05
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-counters: dict[str, Any] = {"requests": 0, "tokens": 0, "broken_off": 0, "busy": 0}
+counters: dict[str, Any] = {"requests": 0, "tokens": 0, "prefill_steps": 0, "broken_off": 0, "busy": 0}
+eaten: list[bytearray] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,8 +49,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/counters":
             self.answer(200, counters)
             return
-        ready = time.monotonic() - STARTED >= START_S
-        body = {"status": "ok", "phases": {"load_s": START_S}} if ready else {"status": "loading", "phase": "loading"}
+        since_start_s = time.monotonic() - STARTED
+        ready = since_start_s >= START_S
+        phase = f"loading {since_start_s // PHASE_EVERY_S:g}" if PHASE_EVERY_S else "loading"
+        body = {"status": "ok", "phases": {"load_s": START_S}} if ready else {"status": "loading", "phase": phase}
         self.answer(200 if ready else 503, body)
 
     def do_POST(self) -> None:
@@ -52,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
             script = None
         if not isinstance(script, dict):
             script = {"echo": prompt or json.dumps(body["messages"])}
+        if "hang" in script:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        eat(script.get("eat_mb", 0))
         if counters["busy"] < script.get("busy", 0):
             counters["busy"] += 1
             script["status"] = 503
@@ -74,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             text = "".join(self.words(script))
         except ConnectionError:
+            counters["broken_off"] += 1
+            self.close_connection = True
             return
         if self.path in (CHAT, COMPLETIONS):
             self.answer(200, {**self.choice(text, "stop", "message"), "usage": usage(script)})
@@ -81,10 +100,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {"text": text, "finish_reason": "stop", "usage": usage(script), "timings": {"total_s": 0.1}})
 
     def stream(self, script: dict[str, Any]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.has_begun = False
+        if script.get("early_head"):
+            self.begin()
         try:
             for word in self.words(script):
                 self.chunk({"text": word} if self.path == "/inference" else self.choice(word, None, "delta"))
@@ -98,7 +116,19 @@ class Handler(BaseHTTPRequestHandler):
             counters["broken_off"] += 1
             self.close_connection = True
 
+    def begin(self) -> None:
+        self.has_begun = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
     def words(self, script: dict[str, Any]) -> Iterator[str]:
+        for _ in range(round(script.get("prefill_s", 0) / STEP_S)):
+            time.sleep(STEP_S)
+            counters["prefill_steps"] += 1
+            if self.client_has_left():
+                raise ConnectionError
         for number in range(script.get("tokens", 1)):
             if number == script.get("crash_after"):
                 os._exit(9)
@@ -120,6 +150,8 @@ class Handler(BaseHTTPRequestHandler):
         return {"id": "fake-1", "object": "fake", "created": 1, "model": self.model, "choices": choices}
 
     def chunk(self, event: dict[str, Any] | None) -> None:
+        if not self.has_begun:
+            self.begin()
         data = f"data: {'[DONE]' if event is None else json.dumps(event)}\n\n".encode()
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
@@ -139,6 +171,19 @@ def usage(script: dict[str, Any]) -> dict[str, int]:
     return {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
 
 
+def eat(megabytes: float) -> None:
+    """Take memory for good, in pages that were written to."""
+    for _ in range(int(megabytes)):
+        eaten.append(bytearray(b"x") * (1 << 20))
+
+
+def chat(every_s: float) -> None:
+    """Log lines until the start is over."""
+    while time.monotonic() - STARTED < START_S:
+        print(f"still starting after {time.monotonic() - STARTED:.1f} s", flush=True)
+        time.sleep(every_s)
+
+
 def main() -> None:
     if "FAKE_EXIT" in os.environ:
         print("the fake was told to end", file=sys.stderr, flush=True)
@@ -153,6 +198,9 @@ def main() -> None:
     server = ThreadingHTTPServer(("0.0.0.0", 8000), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever).start()
+    eat(float(os.environ.get("FAKE_EAT_MB", "0")))
+    if "FAKE_LOG_EVERY_S" in os.environ:
+        threading.Thread(target=chat, args=[float(os.environ["FAKE_LOG_EVERY_S"])]).start()
 
 
 main()

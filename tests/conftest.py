@@ -1,0 +1,65 @@
+"""The figures and verdicts of the promises' tests."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.promises.listed import promise_of
+from tests.promises.table import Outcome, as_text
+
+OUTCOMES = pytest.StashKey[dict[str, Outcome]]()
+Figure = Callable[[str, object], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--promises", metavar="FILE", help="run the tests of promises alone; print their table and write it as JSON"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[OUTCOMES] = defaultdict(Outcome)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--promises"):
+        others = [item for item in items if promise_of(item.name) is None]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if promise_of(item.name) is not None]
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Notes the figure that a promise names: `figure("creations", 1)`, `figure("error after", "0.3 s")`."""
+    return record_property
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    promise = promise_of(item.name)
+    if promise is None:
+        return report
+    outcome = item.config.stash[OUTCOMES][promise]
+    if report.when == "call":
+        (outcome.passed if report.passed else outcome.failed).append(item.nodeid)
+        outcome.figures.update({name: str(value) for name, value in report.user_properties})
+    elif report.failed:
+        outcome.broken_setups.append(item.nodeid)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    path = config.getoption("--promises")
+    if path:
+        outcomes = config.stash[OUTCOMES]
+        terminalreporter.section("promises")
+        terminalreporter.write_line(as_text(outcomes))
+        found = {p: {**asdict(o), "verdict": o.verdict, "told": o.told} for p, o in outcomes.items()}
+        Path(path).write_text(json.dumps(found, indent=2), encoding="utf-8")

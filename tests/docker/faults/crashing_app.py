@@ -1,0 +1,61 @@
+"""The controller, killed with -9 (gunicorn's master, too) at the point ORCHESTRAR_TEST_CRASH while that file exists.
+
+`ORCHESTRAR_TEST_CRASH=POINT:FILE`; the points are the keys of `POINTS`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from controller import deployment
+from controller.app import create_app
+from controller.docker_service import DockerService
+from controller.proxy import Proxy
+
+__all__ = ["create_app"]
+
+POINT, _, ARMED = os.environ["ORCHESTRAR_TEST_CRASH"].partition(":")
+
+
+def die() -> None:
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def dying(call: Callable[..., Any], *, before: bool = False, when: Callable[..., bool] | None = None) -> Any:
+    """The call, and death behind or before it; `when` is told what it returned and was given."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        armed = Path(ARMED).exists()
+        if armed and before:
+            die()
+        found = call(*args, **kwargs)
+        if armed and (when is None or when(found, *args)):
+            die()
+        return found
+
+    return wrapped
+
+
+def only_create(service: DockerService, model_id: str) -> None:
+    """What `up` does up to the moment before the container starts."""
+    service._client(30).compose.create([model_id], no_build=True)
+
+
+POINTS: dict[str, Callable[[], None]] = {
+    "rendered": lambda: setattr(deployment, "render", dying(vars(deployment)["render"])),
+    "half written": lambda: setattr(os, "fsync", dying(os.fsync, before=True)),
+    "renamed": lambda: setattr(
+        os, "replace", dying(os.replace, when=lambda _, __, path: str(path).endswith("/compose.yaml"))
+    ),
+    "created": lambda: setattr(DockerService, "up", dying(only_create)),
+    "started": lambda: setattr(DockerService, "up", dying(DockerService.up)),
+    "resumed": lambda: setattr(DockerService, "start", dying(DockerService.start)),
+    "ready": lambda: setattr(Proxy, "probe", dying(Proxy.probe, when=lambda found, *_: found.ready)),
+    "stopping": lambda: setattr(DockerService, "stop", dying(DockerService.stop, before=True)),
+    "stopped": lambda: setattr(DockerService, "stop", dying(DockerService.stop)),
+}
+POINTS[POINT]()

@@ -1,0 +1,54 @@
+"""F10: the wall clock does not matter."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.faults.streams import Reader
+from tests.docker.house import until
+from tests.promises.mutation import Mutation
+
+DAY_S = 24 * 3600
+IDLE_S = 2.0
+MUTATION = Mutation(
+    "controller/supervisor/clock.py",
+    "monotonic = staticmethod(time.monotonic)",
+    "monotonic = staticmethod(time.time)",
+    "test_f10_a_wall_clock_that_jumps_changes_nothing",
+)
+
+
+@pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S], ids=["a day ahead", "a day back"])
+def test_f10_a_wall_clock_that_jumps_changes_nothing(
+    build_house: Build, tmp_path: Path, jump_s: int, figure: Figure
+) -> None:
+    """A day's jump in a start and in a stream: both end as ever, and the idle stop comes when it should."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    models = {"echo": {"env": {"FAKE_START_S": "1.5"}, "idle_timeout": f"{IDLE_S:g}s"}}
+    house = build_house(models, start=False, ORCHESTRAR_TEST_CLOCK=str(offset))
+    house.start("tests.docker.faults.clock_app:create_app()")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(house.ask, "echo", "hello")
+        until("it starts", lambda: house.status("echo")["state"] == "starting", 10)
+        offset.write_text(str(jump_s))
+        response = answer.result(30)
+    assert "hello" == response.json()["text"]
+    assert 0 < response.json()["timings"]["start_s"] < 20
+    stream = Reader(house.ask("echo", {"tokens": 6, "delay_s": 0.5}, stream=True))
+    assert stream.begun.wait(10)
+    offset.write_text("0")
+    last = stream.read()[-1]
+    assert last is not None
+    assert last["done"] is True
+    offset.write_text(str(jump_s))
+    until("the idle model has ended", lambda: house.containers("echo") == [], IDLE_S + 10)
+    stopped_after_s = time.monotonic() - stream.ended_at
+    figure(f"idle stop at {jump_s / DAY_S:+g} day after", f"{stopped_after_s:.1f} s of {IDLE_S:g} s")
+    assert IDLE_S <= stopped_after_s + 0.2

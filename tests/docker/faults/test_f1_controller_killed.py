@@ -1,0 +1,91 @@
+"""F1: the controller killed with -9 at any step."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.house import House, docker, until
+from tests.promises.mutation import Mutation
+
+BOUND_S = 10.0
+TOOK_S: list[float] = []
+MUTATION = Mutation(
+    "controller/supervisor/lifecycle.py",
+    'elif found is not None and found.status == "running":',
+    'elif found is not None and found.status == "paused":',
+    "test_f1_the_next_controller_finds_all_right",
+)
+# Point → what leads to it: the boot with another models.yaml, a start, or a stop of a running model.
+POINTS = {
+    "rendered": "boot",
+    "half written": "boot",
+    "renamed": "boot",
+    "created": "/run",
+    "started": "/run",
+    "ready": "/run",
+    "resumed": "/run",
+    "stopping": "/stop",
+    "stopped": "/stop",
+}
+
+
+def all_containers(house: House, model_id: str) -> list[str]:
+    filters = [f"label=com.docker.compose.project={house.project}", f"label=orchestrar.model={model_id}"]
+    return docker("ps", "-aq", "--no-trunc", *(x for f in filters for x in ("--filter", f))).split()
+
+
+def crash(house: House, point: str, armed: Path) -> None:
+    """Bring the controller to its point; returns when it is dead."""
+    way = POINTS[point]
+    if way == "boot":
+        armed.touch()
+        text = (house.folder / "models.yaml").read_text()
+        house.write_models(text.replace('"memory": "128m"', f'"memory": "{129 + len(armed.parts[-2])}m"', 1))
+        house.launch("tests.docker.faults.crashing_app:create_app()")
+    else:
+        house.start("tests.docker.faults.crashing_app:create_app()")
+        if way == "/stop" or point == "resumed":
+            house.ask("echo", "hello").raise_for_status()
+        if point == "resumed":
+            house.post("/stop", {"model_id": "echo"}).raise_for_status()
+        armed.touch()
+        with suppress(requests.ConnectionError):
+            house.post(way, {"model_id": "echo"})
+    house.await_death()
+    armed.unlink()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_f1_the_next_controller_finds_all_right(build_house: Build, tmp_path: Path, point: str, figure: Figure) -> None:
+    """Wherever it dies, its files can be read, and the next one knows within 10 s what runs: a model that ran does so
+    still, and no model has two containers."""
+    armed = tmp_path / "armed"
+    house = build_house({"kept": {}, "echo": {}}, ORCHESTRAR_TEST_CRASH=f"{point}:{armed}")
+    house.ask("kept", "hello").raise_for_status()
+    (kept,) = house.containers("kept")
+    assert 0 == house.terminate()
+    crash(house, point, armed)
+    assert [kept] == house.containers("kept")
+    house.compose("config", "--quiet")
+
+    begun = time.monotonic()
+    house.start()
+    truth = "ready" if house.containers("echo") else "stopped"
+    until("the running model is adopted", lambda: house.status("kept")["state"] == "ready", BOUND_S)
+    until(f"the other is {truth}", lambda: house.status("echo")["state"] == truth, BOUND_S)
+    took_s = time.monotonic() - begun
+    TOOK_S.append(took_s)
+    figure("points of death", len(TOOK_S))
+    figure("right again within", f"{max(TOOK_S):.1f} s")
+    assert took_s < BOUND_S
+    for model_id in ("kept", "echo"):
+        assert "fine" == house.ask(model_id, "fine").json()["text"]
+        assert 1 == len(all_containers(house, model_id))
+    assert [kept] == house.containers("kept")

@@ -1,0 +1,65 @@
+"""The promises, their page and their mutations stay in step with the tree. Nothing here runs a promise's test."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from controller.settings import ROOT
+from tests.promises.listed import PROMISES, files_of, promise_of
+from tests.promises.mutation import Mutation, declared
+from tests.promises.table import PAGE, Outcome, as_text, figures_in, rewritten
+
+FILES = [file for promise in PROMISES for file in files_of(promise)]
+MUTATIONS = [pytest.param(file, mutation, id=file.stem) for _, file, mutation in declared()]
+
+
+def test_the_page_lists_every_promise() -> None:
+    """docs/reliability.md holds each promise in words and the files of its tests as they are now.
+
+    `python -m tests.promises.page` puts the table right.
+    """
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == rewritten(page, figures_in(page))
+    assert list(PROMISES) == list(figures_in(page))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_file_keeps_to_its_promise(file: Path) -> None:
+    """All tests in a promise's file bear its name, so that its verdict counts them all."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = [
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert names != []
+    assert {promise_of(name) for name in names} == {promise_of(file.name)}
+
+
+@pytest.mark.parametrize(("file", "mutation"), MUTATIONS)
+def test_mutations_have_not_rotted(file: Path, mutation: Mutation) -> None:
+    """The line that a mutation replaces stands once in the product, what comes out is Python, and the test exists."""
+    ast.parse(mutation.applied((ROOT / mutation.path).read_text(encoding="utf-8")))
+    assert f"def {mutation.caught_by}(" in file.read_text(encoding="utf-8")
+
+
+def test_a_mutation_that_does_not_fit_is_told() -> None:
+    """A line that is gone, or stands twice, is an error and never a mutation of nothing."""
+    mutation = Mutation("some.py", "x = 1", "x = 2", "test_x")
+    with pytest.raises(ValueError, match="0 times"):
+        mutation.applied("y = 1")
+    with pytest.raises(ValueError, match="2 times"):
+        mutation.applied("x = 1\nx = 1")
+
+
+def test_the_table_tells_all() -> None:
+    """A promise with one failed test is broken whatever else passed; one without tests is not called kept."""
+    outcomes = {
+        "L1": Outcome(passed=["a"], figures={"creations": "1", "starts": "1"}),
+        "L2": Outcome(passed=["a"], failed=["b"]),
+    }
+    first, second, third, *_ = as_text(outcomes).splitlines()
+    assert "L1   holds      creations 1, starts 1" == first
+    assert "L2   BROKEN" == second
+    assert "L3   not tested" == third
