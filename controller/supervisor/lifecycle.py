@@ -117,7 +117,7 @@ class Lifecycle:
                 self._clock.wait(slot.changed, None)
             if slot.state is not State.DRAINING or slot.stop_requested or slot.is_retiring:
                 return
-            if slot.leases:
+            if slot.leases or not is_wanted():
                 slot.enter(State.READY)
                 return
             self.claim(slot)
