@@ -67,7 +67,7 @@ class StubBackend:
 
     def stop(self, container_id: str, *, grace_s: int) -> None: ...
 
-    def logs(self, container_id: str) -> list[str]:
+    def logs(self, container: Container) -> list[str]:
         return []
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:

@@ -159,9 +159,9 @@ class Deployment:
         """End the container's process by its id; verified: it has exited when this returns."""
         self._docker.stop(container_id, grace_s=grace_s)
 
-    def logs(self, container_id: str) -> list[str]:
-        """Its last lines."""
-        return self._docker.logs(container_id, tail=LOG_LINES)
+    def logs(self, container: Container) -> list[str]:
+        """Its last lines, of this run of it alone."""
+        return self._docker.logs(container.id, tail=LOG_LINES, since=container.started_at)
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:
         """CPU and memory per container."""

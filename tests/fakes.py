@@ -174,7 +174,7 @@ class FakeBackend:
             raise self.stop_error
         self.end(container_id, exit_code=0)
 
-    def logs(self, container_id: str) -> list[str]:
+    def logs(self, container: Container) -> list[str]:
         return self.log
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:

@@ -135,10 +135,10 @@ class DockerService:
         with translated("starting a container"):
             self._client(COMPOSE_DEADLINE_S).container.start(container_id)
 
-    def logs(self, container_id: str, *, tail: int) -> list[str]:
-        """The last `tail` lines it wrote; empty when it is gone."""
+    def logs(self, container_id: str, *, tail: int, since: datetime | None = None) -> list[str]:
+        """The last `tail` lines it wrote, since a time on Docker's own clock; empty when it is gone."""
         with translated("reading a container's log", NoSuchContainer):
-            return str(self._client(LOOK_DEADLINE_S).container.logs(container_id, tail=tail)).splitlines()
+            return str(self._client(LOOK_DEADLINE_S).container.logs(container_id, tail=tail, since=since)).splitlines()
         return []
 
     def stop(self, container_id: str, *, grace_s: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 
 from controller.docker_service import Container
 from controller.errors import ModelDied, StartFailed
@@ -23,14 +24,19 @@ def start_failure(
 
 
 def death_of(
-    model_id: str, container: Container, logs: Callable[[str], list[str]], peak_bytes: int | None
+    model_id: str, container: Container, logs: Callable[[Container], list[str]], peak_bytes: int | None
 ) -> ModelDied | None:
     """What ended a container that served; None when somebody stopped it, which is no failure."""
     if not container.oom_killed and container.exit_code in (0, *ENDED_BY_SIGNAL):
         return None
-    log = logs(container.id)
+    log = logs(container)
     what, fix = _told(model_id, "serving", container, log, peak_bytes)
     return ModelDied(f"{what}; {fix}" if fix else what, details=container.card("serving", log, fix, peak_bytes))
+
+
+def retry_at(after_s: float) -> str:
+    """When that is, in UTC and whole seconds, for people; nothing is decided by it."""
+    return (datetime.now(timezone.utc) + timedelta(seconds=after_s)).isoformat(timespec="seconds")
 
 
 def _told(model_id: str, doing: str, container: Container, log: list[str], peak_bytes: int | None) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from controller.metrics import Metrics
 from controller.readiness import Readiness
 from controller.supervisor.admission import Admission
 from controller.supervisor.clock import Clock
-from controller.supervisor.evidence import death_of
+from controller.supervisor.evidence import death_of, retry_at
 from controller.supervisor.model import Attempt, Slot, State
 from controller.supervisor.reporting import Report
 from controller.supervisor.starting import Backend, Starter
@@ -159,6 +159,7 @@ class Lifecycle:
         if death is not None:
             self._metrics.died(slot.spec.id)
             slot.failures.died(now, served_s=served_s, jitter=self._jitter)
+            death.details["retry_at"] = retry_at(slot.failures.retry_in_s(now))
         self.admission.nudge()
         slot.enter(State.FAILED if slot.failures.retry_in_s(now) else State.STOPPED)
 
@@ -222,6 +223,7 @@ class Lifecycle:
             if error.backs_off:
                 slot.failures.start_failed(now, self._jitter)
                 error.retry_after_s = slot.failures.retry_in_s(now)
+                error.details["retry_at"] = retry_at(error.retry_after_s)
             attempt.error, attempt.done, slot.attempt = copy.copy(error), True, None
             slot.progress, slot.container, slot.start_wanted, slot.holds = None, None, False, None
             # Nothing of the model's own failed.

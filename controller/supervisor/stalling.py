@@ -15,7 +15,9 @@ LOOKS_AT_LOG = 4
 class Signs:
     """What a starting container has shown of itself. Times are monotonic seconds."""
 
-    def __init__(self, container: Container, logs: Callable[[str], list[str]], timeout_s: float, now: float) -> None:
+    def __init__(
+        self, container: Container, logs: Callable[[Container], list[str]], timeout_s: float, now: float
+    ) -> None:
         self._container = container
         self._logs = logs
         self._timeout_s = timeout_s
@@ -42,7 +44,7 @@ class Signs:
         if now - self._log_looked_at < self._timeout_s / LOOKS_AT_LOG:
             return
         self._log_looked_at = now
-        log = self._logs(self._container.id)
+        log = self._logs(self._container)
         if log and log != self._log:
             self._log, self._progress_at = log, now
 

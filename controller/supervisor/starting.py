@@ -47,7 +47,7 @@ class Backend(Protocol):
 
     def stop(self, container_id: str, *, grace_s: int) -> None: ...
 
-    def logs(self, container_id: str) -> list[str]: ...
+    def logs(self, container: Container) -> list[str]: ...
 
     def working_set(self, container_id: str) -> int | None: ...
 
@@ -193,13 +193,11 @@ class Starter:
                 details={"phase": "paused"},
             )
         if not now.running:
-            raise start_failure(
-                spec.id, now, signs.last_phase, self._backend.logs(container.id), signs.peak_bytes or None
-            )
+            raise start_failure(spec.id, now, signs.last_phase, self._backend.logs(now), signs.peak_bytes or None)
         return now
 
     def _give_up(self, spec: ModelSpec, container: Container, signs: Signs) -> None:
-        log = self._backend.logs(container.id)
+        log = self._backend.logs(container)
         self._backend.stop(container.id, grace_s=0)
         phase = signs.last_phase or "starting"
         raise StartFailed(

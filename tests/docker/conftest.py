@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -50,10 +51,16 @@ def build_house(tmp_path_factory: pytest.TempPathFactory, fake_image: str) -> It
     """Builds houses with fake models (id → keys of models.yaml); they are pulled down after the module."""
     houses: list[House] = []
 
-    def build(models: Mapping[str, Mapping[str, Any]], *, start: bool = True, **environ: str) -> House:
+    def build(
+        models: Mapping[str, Mapping[str, Any]],
+        *,
+        start: bool = True,
+        top: Mapping[str, Any] = MappingProxyType({}),
+        **environ: str,
+    ) -> House:
         folder = tmp_path_factory.mktemp("house")
         folder.chmod(0o755)
-        house = House(folder, fake_models(folder, models), environ=environ)
+        house = House(folder, fake_models(folder, models, **top), environ=environ)
         houses.append(house)
         if start:
             house.start()

@@ -211,8 +211,8 @@ class House:
         found.extend(lines.split())
 
 
-def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> str:
-    """A models.yaml of fake models; a model with `gguf: true` has to be prepared first."""
+def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]], **top: Any) -> str:
+    """A models.yaml of fake models, with what else it says at its top; a model with `gguf: true` is prepared first."""
     served = folder / "served"
     served.mkdir(parents=True, exist_ok=True)
     (served / "config.json").write_text("{}")
@@ -225,5 +225,5 @@ def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> str:
         resources = {"cpus": 1, "memory": "128m"}
         entries[model_id] = {"source": source.as_uri(), "image": FAKE_IMAGE, "resources": resources, **values}
     return json.dumps(
-        {"defaults": {"idle_timeout": "1h", "start_timeout": "20s"}, "models": entries}, ensure_ascii=False
+        {"defaults": {"idle_timeout": "1h", "start_timeout": "20s"}, **top, "models": entries}, ensure_ascii=False
     )

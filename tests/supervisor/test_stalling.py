@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controller.docker_service import Container
 from controller.supervisor.stalling import GROWTH_BYTES, Signs
 from tests.fakes import make_container
 
@@ -15,7 +16,7 @@ class Log:
         self.lines: list[str] = []
         self.looks = 0
 
-    def __call__(self, container_id: str) -> list[str]:
+    def __call__(self, container: Container) -> list[str]:
         self.looks += 1
         return list(self.lines)
 

@@ -1,0 +1,63 @@
+"""F4: out of memory is said where Docker saw it, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.house import House, docker, until
+from tests.errorshape import check_error
+from tests.promises.mutation import Mutation
+
+LIMIT = 128 * 1024 * 1024
+MUTATION = Mutation(
+    "controller/supervisor/evidence.py",
+    "if not container.oom_killed:",
+    "if container.exit_code != 137:",
+    "test_f4_a_kill_is_not_called_out_of_memory",
+)
+
+
+def error_of(house: House, model_id: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = next(
+        row["error"] for row in house.get("/models").json()["models"] if row["id"] == model_id
+    )
+    return found
+
+
+def test_f4_a_start_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:
+    """The card has Docker's evidence, the limit, and what to raise."""
+    house = build_house({"hungry": {"env": {"FAKE_EAT_MB": "300", "FAKE_START_S": "1"}}})
+    refused = house.ask("hungry", "hello")
+    error = check_error(refused.status_code, refused.json(), 503, "start_failed")
+    assert "ran out of memory while starting, at its limit of 128m" in error["message"]
+    assert "raise its resources.memory above 128m" in error["details"]["fix"]
+    assert (True, LIMIT) == (error["details"]["oom_killed"], error["details"]["memory_limit_bytes"])
+    figure("limit", "128m")
+
+
+def test_f4_a_server_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:
+    """A request that takes all memory ends its model twice and gets 502; the model's error tells the limit and the peak
+    that was seen."""
+    house = build_house({"hungry": {}})
+    assert house.ask("hungry", "hello").ok
+    until("it was measured", lambda: house.status("hungry")["memory_bytes"], 30)
+    refused = house.ask("hungry", {"eat_mb": 300})
+    check_error(refused.status_code, refused.json(), 502, "model_died")
+    error = until("its end is noticed", lambda: error_of(house, "hungry"), 20)
+    assert "ran out of memory while serving, at its limit of 128m" in error["message"]
+    assert error["details"]["oom_killed"]
+    peak = error["details"]["memory_peak_bytes"]
+    figure("peak seen", f"{(peak or 0) // 1024**2}m of 128m")
+
+
+def test_f4_a_kill_is_not_called_out_of_memory(build_house: Build) -> None:
+    """SIGKILL leaves the same exit code, and is told as what it is: somebody's doing."""
+    house = build_house({"echo": {"env": {"FAKE_START_S": "8", "FAKE_LOG_EVERY_S": "1"}}})
+    house.post("/run", {"model_id": "echo", "wait": False})
+    (container,) = until("it starts", lambda: house.containers("echo"), 20)
+    docker("kill", container)
+    error = until("its end is noticed", lambda: error_of(house, "echo"), 20)
+    assert "memory" not in error["message"]
+    assert not error["details"]["oom_killed"]

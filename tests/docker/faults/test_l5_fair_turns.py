@@ -1,0 +1,93 @@
+"""L5: steady traffic on one model does not keep another one out."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import requests
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.faults.streams import Reader
+from tests.docker.house import House
+from tests.errorshape import check_error
+from tests.promises.mutation import Mutation
+
+RESIDENCY_S = 3.0
+IN_FLIGHT_S = 0.5
+STOP_AND_START_S = 5.0
+MODEL = {"resources": {"cpus": 1, "memory": "100m"}, "min_residency": f"{RESIDENCY_S:g}s"}
+MUTATION = Mutation(
+    "controller/placement.py",
+    "patience_s = max(self.min_residency_s - waited_s, 0.0) if self.in_use else 0.0",
+    "patience_s = 9e9 if self.in_use else 0.0",
+    "test_l5_steady_traffic_starves_nobody",
+)
+
+
+class Traffic:
+    """Three clients that ask without a pause until told to end."""
+
+    def __init__(self, house: House, model_id: str) -> None:
+        self.answers: list[requests.Response] = []
+        self._house, self._model_id = house, model_id
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(3)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            self.answers.append(self._house.ask(self._model_id, {"tokens": 5, "delay_s": IN_FLIGHT_S / 5}))
+
+    def end(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def test_l5_steady_traffic_starves_nobody(build_house: Build, figure: Figure) -> None:
+    """Under unbroken traffic on one model another one, for which there is no room beside it, starts after its
+    `min_residency`, and the longest request in flight, and a stop and a start. The first one's requests are all
+    answered, too, some of them after its own return."""
+    house = build_house({"busy": MODEL, "other": MODEL}, top={"memory_budget": "150m"})
+    assert house.ask("busy", "hello").ok
+    traffic = Traffic(house, "busy")
+    try:
+        waits_s = []
+        for _ in range(2):
+            begun = time.monotonic()
+            assert "mine" == house.ask("other", "mine").json()["text"]
+            waits_s.append(time.monotonic() - begun)
+            answered = len(traffic.answers)
+            deadline = time.monotonic() + 2 * (RESIDENCY_S + STOP_AND_START_S)
+            while len(traffic.answers) < answered + 6 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert len(traffic.answers) >= answered + 6, "the busy model did not come back"
+    finally:
+        traffic.end()
+    assert {200} == {answer.status_code for answer in traffic.answers}
+    figure("min_residency", f"{RESIDENCY_S:g} s")
+    figure("waited at most", f"{max(waits_s):.1f} s")
+    figure("answers of the busy one", len(traffic.answers))
+    assert max(waits_s) < RESIDENCY_S + IN_FLIGHT_S + STOP_AND_START_S
+
+
+def test_l5_waiting_ends_at_max_wait(build_house: Build, figure: Figure) -> None:
+    """A long stream keeps its model: the request for another one gets 504 at `max_wait`, and the model that was to go
+    takes requests again, with its stream whole."""
+    house = build_house(
+        {"busy": {**MODEL, "min_residency": "1s"}, "other": {**MODEL, "max_wait": "3s"}}, top={"memory_budget": "150m"}
+    )
+    stream = Reader(house.ask("busy", {"tokens": 100, "delay_s": 0.1}, stream=True))
+    assert stream.begun.wait(30)
+    begun = time.monotonic()
+    refused = house.ask("other", "hello")
+    took_s = time.monotonic() - begun
+    check_error(refused.status_code, refused.json(), 504, "deadline_exceeded")
+    assert "busy" in refused.json()["error"]["message"]
+    assert "again" == house.ask("busy", "again").json()["text"]
+    assert {"done"} & set(stream.read()[-1] or {}), "the stream was cut"
+    figure("504 after", f"{took_s:.1f} s of 3 s")
+    assert 2.9 < took_s < 5

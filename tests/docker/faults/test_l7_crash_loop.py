@@ -1,0 +1,60 @@
+"""L7: a model that ends at its start is tried ever more rarely."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.house import docker, until
+from tests.errorshape import check_error
+from tests.promises.mutation import Mutation
+
+WATCHED_S = 9.0
+MUTATION = Mutation(
+    "controller/supervisor/backoff.py",
+    "self.retry_at = now + delay_s(self.starts, jitter)",
+    "self.retry_at = now",
+    "test_l7_a_crash_loop_backs_off",
+)
+
+
+def test_l7_a_crash_loop_backs_off(build_house: Build, figure: Figure) -> None:
+    """Asked without a pause for 9 s, a model that ends at once is started four times at most (after 1, 2, 4 s, about);
+    in between requests get `backing_off` with `Retry-After` and the card. `POST /run` tries at once."""
+    house = build_house({"crashing": {"env": {"FAKE_EXIT": "3"}}})
+    codes: Counter[str] = Counter()
+    with house.counted_events("start") as started:
+        until_s = time.monotonic() + WATCHED_S
+        while time.monotonic() < until_s:
+            refused = house.ask("crashing", "hello")
+            code = refused.json()["error"]["code"]
+            codes[code] += 1
+            error = check_error(refused.status_code, refused.json(), 503, code)
+            assert 1 <= int(refused.headers["Retry-After"]) <= 10
+            assert 3 == error["details"]["exit_code"]
+            assert ["the fake was told to end"] == error["details"]["log"]
+            assert "retry_at" in error["details"]
+            time.sleep(0.02)
+    figure("starts in 9 s", len(started))
+    figure("refused in between", codes["backing_off"])
+    assert 2 <= len(started) <= 4
+    assert {"start_failed", "backing_off"} == set(codes)
+    row = next(row for row in house.get("/models").json()["models"])
+    assert ("failed", True) == (row["state"], row["retry_in_s"] is not None)
+    with house.counted_events("start") as at_once:
+        house.post("/run", {"model_id": "crashing"})
+    assert 1 == len(at_once)
+
+
+def test_l7_what_others_do_does_not_count(build_house: Build) -> None:
+    """Stops by hand, as many as there may be, are followed by starts without any wait."""
+    house = build_house({"echo": {}})
+    for command in ("stop", "kill", "stop", "kill"):
+        assert house.ask("echo", "hello").ok
+        (container,) = house.containers("echo")
+        docker(command, container)
+        until("it is noticed", lambda: house.status("echo")["state"] != "ready", 20)
+    assert "still" == house.ask("echo", "still").json()["text"]
+    assert 0 == house.status("echo")["failures"]
