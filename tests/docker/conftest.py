@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from bench.quality.measuring import PreparedModel, prepared_model
+from controller.settings import ROOT, Settings
 from tests.docker.house import FAKE_IMAGE, House, docker, fake_models
 
 Build = Callable[..., House]
@@ -61,6 +65,22 @@ def build_house(tmp_path_factory: pytest.TempPathFactory, fake_image: str) -> It
 
     yield build
     for house in houses:
+        house.close()
+
+
+@pytest.fixture(scope="session")
+def default_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedModel]:
+    """The shipped default model, prepared anew from the set-up's download."""
+    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    folder: Path = tmp_path_factory.mktemp("default_model")
+    folder.chmod(0o755)
+    house = House(folder, yaml.safe_dump({"models": {"smollm2-135m": shipped["models"]["smollm2-135m"]}}))
+    downloads = ROOT / "data" / "sources"
+    if downloads.is_dir():
+        shutil.copytree(downloads, house.data_dir / "sources")
+    try:
+        yield prepared_model(Settings.from_environ(house.environ()), "smollm2-135m")
+    finally:
         house.close()
 
 
