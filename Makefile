@@ -3,10 +3,10 @@ SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up serve down logs lint test test-fast bench bench-peers clean
+.PHONY: help up serve down logs lint test test-fast test-llamacpp bench bench-peers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 up: ## set everything up and run the controller in the background
 	@$(SETUP) up
@@ -34,6 +34,10 @@ test: ## set everything up, then lint and the whole test suite
 	@$(SETUP) test-env
 	@$(MAKE) --no-print-directory lint
 	$(VENV_PYTHON) -m pytest
+
+test-llamacpp: bench-peers ## the tests with llama.cpp's own server, which bench-peers builds
+	@$(SETUP) test-env
+	$(VENV_PYTHON) -m pytest -m llamacpp
 
 bench-peers: ## build the servers that ours is measured beside, once (minutes)
 	$(PYTHON) -m bench.peers_setup

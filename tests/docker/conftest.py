@@ -18,8 +18,15 @@ from tests.docker.house import FAKE_IMAGE, House, docker, fake_models
 Build = Callable[..., House]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs Docker; the quick tests of the whole suite come first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Everything in this folder needs Docker; the quick tests of the whole suite come first.
+
+    What needs a server that is built for minutes runs by `make test-llamacpp` alone.
+    """
+    if "llamacpp" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("llamacpp")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
