@@ -3,7 +3,7 @@ SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up serve down logs lint test test-fast faults faults-mutants soak bench bench-peers clean
+.PHONY: help up serve down logs lint test test-fast test-llamacpp faults faults-mutants soak bench bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,10 @@ MINUTES ?= 15
 soak: ## random faults for a while (MINUTES=15); what the controller holds before and after
 	@$(SETUP) test-env
 	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -q -s --soak-minutes=$(MINUTES)
+
+test-llamacpp: bench-peers ## the tests with llama.cpp's own server, which bench-peers builds
+	@$(SETUP) test-env
+	$(VENV_PYTHON) -m pytest -m llamacpp
 
 bench-peers: ## build the servers that ours is measured beside, once (minutes)
 	$(PYTHON) -m bench.peers_setup

@@ -13,7 +13,7 @@ _SHORT_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A downloaded model's; `parameters` and what follows are None or empty until a conversion has told them."""
+    """A downloaded model's; `parameters` and what follows are None, empty or false until a conversion has told them."""
 
     size_bytes: int
     content_hash: str
@@ -23,6 +23,8 @@ class ModelFacts:
     context_length: int | None = None
     architecture: str = ""
     dtype: str = ""
+    has_tools: bool = False
+    """Whether its chat template knows tools."""
 
 
 def file_format(names: Iterable[str]) -> str:

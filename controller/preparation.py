@@ -59,6 +59,7 @@ class PreparedFacts:
     context_length: int | None
     dtype: str
     architecture: str = ""
+    has_tools: bool = False
 
 
 class Preparation:
@@ -115,6 +116,7 @@ class Preparation:
             context_length=spec.context_length or (made.context_length or None if made else None),
             architecture=made.architecture if made else "",
             dtype=made.dtype if made else spec.dtype,
+            has_tools=made.has_tools if made else False,
         )
 
     def is_complete(self, spec: ModelSpec) -> bool:
@@ -210,6 +212,7 @@ class Preparation:
             context_length=report.get("context_length"),
             dtype=str(report.get("dtype", "")),
             architecture=str(report.get("architecture", "")),
+            has_tools=bool(report.get("has_tools", False)),
         )
         write_atomic(self._facts_dir / f"{volume}.json", json.dumps(asdict(facts), indent=2) + "\n")
 

@@ -233,6 +233,10 @@ _ERROR_FIELDS: dict[str, type | tuple[type, ...]] = {
     "request_id": str,
     "details": dict,
 }
+# What llama.cpp's server tells by the type alone, in the words that clients of the OpenAI API know.
+_KNOWN_TYPES = {
+    "exceed_context_size_error": {"type": "invalid_request_error", "code": "context_length_exceeded"},
+}
 
 
 def error_of(found: dict[str, Any]) -> dict[str, Any] | None:
@@ -248,4 +252,5 @@ def error_of(found: dict[str, Any]) -> dict[str, Any] | None:
         return None
     ours = {name: error[name] for name, kind in _ERROR_FIELDS.items() if isinstance(error.get(name, ()), kind)}
     others = {name: value for name, value in error.items() if name not in _ERROR_FIELDS and name != "object"}
-    return {**ours, "details": {**others, **ours.get("details", {})}}
+    known = _KNOWN_TYPES.get(ours.get("type", ""), {})
+    return {**ours, **known, "details": {**others, **ours.get("details", {})}}

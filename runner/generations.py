@@ -96,10 +96,11 @@ class Generations:
 
 
 def check_readiness(engine: Lifecycle, loader: Loader) -> None:
-    """Raises Unavailable before the engine is loaded, and when it can serve no more."""
+    """Raises Unavailable before the engine is loaded, and when it can serve no more, which ends the process soon."""
     if not loader.is_ready():
         raise Unavailable(f"The model is {loader.phase}.", code="model_loading", retry_after_s=1)
     if (reason := engine.failure()) is not None:
+        loader.fail_after_last_words(reason)
         raise Unavailable(f"The model has failed and starts anew: {reason}.", code="engine_failed", retry_after_s=1)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runner.chat_template import tool_syntax
 from runner.convert.gguf_header import is_gguf, read_header
 from runner.engine import EngineError
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
@@ -64,7 +65,13 @@ def prepare(source: Path, prepared: Path, *, engine: str, dtype: str) -> dict[st
     # The one it will be served in: then the file is mapped as it is, and its size tells the memory it takes.
     dtype = AUTO_CPU_DTYPE if dtype == "auto" else dtype
     facts = _CONVERTERS[engine](gguf, weights, dtype)
-    facts = {"format": FORMAT, **facts, "dtype": dtype, "seconds": round(time.monotonic() - started_s, 2)}
+    facts = {
+        "format": FORMAT,
+        **facts,
+        "has_tools": has_tools(gguf),
+        "dtype": dtype,
+        "seconds": round(time.monotonic() - started_s, 2),
+    }
     _sync(weights)
     _write_marker(marker, facts)
     return facts
@@ -90,6 +97,11 @@ def find_gguf(source: Path) -> Path:
     if not is_gguf(file):
         raise EngineError(f"{file.name} is no GGUF file; choose a source with a GGUF file or a safetensors folder")
     return file
+
+
+def has_tools(gguf: Path) -> bool:
+    """Whether the model's chat template knows tools, in a form in which its calls are found."""
+    return tool_syntax(str(read_header(gguf).metadata.get("tokenizer.chat_template", ""))) is not None
 
 
 def _for_transformers(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:

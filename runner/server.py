@@ -106,6 +106,8 @@ def _health(engine: Engine | Embedder, settings: RunnerSettings, loader: Loader)
     if not loader.is_ready():
         return json_response({"status": "loading", "phase": loader.phase}, 503)
     if (reason := engine.failure()) is not None:
+        # An engine may break while nobody asks it, too.
+        loader.fail_after_last_words(reason)
         return json_response({"status": "failed", "reason": reason}, 503)
     capabilities = loader.capabilities
     assert capabilities is not None

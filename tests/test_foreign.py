@@ -308,6 +308,15 @@ class TestRenamedAnswers:
             {"error": {"message": "m", "type": "t", "code": "c", "param": None, "details": {"a": 1}}},
             {"message": "m", "type": "t", "code": "c", "param": None, "details": {"a": 1}},
         ),
+        (
+            {"error": {"message": "m", "type": "exceed_context_size_error", "code": 400, "n_ctx": 64}},
+            {
+                "message": "m",
+                "type": "invalid_request_error",
+                "code": "context_length_exceeded",
+                "details": {"n_ctx": 64},
+            },
+        ),
     ],
 )
 def test_errors_of_all_shapes_are_read(body: dict[str, Any], expected: dict[str, Any] | None) -> None:

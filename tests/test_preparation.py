@@ -22,7 +22,7 @@ from tests.fakes import HANG_S, FakeClock, make_container
 
 FACTS = (
     '{"weights_bytes": 10, "parameters": 5, "kv_bytes_per_token": 2, "context_length": 64, "dtype": "bfloat16", '
-    '"architecture": "llama"}'
+    '"architecture": "llama", "has_tools": true}'
 )
 
 
@@ -182,11 +182,11 @@ def test_what_is_known_is_told(preparation: Preparation, spec: ModelSpec) -> Non
     """Sizes and content from the download on, the rest from the conversion on; nothing of files that are not here."""
     found = preparation.describe(spec)
     assert found is not None
-    assert (4, ("model.gguf",), None) == (found.size_bytes, found.files, found.parameters)
+    assert (4, ("model.gguf",), None, False) == (found.size_bytes, found.files, found.parameters, found.has_tools)
     convert(preparation, spec)
     found = preparation.describe(spec)
     assert found is not None
-    assert (5, 64, "llama") == (found.parameters, found.context_length, found.architecture)
+    assert (5, 64, "llama", True) == (found.parameters, found.context_length, found.architecture, found.has_tools)
     found = preparation.describe(replace(spec, context_length=32))
     assert found is not None
     assert 32 == found.context_length

@@ -15,8 +15,15 @@ BYTES_PER_COUNTED = 50_000
 FULL_BYTES = 64 * 1024 * 1024
 
 
+class GrammarRefused(Exception):
+    """The library says that this grammar is none; its text is the library's reason."""
+
+
 class Grammars:
-    """Thread-safe. `compile_text` makes the library know a grammar, for good; it raises RuntimeError."""
+    """Thread-safe. `compile_text` makes the library know a grammar, for good.
+
+    It raises GrammarRefused, which is the request's fault, and EngineError, which is not.
+    """
 
     def __init__(self, compile_text: Callable[[str], None]) -> None:
         self._compile_text = compile_text
@@ -31,7 +38,7 @@ class Grammars:
     def compile(self, grammar: Grammar) -> None:
         """Makes a grammar known; returns at once where it is. Blocks for milliseconds, for a dear one seconds.
 
-        Raises PromptInvalid.
+        Raises PromptInvalid for a grammar that the library refuses, EngineError where its compiler fails.
         """
         if grammar.text in self._known:
             return
@@ -42,10 +49,9 @@ class Grammars:
             self._bytes += BYTES_PER_CHARACTER * len(grammar.text) + BYTES_PER_COUNTED * grammar.counted
             try:
                 self._compile_text(grammar.text)
-            except RuntimeError as error:
-                reason = str(error).strip().rpartition("\n")[2].rpartition(": ")[2]
+            except GrammarRefused as error:
                 raise PromptInvalid(
-                    f"The grammar of this request cannot be compiled: {reason}.",
+                    f"The grammar of this request cannot be compiled: {error}.",
                     code="invalid_schema",
                     param="response_format",
                 ) from None

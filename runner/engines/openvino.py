@@ -23,11 +23,12 @@ from runner.engines.openvino_arithmetic import arithmetic
 from runner.engines.openvino_batch import OpenVinoBatch, last_line
 from runner.engines.openvino_grammar import GrammarCompiler
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
+from runner.engines.rest import REST_S, Rest
 from runner.engines.stepping import StepLoop
 from runner.engines.token_text import TokenText
 from runner.fair_lock import FairLock
 from runner.kernels import LIBRARY, OWN_PRODUCTS
-from runner.memory import memory_limit_bytes
+from runner.memory import anonymous_bytes, memory_limit_bytes
 from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
 
@@ -43,7 +44,7 @@ BATCHED_TOKENS = 256
 class OpenVinoEngine:
     """See `runner.engine.Engine`. As many generations at once as `max_concurrency` says."""
 
-    def __init__(self, settings: RunnerSettings) -> None:
+    def __init__(self, settings: RunnerSettings, *, rest_s: float = REST_S) -> None:
         self._settings = settings
         self._context_length = 0
         self._arithmetic = arithmetic("auto", has_own_products=False)
@@ -56,8 +57,15 @@ class OpenVinoEngine:
         # Shared by who calls the engine, alone while the model is loaded anew.
         self._in_use = FairLock()
         self._broken: str | None = None
+        self._rest = Rest(
+            idle_s=self._idle_s, memory_bytes=anonymous_bytes, give_back=self._give_memory_back, rest_s=rest_s
+        )
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
+        self._load(on_phase)
+        self._rest.start()
+
+    def _load(self, on_phase: Callable[[Phase], None]) -> None:
         if self._settings.task == "embedding":
             raise EngineError("the openvino engine makes no embeddings; write `engine: transformers`")
         on_phase("importing")
@@ -90,6 +98,7 @@ class OpenVinoEngine:
         self._read_generation_config(pipeline.get_config())
         self._grammars = Grammars(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
         self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos), self._text_of)
+        self._rest.loaded()
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -130,25 +139,50 @@ class OpenVinoEngine:
         return None if pipeline is None else pipeline.get_metrics().cache_usage / 100
 
     def close(self) -> None:
+        self._rest.close()
+        self._unload()
+
+    def _unload(self) -> None:
         if self._loop is not None:
             self._loop.close()
         self._loop = self._pipeline = self._tokenizer = self._grammars = None
 
     def _forget_grammars_if_full(self) -> None:
-        """Loads the model anew, once nobody uses it: what the library compiled is freed in no other way."""
+        """What the library compiled is freed in no other way than by loading the model anew."""
         grammars = self._grammars
         if grammars is None or not grammars.is_full():
             return
         with self._in_use.alone():
             if self._loaded(self._grammars).is_full():
                 log.info("loading anew, to free the memory of the grammars of earlier requests")
-                self._loaded(self._loop).drain()
-                self.close()
-                try:
-                    self.load(lambda _phase: None)
-                except EngineError as error:
-                    self._broken = str(error)
-                    raise
+                self._load_anew()
+
+    def _give_memory_back(self) -> None:
+        """The KV cache never shrinks, and what it holds of earlier prompts is never dropped: it goes with the model."""
+        with self._in_use.alone():
+            # Somebody may have come since it was decided.
+            if self._rest.is_due():
+                before_bytes = anonymous_bytes()
+                self._load_anew()
+                freed_mb = (before_bytes - anonymous_bytes()) / 1e6
+                log.info("gave %.0f MB back: loaded anew, since nobody has asked for long", freed_mb)
+
+    def _load_anew(self) -> None:
+        """Called alone: who comes meanwhile waits."""
+        self._loaded(self._loop).drain()
+        self._unload()
+        try:
+            self._load(lambda _phase: None)
+        except EngineError as error:
+            self._broken = str(error)
+            raise
+        finally:
+            if self._loop is None:
+                self._broken = self._broken or "the model could not be loaded anew"
+
+    def _idle_s(self) -> float | None:
+        loop = self._loop
+        return None if loop is None or loop.failure is not None else loop.idle_s()
 
     def _loaded(self, part: P | None) -> P:
         if part is None:

@@ -16,14 +16,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from runner.engine import EngineError
+from runner.engines.grammars import GrammarRefused
 from runner.kernels import LIBRARY
 
 # The library compiles in threads of its own, eight of them; the batch goes first.
 NICENESS = 10
+# In the place in its source where the part of the library that reads grammars throws.
+GRAMMAR_SOURCE = "xgrammar"
 
 
 class GrammarCompiler:
-    """Makes a tokenizer know grammars, called with one at a time. Raises RuntimeError."""
+    """Makes a tokenizer know grammars, called with one at a time. Raises GrammarRefused, EngineError."""
 
     def __init__(self, library: Any, tokenizer: Any, model_file: Path) -> None:
         self._library = library
@@ -32,23 +36,23 @@ class GrammarCompiler:
         self._pipeline: Any = None
 
     def __call__(self, text: str) -> None:
-        failures: list[RuntimeError] = []
+        failures: list[Exception] = []
         # In a thread of its own: a thread stays as low as it was put, as do those that come from it.
         thread = threading.Thread(target=self._compile, args=(text, failures), name="grammar")
         thread.start()
         thread.join()
         if failures:
-            raise failures[0]
+            raise told(failures[0]) from failures[0]
 
-    def _compile(self, text: str, failures: list[RuntimeError]) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    def _compile(self, text: str, failures: list[Exception]) -> None:
         try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             if self._pipeline is None:
                 self._pipeline = _mute_pipeline(self._library, self._tokenizer, self._vocabulary())
             config = self._library.GenerationConfig(max_new_tokens=1)
             config.structured_output_config = self._library.StructuredOutputConfig(grammar=text)
             self._pipeline.generate(_one_token(), config)
-        except RuntimeError as error:
+        except Exception as error:  # The thread's outermost; whoever waits for it has to be told.
             failures.append(error)
 
     def _vocabulary(self) -> int:
@@ -59,6 +63,14 @@ class GrammarCompiler:
         core.add_extension(LIBRARY)
         size = core.read_model(self._model_file).output(0).partial_shape[2]
         return int(size.get_length()) if size.is_static else len(self._tokenizer.get_vocab())
+
+
+def told(error: Exception) -> GrammarRefused | EngineError:
+    """Whose fault it is: the grammar's only where the library says so."""
+    where, _, last = str(error).strip().rpartition(": ")
+    if isinstance(error, RuntimeError) and GRAMMAR_SOURCE in where:
+        return GrammarRefused(last)
+    return EngineError(f"the grammar's compiler failed: {type(error).__name__}: {error}")
 
 
 def _mute_pipeline(library: Any, tokenizer: Any, vocabulary: int) -> Any:

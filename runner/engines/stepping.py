@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,10 +112,18 @@ class StepLoop:
     A step that raises fails all requests with its reason, and every later one: the pipeline's state is unknown then.
     """
 
-    def __init__(self, pipeline: BatchPipeline, text_of: Callable[[EncodedRequest], TokenText]) -> None:
+    def __init__(
+        self,
+        pipeline: BatchPipeline,
+        text_of: Callable[[EncodedRequest], TokenText],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.failure: str | None = None
         self._pipeline = pipeline
         self._text_of = text_of
+        self._clock = clock
+        self._idle_since_s: float | None = clock()
         self._changed = threading.Condition()
         self._joining: deque[_Member] = deque()
         self._closed = False
@@ -135,6 +144,12 @@ class StepLoop:
         """Returns when nobody is in the batch. Blocks as long as the longest generation takes, and those that join."""
         with self._changed:
             self._changed.wait_for(lambda: not self._joining and not self._active)
+
+    def idle_s(self) -> float | None:
+        """For how long nobody has been in the batch; None while somebody is, or is on the way there."""
+        with self._changed:
+            since_s = None if self._joining else self._idle_since_s
+        return None if since_s is None else self._clock() - since_s
 
     def close(self) -> None:
         """Ends after the step that runs; requests still in the batch end as cancelled."""
@@ -162,9 +177,12 @@ class StepLoop:
         with self._changed:
             self._active = [member for member in self._active if not member.is_over]
             if not self._active:
+                if self._idle_since_s is None:
+                    self._idle_since_s = self._clock()
                 self._changed.notify_all()
             while not (self._joining or self._active or self._closed):
                 self._changed.wait()
+            self._idle_since_s = None
             joining = list(self._joining)
             self._joining.clear()
             # Before they join: whatever is thrown from here on is told to them, too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,14 +10,24 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import yaml
 
+from bench.quality.measuring import PreparedModel, prepared_model
+from controller.settings import ROOT, Settings
 from tests.docker.house import FAKE_IMAGE, House, docker, fake_models
 
 Build = Callable[..., House]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs Docker; the quick tests of the whole suite come first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Everything in this folder needs Docker; the quick tests of the whole suite come first.
+
+    What needs a server that is built for minutes runs by `make test-llamacpp` alone.
+    """
+    if "llamacpp" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("llamacpp")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
@@ -68,6 +79,22 @@ def build_house(tmp_path_factory: pytest.TempPathFactory, fake_image: str) -> It
 
     yield build
     for house in houses:
+        house.close()
+
+
+@pytest.fixture(scope="session")
+def default_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedModel]:
+    """The shipped default model, prepared anew from the set-up's download."""
+    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    folder: Path = tmp_path_factory.mktemp("default_model")
+    folder.chmod(0o755)
+    house = House(folder, yaml.safe_dump({"models": {"smollm2-135m": shipped["models"]["smollm2-135m"]}}))
+    downloads = ROOT / "data" / "sources"
+    if downloads.is_dir():
+        shutil.copytree(downloads, house.data_dir / "sources")
+    try:
+        yield prepared_model(Settings.from_environ(house.environ()), "smollm2-135m")
+    finally:
         house.close()
 
 

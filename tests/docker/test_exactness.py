@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-import yaml
 
-from bench.quality.measuring import Comparison, PreparedModel, compare, prepared_model
-from controller.settings import ROOT, Settings
-from tests.docker.house import House
+from bench.quality.measuring import Comparison, PreparedModel, compare
 from tests.prompts import TWENTY_PROMPTS
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedModel]:
-    """The shipped default model, prepared anew from the set-up's download."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    folder: Path = tmp_path_factory.mktemp("exactness")
-    folder.chmod(0o755)
-    house = House(folder, yaml.safe_dump({"models": {"smollm2-135m": shipped["models"]["smollm2-135m"]}}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    try:
-        yield prepared_model(Settings.from_environ(house.environ()), "smollm2-135m")
-    finally:
-        house.close()
-
-
-@pytest.fixture(scope="module")
-def found(model: PreparedModel) -> Comparison:
-    return compare(model, TWENTY_PROMPTS)
+def found(default_model: PreparedModel) -> Comparison:
+    return compare(default_model, TWENTY_PROMPTS)
 
 
 def test_texts_become_the_same_tokens(found: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import requests
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic import SecretStr
 
 from tests.docker.conftest import Build
@@ -152,3 +153,32 @@ def test_langchain_meets_the_errors_of_openai(langchain: ChatOpenAI) -> None:
     """What is refused arrives in LangChain as the `openai` package's own error."""
     with pytest.raises(openai.BadRequestError, match="as you wished"):
         langchain.invoke(json.dumps({"status": 400}))
+
+
+def test_the_asynchronous_client(house: House) -> None:
+    """AsyncOpenAI streams two answers at once, and a task that is cancelled within a stream stops the model's work."""
+
+    async def text(client: AsyncOpenAI, tokens: int) -> str:
+        stream = await client.chat.completions.create(model="echo", messages=user({"tokens": tokens}), stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def talk() -> list[str]:
+        async with AsyncOpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
+            texts = [*await asyncio.gather(text(client, 2), text(client, 3))]
+            before = counters(house)["broken_off"]
+            begun = asyncio.Event()
+
+            async def endless() -> None:
+                script = user({"tokens": 10_000, "delay_s": 0.02})
+                async for _chunk in await client.chat.completions.create(model="echo", messages=script, stream=True):
+                    begun.set()
+
+            task = asyncio.create_task(endless())
+            await asyncio.wait_for(begun.wait(), 30)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(until, "the work stops", lambda: counters(house)["broken_off"] > before, 2)
+            return texts
+
+    assert ["word0 word1 ", "word0 word1 word2 "] == asyncio.run(talk())

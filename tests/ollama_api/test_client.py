@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -245,6 +246,8 @@ class TestModels:
         lines = [line.split() for line in str(shown.parameters).splitlines()]
         assert [["num_predict", "9"], ["temperature", "0.5"], ["stop", '"END"']] == lines
         assert ["embedding"] == client.show("vectors").capabilities
+        backend.known["tiny"] = replace(FACTS, has_tools=True)
+        assert ["completion", "tools"] == client.show("tiny").capabilities
         assert {"general.architecture": "unknown", "unknown.context_length": 2048} == self.unknown(client, backend)
 
     def unknown(self, client: ollama.Client, backend: FakeBackend) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flask import Flask
 
+from runner.engine import EncodedRequest, Piece
 from runner.loading import Loader
 from runner.server import create_app
 from runner.settings import RunnerSettings
@@ -22,8 +24,18 @@ class PipeGate:
         return bool(select.select([self._fd], [], [], timeout)[0]) and bool(os.read(self._fd, 1))
 
 
+class Breakable(FakeEngine):
+    """Can serve no more once it is asked to `break`."""
+
+    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+        if request.prompt_tokens == tuple(b"break"):
+            self.broken = "out of pages"
+            raise RuntimeError(self.broken)
+        return super().generate(request, cancelled)
+
+
 def application() -> Flask:
-    engine = FakeEngine(gate=PipeGate(int(os.environ["FAKE_GATE_FD"])))
+    engine = Breakable(gate=PipeGate(int(os.environ["FAKE_GATE_FD"])))
     loader = Loader(engine, on_failure=lambda _message: os._exit(1))
     loader.start()
     return create_app(engine, RunnerSettings(model_id="fake", model_path=Path("/nowhere")), loader, silence_s=0.5)

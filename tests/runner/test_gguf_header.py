@@ -7,6 +7,7 @@ import pytest
 
 from runner.convert.gguf_header import read_header
 from runner.convert.openvino import model_config
+from runner.prepare import has_tools
 
 
 def text(value: str) -> bytes:
@@ -65,3 +66,15 @@ def test_impossible_lengths_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0))
     with pytest.raises(ValueError, match="impossible"):
         read_header(file)
+
+
+@pytest.mark.parametrize(
+    ("template", "known"),
+    [("{% if tools %}<tool_call>{% endif %}", True), ("{{ messages }}", False), ("{{ tools }}", False), (None, False)],
+)
+def test_a_template_tells_of_tools(tmp_path: Path, template: str | None, known: bool) -> None:
+    """A model has tools where its file's chat template takes them and writes calls in a form that is known."""
+    file = tmp_path / "m.gguf"
+    key = text("tokenizer.chat_template") + struct.pack("<I", 8)
+    file.write_bytes(gguf([NAME] if template is None else [NAME, key + text(template)], []))
+    assert known == has_tools(file)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from runner.engine import EncodedRequest, EngineError, Piece, PromptInvalid, Sampling, Sink
-from runner.engines.grammars import BYTES_PER_COUNTED, FULL_BYTES, Grammars
+from runner.engines.grammars import BYTES_PER_COUNTED, FULL_BYTES, GrammarRefused, Grammars
+from runner.engines.openvino_grammar import told
 from runner.grammar_rules import Grammar
 from runner.jobs import Job
 
@@ -28,7 +29,9 @@ class Compiler:
         if self.gate is not None:
             assert self.gate.acquire(timeout=DEADLINE_S)
         if "broken" in text:
-            raise RuntimeError("in grammar.cc:7: line 1: no such rule")
+            raise GrammarRefused("no such rule")
+        if "unlucky" in text:
+            raise EngineError("the compiler has no memory")
         self.compiled.append(text)
 
 
@@ -139,7 +142,7 @@ def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
 
 
 def test_a_grammar_that_fails_is_the_clients() -> None:
-    """It is refused with the library's reason, without its place in the source; the next one is compiled."""
+    """It is refused with the library's reason; the next one is compiled."""
     compiler = Compiler()
     grammars = Grammars(compiler)
     for _ in range(2):
@@ -148,6 +151,39 @@ def test_a_grammar_that_fails_is_the_clients() -> None:
         assert ("invalid_schema", "response_format") == (caught.value.code, caught.value.param)
     grammars.compile(Grammar("good"))
     assert ["good"] == compiler.compiled
+
+
+def test_a_compiler_that_fails_is_not_the_clients_fault() -> None:
+    """A failure of our own is no refusal of the request, and the next try is one."""
+    compiler = Compiler()
+    grammars = Grammars(compiler)
+    for tries in (1, 2):
+        with pytest.raises(EngineError, match="no memory") as caught:
+            grammars.compile(Grammar("unlucky"))
+        assert not isinstance(caught.value, PromptInvalid)
+        assert compiler.begun.acquire(timeout=0), tries
+
+
+XGRAMMAR = "[00:26:28] /build/_deps/xgrammar-src/cpp/grammar_parser.cc:552: EBNF parser error at line 1, column 10: "
+FILE = (
+    "Exception from src/inference/src/cpp/core.cpp:84:\nCheck 'path' failed:\nCould not open the file: xgrammar.xml\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (RuntimeError(XGRAMMAR + 'Rule "nosuch" is not defined\n'), GrammarRefused, 'Rule "nosuch" is not defined'),
+        (RuntimeError(FILE), EngineError, "RuntimeError: Exception from"),
+        (PermissionError("setpriority"), EngineError, "PermissionError: setpriority"),
+    ],
+)
+def test_only_what_reads_grammars_refuses_them(error: Exception, kind: type[Exception], words: str) -> None:
+    """What the library throws where it reads a grammar is the grammar's fault; all else is the engine's, in full."""
+    found = told(error)
+    assert type(found) is kind
+    assert words in str(found)
+    assert kind is EngineError or words == str(found)
 
 
 def test_they_fill_a_bounded_memory() -> None:

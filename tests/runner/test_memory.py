@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
-from runner.memory import memory_limit_bytes
+from runner.memory import anonymous_bytes, memory_limit_bytes
 
 SMOLLM2 = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
 MIB = 1 << 20
@@ -20,6 +20,14 @@ def test_the_containers_limit_counts(tmp_path: Path, text: str, limited: bool) -
     file.write_text(text)
     machine = memory_limit_bytes(())
     assert memory_limit_bytes((tmp_path / "absent", file)) == (100 * MIB if limited else machine)
+
+
+def test_only_memory_of_its_own_counts(tmp_path: Path) -> None:
+    """Pages of files, which the system can drop, are not what a process could give back."""
+    file = tmp_path / "status"
+    file.write_text("VmRSS:\t 3000 kB\nRssAnon:\t    1000 kB\nRssFile:\t    2000 kB\n")
+    assert anonymous_bytes(file) == 1000 * 1024
+    assert anonymous_bytes() > MIB
 
 
 def test_the_cache_of_a_token_is_what_was_measured() -> None:

@@ -179,6 +179,21 @@ def test_a_worker_that_dies_ends_the_process(tmp_path: Path) -> None:
         assert 1 == process.wait(TIMEOUT_S)
 
 
+def test_an_engine_that_breaks_ends_the_process(tmp_path: Path) -> None:
+    """The request that met it is answered with the reason, the next ones are put off, and the container ends with 1."""
+    with served_fake(tmp_path) as (process, port, _gate):
+        answers = []
+        for _ in range(2):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+            connection.request("POST", "/inference", json.dumps({"prompt": "break"}))
+            response = connection.getresponse()
+            answers.append((response.status, json.loads(response.read())["error"]["code"]))
+            connection.close()
+        assert [(500, "generation_failed"), (503, "engine_failed")] == answers
+        assert not is_healthy(port=port)
+        assert 1 == process.wait(TIMEOUT_S)
+
+
 def test_the_health_check_is_no_when_nothing_listens() -> None:
     """No answer is an answer."""
     with socket.socket() as free:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine import EngineError
+from runner.engine import EncodedRequest, EngineError, GenerationRequest
 from tests.runner.conftest import Served
 from tests.runner.fake_engine import FakeEngine
 
@@ -139,12 +139,14 @@ def test_a_failure_after_the_start_is_an_event_without_done(serve: Serve) -> Non
 
 
 def test_an_engine_that_can_serve_no_more_is_unhealthy(serve: Serve) -> None:
-    """After its breakdown /health is 503 with the reason and new requests are sent away to come again."""
+    """After its breakdown /health is 503 with the reason and new requests are sent away to come again; the process ends
+    though nobody asks for anything but its health."""
     engine = FakeEngine()
     served = serve(engine)
     engine.broken = "out of pages"
     status, health, _ = served.request("GET", "/health")
     assert (status, health) == (503, {"status": "failed", "reason": "out of pages"})
+    assert "out of pages" == served.loader.failure
     assert "out of pages" in assert_error(served.request("POST", "/inference", {"prompt": "one"}), 503, "engine_failed")
 
 
@@ -155,6 +157,27 @@ def test_a_failure_before_the_answer_is_a_500(serve: Serve) -> None:
     engine.break_after = 1
     message = assert_error(served.request("POST", "/inference", {"prompt": "one two"}), 500, "generation_failed")
     assert "the fake broke" in message
+
+
+class Unlucky(FakeEngine):
+    """Fails to make something of a prompt, through no fault of the prompt's."""
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        if request.prompt == "unlucky":
+            raise EngineError("the grammar's compiler failed")
+        return super().encode(request)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_not_the_requests_fault_is_a_500(serve: Serve, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """An engine that cannot encode is an error of the server's with its reason in the log, and takes no place."""
+    served = serve(Unlucky(), max_concurrency=1)
+    for _ in range(6):
+        answer = served.request("POST", "/inference", {"prompt": "unlucky", "stream": stream})
+        assert_error(answer, 500, "internal_error")
+        assert "server_error" == answer[1]["error"]["type"]
+    assert "the grammar's compiler failed" in caplog.text
+    assert 200 == served.request("POST", "/inference", {"prompt": "one"})[0]
 
 
 @pytest.mark.parametrize("stream", [True, False])

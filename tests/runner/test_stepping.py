@@ -248,6 +248,25 @@ def test_an_empty_batch_sleeps(pipeline: FakePipeline, loop: StepLoop) -> None:
     assert 3 == pipeline.steps
 
 
+def test_idle_time_counts_from_the_last_end(pipeline: FakePipeline) -> None:
+    """Nobody is idle who has a request in the batch, however slow; afterwards the clock runs."""
+    now_s = 100.0
+    loop = StepLoop(pipeline, text_of, clock=lambda: now_s)
+    now_s = 103.0
+    assert 3.0 == loop.idle_s()
+    sink = submit(loop, 1, 2)
+    assert loop.idle_s() is None
+    assert pipeline.joined.acquire(timeout=WAIT_S)
+    now_s = 200.0
+    assert loop.idle_s() is None
+    pipeline.permits.release(10)
+    assert ("bc", "stop") == sink.end()
+    loop.drain()
+    now_s = 207.0
+    assert 7.0 == loop.idle_s()
+    loop.close()
+
+
 def test_closing_ends_what_runs(pipeline: FakePipeline) -> None:
     """Requests in the batch end as cancelled, and the thread is gone."""
     loop = StepLoop(pipeline, text_of)

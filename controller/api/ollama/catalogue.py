@@ -57,7 +57,7 @@ def shown(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
         "template": "",
         "details": _details(spec, facts),
         "model_info": _model_info(spec, facts),
-        "capabilities": ["embedding"] if spec.task == "embedding" else ["completion"],
+        "capabilities": _capabilities(spec, facts),
         "modified_at": _modified_at(facts),
     }
 
@@ -102,6 +102,13 @@ def _model_info(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
         f"{architecture}.context_length": context,
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _capabilities(spec: ModelSpec, facts: ModelFacts | None) -> list[str]:
+    if spec.task == "embedding":
+        return ["embedding"]
+    calls_tools = spec.task == "chat" and facts is not None and facts.has_tools
+    return ["completion", "tools"] if calls_tools else ["completion"]
 
 
 def _parameters(generation: GenerationDefaults) -> str:

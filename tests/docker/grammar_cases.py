@@ -1,0 +1,30 @@
+"""In the openvino image: what the compiler makes of grammars that are none, and of a model that it cannot read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import openvino_genai
+
+from runner.engine import EngineError
+from runner.engines.grammars import GrammarRefused
+from runner.engines.openvino_grammar import GrammarCompiler
+
+MODEL = Path("/prepared/weights")
+TEXTS = ('root ::= "a"', "root ::= nosuch", 'root ::= "a', "root ::= [z-a]", 'other ::= "a"')
+
+
+def outcome(compiler: GrammarCompiler, text: str) -> tuple[str, str]:
+    try:
+        compiler(text)
+    except (GrammarRefused, EngineError) as error:
+        return type(error).__name__, str(error)
+    return "compiled", ""
+
+
+if __name__ == "__main__":
+    tokenizer = openvino_genai.Tokenizer(MODEL)
+    compiler = GrammarCompiler(openvino_genai, tokenizer, MODEL / "openvino_model.xml")
+    homeless = GrammarCompiler(openvino_genai, tokenizer, MODEL / "absent.xml")
+    print(json.dumps([*(outcome(compiler, text) for text in TEXTS), outcome(homeless, TEXTS[0])]))
