@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from controller.errors import DockerTimeout
 from controller.readiness import Readiness
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.model import Lease, State
@@ -17,11 +19,13 @@ log = logging.getLogger(__name__)
 
 # Docker may say "running" of a container whose process has just died; under load for seconds.
 BELIEVED_AFTER_S = 10.0
+# Where Docker hangs, each would ask it in vain for as long as those before.
+TURN_WITHIN_S = 30.0
 POLL_S = 0.05
 
 
 class Aftermath:
-    """Makes memory follow what a dead connection told. Thread-safe; blocks on Docker, 10 s and two looks at most."""
+    """Makes memory follow what a dead connection told. Thread-safe; blocks on Docker."""
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class Aftermath:
         Either it answers, or Docker says that it has ended, or neither for so long that Docker is believed.
         Raises a Docker error.
         """
-        with self._turns[lease.model_id]:
+        with self._turn(lease.model_id):
             deadline = self._clock.monotonic() + BELIEVED_AFTER_S
             while self._is_believed(lease):
                 container = self._backend.inspect(lease.container_id)
@@ -54,6 +58,16 @@ class Aftermath:
                 if self._probe(lease.port, container.ready_path).ready:
                     return
                 self._clock.sleep(POLL_S)
+
+    @contextmanager
+    def _turn(self, model_id: str) -> Iterator[None]:
+        turn = self._turns[model_id]
+        if not turn.acquire(timeout=TURN_WITHIN_S):
+            raise DockerTimeout(f"{model_id} died, and Docker did not say in time what became of it; try again soon")
+        try:
+            yield
+        finally:
+            turn.release()
 
     def _is_believed(self, lease: Lease) -> bool:
         """Whether the supervisor would still send requests there."""
