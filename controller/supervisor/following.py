@@ -10,8 +10,9 @@ from collections.abc import Callable
 from controller.docker_service.events import Event
 from controller.errors import OrchestrarError
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.model import ModelView, State
+from controller.supervisor.model import State
 from controller.supervisor.supervisor import Supervisor
+from controller.supervisor.view import ModelView
 
 log = logging.getLogger(__name__)
 

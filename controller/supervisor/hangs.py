@@ -10,9 +10,10 @@ from controller.docker_service import Container
 from controller.errors import OrchestrarError, UpstreamError, UpstreamTimeout
 from controller.readiness import Readiness
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.model import ModelView, State
+from controller.supervisor.model import State
 from controller.supervisor.starting import Backend
 from controller.supervisor.supervisor import Supervisor
+from controller.supervisor.view import ModelView
 
 log = logging.getLogger(__name__)
 

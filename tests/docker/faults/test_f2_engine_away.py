@@ -16,7 +16,14 @@ import pytest
 from tests.docker.conftest import Build
 from tests.docker.docker_gate import Gate
 from tests.docker.house import House, docker, until
+from tests.promises.mutation import Mutation
 
+MUTATION = Mutation(
+    "controller/docker_service/calls.py",
+    'client_call=["timeout", f"--kill-after={KILL_AFTER_S}", f"{deadline_s:g}", "docker"],',
+    'client_call=["docker"],',
+    "test_f2_an_engine_that_hangs",
+)
 HEALTH_WITHIN_S = 0.5
 # A look's deadline and the moment that its process has to end, twice, and what a busy machine adds.
 REFUSED_WITHIN_S = 30.0

@@ -12,7 +12,14 @@ import requests
 
 from tests.docker.conftest import Build
 from tests.docker.house import House, docker, until
+from tests.promises.mutation import Mutation
 
+MUTATION = Mutation(
+    "controller/supervisor/lifecycle.py",
+    'if found is not None and found.status == "paused":',
+    "if False:",
+    "test_f5_a_pause_by_hand",
+)
 # The promise; and what a client may wait beyond it for its own answer to arrive.
 UNREADY_WITHIN_S = 15.0
 SLACK_S = 3.0

@@ -9,7 +9,14 @@ import pytest
 
 from tests.docker.conftest import Build
 from tests.docker.house import House, docker, until
+from tests.promises.mutation import Mutation
 
+MUTATION = Mutation(
+    "controller/supervisor/lifecycle.py",
+    'elif found is not None and found.status == "running":',
+    "elif False:",
+    "test_f6_an_up_by_hand_is_adopted",
+)
 NOTICED_WITHIN_S = 10.0
 
 BY_HAND: dict[str, Callable[[House], object]] = {
