@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 
 from flask import Flask
 
 from controller.api import errors, guard, native, ollama, openai
-from controller.api.services import Services
+from controller.api.services import Services, Watch
 from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
 from controller.docker_service import DockerService
 from controller.docker_service.health import EngineHealth
 from controller.errors import OrchestrarError
+from controller.leftovers import Leftovers
 from controller.proxy import Proxy
 from controller.pump import Pump
 from controller.registry import Registry
 from controller.relay import Relay
 from controller.rendering import read_engines
 from controller.settings import Settings
-from controller.supervisor import Backend, Monitor, Supervisor
+from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
+from controller.supervisor.hangs import SILENCE_S
 from controller.upstream import READ_TIMEOUT_S
 
 log = logging.getLogger(__name__)
@@ -40,13 +43,23 @@ def create_app(
     settings = settings or Settings.from_environ(os.environ)
     registry = registry or read_registry(settings)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
+    leftovers = Leftovers(docker, registry.models.keys)
+    is_real = backend is None
     if backend is None:
         deployment = compose_deployment(settings, registry, docker)
+        leftovers.retire()
         deployment.write()
         backend = deployment
     proxy = proxy or Proxy()
     supervisor = Supervisor(registry.models, backend, proxy.probe, stop_grace_s=settings.stop_grace_s)
+    relay = Relay(
+        supervisor,
+        proxy,
+        Aftermath(supervisor, backend, proxy.probe).settle,
+        max_in_flight=settings.max_in_flight,
+    )
     _start(supervisor, registry, backend)
+    watches = _watch(supervisor, backend, proxy, relay, docker, leftovers) if is_real else ()
 
     app = Flask("orchestrar", static_folder=None)
     # One more than allowed: a body without a length is cut at this bound in silence, and would pass for a whole one.
@@ -56,12 +69,13 @@ def create_app(
         registry=registry,
         engines=read_engines(settings.templates_dir),
         supervisor=supervisor,
-        relay=Relay(supervisor, proxy, max_in_flight=settings.max_in_flight),
+        relay=relay,
         proxy=proxy,
         facts=backend.facts,
         engine=EngineHealth(docker.version),
         clients=ClientWatcher(),
         pump=Pump(silence_s=READ_TIMEOUT_S),
+        watches=watches,
     )
     guard.install(app, settings.allowed_hosts)
     errors.install(app)
@@ -83,3 +97,16 @@ def _start(supervisor: Supervisor, registry: Registry, backend: Backend) -> None
         if spec.preload:
             supervisor.run(spec.id, wait=False)
     Monitor(supervisor).start()
+
+
+def _watch(
+    supervisor: Supervisor, backend: Backend, proxy: Proxy, relay: Relay, docker: DockerService, leftovers: Leftovers
+) -> tuple[Watch, ...]:
+    """Follow what happens to containers outside of our doing, until closed."""
+    follower = Follower(supervisor, after_gap=leftovers.retire)
+    hangs = HangWatch(supervisor, backend, partial(proxy.probe, timeout_s=SILENCE_S), relay.cut)
+    feed = docker.follow(follower.note, follower.note_gap)
+    watches: tuple[Watch, ...] = (feed, follower, hangs)
+    for watch in watches:
+        watch.start()
+    return watches

@@ -16,6 +16,7 @@ OrchestrarError
 ├── Unavailable                503, trying again later helps
 │   ├── ModelPreparing         503 model_preparing
 │   ├── ModelStopping          503 model_stopping
+│   ├── ModelPaused            503 model_paused      by hand, and it goes on by hand
 │   ├── Overloaded             503 overloaded
 │   ├── BackingOff             503 backing_off       `details` holds the last failure's card
 │   ├── NoRoom                 503 insufficient_memory   `details` names what holds the memory
@@ -153,6 +154,12 @@ class ModelPreparing(Unavailable):
 
 class ModelStopping(Unavailable):
     code = "model_stopping"
+
+
+class ModelPaused(Unavailable):
+    """Somebody has paused the model's container; only they let it go on."""
+
+    code = "model_paused"
 
 
 class Overloaded(Unavailable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from controller.docker_service import Container, DockerService
-from controller.errors import Cancelled, PreparationFailed, SourceError
+from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
 from controller.files import write_atomic
 from controller.model_facts import ModelFacts
 from controller.registry import ModelSpec
@@ -22,6 +23,9 @@ from controller.sources import Progress, SourceStore, StoredSource
 
 POLL_S = 0.5
 LOG_LINES = 20
+# A conversion tells how far it is; one that says nothing for so long is at nothing.
+SILENT_AT_MOST_S = 3600.0
+TURN_WITHIN_S = 10.0
 # What transformers loads is safetensors, and openvino its own IR; both are made from GGUF files once.
 CONVERTING_ENGINES = frozenset({"openvino", "transformers"})
 # Of what the runner writes into a volume; counted up when older volumes are no longer good.
@@ -155,9 +159,10 @@ class Preparation:
     def delete(self, spec: ModelSpec) -> int:
         """Remove downloaded files, prepared volumes and what was remembered of them; returns the bytes of the files.
 
-        The model's containers must be gone: a volume in use stays, with Docker's error.
+        The model's containers must be gone: a volume in use stays, with Docker's error. Raises ModelBusy while another
+        process prepares the model.
         """
-        with self._turn(spec.id, lambda: False):
+        with self._turn(spec.id, lambda: False, within_s=TURN_WITHIN_S):
             for container in self._docker.preparations(spec.id):
                 self._docker.remove(container.id)
             for volume in self._docker.volumes(spec.id):
@@ -166,15 +171,19 @@ class Preparation:
             return self._store.delete(spec.source)
 
     @contextmanager
-    def _turn(self, model_id: str, cancelled: Callable[[], bool]) -> Iterator[None]:
+    def _turn(self, model_id: str, cancelled: Callable[[], bool], within_s: float = math.inf) -> Iterator[None]:
         """One at a time for each model, also across processes: the controller and `provision` share the folder."""
         self._facts_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._facts_dir / f"{model_id}.lock")
+        waited_s = 0.0
         while not lock.is_locked:
             if cancelled():
                 raise Cancelled(f"preparing {model_id} was cancelled")
+            if waited_s >= within_s:
+                raise ModelBusy(f"{model_id} is being prepared by another process; try again when that is over")
             with suppress(Timeout):
                 lock.acquire(timeout=POLL_S)
+            waited_s += POLL_S
         try:
             yield
         finally:
@@ -187,6 +196,8 @@ class Preparation:
 
     def _wait(self, container: Container, on_progress: OnProgress, cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Poll until the container ends (prepared once per model, so a poll is cheap enough); its report."""
+        said: list[str] = []
+        silent_s = 0.0
         while True:
             now = self._docker.inspect(container.id)
             lines = self._docker.logs(container.id, tail=LOG_LINES)
@@ -196,6 +207,12 @@ class Preparation:
                 break
             if cancelled():
                 raise Cancelled(f"preparing {container.model_id} was cancelled")
+            silent_s, said = (silent_s + POLL_S if lines == said else 0.0), lines
+            if silent_s >= SILENT_AT_MOST_S:
+                raise PreparationFailed(
+                    f"preparing {container.model_id} wrote nothing for {silent_s:.0f} s and was ended; try again",
+                    details=now.card("preparing", lines),
+                )
             on_progress(_converting(lines))
             self._clock.sleep(POLL_S)
         if now.exit_code != 0:

@@ -37,15 +37,17 @@ class Proxy:
         self._lock = threading.Lock()
         self._idle: dict[int, list[tuple[float, Connection]]] = defaultdict(list)
 
-    def probe(self, port: int, path: str) -> Readiness:
-        """One GET of the path that tells; any answer but a 200 means not yet."""
-        connection = http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT_S)
+    def probe(self, port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Readiness:
+        """One GET of the path that tells; any answer but a 200 means not yet. `timeout_s` bounds each silence."""
+        connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
             report = _json_object(response.read(MAX_HEALTH_BYTES))
         except ConnectionRefusedError:
             return Readiness(ready=False, refused=True)
+        except TimeoutError:
+            return Readiness(ready=False, silent=True)
         except (OSError, http.client.HTTPException):
             return Readiness(ready=False)
         finally:

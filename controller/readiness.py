@@ -8,12 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
-    """One look at a model's /health, or its like: `refused` means that nobody listens on its port.
+    """One look at a model's /health, or its like: `refused` means that nobody listens on its port, `silent` that its
+    answer did not come in time.
 
     `phase` is what it does while it loads, `phases` the seconds each took once it is ready; only our runner tells them.
     """
 
     ready: bool
     refused: bool = False
+    silent: bool = False
     phase: str = ""
     phases: dict[str, Any] = field(default_factory=dict)

@@ -16,9 +16,11 @@ from controller.errors import (
     Overloaded,
     ShutDown,
     UpstreamAnswered,
+    UpstreamError,
     UpstreamInvalid,
 )
 from controller.proxy import Proxy, Upstream
+from controller.sent import Sent
 from controller.supervisor import CancelToken, Lease, Supervisor
 
 log = logging.getLogger(__name__)
@@ -58,13 +60,20 @@ class Answer(Pieces, Protocol):
 
 
 class Relay:
-    """Sends requests to models, at most `max_in_flight` at once. Thread-safe."""
+    """Sends requests to models, at most `max_in_flight` at once. Thread-safe.
 
-    def __init__(self, supervisor: Supervisor, proxy: Proxy, *, max_in_flight: int) -> None:
+    `settle` is called when a model's connection ended before its answer: it returns when the supervisor knows whether
+    that model still serves.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, proxy: Proxy, settle: Callable[[Lease], None], *, max_in_flight: int
+    ) -> None:
         self._supervisor = supervisor
         self._proxy = proxy
+        self._settle = settle
         self._places = threading.BoundedSemaphore(max_in_flight)
-        self._open_exchanges: set[Exchange] = set()
+        self._sent: set[Sent] = set()
         self._max_in_flight = max_in_flight
 
     def open(
@@ -84,11 +93,17 @@ class Relay:
 
     def cut_all(self) -> None:
         """Break off every answer under way, each with an error that says why: the grace of a shutdown is over."""
-        for exchange in list(self._open_exchanges):
-            exchange.cut()
+        for sent in list(self._sent):
+            sent.cut(ShutDown("the controller is shutting down and had to cut this answer; ask again"))
 
-    def _ended(self, exchange: Exchange) -> None:
-        self._open_exchanges.discard(exchange)
+    def cut(self, container_id: str, cause: UpstreamError) -> None:
+        """Break off every request at a container that will not answer it: `cause` is what its client gets."""
+        for sent in list(self._sent):
+            if sent.container_id == container_id:
+                sent.cut(cause)
+
+    def _ended(self, sent: Sent) -> None:
+        self._sent.discard(sent)
         self._places.release()
 
     @contextmanager
@@ -115,26 +130,27 @@ class Relay:
         for last_try in (False, True):
             lease = self._supervisor.acquire(model_id, token=token)
             start_s, queue_s = start_s + lease.start_s, queue_s + lease.queue_s
+            sent = Sent(lease.container_id, token.on_cancel)
+            self._sent.add(sent)
             try:
-                upstream = self._proxy.post(lease.port, path, body, headers, token.on_cancel)
+                upstream = self._proxy.post(lease.port, path, body, headers, sent.on_abort)
                 # Some servers send a head long before they have anything to say, and the client has nothing yet.
                 upstream.await_body()
-            except ModelDied as exc:
+            except BaseException as exc:
+                self._sent.discard(sent)
                 lease.release(keep_alive_s=keep_alive_s)
+                if not isinstance(exc, ModelDied):
+                    raise
                 if token.cancelled:
                     raise Cancelled("the client has left") from exc
-                self._supervisor.adopt(model_id)
+                sent.raise_if_cut(exc)
+                self._settle(lease)
                 if last_try:
                     raise
                 log.warning("%s died before it answered, asking again", model_id)
-            except BaseException:
-                lease.release(keep_alive_s=keep_alive_s)
-                raise
             else:
                 waited = Waited(start_s=start_s, queue_s=queue_s)
-                exchange = Exchange(upstream, lease, keep_alive_s, waited, self._ended)
-                self._open_exchanges.add(exchange)
-                return exchange
+                return Exchange(upstream, lease, keep_alive_s, waited, sent, self._ended)
         raise AssertionError("unreachable: the last try returns or raises")
 
 
@@ -147,7 +163,8 @@ class Exchange:
         lease: Lease,
         keep_alive_s: float | None,
         waited: Waited,
-        on_close: Callable[[Exchange], None],
+        sent: Sent,
+        on_close: Callable[[Sent], None],
     ) -> None:
         self.waited = waited
         self.status = upstream.status
@@ -155,16 +172,15 @@ class Exchange:
         self._upstream = upstream
         self._lease = lease
         self._keep_alive_s = keep_alive_s
-        self._on_close: Callable[[Exchange], None] | None = on_close
-        self._was_cut = False
+        self._sent = sent
+        self._on_close: Callable[[Sent], None] | None = on_close
 
     def read_piece(self) -> bytes:
         """The next piece of the body as it arrived; empty at its proper end, UpstreamError at any other."""
         try:
             return self._upstream.read_piece()
         except ModelDied as exc:
-            if self._was_cut:
-                raise ShutDown("the controller is shutting down and had to cut this answer; ask again") from exc
+            self._sent.raise_if_cut(exc)
             raise
 
     @property
@@ -184,17 +200,12 @@ class Exchange:
         """Take note that the connection failed while somebody else read it."""
         self._upstream.broke(cause)
 
-    def cut(self) -> None:
-        """Break it off, from any thread; whoever reads it gets ShutDown."""
-        self._was_cut = True
-        self._upstream.abort()
-
     def read_whole(self) -> bytes:
         """The whole body of a good answer as it came, known by its ends alone to be an object: taking thousands of
         numbers apart would hold up every other request. Raises like `read_object`."""
         if self.status != 200:
             self.read_object()
-        found = self._upstream.read_all().strip()
+        found = self._read_all().strip()
         if not (found.startswith(b"{") and found.endswith(b"}")):
             raise UpstreamInvalid("the model's answer is no JSON object")
         return found
@@ -203,7 +214,7 @@ class Exchange:
         """The whole body as a JSON object. Raises UpstreamAnswered for an error of the model's own, UpstreamInvalid
         for what is neither."""
         try:
-            found = json.loads(self._upstream.read_all())
+            found = json.loads(self._read_all())
         except (ValueError, RecursionError) as exc:
             raise UpstreamInvalid("the model's answer is no JSON") from exc
         error = error_of(found) if isinstance(found, dict) and self.status != 200 else None
@@ -213,6 +224,13 @@ class Exchange:
             raise UpstreamAnswered(self.status, {"error": error})
         return found
 
+    def _read_all(self) -> bytes:
+        try:
+            return self._upstream.read_all()
+        except ModelDied as exc:
+            self._sent.raise_if_cut(exc)
+            raise
+
     def close(self) -> None:
         """Give back the connection, the lease and the place."""
         on_close, self._on_close = self._on_close, None
@@ -220,7 +238,7 @@ class Exchange:
             return
         self._upstream.close()
         self._lease.release(keep_alive_s=self._keep_alive_s)
-        on_close(self)
+        on_close(self._sent)
 
 
 # What our own errors are made of; of a server's other fields nobody knows what they mean.

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from controller.docker_service import Container, DockerService
-from controller.errors import DockerError
+from controller.errors import DockerError, DockerTimeout
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,12 @@ class Resumption:
             if self._docker.state_and_image(container.id, container.image) != ("exited", container.image_id):
                 return None
             self._docker.start(container.id)
+        except DockerTimeout:
+            raise  # whoever asks again would wait as long
         except DockerError as exc:
             # A port that is taken, a network that was removed: `up` finds out what is to be done, or what to say.
             log.info(
                 "%s: its container could not be started again: %s", model_id, exc.details.get("stderr", exc.message)
             )
             return None
-        return replace(container, status="running")
+        return replace(container, status="running", started_at=None)

@@ -51,8 +51,7 @@ class Abort:
 
 
 class Upstream:
-    """An answer that has begun: status and content type are known, the body comes in pieces. Not thread-safe,
-    but for `abort`.
+    """An answer that has begun: status and content type are known, the body comes in pieces. Not thread-safe.
 
     Its bytes are read here by `read_piece`, or elsewhere: whoever waits for `fileno` gives them to `feed`.
     """
@@ -140,10 +139,6 @@ class Upstream:
             if size > MAX_BODY_BYTES:
                 raise UpstreamInvalid(f"the model's answer is larger than {MAX_BODY_BYTES} bytes")
         return b"".join(pieces)
-
-    def abort(self) -> None:
-        """Break it off, from any thread; a read under way ends in ModelDied."""
-        self._abort.fire()
 
     def close(self) -> None:
         """End it: a body read to its end gives the connection back, any other closes it. Idempotent."""

@@ -6,13 +6,14 @@ import contextlib
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from controller.docker_service import DockerService, calls
 from controller.docker_service.health import EngineHealth
-from controller.errors import DockerError, DockerTimeout, DockerUnavailable
+from controller.errors import Cancelled, DockerError, DockerTimeout, DockerUnavailable
 from tests.fakes import HANG_S
 
 
@@ -44,6 +45,46 @@ def test_a_hung_call_is_ended_with_its_children(
     child = int((tmp_path / "child").read_text())
     with contextlib.suppress(FileNotFoundError):  # a process that was ended has no command line, until it is collected
         assert Path(f"/proc/{child}/cmdline").read_bytes() == b""
+
+
+def test_nobody_waits_for_ever_for_a_turn(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits behind Compose commands that hang gets DockerTimeout, and the turn goes on to the next afterwards."""
+    stand_in(tmp_path, monkeypatch, f"echo run >> {tmp_path}/runs; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done")
+    monkeypatch.setattr("controller.docker_service.TURN_DEADLINE_S", 0.2)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(service.up, "first")
+        while not (tmp_path / "runs").exists():
+            time.sleep(0.01)
+        with pytest.raises(DockerTimeout, match="other Compose commands"):
+            service.up("second")
+        (tmp_path / "go").touch()
+        first.result(HANG_S)
+    service.up("third")
+    assert (tmp_path / "runs").read_text().split() == ["run", "run"]
+
+
+@pytest.mark.parametrize("way", ["cancelled", "deadline"])
+def test_a_pull_that_hangs_is_ended(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """A pull whose docker, and its child, ignore SIGTERM ends with all its processes: when cancelled, or at its end."""
+    (tmp_path / "child").write_text(f"trap '' TERM; echo $$ >> {tmp_path}/pids; sleep 60")
+    stand_in(tmp_path, monkeypatch, f"trap '' TERM; echo $$ >> {tmp_path}/pids; sh {tmp_path}/child")
+    pids = tmp_path / "pids"
+    monkeypatch.setattr(calls, "KILL_AFTER_S", 0.2)
+    if way == "deadline":
+        monkeypatch.setattr("controller.docker_service.PULL_DEADLINE_S", 0.5)
+
+    def cancelled() -> bool:
+        return way == "cancelled" and pids.exists() and len(pids.read_text().split()) == 2
+
+    with pytest.raises(Cancelled if way == "cancelled" else DockerTimeout):
+        service.pull("image", on_layers=lambda here, named: None, cancelled=cancelled)
+    for pid in pids.read_text().split():
+        with contextlib.suppress(FileNotFoundError):
+            assert Path(f"/proc/{pid}/cmdline").read_bytes() == b""
 
 
 @pytest.mark.parametrize(

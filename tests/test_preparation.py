@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from filelock import FileLock
 
 from controller.docker_service import Container, DockerService
-from controller.errors import Cancelled, PreparationFailed
+from controller.errors import Cancelled, ModelBusy, PreparationFailed
 from controller.preparation import Preparation, PreparationProgress, needs_preparing
 from controller.registry import ModelSpec
 from controller.source_ref import FileSource
@@ -165,6 +166,33 @@ def test_two_at_once_take_turns(preparation: Preparation, docker: FakeDocker, sp
         first.result(HANG_S)
         second.result(HANG_S)
     assert docker.calls.count("up tiny..prepare") == 1
+
+
+def test_a_deletion_waits_for_a_bounded_time(
+    preparation: Preparation, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another process prepares the model its files cannot be deleted, and nobody waits for that for ever."""
+    monkeypatch.setattr("controller.preparation.TURN_WITHIN_S", 0.2)
+    monkeypatch.setattr("controller.preparation.POLL_S", 0.1)
+    folder = preparation._facts_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{spec.id}.lock"), pytest.raises(ModelBusy, match="another process"):
+        preparation.delete(spec)
+
+
+def test_a_conversion_that_says_nothing_is_ended(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """A container that hangs does not prepare for ever: after an hour of silence it is removed."""
+    inspect = docker.inspect
+
+    def hang(container_id: str) -> Container | None:
+        seen = inspect(container_id)
+        docker.current = seen
+        return seen
+
+    docker.inspect = hang  # type: ignore[method-assign]
+    with pytest.raises(PreparationFailed, match="wrote nothing for 3600 s"):
+        convert(preparation, spec)
+    assert docker.calls[-1] == "remove"
 
 
 def test_only_gguf_needs_it(spec: ModelSpec, preparation: Preparation, tmp_path: Path) -> None:

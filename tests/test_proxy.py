@@ -240,9 +240,10 @@ def test_an_aborted_body_is_no_end(proxy: Proxy, serve: Callable[..., int], begu
         while connection.recv(1024):
             pass
 
-    upstream = post(proxy, serve(hang))
+    aborts: list[Callable[[], None]] = []
+    upstream = proxy.post(serve(hang), "/inference", b"{}", {}, aborts.append)
     assert b"half" == upstream.read_piece()
-    upstream.abort()
+    aborts[-1]()
     with pytest.raises(ModelDied):
         upstream.read_piece()
     upstream.close()

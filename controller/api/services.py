@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from flask import current_app
 
@@ -19,6 +19,14 @@ from controller.pump import Pump, Source
 from controller.registry import Registry
 from controller.relay import Relay
 from controller.supervisor import CancelToken, Supervisor
+
+
+class Watch(Protocol):
+    """Something that goes on beside the requests until it is closed."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +42,12 @@ class Services:
     engine: EngineHealth
     clients: ClientWatcher
     pump: Pump
+    watches: tuple[Watch, ...] = ()
 
     def close(self) -> None:
         """Let threads and kept connections go; running models stay up."""
+        for watch in self.watches:
+            watch.close()
         self.supervisor.close()
         self.proxy.close()
 

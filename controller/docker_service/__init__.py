@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -23,12 +24,25 @@ from controller.docker_service.container import (
     Usage,
     read_container,
 )
+from controller.docker_service.events import Event, EventFeed
+from controller.docker_service.happenings import Happenings
 from controller.docker_service.pulling import OnLayers, pull
-from controller.errors import DockerError
+from controller.errors import DockerError, DockerTimeout
 
-__all__ = ["MODEL_LABEL", "PREPARE_LABEL", "Container", "DockerService", "OnLayers", "Usage"]
+__all__ = [
+    "MODEL_LABEL",
+    "PREPARE_LABEL",
+    "Container",
+    "DockerService",
+    "Event",
+    "EventFeed",
+    "Happenings",
+    "OnLayers",
+    "Usage",
+]
 
 COMPOSE_DEADLINE_S = 30.0
+TURN_DEADLINE_S = 60.0
 LOOK_DEADLINE_S = 10.0
 # Ten gigabytes over a slow line; whoever wants it to end sooner cancels it.
 PULL_DEADLINE_S = 6 * 3600.0
@@ -48,6 +62,7 @@ class DockerService:
         self._folder = compose_dir
         # Compose calls on one project race with each other (two `up`s both create), so they take turns.
         self._compose_turn = threading.Lock()
+        self.happenings = Happenings()
         self._hashed: tuple[str, dict[str, str]] | None = None
 
     def version(self) -> str:
@@ -64,9 +79,18 @@ class DockerService:
             raise DockerError("Docker does not say how much memory there is; write memory_budget in models.yaml")
         return found
 
+    def follow(self, on_event: Callable[[Event], None], on_gap: Callable[[], None]) -> EventFeed:
+        """What tells of the models' containers once it is started; `happenings` knows of each event first."""
+
+        def tell(event: Event) -> None:
+            self.happenings.note(event)
+            on_event(event)
+
+        return EventFeed(self.project, tell, on_gap)
+
     def up(self, service: str) -> None:
         """`docker compose up` of one service, nothing else touched; does not wait for it to be healthy."""
-        with self._compose_turn, translated(f"docker compose up {service}"):
+        with self._turn(f"docker compose up {service}"), translated(f"docker compose up {service}"):
             self._client(COMPOSE_DEADLINE_S).compose.up(
                 [service], detach=True, dependencies=False, no_build=True, quiet=True, color=False
             )
@@ -189,6 +213,16 @@ class DockerService:
         """Remove a volume that no container uses."""
         with translated(f"removing the volume {name}", NoSuchVolume):
             self._client(LOOK_DEADLINE_S).volume.remove(name)
+
+    @contextmanager
+    def _turn(self, doing: str) -> Iterator[None]:
+        """Whoever waits for an engine that hangs waits for those before it, too, but not for ever."""
+        if not self._compose_turn.acquire(timeout=TURN_DEADLINE_S):
+            raise DockerTimeout(f"{doing}: other Compose commands did not finish in time. Look at `docker info`.")
+        try:
+            yield
+        finally:
+            self._compose_turn.release()
 
     def _labelled(self, label: str) -> list[Container]:
         whales = self._client(LOOK_DEADLINE_S)

@@ -61,6 +61,11 @@ class Container:
             "fix": fix,
         }
 
+    def is_same_run(self, other: Container) -> bool:
+        """Whether both are one container that was not started anew in between; `started_at` None stands for any."""
+        known = (self.started_at, other.started_at)
+        return self.id == other.id and (None in known or known[0] == known[1])
+
     @property
     def running(self) -> bool:
         """True also while paused: the process is there and holds its port."""

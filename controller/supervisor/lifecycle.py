@@ -141,11 +141,19 @@ class Lifecycle:
         """Make the record follow what Docker says of its container; `death` is why that one ended on its own."""
         if slot.stop_requested or slot.attempt is not None or slot.state is State.DRAINING:
             return
-        if slot.state is State.READY:
+        if found is not None and found.status == "paused":
+            if slot.state is not State.PAUSED:
+                log.warning("%s: its container is paused by hand (`docker unpause %s`)", slot.spec.id, found.name)
+                slot.ready_at = slot.error = None
+                slot.enter(State.PAUSED)
+            slot.container = found
+        elif slot.state in (State.READY, State.PAUSED):
             if found is None or not found.running:
                 self._ended(slot, death)
-            elif slot.container is None or found.id != slot.container.id:
+            elif slot.state is State.PAUSED or slot.container is None or not found.is_same_run(slot.container):
                 self.begin(slot, adopts=True)
+            else:
+                slot.container = found
         elif found is not None and found.status == "running":
             log.info("%s: adopting its running container", slot.spec.id)
             self.begin(slot, adopts=True)
@@ -235,7 +243,7 @@ class Lifecycle:
     def recount(self, slot: Slot) -> None:
         """Count anew what a running model takes, now that more is known of it. Called without the lock."""
         container = slot.container
-        if slot.state is State.READY and container is not None:
+        if slot.state in (State.READY, State.PAUSED) and container is not None:
             self.admission.hold(slot, container.memory_limit_bytes)
 
     def death_of(self, slot: Slot, found: Container | None) -> ModelDied | None:

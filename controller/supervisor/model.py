@@ -17,7 +17,8 @@ from controller.supervisor.backoff import Failures
 
 
 class State(str, Enum):
-    """Where a model is in `absent → preparing → stopped → starting → ready → draining → stopped`, or `failed`."""
+    """Where a model is in `absent → preparing → stopped → starting → ready → draining → stopped`, `failed`, or `paused`
+    by hand."""
 
     ABSENT = "absent"
     PREPARING = "preparing"
@@ -26,6 +27,7 @@ class State(str, Enum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+    PAUSED = "paused"
 
 
 RESTING = frozenset({State.ABSENT, State.STOPPED, State.FAILED})

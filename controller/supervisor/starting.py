@@ -16,6 +16,7 @@ from controller.supervisor.clock import Clock
 from controller.supervisor.evidence import start_failure
 from controller.supervisor.model import State
 from controller.supervisor.stalling import Signs
+from controller.supervisor.view import paused_by_hand
 
 POLL_S = 0.05
 LOOK_EVERY_S = 0.25
@@ -188,10 +189,7 @@ class Starter:
         if now is None:
             raise StartInterrupted(f"{spec.id}: its container was removed while it started; try again")
         if now.status == "paused":
-            raise StartInterrupted(
-                f"{spec.id} is paused by hand; `docker unpause {now.name}` lets it go on",
-                details={"phase": "paused"},
-            )
+            raise paused_by_hand(now)
         if not now.running:
             raise start_failure(spec.id, now, signs.last_phase, self._backend.logs(now), signs.peak_bytes or None)
         return now

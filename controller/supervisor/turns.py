@@ -8,7 +8,7 @@ from controller.errors import BackingOff, Cancelled, ModelStopping, Overloaded, 
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.model import RESTING, CancelToken, Slot, State
-from controller.supervisor.view import too_late
+from controller.supervisor.view import paused_by_hand, too_late
 
 
 class Turns:
@@ -52,6 +52,7 @@ class Turns:
         """Wait until the model is ready and this ticket is next; returns when (monotonic) the model was ready."""
         while True:
             refuse_while_stopping(slot)
+            refuse_while_paused(slot)
             if slot.state in RESTING:
                 refuse_while_backing_off(slot, self._clock.monotonic())
                 self._life.begin(slot)
@@ -103,3 +104,9 @@ def refuse_while_stopping(slot: Slot) -> None:
     """Raise ModelStopping while somebody's stop, or deletion, is under way."""
     if slot.stop_requested:
         raise ModelStopping(f"{slot.spec.id} is being stopped; requests after that start it again")
+
+
+def refuse_while_paused(slot: Slot) -> None:
+    """Raise ModelPaused while its container is paused by hand: we let nobody's container go on."""
+    if slot.state is State.PAUSED and slot.container is not None:
+        raise paused_by_hand(slot.container)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.docker_service import Container, Usage
-from controller.errors import DeadlineExceeded, ModelPreparing, OrchestrarError
+from controller.errors import DeadlineExceeded, ModelPaused, ModelPreparing, OrchestrarError
 from controller.metrics import Gauges
 from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
@@ -74,6 +74,13 @@ def gauges_of(slot: Slot) -> Gauges:
         waiting=len(slot.queue),
         memory_bytes=None if slot.usage is None else slot.usage.memory_bytes,
         counted_bytes=None if slot.holds is None else slot.holds.memory_bytes,
+    )
+
+
+def paused_by_hand(container: Container) -> ModelPaused:
+    """What to tell whoever wants a model that somebody has paused."""
+    return ModelPaused(
+        f"{container.model_id} is paused by hand; `docker unpause {container.name}` lets it go on", retry_after_s=10.0
     )
 
 

@@ -154,6 +154,13 @@ class House:
         self._process.wait(30)
         self._process = None
 
+    def worker_pid(self) -> int:
+        """The process of gunicorn's that serves."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        (worker,) = map(int, children.split())
+        return worker
+
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)

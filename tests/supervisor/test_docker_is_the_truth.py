@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from controller.errors import (
-    StartFailed,
-)
+from controller.errors import ModelPaused
 from controller.supervisor import State
 from tests.fakes import make_container
 from tests.supervisor.house import House, lease
@@ -61,13 +60,62 @@ class TestDockerIsTheTruth:
         assert house.state() is State.READY
 
     def test_a_pause_by_hand_is_respected(self, house: House) -> None:
-        """A paused container is not adopted, and a request for it names the command that lets it go on."""
+        """A paused container is left as it is, and a request for it names the command that lets it go on."""
         house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
         house.supervisor.adopt()
-        assert house.settled() is State.STOPPED
-        house.backend.ready = False
-        with pytest.raises(StartFailed, match="docker unpause test-tiny-1"):
+        assert house.settled() is State.PAUSED
+        with pytest.raises(ModelPaused, match="docker unpause test-tiny-1"):
             lease(house)
+        house.supervisor.run("tiny", wait=False)
+        house.supervisor.reap()
+        assert house.backend.calls == []
+
+    def test_a_pause_after_an_unpause_is_over(self, house: House) -> None:
+        """A ready model that is paused serves nobody, and serves again once it goes on, without an `up`."""
+        lease(house).release()
+        running = house.backend.containers["tiny-1"]
+        house.backend.containers["tiny-1"] = replace(running, status="paused")
+        house.supervisor.adopt("tiny")
+        assert house.state() is State.PAUSED
+        house.backend.containers["tiny-1"] = running
+        house.supervisor.adopt("tiny")
+        assert house.settled() is State.READY
+        assert lease(house).container_id == "tiny-1"
+        assert house.backend.calls == ["up tiny"]
+
+    def test_a_pause_during_a_start_is_told(self, house: House) -> None:
+        """A start that meets a pause which memory does not know of ends with the command that lets it go on."""
+        house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
+        house.backend.ready = False
+        with pytest.raises(ModelPaused, match="docker unpause test-tiny-1"):
+            lease(house)
+        house.supervisor.adopt()
+        assert house.state() is State.PAUSED
+
+    def test_a_paused_model_can_be_stopped(self, house: House) -> None:
+        """Who asks for a stop gets one; it was not the controller's idea."""
+        house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
+        house.supervisor.adopt()
+        house.supervisor.stop("tiny")
+        assert house.state() is State.STOPPED
+        assert house.backend.calls == ["stop p"]
+
+    def test_a_restart_by_hand_is_waited_for(self, house: House) -> None:
+        """A container that was started anew loads its model again, and gets no request before it is ready."""
+        begun = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        house.backend.after_up = lambda container: replace(container, started_at=begun)
+        lease(house).release()
+        house.supervisor.adopt()
+        assert house.settled() is State.READY
+        house.backend.ready = False
+        house.backend.containers["tiny-1"] = replace(
+            house.backend.containers["tiny-1"], started_at=begun + timedelta(seconds=9)
+        )
+        house.supervisor.adopt()
+        assert house.state() is State.STARTING
+        house.backend.ready = True
+        assert house.settled() is State.READY
+        assert house.backend.calls == ["up tiny"]
 
     def test_drift_and_usage_are_shown(self, house: House) -> None:
         """A container that is not what the Compose files describe now is shown as drifted, and left alone."""

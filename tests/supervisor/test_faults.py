@@ -68,7 +68,7 @@ class TestFaultsOfOurs:
         house.backend.up_gate.set()
         errors = [error_of(request) for request in requests]
         assert len({id(error) for error in errors}) == 3
-        assert all(error.details == {"exit_code": 1} for error in errors)
+        assert all(error.details["exit_code"] == 1 for error in errors)
         kept = house.supervisor.view("tiny").error
         assert kept is not None
         assert kept.__traceback__ is None

@@ -1,0 +1,75 @@
+"""What to do when a request met a model that seems dead: find out, before anybody is sent there again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from controller.errors import DockerTimeout
+from controller.readiness import Readiness
+from controller.supervisor.clock import Clock, SystemClock
+from controller.supervisor.model import Lease, State
+from controller.supervisor.starting import Backend
+from controller.supervisor.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+# Docker may say "running" of a container whose process has just died; under load for seconds.
+BELIEVED_AFTER_S = 10.0
+# Where Docker hangs, each would ask it in vain for as long as those before.
+TURN_WITHIN_S = 30.0
+POLL_S = 0.05
+
+
+class Aftermath:
+    """Makes memory follow what a dead connection told. Thread-safe; blocks on Docker."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        backend: Backend,
+        probe: Callable[[int, str], Readiness],
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._backend = backend
+        self._probe = probe
+        self._clock = clock or SystemClock()
+        # All requests at one dead model come at once, and one of them finds out for all.
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def settle(self, lease: Lease) -> None:
+        """Return when it is known whether the lease's container serves, and the supervisor knows it, too.
+
+        Either it answers, or Docker says that it has ended, or neither for so long that Docker is believed.
+        Raises a Docker error.
+        """
+        with self._turn(lease.model_id):
+            deadline = self._clock.monotonic() + BELIEVED_AFTER_S
+            while self._is_believed(lease):
+                container = self._backend.inspect(lease.container_id)
+                if container is None or container.status != "running" or self._clock.monotonic() >= deadline:
+                    self._supervisor.adopt(lease.model_id)
+                    return
+                if self._probe(lease.port, container.ready_path).ready:
+                    return
+                self._clock.sleep(POLL_S)
+
+    @contextmanager
+    def _turn(self, model_id: str) -> Iterator[None]:
+        turn = self._turns[model_id]
+        if not turn.acquire(timeout=TURN_WITHIN_S):
+            raise DockerTimeout(f"{model_id} died, and Docker did not say in time what became of it; try again soon")
+        try:
+            yield
+        finally:
+            turn.release()
+
+    def _is_believed(self, lease: Lease) -> bool:
+        """Whether the supervisor would still send requests there."""
+        view = self._supervisor.view(lease.model_id)
+        return view.state is State.READY and view.container is not None and view.container.id == lease.container_id

@@ -1,0 +1,129 @@
+"""Notices models that hang: what is paused by hand is left alone, any other ended, and nobody waits for either."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from controller.docker_service import Container
+from controller.errors import OrchestrarError, UpstreamError, UpstreamTimeout
+from controller.readiness import Readiness
+from controller.supervisor.clock import Clock, SystemClock
+from controller.supervisor.model import State
+from controller.supervisor.starting import Backend
+from controller.supervisor.supervisor import Supervisor
+from controller.supervisor.view import ModelView
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+# How long one look waits for an answer. Three in a row without one, and a processor at rest: it hangs.
+SILENCE_S = 2.0
+# A pause of this length costs the requests in flight nothing (`docker commit` pauses, too).
+PAUSE_GRACE_S = 5.0
+# What computes is not hung, however busy its server is; below this it rests (a health check's process takes less).
+WORKING_CPU_PERCENT = 10.0
+
+
+class HangWatch:
+    """Asks each ready model for its health every 5 s; what hangs is found within 15 s.
+
+    `probe` waits SILENCE_S for an answer. `cut` breaks off all requests at a container with an error.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        backend: Backend,
+        probe: Callable[[int, str], Readiness],
+        cut: Callable[[str, UpstreamError], None],
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._backend = backend
+        self._probe = probe
+        self._cut = cut
+        self._clock = clock or SystemClock()
+        self._closed = threading.Event()
+        self._suspects: set[str] = set()
+        self._paused_since: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Watch until `close`."""
+        threading.Thread(target=self._loop, name="hang watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._closed.set()
+
+    def look(self) -> None:
+        """One round over all models. A silent one is examined in a thread of its own, so that it delays no other."""
+        views = self._supervisor.snapshot()
+        paused = {view.container.id for view in views if view.state is State.PAUSED and view.container is not None}
+        self._paused_since = {found: since for found, since in self._paused_since.items() if found in paused}
+        for view in views:
+            container = view.container
+            if container is None or container.id in self._suspects:
+                continue
+            if view.state is State.PAUSED:
+                self._cut_if_paused_long(view, container)
+            elif view.state is State.READY and self._is_silent(container):
+                self._suspects.add(container.id)
+                name = f"examine {view.spec.id}"
+                threading.Thread(target=self._examine, args=(view.spec.id, container), name=name, daemon=True).start()
+
+    def _loop(self) -> None:
+        while not self._closed.wait(LOOK_EVERY_S):
+            try:
+                self.look()
+            except Exception:  # the thread's outermost loop: it must outlive any fault
+                log.exception("the hang watch met a fault of the controller")
+
+    def _is_silent(self, container: Container) -> bool:
+        return container.port is not None and self._probe(container.port, container.ready_path).silent
+
+    def _cut_if_paused_long(self, view: ModelView, container: Container) -> None:
+        now = self._clock.monotonic()
+        since = self._paused_since.setdefault(container.id, now)
+        if now - since >= PAUSE_GRACE_S and view.in_flight:
+            self._cut(container.id, _paused(container))
+
+    def _examine(self, model_id: str, container: Container) -> None:
+        """The body of the thread of a model that was silent once."""
+        try:
+            self.examine(model_id, container)
+        except OrchestrarError as exc:
+            log.warning("%s does not answer, and Docker did not help: %s", model_id, exc.message)
+        except Exception:  # the thread's outermost code
+            log.exception("%s: the hang watch met a fault of the controller", model_id)
+        finally:
+            self._suspects.discard(container.id)
+
+    def examine(self, model_id: str, container: Container) -> None:
+        """Find out whether a silent model hangs; end it if so. Raises a Docker error when nothing can be found out."""
+        if not self._is_silent(container) or self._works(container) or not self._is_silent(container):
+            return
+        now = self._backend.inspect(container.id)
+        if now is not None and now.status == "paused":
+            self._cut(container.id, _paused(now))
+        elif now is not None and now.running:
+            log.warning("%s: it hangs (no answer on its port, no use of the processor), ending it", model_id)
+            cause = UpstreamTimeout(
+                f"{model_id} hung: it answered nothing and computed nothing, and was ended; ask again"
+            )
+            self._cut(container.id, cause)
+            self._backend.stop(container.id, grace_s=0)
+        self._supervisor.adopt(model_id)
+
+    def _works(self, container: Container) -> bool:
+        used = self._backend.usage([container.id]).get(container.id)
+        return used is not None and used.cpu_percent >= WORKING_CPU_PERCENT
+
+
+def _paused(container: Container) -> UpstreamTimeout:
+    return UpstreamTimeout(
+        f"{container.model_id} was paused by hand while it answered; `docker unpause {container.name}` lets it go on, "
+        "then ask again"
+    )

@@ -1,0 +1,117 @@
+"""Models that hang: found by their silence, told from those that compute and those that are paused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controller.docker_service import Usage
+from controller.errors import UpstreamError
+from controller.readiness import Readiness
+from controller.supervisor import HangWatch, Lease, State
+from controller.supervisor.hangs import PAUSE_GRACE_S
+from tests.supervisor.house import House, lease, until
+
+SILENT = Readiness(ready=False, silent=True)
+
+
+class Watched:
+    """A ready model with a lease out, a watch, and what was cut."""
+
+    def __init__(self, house: House) -> None:
+        self.lease: Lease = lease(house)
+        self.answers: list[Readiness] = []
+        self.cut: list[tuple[str, UpstreamError]] = []
+        self.watch = HangWatch(
+            house.supervisor,
+            house.backend,
+            lambda port, path: self.answers.pop(0) if self.answers else SILENT,
+            lambda container_id, cause: self.cut.append((container_id, cause)),
+            clock=house.clock,
+        )
+
+    def examine(self, house: House) -> None:
+        self.watch.examine("tiny", house.backend.containers["tiny-1"])
+
+
+@pytest.fixture
+def watched(house: House) -> Watched:
+    return Watched(house)
+
+
+def test_a_hung_model_is_ended(house: House, watched: Watched) -> None:
+    """What answers nothing and computes nothing is cut with 504, killed by its id, and started by the next request."""
+    watched.watch.look()
+    until(lambda: house.state() is State.STOPPED)
+    ((container_id, cause),) = watched.cut
+    assert (container_id, cause.status, cause.code) == ("tiny-1", 504, "upstream_timeout")
+    assert house.backend.calls == ["up tiny", "stop tiny-1"]
+    watched.lease.release()
+    assert lease(house).container_id == "tiny-2"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Readiness(ready=True), Readiness(ready=False, phase="loading"), Readiness(ready=False, refused=True)],
+    ids=["ready", "503", "refused"],
+)
+@pytest.mark.parametrize("before", [0, 1])
+def test_an_answer_clears_it(house: House, watched: Watched, answer: Readiness, before: int) -> None:
+    """Any answer at all, or nobody who listens, is no hang; one missed answer is none either."""
+    watched.answers = [*[SILENT] * before, answer]
+    watched.examine(house)
+    assert watched.cut == []
+    assert house.state() is State.READY
+
+
+def test_a_busy_model_is_not_hung(house: House, watched: Watched) -> None:
+    """A model that uses the processor is left alone, however long its server has no time to answer."""
+
+    def busy(container_ids: list[str]) -> dict[str, Usage]:
+        return {i: Usage(cpu_percent=95.0, memory_bytes=1) for i in container_ids}
+
+    house.backend.usage = busy  # type: ignore[method-assign]
+    watched.examine(house)
+    assert watched.cut == []
+    assert house.backend.calls == ["up tiny"]
+
+
+def test_a_paused_model_is_not_ended(house: House, watched: Watched) -> None:
+    """Silence for a pause by hand costs the requests, told of the way on, and never the container."""
+    container = house.backend.containers["tiny-1"]
+    house.backend.containers["tiny-1"] = replace(container, status="paused")
+    watched.watch.examine("tiny", container)
+    ((_, cause),) = watched.cut
+    assert "docker unpause test-tiny-1" in cause.message
+    assert house.backend.calls == ["up tiny"]
+    assert house.state() is State.PAUSED
+
+
+def test_a_short_pause_costs_nothing(house: House, watched: Watched) -> None:
+    """Requests in flight are cut when the pause has lasted for its grace, not before."""
+    house.backend.containers["tiny-1"] = replace(house.backend.containers["tiny-1"], status="paused")
+    house.supervisor.adopt("tiny")
+    watched.watch.look()
+    house.clock.advance(PAUSE_GRACE_S - 1)
+    watched.watch.look()
+    assert watched.cut == []
+    house.clock.advance(1)
+    watched.watch.look()
+    assert [container_id for container_id, _ in watched.cut] == ["tiny-1"]
+
+
+def test_a_second_pause_has_its_own_grace(house: House, watched: Watched) -> None:
+    """The grace counts from this pause, not from one that is over."""
+    running = house.backend.containers["tiny-1"]
+    for _ in range(2):
+        house.backend.containers["tiny-1"] = replace(running, status="paused")
+        house.supervisor.adopt("tiny")
+        watched.watch.look()
+        house.backend.containers["tiny-1"] = running
+        house.supervisor.adopt("tiny")
+        house.settled()
+        watched.answers = [Readiness(ready=True)]
+        watched.watch.look()
+        house.clock.advance(PAUSE_GRACE_S)
+    assert watched.cut == []
