@@ -21,6 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--promises", metavar="FILE", help="run the tests of promises alone; print their table and write it as JSON"
     )
+    parser.addoption("--soak-minutes", metavar="MINUTES", help="run the soak, for so long")
+    parser.addoption("--soak-seed", metavar="NUMBER", help="repeat the choices of an earlier soak")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,10 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--promises"):
-        others = [item for item in items if promise_of(item.name) is None]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if promise_of(item.name) is not None]
+    def is_wanted(item: pytest.Item) -> bool:
+        if item.get_closest_marker("soak"):
+            return bool(config.getoption("--soak-minutes"))
+        return not config.getoption("--promises") or promise_of(item.name) is not None
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = filter(is_wanted, items)
 
 
 @pytest.fixture

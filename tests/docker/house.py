@@ -134,6 +134,12 @@ class House:
         self._process = None
         return code
 
+    @property
+    def pid(self) -> int:
+        """gunicorn's master."""
+        assert self._process is not None
+        return self._process.pid
+
     def await_death(self) -> None:
         """Return when the controller, which a test has made kill itself, is gone."""
         assert self._process is not None

@@ -28,6 +28,7 @@ ROUTES = ["/inference", "/v1/chat/completions"]
 
 @pytest.fixture(scope="module")
 def house(build_house: Build) -> House:
+    """Its model dies more often than one is put up with; `POST /run` before each test has that forgotten."""
     return build_house({"echo": {}})
 
 
@@ -41,6 +42,7 @@ def ask(house: House, route: str, script: dict[str, Any], *, stream: bool) -> re
 @pytest.mark.parametrize("route", ROUTES)
 def test_f3_a_death_in_a_stream_is_told(house: House, route: str, figure: Figure) -> None:
     """`docker kill` in a stream: one error event within 2 s, nothing after it, and never `[DONE]`."""
+    house.post("/run", {"model_id": "echo"}).raise_for_status()
     stream = Reader(ask(house, route, {"tokens": 500, "delay_s": 0.05}, stream=True))
     assert stream.begun.wait(30)
     containers = house.containers("echo")
@@ -61,7 +63,7 @@ def test_f3_a_model_that_dies_before_its_first_byte_is_asked_again(
     house: House, stream: bool, early_head: bool, figure: Figure
 ) -> None:
     """`docker kill` before the client has its first byte: the model is started once more, and the answer is whole."""
-    house.ask("echo", "warm").raise_for_status()
+    house.post("/run", {"model_id": "echo"}).raise_for_status()
     port = house.status("echo")["port"]
     before = requests.get(f"http://127.0.0.1:{port}/counters", timeout=5).json()["prefill_steps"]
     script = {"prefill_s": 1.5, "tokens": 3, "early_head": early_head}
@@ -82,7 +84,7 @@ def test_f3_a_model_that_dies_before_its_first_byte_is_asked_again(
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_f3_a_model_that_dies_of_the_request_is_asked_twice(house: House, stream: bool) -> None:
     """A request that kills the model each time is a 502 after its second death, and not asked for ever."""
-    house.ask("echo", "warm").raise_for_status()
+    house.post("/run", {"model_id": "echo"}).raise_for_status()
     with house.counted_events("die") as died:
         response = ask(house, "/inference", {"crash_after": 0}, stream=stream)
         check_error(response.status_code, response.json(), 502, "model_died")
