@@ -2,6 +2,7 @@
 
 OrchestrarError
 ├── ConfigInvalid              models.yaml or a setting is wrong (exit code 2, never an HTTP answer of its own)
+├── InstanceRuns               another controller minds this project (exit code 1, never an HTTP answer of its own)
 ├── RequestError               the client's doing
 │   ├── BodyInvalid            400 invalid_body
 │   ├── TaskUnsupported        400 task_unsupported
@@ -78,6 +79,12 @@ class ConfigInvalid(OrchestrarError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class InstanceRuns(OrchestrarError):
+    """Another controller minds the same project."""
+
+    code = "instance_runs"
 
 
 class RequestError(OrchestrarError):

@@ -4,9 +4,10 @@ import ctypes
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
-from controller.errors import ConfigInvalid
+from controller import instance_lock
+from controller.errors import ConfigInvalid, InstanceRuns
 from controller.settings import Settings
 
 # Threads beyond the cap on requests in flight, so that /health and /status always find one.
@@ -14,10 +15,13 @@ SPARE_THREADS = 32
 PR_SET_PDEATHSIG = 1
 
 
-def _end(problems: list[str]) -> None:
-    """All that is wrong, and the exit code of a broken configuration."""
+BROKEN_CONFIGURATION, RUNS_ALREADY = 2, 1
+
+
+def _end(problems: list[str], code: int = BROKEN_CONFIGURATION) -> NoReturn:
+    """All that is wrong, and the exit code that tells of it."""
     print("\n".join(problems), file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 try:
@@ -48,14 +52,27 @@ logconfig_dict = {
 }
 
 
+_lock: instance_lock.InstanceLock | None = None
+
+
 def on_starting(server: Any) -> None:
-    """Read the configuration once in the master: a broken one ends here with all its errors and exit code 2."""
+    """In the master, before anything is touched: be the only controller, and read the configuration once.
+
+    A broken one ends here with all its errors and exit code 2.
+    """
     from controller.composition import check
 
+    global _lock
     try:
+        _lock = instance_lock.take(_settings.project, f"http://{bind}", os.environ)
         check(_settings)
     except ConfigInvalid as exc:
+        on_exit(server)
         _end(exc.problems)
+    except InstanceRuns as exc:
+        _end([exc.message], RUNS_ALREADY)
+    except OSError as exc:
+        _end([f"the lock against a second controller cannot be had: {exc}; set XDG_STATE_HOME to a folder of yours"])
 
 
 def when_ready(server: Any) -> None:
@@ -65,9 +82,20 @@ def when_ready(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """A master that is killed takes its worker with it: an orphan would hold the port and mind models unseen."""
+    """The lock is the master's alone; and a master that is killed takes its worker with it: an orphan would hold the
+    port and mind models unseen."""
+    if _lock is not None:
+        _lock.drop()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != worker.ppid:  # it died before it was listened for
+            raise SystemExit(1)
+
+
+def on_exit(server: Any) -> None:
+    """The master's end, once its worker has ended."""
+    if _lock is not None:
+        _lock.release()
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -14,6 +14,7 @@ from controller.settings import ROOT
 RULES: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "instance_lock": {"errors"},
     "readiness": set(),
     "clients": set(),
     "turnstile": set(),
@@ -51,7 +52,7 @@ RULES: dict[str, set[str]] = {
             "rendering", "settings", "supervisor", "upstream"},
     "worker": {"gunicorn", "api", "errors", "turnstile"},
     "provision": {"rich", "composition", "deployment", "docker_service", "errors", "preparation", "settings"},
-    "gunicorn_conf": {"composition", "errors", "settings"},
+    "gunicorn_conf": {"composition", "errors", "instance_lock", "settings"},
 }  # fmt: skip
 # The only home of each of these libraries.
 HOMES = {

@@ -97,8 +97,15 @@ class House:
             "ORCHESTRAR_PORT": str(self.port),
             "ORCHESTRAR_FIRST_MODEL_PORT": str(self.port + 1),
             "ORCHESTRAR_STOP_GRACE_S": "5",
+            "XDG_STATE_HOME": str(self.folder / "state"),
             **self._environ,
         }
+
+    @property
+    def pid(self) -> int:
+        """gunicorn's master."""
+        assert self._process is not None
+        return self._process.pid
 
     def launch(self, app: str = "controller.app:create_app()") -> subprocess.Popen[bytes]:
         """Start gunicorn without waiting for it; another app than ours is ours with a fault in it."""
