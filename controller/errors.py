@@ -11,6 +11,7 @@ OrchestrarError
 │   ├── ModelNotFound          404 model_not_found
 │   ├── RouteNotFound          404 route_not_found
 │   ├── MethodNotAllowed       405 method_not_allowed
+│   ├── RequestTimeout         408 request_timeout
 │   ├── ModelBusy              409 model_busy
 │   ├── BodyTooLarge           413 body_too_large
 │   └── ContentTypeForbidden   415 content_type_forbidden
@@ -126,6 +127,13 @@ class RouteNotFound(RequestError):
 class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
+
+
+class RequestTimeout(RequestError):
+    """The client sends its request too slowly."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class ModelBusy(RequestError):

@@ -2,16 +2,20 @@
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from typing import Any, NoReturn
 
 from controller import instance_lock
+from controller.connection import MOST_READERS, MOST_WRITERS
 from controller.errors import ConfigInvalid, InstanceRuns
 from controller.settings import Settings
 
-# Threads beyond the cap on requests in flight, so that /health and /status always find one.
+# Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that /health and /status
+# always find one.
 SPARE_THREADS = 32
+OPEN_FILES = 65536
 PR_SET_PDEATHSIG = 1
 
 
@@ -33,7 +37,7 @@ bind = f"{f'[{_settings.host}]' if ':' in _settings.host else _settings.host}:{_
 workers = 1
 worker_class = "controller.worker.ControllerWorker"
 logger_class = "controller.worker.ControllerLogger"
-threads = _settings.max_in_flight + SPARE_THREADS
+threads = _settings.max_in_flight + MOST_READERS + MOST_WRITERS + SPARE_THREADS
 worker_connections = max(1000, 2 * threads)
 timeout = 60
 graceful_timeout = _settings.stop_grace_s
@@ -82,10 +86,16 @@ def when_ready(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """The lock is the master's alone; and a master that is killed takes its worker with it: an orphan would hold the
-    port and mind models unseen."""
+    """The lock is the master's alone, and the usual limit of 1024 open files is fewer than there may be connections.
+
+    A master that is killed takes its worker with it: an orphan would hold the port and mind models unseen.
+    """
     if _lock is not None:
         _lock.drop()
+    now_files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted_files = OPEN_FILES if most_files == resource.RLIM_INFINITY else min(OPEN_FILES, most_files)
+    if now_files != resource.RLIM_INFINITY and now_files < wanted_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != worker.ppid:  # it died before it was listened for

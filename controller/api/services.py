@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from flask import current_app
 
 from controller.clients import ClientWatcher
+from controller.connection import ClientSocket
 from controller.docker_service.health import EngineHealth
 from controller.engines import Engine
 from controller.model_facts import ModelFacts
@@ -54,7 +54,7 @@ class Services:
         None where the pieces have to be asked for, the answer is not framed in chunks, or the socket is no plain one.
         """
         client = environ.get("gunicorn.socket")
-        if type(client) is not socket.socket or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        if not isinstance(client, ClientSocket) or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
             return None
         return (lambda: self.pump.run(pieces, client)) if isinstance(pieces, Source) else None
 
