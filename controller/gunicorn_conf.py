@@ -1,6 +1,7 @@
 """How gunicorn serves the controller: one worker, because leases and lifecycle live in one process."""
 
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -15,6 +16,10 @@ from controller.settings import Settings
 # Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that /health and /status
 # always find one.
 SPARE_THREADS = 32
+# At the controller's end: for the answers that were cut, for starts and preparations to let go, for models to stop.
+END_S = 3
+SETTLE_S = 3
+STOP_MODELS_S = 10
 OPEN_FILES = 65536
 PR_SET_PDEATHSIG = 1
 
@@ -40,7 +45,8 @@ logger_class = "controller.worker.ControllerLogger"
 threads = _settings.max_in_flight + MOST_READERS + MOST_WRITERS + SPARE_THREADS
 worker_connections = max(1000, 2 * threads)
 timeout = 60
-graceful_timeout = _settings.stop_grace_s
+# The master's; what of it is the worker's, `post_fork` says.
+graceful_timeout = _settings.stop_grace_s + END_S + SETTLE_S + (STOP_MODELS_S if _settings.stop_models_on_exit else 0)
 keepalive = 75
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 control_socket_disable = True
@@ -86,12 +92,16 @@ def when_ready(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """The lock is the master's alone, and the usual limit of 1024 open files is fewer than there may be connections.
+    """The worker's own bounds: it ends sooner than the master would kill it.
+
+    The lock is the master's alone, and the usual limit of 1024 open files is fewer than there may be connections.
 
     A master that is killed takes its worker with it: an orphan would hold the port and mind models unseen.
     """
     if _lock is not None:
         _lock.drop()
+    worker.grace_s = _settings.stop_grace_s
+    worker.cfg.set("graceful_timeout", _settings.stop_grace_s + END_S)
     now_files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted_files = OPEN_FILES if most_files == resource.RLIM_INFINITY else min(OPEN_FILES, most_files)
     if now_files != resource.RLIM_INFINITY and now_files < wanted_files:
@@ -109,7 +119,17 @@ def on_exit(server: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """End the supervisor's threads; running models stay up and are adopted at the next start."""
+    """End the supervisor's threads; running models stay up and are adopted at the next start, unless a setting says
+    otherwise and it is the controller that ends, not this worker of it alone."""
     app = getattr(worker, "wsgi", None)
-    if app is not None:
-        app.extensions["orchestrar"].close()
+    if app is None:
+        return
+    services = app.extensions["orchestrar"]
+    services.close()
+    if worker.is_told_to_end:
+        services.supervisor.settle(SETTLE_S)
+        if _settings.stop_models_on_exit:
+            services.supervisor.stop_all(STOP_MODELS_S)
+        # Python would wait for every thread of the pool; all that may still wait in one was told that it is over.
+        logging.shutdown()
+        os._exit(0)

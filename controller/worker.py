@@ -28,7 +28,6 @@ from controller.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)
 
-CUT_BEFORE_S = 2.0
 ASKS_AGAIN_MS = 2
 LINGER_S = 2.0
 SWEEP_EVERY_S = 0.25
@@ -56,6 +55,9 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
         self._arriving: dict[Connection, None] = {}
         self._lingering: dict[Connection, float] = {}
         self._swept_at = 0.0
+        self.is_told_to_end = False
+        # How long requests under way have after SIGTERM.
+        self.grace_s = float(self.cfg.graceful_timeout)
 
     def accept(self, listener: Any) -> None:
         """Take a client in. One too many takes the place of whoever has kept us waiting for longest."""
@@ -172,12 +174,23 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
                 conn.arrival.deadline = min(conn.arrival.deadline, deadline)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: what is still under way shortly before the grace ends is cut with an error, not in silence."""
+        """SIGTERM: what is still under way when the grace ends is cut with an error, not in silence."""
+        is_first = self.alive
         super().handle_exit(sig, frame)
-        relay = self.wsgi.extensions["orchestrar"].relay
-        timer = threading.Timer(max(self.cfg.graceful_timeout - CUT_BEFORE_S, 0), relay.cut_all)
+        self.is_told_to_end = True
+        app = getattr(self, "wsgi", None)
+        if not is_first or app is None:
+            return
+        services = app.extensions["orchestrar"]
+        services.supervisor.begin_to_end()
+        timer = threading.Timer(self.grace_s, services.cut)
         timer.daemon = True
         timer.start()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT and SIGQUIT: the end without any grace."""
+        self.is_told_to_end = True
+        super().handle_quit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """gunicorn would answer in HTML."""

@@ -102,6 +102,8 @@ def test_every_environment_variable_has_its_row() -> None:
 def default_text(value: object) -> str:
     if isinstance(value, Path):
         return value.relative_to(ROOT).as_posix()
+    if isinstance(value, bool):
+        return str(int(value))
     return str(value) if value else "none"
 
 

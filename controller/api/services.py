@@ -35,6 +35,11 @@ class Services:
     clients: ClientWatcher
     pump: Pump
 
+    def cut(self) -> None:
+        """End whatever is under way, each with an error that says why: the grace of a shutdown is over."""
+        self.relay.cut_all()
+        self.supervisor.close()
+
     def close(self) -> None:
         """Let threads and kept connections go; running models stay up."""
         self.supervisor.close()

@@ -133,6 +133,18 @@ class House:
 
         until("the controller answers", answers, START_DEADLINE_S)
 
+    def begin_to_end(self, name: str = "TERM") -> subprocess.Popen[bytes]:
+        """A signal that ends the controller, without waiting: its process."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.send_signal(signal.Signals[f"SIG{name}"])
+        return process
+
+    def preparing(self, model_id: str) -> list[str]:
+        """The ids of the containers that prepare the model now."""
+        filters = [f"label=com.docker.compose.project={self.project}", f"label=orchestrar.prepare={model_id}"]
+        return docker("ps", "-q", "--no-trunc", *(x for f in filters for x in ("--filter", f))).split()
+
     def terminate(self) -> int:
         """SIGTERM, and wait: the exit code."""
         assert self._process is not None
