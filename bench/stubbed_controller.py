@@ -144,6 +144,7 @@ def controller_before(port: int) -> Iterator[tuple[int, int]]:
             "ORCHESTRAR_COMPOSE_DIR": str(folder),
             "ORCHESTRAR_STOP_GRACE_S": "3",
             "ORCHESTRAR_LOG_LEVEL": "warning",
+            "XDG_STATE_HOME": str(folder),
         }
         config = str(ROOT / "controller" / "gunicorn_conf.py")
         command = [sys.executable, "-m", "gunicorn", "--config", config, "bench.stubbed_controller:create()"]

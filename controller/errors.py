@@ -2,6 +2,7 @@
 
 OrchestrarError
 ├── ConfigInvalid              models.yaml or a setting is wrong (exit code 2, never an HTTP answer of its own)
+├── InstanceRuns               another controller minds this project (exit code 1, never an HTTP answer of its own)
 ├── RequestError               the client's doing
 │   ├── BodyInvalid            400 invalid_body
 │   ├── TaskUnsupported        400 task_unsupported
@@ -10,6 +11,7 @@ OrchestrarError
 │   ├── ModelNotFound          404 model_not_found
 │   ├── RouteNotFound          404 route_not_found
 │   ├── MethodNotAllowed       405 method_not_allowed
+│   ├── RequestTimeout         408 request_timeout
 │   ├── ModelBusy              409 model_busy
 │   ├── BodyTooLarge           413 body_too_large
 │   └── ContentTypeForbidden   415 content_type_forbidden
@@ -81,6 +83,12 @@ class ConfigInvalid(OrchestrarError):
         self.problems = problems
 
 
+class InstanceRuns(OrchestrarError):
+    """Another controller minds the same project."""
+
+    code = "instance_runs"
+
+
 class RequestError(OrchestrarError):
     status = 400
     code = "invalid_request"
@@ -120,6 +128,13 @@ class RouteNotFound(RequestError):
 class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
+
+
+class RequestTimeout(RequestError):
+    """The client sends its request too slowly."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class ModelBusy(RequestError):

@@ -1,23 +1,36 @@
 """How gunicorn serves the controller: one worker, because leases and lifecycle live in one process."""
 
 import ctypes
+import logging
 import os
+import resource
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
-from controller.errors import ConfigInvalid
+from controller import instance_lock
+from controller.connection import MOST_READERS, MOST_WRITERS
+from controller.errors import ConfigInvalid, InstanceRuns
 from controller.settings import Settings
 
-# Threads beyond the cap on requests in flight, so that /health and /status always find one.
+# Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that /health and /status
+# always find one.
 SPARE_THREADS = 32
+# At the controller's end: for the answers that were cut, for starts and preparations to let go, for models to stop.
+END_S = 3
+SETTLE_S = 3
+STOP_MODELS_S = 10
+OPEN_FILES = 65536
 PR_SET_PDEATHSIG = 1
 
 
-def _end(problems: list[str]) -> None:
-    """All that is wrong, and the exit code of a broken configuration."""
+BROKEN_CONFIGURATION, RUNS_ALREADY = 2, 1
+
+
+def _end(problems: list[str], code: int = BROKEN_CONFIGURATION) -> NoReturn:
+    """All that is wrong, and the exit code that tells of it."""
     print("\n".join(problems), file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 try:
@@ -29,10 +42,11 @@ bind = f"{f'[{_settings.host}]' if ':' in _settings.host else _settings.host}:{_
 workers = 1
 worker_class = "controller.worker.ControllerWorker"
 logger_class = "controller.worker.ControllerLogger"
-threads = _settings.max_in_flight + SPARE_THREADS
+threads = _settings.max_in_flight + MOST_READERS + MOST_WRITERS + SPARE_THREADS
 worker_connections = max(1000, 2 * threads)
 timeout = 60
-graceful_timeout = _settings.stop_grace_s
+# The master's; what of it is the worker's, `post_fork` says.
+graceful_timeout = _settings.stop_grace_s + END_S + SETTLE_S + (STOP_MODELS_S if _settings.stop_models_on_exit else 0)
 keepalive = 75
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 control_socket_disable = True
@@ -48,14 +62,27 @@ logconfig_dict = {
 }
 
 
+_lock: instance_lock.InstanceLock | None = None
+
+
 def on_starting(server: Any) -> None:
-    """Read the configuration once in the master: a broken one ends here with all its errors and exit code 2."""
+    """In the master, before anything is touched: be the only controller, and read the configuration once.
+
+    A broken one ends here with all its errors and exit code 2.
+    """
     from controller.composition import check
 
+    global _lock
     try:
+        _lock = instance_lock.take(_settings.project, f"http://{bind}", os.environ)
         check(_settings)
     except ConfigInvalid as exc:
+        on_exit(server)
         _end(exc.problems)
+    except InstanceRuns as exc:
+        _end([exc.message], RUNS_ALREADY)
+    except OSError as exc:
+        _end([f"the lock against a second controller cannot be had: {exc}; set XDG_STATE_HOME to a folder of yours"])
 
 
 def when_ready(server: Any) -> None:
@@ -65,13 +92,44 @@ def when_ready(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """A master that is killed takes its worker with it: an orphan would hold the port and mind models unseen."""
+    """The worker's own bounds: it ends sooner than the master would kill it.
+
+    The lock is the master's alone, and the usual limit of 1024 open files is fewer than there may be connections.
+
+    A master that is killed takes its worker with it: an orphan would hold the port and mind models unseen.
+    """
+    if _lock is not None:
+        _lock.drop()
+    worker.grace_s = _settings.stop_grace_s
+    worker.cfg.set("graceful_timeout", _settings.stop_grace_s + END_S)
+    now_files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted_files = OPEN_FILES if most_files == resource.RLIM_INFINITY else min(OPEN_FILES, most_files)
+    if now_files != resource.RLIM_INFINITY and now_files < wanted_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != worker.ppid:  # it died before it was listened for
+            raise SystemExit(1)
+
+
+def on_exit(server: Any) -> None:
+    """The master's end, once its worker has ended."""
+    if _lock is not None:
+        _lock.release()
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """End the supervisor's threads; running models stay up and are adopted at the next start."""
+    """End the supervisor's threads; running models stay up and are adopted at the next start, unless a setting says
+    otherwise and it is the controller that ends, not this worker of it alone."""
     app = getattr(worker, "wsgi", None)
-    if app is not None:
-        app.extensions["orchestrar"].close()
+    if app is None:
+        return
+    services = app.extensions["orchestrar"]
+    services.close()
+    if worker.is_told_to_end:
+        services.supervisor.settle(SETTLE_S)
+        if _settings.stop_models_on_exit:
+            services.supervisor.stop_all(STOP_MODELS_S)
+        # Python would wait for every thread of the pool; all that may still wait in one was told that it is over.
+        logging.shutdown()
+        os._exit(0)

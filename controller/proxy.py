@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import select
@@ -13,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
-from controller.http1 import Head, Malformed, split_head
+from controller.http1 import Body, BrokenOff, Head, Malformed, split_head
 from controller.readiness import Readiness
 from controller.turnstile import TURNSTILE
 from controller.upstream import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, Connection, Upstream
@@ -24,7 +23,10 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 CONNECT_TIMEOUT_S = 2.0
+# A probe's answer as a whole, however many pieces it comes in.
 PROBE_TIMEOUT_S = 1.0
+# An answer's head, from its first byte: no runner sends one in pieces.
+ANSWER_HEAD_S = 10.0
 MAX_HEALTH_BYTES = 64 * 1024
 _KEEP_IDLE_S = 30.0
 _DIED_FIRST = "the model ended the connection before its answer began"
@@ -38,23 +40,20 @@ class Proxy:
         self._idle: dict[int, list[tuple[float, Connection]]] = defaultdict(list)
 
     def probe(self, port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Readiness:
-        """One GET of the path that tells; any answer but a 200 means not yet. `timeout_s` bounds each silence."""
-        connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+        """One GET of the path that tells; any answer but a 200 means not yet. `timeout_s` bounds the whole of it."""
         try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            report = _json_object(response.read(MAX_HEALTH_BYTES))
+            with socket.create_connection((HOST, port), timeout_s) as sock:
+                status, content = _get(sock, port, path, time.monotonic() + timeout_s)
         except ConnectionRefusedError:
             return Readiness(ready=False, refused=True)
         except TimeoutError:
             return Readiness(ready=False, silent=True)
-        except (OSError, http.client.HTTPException):
+        except (OSError, Malformed, BrokenOff):
             return Readiness(ready=False)
-        finally:
-            connection.close()
+        report = _json_object(content)
         phases = report.get("phases")
         return Readiness(
-            ready=response.status == 200,
+            ready=status == 200,
             phase=str(report.get("phase", "")),
             phases=phases if isinstance(phases, dict) else {},
         )
@@ -141,16 +140,24 @@ def _request_bytes(port: int, path: str, body: bytes, headers: dict[str, str]) -
 
 def _ask(sock: socket.socket, request: bytes) -> tuple[Head, bytes]:
     """The answer's head, and what came of its body with it."""
-    received = b""
+    received, deadline = b"", None
     try:
         sock.sendall(request)
         while (found := split_head(received)) is None:
+            if deadline is not None:
+                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            elif received:
+                deadline = time.monotonic() + ANSWER_HEAD_S
             with TURNSTILE.away():
                 piece = sock.recv(RECEIVE_BYTES)
             if not piece:
                 break
             received += piece
+        if deadline is not None:
+            sock.settimeout(READ_TIMEOUT_S)
     except TimeoutError as exc:
+        if received:
+            raise UpstreamInvalid(f"the model's answer is no HTTP: no head within {ANSWER_HEAD_S:g} s") from exc
         raise UpstreamTimeout(f"the model did not answer within {READ_TIMEOUT_S:g} s") from exc
     except ConnectionError as exc:
         raise ModelDied(_DIED_FIRST) from exc
@@ -161,6 +168,28 @@ def _ask(sock: socket.socket, request: bytes) -> tuple[Head, bytes]:
             raise UpstreamInvalid("the model's answer is no HTTP: it ends within its head")
         raise ModelDied(_DIED_FIRST)
     return found
+
+
+def _get(sock: socket.socket, port: int, path: str, deadline: float) -> tuple[int, bytes]:
+    """Status and content of the answer to a GET; raises OSError at the deadline, and for what is no answer."""
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n".encode("latin-1"))
+
+    def receive() -> bytes:
+        sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        return sock.recv(RECEIVE_BYTES)
+
+    received = b""
+    while (found := split_head(received)) is None:
+        piece = receive()
+        if not piece:
+            raise BrokenOff
+        received += piece
+    head, begun = found
+    body = Body(head)
+    content = body.feed(begun) if begun else b""
+    while not body.is_over and len(content) < MAX_HEALTH_BYTES:
+        content += body.feed(receive())
+    return head.status, content
 
 
 def _has_closed(sock: socket.socket) -> bool:

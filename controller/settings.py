@@ -27,6 +27,7 @@ class Settings:
     max_body_bytes: int = 10 * 1024 * 1024
     max_in_flight: int = 256
     stop_grace_s: int = 30
+    stop_models_on_exit: bool = False
     allowed_hosts: tuple[str, ...] = ()
     log_level: str = "info"
     hub_endpoint: str | None = None
@@ -51,6 +52,7 @@ class Settings:
             max_body_bytes=reader.integer("ORCHESTRAR_MAX_BODY_BYTES", cls.max_body_bytes, 1024, 1 << 30),
             max_in_flight=reader.integer("ORCHESTRAR_MAX_IN_FLIGHT", cls.max_in_flight, 1, 4096),
             stop_grace_s=reader.integer("ORCHESTRAR_STOP_GRACE_S", cls.stop_grace_s, 0, 3600),
+            stop_models_on_exit=reader.flag("ORCHESTRAR_STOP_MODELS_ON_EXIT", cls.stop_models_on_exit),
             allowed_hosts=reader.names("ORCHESTRAR_ALLOWED_HOSTS"),
             log_level=reader.choice("ORCHESTRAR_LOG_LEVEL", cls.log_level, ("debug", "info", "warning", "error")),
             hub_endpoint=environ.get("HF_ENDPOINT") or None,
@@ -88,6 +90,12 @@ class _Reader:
             return int(value)
         self.problems.append(f"environment: {name}: {value!r} is not usable; write a whole number from {low} to {high}")
         return default
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.text(name, str(int(default)))
+        if value not in ("0", "1"):
+            self.problems.append(f"environment: {name}: {value!r} is not usable; write 0 or 1")
+        return value == "1"
 
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         value = self.text(name, default).lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from controller.turnstile import TURNSTILE
 READ_TIMEOUT_S = 300.0
 RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
+# A whole answer, from when its head was there: servers send it when they have it.
+WHOLE_BODY_S = 600.0
 _BROKE_OFF = "the model's connection broke in the middle of its answer; the model may have died"
 
 
@@ -131,9 +134,12 @@ class Upstream:
         return piece
 
     def read_all(self) -> bytes:
-        """The whole body; raises UpstreamInvalid beyond the bound, else like `read_piece`."""
+        """The whole body; raises UpstreamInvalid beyond its bounds, else like `read_piece`."""
         pieces, size = [], 0
+        deadline = time.monotonic() + WHOLE_BODY_S
         while piece := self.read_piece():
+            if time.monotonic() > deadline:
+                raise UpstreamInvalid(f"the model's answer did not come whole within {WHOLE_BODY_S:g} s")
             pieces.append(piece)
             size += len(piece)
             if size > MAX_BODY_BYTES:

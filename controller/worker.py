@@ -1,14 +1,19 @@
-"""gunicorn's thread worker, mended where one client could delay or confuse another."""
+"""gunicorn's thread worker, mended where one client could delay, starve or confuse another."""
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import select
+import selectors
 import socket
 import threading
+import time
 import uuid
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -16,12 +21,18 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseExc
 from gunicorn.workers.gthread import ThreadWorker
 
 from controller.api.errors import envelope
-from controller.errors import BodyInvalid
+from controller.arrival import HEAD_S, MAX_HEAD_BYTES, Stage
+from controller.connection import ClientSocket, Connection
+from controller.errors import BodyInvalid, OrchestrarError, RequestTimeout
 from controller.turnstile import TURNSTILE
 
-CUT_BEFORE_S = 2.0
+log = logging.getLogger(__name__)
+
 ASKS_AGAIN_MS = 2
-FIRST_DATA_S = 0.02
+LINGER_S = 2.0
+SWEEP_EVERY_S = 0.25
+_NOTHING_TO_ACCEPT = (errno.EAGAIN, errno.EWOULDBLOCK)
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class ControllerLogger(Logger):  # type: ignore[misc]
@@ -32,40 +43,154 @@ class ControllerLogger(Logger):  # type: ignore[misc]
 
 
 class ControllerWorker(ThreadWorker):  # type: ignore[misc]
-    """Closes connections off the main loop, and answers what is no HTTP in the API's own error shape."""
+    """A connection has a thread only from when its request has arrived until its answer is sent.
 
-    def handle(self, conn: Any) -> Any:
-        """A client that asks again at once keeps its thread: by way of the main loop two threads had to be woken.
+    Before and after that the main loop waits for it, without blocking and with a deadline for each. What is no HTTP, or
+    comes too slowly, is answered in the API's own error shape.
+    """
 
-        Only while there are threads for all connections, so that nobody waits for one.
-        """
-        kept = self._handle_in_turn(conn)
-        while kept is True and self.alive and self.nr_conns <= self.cfg.threads and _asks_again(conn.sock):
-            kept = self._handle_in_turn(conn)
-        return kept
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # In the order of their coming.
+        self._arriving: dict[Connection, None] = {}
+        self._lingering: dict[Connection, float] = {}
+        self._swept_at = 0.0
+        self.is_told_to_end = False
+        # How long requests under way have after SIGTERM.
+        self.grace_s = float(self.cfg.graceful_timeout)
 
-    def _handle_in_turn(self, conn: Any) -> Any:
-        """One whose first bytes take their time is waited for by gunicorn, out of turn."""
-        if not conn.initialized and not conn.wait_for_data(FIRST_DATA_S):
-            return super().handle(conn)
-        with TURNSTILE.scope():
-            return super().handle(conn)
+    def accept(self, listener: Any) -> None:
+        """Take a client in. One too many takes the place of whoever has kept us waiting for longest."""
+        self._accept_one(listener)
 
-    def finish_request(self, conn: Any, fs: Future[Any]) -> None:
-        """gunicorn lingers up to 2 s on a connection that it closes, on the thread that accepts all others."""
-        if not fs.cancelled() and fs.exception() is None and fs.result() is False:
-            self.nr_conns -= 1
-            self.tpool.submit(conn.close, graceful=True)
+    def _accept_one(self, listener: Any) -> bool:
+        """Whether there was one."""
+        try:
+            accepted, address = listener.accept()
+        except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                self.log.warning("a connection could not be taken: %s", exc)
+                self._shed()
+            elif exc.errno != errno.ECONNABORTED and exc.errno not in _NOTHING_TO_ACCEPT:
+                raise
+            return exc.errno == errno.ECONNABORTED
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._shed()
+        conn = Connection(self.cfg, ClientSocket(accepted), address, listener.getsockname())
+        self._await_request(conn, conn.receive())
+        return True
+
+    def _await_request(self, conn: Connection, stage: Stage) -> None:
+        """Go on with a connection that the poller does not know."""
+        if stage is Stage.READY:
+            self.enqueue_req(conn)
+        elif stage is Stage.ENDED:
+            self._close(conn)
+        elif stage is Stage.TOO_LONG:
+            self._refuse(conn, _too_long(), "431 Request Header Fields Too Large")
         else:
-            super().finish_request(conn, fs)
+            self._arriving[conn] = None
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._arrives, conn))
+
+    def _arrives(self, conn: Connection, sock: socket.socket) -> None:
+        """More of a request has come."""
+        stage = conn.receive()
+        if stage is not Stage.MORE:
+            del self._arriving[conn]
+            self.poller.unregister(sock)
+            self._await_request(conn, stage)
+
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        """A kept connection has the first of another request; its time counts from now."""
+        self.keepalived_conns.remove(conn)
+        self.poller.unregister(client)
+        conn.turn_to_next()
+        self._await_request(conn, conn.receive())
+
+    def handle(self, conn: Connection) -> Stage | None:
+        """Answer a request that has arrived; how far the next one is, or None at the connection's end.
+
+        A client that asks again at once keeps its thread: by way of the main loop two threads had to be woken. Only
+        while there are threads for all connections, so that nobody waits for one.
+        """
+        stage = Stage.READY
+        while True:
+            with TURNSTILE.scope():
+                if stage is Stage.MORE:
+                    stage = conn.receive()
+                if stage is not Stage.READY:
+                    return stage
+                conn.hand_over()
+                if not super().handle(conn):
+                    return None
+                stage = conn.turn_to_next()
+            has_thread = self.alive and self.nr_conns <= self.cfg.threads
+            if not has_thread or (stage is Stage.MORE and not _asks_again(conn.sock)):
+                return stage
+
+    def finish_request(self, conn: Connection, fs: Future[Stage | None]) -> None:
+        """A thread is done with a connection; gunicorn would wait up to 2 s for its end, on the main loop's thread."""
+        stage = None if fs.cancelled() or fs.exception() is not None else fs.result()
+        if stage is None:
+            self._linger(conn)
+        elif stage is not Stage.MORE or conn.arrival.received:
+            self._await_request(conn, stage)
+        else:
+            conn.timeout = time.monotonic() + (self.cfg.keepalive if self.alive else LINGER_S)
+            self.keepalived_conns.append(conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+    def murder_pending(self) -> None:
+        """Whose time is up: gunicorn asks at every turn of its loop, and at least each second."""
+        now = time.monotonic()
+        if now < self._swept_at + SWEEP_EVERY_S:
+            return
+        self._swept_at = now
+        for conn in [conn for conn in self._arriving if conn.arrival.deadline <= now]:
+            del self._arriving[conn]
+            self.poller.unregister(conn.sock)
+            if conn.arrival.received:
+                self._refuse(conn, _too_slow(conn), "408 Request Timeout")
+            else:
+                self._close(conn)
+        for conn in [conn for conn, until in self._lingering.items() if until <= now]:
+            self._end_linger(conn)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """At the end of its life, take in who has connected, and refuse whoever comes later at once."""
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                while self._accept_one(listener):
+                    pass
+                listener.close()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """At the end of its life: requests that have not begun to come whole by then are given up."""
+        super()._cap_keepalive(deadline)
+        for conn in self._arriving:
+            if conn.arrival.is_in_head:
+                conn.arrival.deadline = min(conn.arrival.deadline, deadline)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: what is still under way shortly before the grace ends is cut with an error, not in silence."""
+        """SIGTERM: what is still under way when the grace ends is cut with an error, not in silence."""
+        is_first = self.alive
         super().handle_exit(sig, frame)
-        relay = self.wsgi.extensions["orchestrar"].relay
-        timer = threading.Timer(max(self.cfg.graceful_timeout - CUT_BEFORE_S, 0), relay.cut_all)
+        self.is_told_to_end = True
+        app = getattr(self, "wsgi", None)
+        if not is_first or app is None:
+            return
+        services = app.extensions["orchestrar"]
+        services.supervisor.begin_to_end()
+        timer = threading.Timer(self.grace_s, services.cut)
         timer.daemon = True
         timer.start()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT and SIGQUIT: the end without any grace."""
+        self.is_told_to_end = True
+        super().handle_quit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """gunicorn would answer in HTML."""
@@ -74,13 +199,71 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
             return
         status = {LimitRequestLine: "414 URI Too Long", LimitRequestHeaders: "431 Request Header Fields Too Large"}
         self.log.info("a request that is no HTTP was refused: %s", exc)
-        body = json.dumps(envelope(BodyInvalid(f"the request is not usable: {exc}"), uuid.uuid4().hex)).encode()
-        head = (
-            f"HTTP/1.1 {status.get(type(exc), '400 Bad Request')}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        error = BodyInvalid(f"the request is not usable: {exc}")
         with suppress(OSError):
-            client.sendall(head.encode() + body)
+            client.sendall(_refusal(error, status.get(type(exc), "400 Bad Request")))
+
+    def _refuse(self, conn: Connection, error: OrchestrarError, status: str) -> None:
+        """Say why and leave; a client whose buffer has no room for that hears nothing."""
+        self.log.info("a request was refused: %s", error.message)
+        with suppress(OSError):
+            conn.sock.send(_refusal(error, status))
+        self._linger(conn)
+
+    def _linger(self, conn: Connection) -> None:
+        """Close it once its client has, at most a while later: closed at once, its last bytes could be lost on it."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(conn)
+            return
+        if conn.drain():
+            self._lingering[conn] = time.monotonic() + LINGER_S
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drains, conn))
+        else:
+            self._close(conn)
+
+    def _drains(self, conn: Connection, sock: socket.socket) -> None:
+        if not conn.drain():
+            self._end_linger(conn)
+
+    def _end_linger(self, conn: Connection) -> None:
+        del self._lingering[conn]
+        self.poller.unregister(conn.sock)
+        self._close(conn)
+
+    def _close(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _shed(self) -> None:
+        """Give up a connection that nobody works for: one being left, else one without a request, else the slowest."""
+        if self._lingering:
+            self._end_linger(next(iter(self._lingering)))
+        elif self.keepalived_conns:
+            conn = self.keepalived_conns.popleft()
+            self.poller.unregister(conn.sock)
+            self._close(conn)
+        elif self._arriving:
+            conn = next(iter(self._arriving))
+            del self._arriving[conn]
+            self.poller.unregister(conn.sock)
+            self._close(conn)
+
+
+def _refusal(error: OrchestrarError, status: str) -> bytes:
+    body = json.dumps(envelope(error, uuid.uuid4().hex)).encode()
+    fields = f"Connection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + body
+
+
+def _too_long() -> OrchestrarError:
+    return BodyInvalid(f"the request is not usable: its head has no end within {MAX_HEAD_BYTES} bytes")
+
+
+def _too_slow(conn: Connection) -> OrchestrarError:
+    part = f"head did not come within {HEAD_S:g} s" if conn.arrival.is_in_head else "body came too slowly"
+    return RequestTimeout(f"the request's {part}; send it at once")
 
 
 def _asks_again(client: socket.socket) -> bool:

@@ -36,8 +36,8 @@ REGISTRIES = [
         ("proxy", "golang", "org"),
     )
 ]
-# Not answers of ours: the first ends the process, the last passes the model's own code on.
-NEVER_ANSWERED = {errors.ConfigInvalid, errors.UpstreamAnswered}
+# Not answers of ours: the first two end the process, the last passes the model's own code on.
+NEVER_ANSWERED = {errors.ConfigInvalid, errors.InstanceRuns, errors.UpstreamAnswered}
 # Shown in the rows of /models and /status, where no HTTP status goes with them.
 WITHOUT_STATUS = {errors.DockerError, errors.DockerTimeout}
 
@@ -102,6 +102,8 @@ def test_every_environment_variable_has_its_row() -> None:
 def default_text(value: object) -> str:
     if isinstance(value, Path):
         return value.relative_to(ROOT).as_posix()
+    if isinstance(value, bool):
+        return str(int(value))
     return str(value) if value else "none"
 
 

@@ -14,9 +14,12 @@ from controller.settings import ROOT
 RULES: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "instance_lock": {"errors"},
     "readiness": set(),
     "clients": set(),
     "turnstile": set(),
+    "arrival": set(),
+    "connection": {"gunicorn", "arrival", "turnstile"},
     "pump": {"errors", "turnstile"},
     "metrics": {"prometheus_client"},
     "placement": set(),
@@ -47,13 +50,13 @@ RULES: dict[str, set[str]] = {
     "composition": {"settings", "registry", "rendering", "ports", "sources", "docker_service", "preparation",
                     "deployment", "images", "engines", "errors", "budget"},
     "api": {"flask", "werkzeug", "gunicorn", "pydantic", "supervisor", "registry", "relay", "proxy", "clients",
-            "pump", "event_stream", "docker_service", "preparation", "engines", "errors", "model_facts", "placement",
-            "metrics"},
+            "connection", "pump", "event_stream", "docker_service", "preparation", "engines", "errors", "model_facts",
+            "placement", "metrics"},
     "app": {"flask", "api", "clients", "composition", "docker_service", "errors", "leftovers", "proxy", "pump",
             "registry", "relay", "rendering", "settings", "supervisor", "upstream"},
-    "worker": {"gunicorn", "api", "errors", "turnstile"},
+    "worker": {"gunicorn", "api", "arrival", "connection", "errors", "turnstile"},
     "provision": {"rich", "composition", "deployment", "docker_service", "errors", "preparation", "settings"},
-    "gunicorn_conf": {"composition", "errors", "settings"},
+    "gunicorn_conf": {"composition", "connection", "errors", "instance_lock", "settings"},
 }  # fmt: skip
 # The only home of each of these libraries.
 HOMES = {

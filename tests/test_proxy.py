@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 
 import pytest
 
@@ -347,3 +349,39 @@ class TestClientWatcher:
         theirs.close()
         assert not left.wait(0.05)
         ours.close()
+
+
+def test_a_head_that_drips_is_given_up(
+    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head has its time from the first byte on, and more bytes gain none."""
+    monkeypatch.setattr(proxy_module, "ANSWER_HEAD_S", 0.2)
+    port = serve(drips)
+    with pytest.raises(UpstreamInvalid, match="no head within"):
+        post(proxy, port)
+
+
+def test_a_probe_ends_whatever_comes(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe has its time as a whole; a server that drips is not ready."""
+    monkeypatch.setattr(proxy_module, "PROBE_TIMEOUT_S", 0.2)
+    assert not proxy.probe(serve(drips), "/health").ready
+
+
+def test_a_whole_answer_that_drips_is_given_up(
+    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole answer has its time from its head on."""
+    monkeypatch.setattr(upstream_module, "WHOLE_BODY_S", 0.0)
+    port = serve(answers(WHOLE))
+    with pytest.raises(UpstreamInvalid, match="did not come whole"), closing(post(proxy, port)) as upstream:
+        upstream.read_all()
+
+
+def drips(connection: socket.socket) -> None:
+    """A byte now and then, until the other end has gone."""
+    read_request(connection)
+    with suppress(OSError):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.02)

@@ -11,7 +11,6 @@ from flask import Flask, Response, g, request
 from controller.errors import ContentTypeForbidden, HostForbidden, OriginForbidden
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-SOCKET_TIMEOUT_S = 60.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -21,9 +20,6 @@ def install(app: Flask, allowed_hosts: tuple[str, ...]) -> None:
 
     @app.before_request
     def _check() -> None:
-        # Bounds a body that never arrives and a reader that never reads; gunicorn's threads bound neither.
-        if (client := request.environ.get("gunicorn.socket")) is not None:
-            client.settimeout(SOCKET_TIMEOUT_S)
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         if _hostname(request.headers.get("Host", "")) not in hosts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from flask import current_app
 
 from controller.clients import ClientWatcher
+from controller.connection import ClientSocket
 from controller.docker_service.health import EngineHealth
 from controller.engines import Engine
 from controller.model_facts import ModelFacts
@@ -44,6 +44,11 @@ class Services:
     pump: Pump
     watches: tuple[Watch, ...] = ()
 
+    def cut(self) -> None:
+        """End whatever is under way, each with an error that says why: the grace of a shutdown is over."""
+        self.relay.cut_all()
+        self.supervisor.close()
+
     def close(self) -> None:
         """Let threads and kept connections go; running models stay up."""
         for watch in self.watches:
@@ -65,7 +70,7 @@ class Services:
         None where the pieces have to be asked for, the answer is not framed in chunks, or the socket is no plain one.
         """
         client = environ.get("gunicorn.socket")
-        if type(client) is not socket.socket or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        if not isinstance(client, ClientSocket) or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
             return None
         return (lambda: self.pump.run(pieces, client)) if isinstance(pieces, Source) else None
 

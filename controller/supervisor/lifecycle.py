@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from controller.docker_service import Container
-from controller.errors import DockerError, ModelDied, ModelStopping, NoRoom, OrchestrarError
+from controller.errors import Cancelled, DockerError, ModelDied, ModelStopping, NoRoom, OrchestrarError
 from controller.metrics import Metrics
 from controller.readiness import Readiness
 from controller.supervisor.admission import Admission
 from controller.supervisor.clock import Clock
 from controller.supervisor.evidence import death_of, retry_at
-from controller.supervisor.model import Attempt, Slot, State
+from controller.supervisor.model import Attempt, Slot, State, shutting_down
 from controller.supervisor.reporting import Report
 from controller.supervisor.starting import Backend, Starter
 
@@ -50,11 +50,11 @@ class Lifecycle:
         self._clock = clock
         self._lock = lock
         self._on_ready = on_ready
-        self.is_closing = False
+        self.is_ending = self.is_closing = False
 
     def close(self) -> None:
         """Let starts end by themselves; their containers go on."""
-        self.is_closing = True
+        self.is_ending = self.is_closing = True
 
     def begin(self, slot: Slot, *, only_prepares: bool = False, adopts: bool = False) -> None:
         """Begin the one start, or preparation, or adoption, that all waiters share."""
@@ -180,7 +180,7 @@ class Lifecycle:
 
     def _attempt(self, slot: Slot, attempt: Attempt) -> None:
         """The body of a start thread."""
-        report = Report(self._lock, slot, attempt, self.admission, lambda: self.is_closing)
+        report = Report(self._lock, slot, attempt, self.admission, lambda: self.is_closing, lambda: self.is_ending)
         try:
             if attempt.adopts:
                 self.admission.hold(slot, None)
@@ -224,6 +224,8 @@ class Lifecycle:
         resting = self.resting_state(slot.spec.id)
         if attempt.cancelled:
             error = ModelStopping(f"{slot.spec.id} was stopped while it started; a new request starts it again")
+        elif self.is_ending and isinstance(error, Cancelled):
+            error = shutting_down()
         log.warning("%s: the start ended: %s", slot.spec.id, error.message)
         self._metrics.start_failed(slot.spec.id, error.code)
         with self._lock:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from controller.docker_service import Container, Usage
-from controller.errors import OrchestrarError
+from controller.errors import OrchestrarError, Unavailable
 from controller.placement import Amount
 from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
@@ -31,6 +31,11 @@ class State(str, Enum):
 
 
 RESTING = frozenset({State.ABSENT, State.STOPPED, State.FAILED})
+
+
+def shutting_down() -> Unavailable:
+    """What to tell whoever waits for what will not come any more."""
+    return Unavailable("the controller is shutting down; try again when it is back", retry_after_s=5.0)
 
 
 class CancelToken:

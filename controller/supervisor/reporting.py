@@ -17,13 +17,20 @@ class Report:
     """The `starting.Reporter` of one attempt; `lock` is the supervisor's."""
 
     def __init__(
-        self, lock: threading.Lock, slot: Slot, attempt: Attempt, admission: Admission, closing: Callable[[], bool]
+        self,
+        lock: threading.Lock,
+        slot: Slot,
+        attempt: Attempt,
+        admission: Admission,
+        closing: Callable[[], bool],
+        ending: Callable[[], bool],
     ) -> None:
         self._lock = lock
         self._slot = slot
         self._attempt = attempt
         self._admission = admission
         self.closing = closing
+        self.ending = ending
 
     @property
     def adopts(self) -> bool:

@@ -83,6 +83,8 @@ class Reporter(Protocol):
 
     def closing(self) -> bool: ...
 
+    def ending(self) -> bool: ...
+
 
 class Starter:
     """Brings one model to the point where it answers. Raises OrchestrarErrors only."""
@@ -139,7 +141,7 @@ class Starter:
     def pull(self, spec: ModelSpec, reporter: Reporter) -> None:
         """Make present whatever a start needs and is not here, or not what it was; the image, too."""
         reporter.entered(State.PREPARING)
-        self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.closing())
+        self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.ending())
 
     def _up(self, spec: ModelSpec, reporter: Reporter, begun: float) -> tuple[Container, dict[str, Any]]:
         reporter.entered(State.STARTING)

@@ -12,6 +12,7 @@ from controller.metrics import Gauges, Metrics
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock, SystemClock
+from controller.supervisor.ending import stop_all
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
 from controller.supervisor.model import RESTING, CancelToken, Lease, Slot, State
 from controller.supervisor.plan import Plan
@@ -237,6 +238,25 @@ class Supervisor:
                 self._clock.wait(self._monitor_wakes, wait_s)
                 self._monitor_sleeps_until = None
             return not self._life.is_closing
+
+    def begin_to_end(self) -> None:
+        """The controller has been told to end: preparations, which may take longer than any grace, end now.
+
+        What waits for one gets Unavailable; all else goes on until `close`. Takes no lock: signal handlers may call it.
+        """
+        self._life.is_ending = True
+
+    def settle(self, within_s: float) -> None:
+        """After `close`: wait until starts and preparations have let go of what they hold, or the time is up."""
+        deadline = self._clock.monotonic() + within_s
+        with self._lock:
+            for slot in self._slots.values():
+                while slot.attempt is not None and (left_s := deadline - self._clock.monotonic()) > 0:
+                    self._clock.wait(slot.changed, left_s)
+
+    def stop_all(self, within_s: float) -> None:
+        """After `close`: stop every model, for a controller that does not leave them running."""
+        stop_all(self._backend, within_s)
 
     def close(self) -> None:
         """Let every waiter and thread go; the models themselves stay as they are. For good."""

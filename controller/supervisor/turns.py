@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 
-from controller.errors import BackingOff, Cancelled, ModelStopping, Overloaded, Unavailable
+from controller.errors import BackingOff, Cancelled, ModelStopping, Overloaded
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.model import RESTING, CancelToken, Slot, State
+from controller.supervisor.model import RESTING, CancelToken, Slot, State, shutting_down
 from controller.supervisor.view import paused_by_hand, too_late
 
 
@@ -72,7 +72,7 @@ class Turns:
             raise too_late(slot)
         self._clock.wait(slot.changed, left_s)
         if self._life.is_closing:
-            raise Unavailable("the controller is shutting down; try again when it is back", retry_after_s=5.0)
+            raise shutting_down()
         if attempt is not None and attempt.done and attempt.error is not None:
             # Each waiter raises its own: one exception raised by many would hold all their frames.
             raise copy.copy(attempt.error)

@@ -20,7 +20,8 @@ from scripts.setup.steps import Site
 
 START_S = 60.0
 FREE_PORT_S = 5.0
-STOP_MARGIN_S = 5.0
+# With ORCHESTRAR_STOP_MODELS_ON_EXIT its models get 10 s of it.
+STOP_MARGIN_S = 20.0
 
 
 def gunicorn_command(layout: Layout) -> list[str]:

@@ -97,8 +97,15 @@ class House:
             "ORCHESTRAR_PORT": str(self.port),
             "ORCHESTRAR_FIRST_MODEL_PORT": str(self.port + 1),
             "ORCHESTRAR_STOP_GRACE_S": "5",
+            "XDG_STATE_HOME": str(self.folder / "state"),
             **self._environ,
         }
+
+    @property
+    def pid(self) -> int:
+        """gunicorn's master."""
+        assert self._process is not None
+        return self._process.pid
 
     def launch(self, app: str = "controller.app:create_app()") -> subprocess.Popen[bytes]:
         """Start gunicorn without waiting for it; another app than ours is ours with a fault in it."""
@@ -126,6 +133,18 @@ class House:
 
         until("the controller answers", answers, START_DEADLINE_S)
 
+    def begin_to_end(self, name: str = "TERM") -> subprocess.Popen[bytes]:
+        """A signal that ends the controller, without waiting: its process."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.send_signal(signal.Signals[f"SIG{name}"])
+        return process
+
+    def preparing(self, model_id: str) -> list[str]:
+        """The ids of the containers that prepare the model now."""
+        filters = [f"label=com.docker.compose.project={self.project}", f"label=orchestrar.prepare={model_id}"]
+        return docker("ps", "-q", "--no-trunc", *(x for f in filters for x in ("--filter", f))).split()
+
     def terminate(self) -> int:
         """SIGTERM, and wait: the exit code."""
         assert self._process is not None
@@ -133,12 +152,6 @@ class House:
         code = self._process.wait(30)
         self._process = None
         return code
-
-    @property
-    def pid(self) -> int:
-        """gunicorn's master."""
-        assert self._process is not None
-        return self._process.pid
 
     def await_death(self) -> None:
         """Return when the controller, which a test has made kill itself, is gone."""

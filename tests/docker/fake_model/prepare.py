@@ -1,14 +1,16 @@
-"""Prepares like the real one, by copying a few bytes; FAKE_PREPARE_EXIT makes it fail."""
+"""Prepares like the real one, by copying a few bytes; FAKE_PREPARE_EXIT makes it fail, FAKE_PREPARE_S take its time."""
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 if code := int(os.environ.get("FAKE_PREPARE_EXIT", "0")):
     print("the fake was told to fail", file=sys.stderr)
     sys.exit(code)
 print(json.dumps({"phase": "converting", "fraction": 0.5}), flush=True)
+time.sleep(float(os.environ.get("FAKE_PREPARE_S", "0")))
 facts = {"format": 1, "weights_bytes": 1000, "parameters": 500, "kv_bytes_per_token": 10, "context_length": 128}
 Path("/prepared/weights").mkdir(exist_ok=True)
 Path("/prepared/complete.json").write_text(json.dumps(facts), encoding="utf-8")

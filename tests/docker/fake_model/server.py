@@ -15,10 +15,12 @@ A prompt that is a JSON object is a script; any other is echoed. On /v1/chat/com
 {"hang": true}       stop answering anything, and go on existing
 {"busy": 1}          answer 503 once, then as usual
 {"status": 400}      answer with this error
+{"hostile": "drip"}  answer in a way that does harm, see HOSTILE
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import select
@@ -38,6 +40,20 @@ STEP_S = 0.05
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 counters: dict[str, Any] = {"requests": 0, "tokens": 0, "prefill_steps": 0, "broken_off": 0, "busy": 0}
 eaten: list[bytearray] = []
+
+
+# Ways to answer that do harm: what is sent at first, what again and again, and with what pause.
+OK, JSON = b"HTTP/1.1 200 OK\r\n", b"Content-Type: application/json\r\n"
+BOMB = gzip.compress(b" " * (1 << 20)) * 200  # members in a row inflate one after the other
+HOSTILE: dict[str, tuple[bytes, bytes, float]] = {
+    "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /counters\r\nContent-Length: 0\r\n\r\n", b"", 0),
+    "gzip bomb": (OK + JSON + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB, b"", 0),
+    "endless header": (OK, b"X-More: and more\r\n" * 1000, 0),
+    "line without end": (OK + b"X-More: ", b"x" * 65536, 0),
+    "chunk line without end": (OK + JSON + b"Transfer-Encoding: chunked\r\n\r\n", b"0" * 65536, 0),
+    "body without end": (OK + JSON + b"\r\n", b" " * 65536, 0),
+    "drip": (OK + b"X-More: ", b"x", 0.2),
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -66,6 +82,9 @@ class Handler(BaseHTTPRequestHandler):
             script = None
         if not isinstance(script, dict):
             script = {"echo": prompt or json.dumps(body["messages"])}
+        if "hostile" in script:
+            self.be_hostile(script["hostile"])
+            return
         if "hang" in script:
             os.kill(os.getpid(), signal.SIGSTOP)
         eat(script.get("eat_mb", 0))
@@ -86,6 +105,19 @@ class Handler(BaseHTTPRequestHandler):
             self.stream(script)
         else:
             self.whole(script)
+
+    def be_hostile(self, way: str) -> None:
+        """Send what `HOSTILE` has for this way, for half a minute or until the other end has had enough."""
+        self.close_connection = True
+        first, again, every_s = HOSTILE[way]
+        until = time.monotonic() + 30
+        try:
+            self.wfile.write(first)
+            while again and time.monotonic() < until:
+                self.wfile.write(again)
+                time.sleep(every_s)
+        except ConnectionError:
+            counters["broken_off"] += 1
 
     def whole(self, script: dict[str, Any]) -> None:
         try:

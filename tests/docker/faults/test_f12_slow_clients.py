@@ -1,0 +1,147 @@
+"""F12: slow clients cannot starve others."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import requests
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.house import House, until
+from tests.promises.mutation import Mutation
+
+SENDERS, STALLED = 500, 50
+HEALTH_P99_S = 0.5
+# 30 s for a body, or without any progress of a reader, and something for the machine.
+GONE_WITHIN_S = 60.0
+GROWTH_MB = 64
+MUTATION = Mutation(
+    "controller/arrival.py",
+    "return Stage.TOO_LONG if len(self.received) > MAX_HEAD_BYTES else Stage.MORE",
+    "return Stage.READY",
+    "test_f12_slow_senders_and_stalled_readers",
+)
+
+
+@dataclass
+class Slow:
+    """Clients that send a byte now and then, until they are left; what they were told."""
+
+    house: House
+    open: dict[int, socket.socket] = field(default_factory=dict)
+    statuses: list[str] = field(default_factory=list)
+
+    def begin(self, head: bytes) -> None:
+        client = socket.create_connection(("127.0.0.1", self.house.port), 10)
+        client.setblocking(False)
+        self.open[client.fileno()] = client
+        client.send(head)
+
+    def drip(self) -> None:
+        """A byte of each, and a look at who was answered or left."""
+        poll = select.poll()
+        for number in self.open:
+            poll.register(number, select.POLLIN)
+        for number, _ in poll.poll(0):
+            answer = b""
+            with suppress(OSError):
+                answer = self.open[number].recv(4096)
+            self.statuses.append(answer[9:12].decode() if answer else "closed")
+            self.open.pop(number).close()
+        for client in self.open.values():
+            with suppress(OSError):
+                client.send(b"x")
+
+
+def stalled_reader(house: House) -> socket.socket:
+    """A client of a stream of some megabytes that reads nothing of it."""
+    script = json.dumps({"tokens": 4000, "echo": "x" * 1000})
+    body = json.dumps({"model_id": "talk", "prompt": script, "stream": True}).encode()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", house.port))
+    head = b"POST /inference HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    client.sendall(head + body)
+    return client
+
+
+def health_times(house: House, until_true: Callable[[], bool]) -> list[float]:
+    """How long GET /health took, again and again over a connection of its own each time."""
+    times = []
+    while not until_true():
+        begun = time.monotonic()
+        assert requests.get(house.url + "/health", timeout=10).ok
+        times.append(time.monotonic() - begun)
+        time.sleep(0.02)
+    return times
+
+
+def rss_mb(pid: int) -> float:
+    """Of the controller's worker."""
+    (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (line,) = [x for x in Path(f"/proc/{worker}/status").read_text().splitlines() if x.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+
+def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure) -> None:
+    """While 500 clients send their heads or bodies byte by byte and 50 read nothing of long streams, /health answers
+    99 of 100 requests within 500 ms and memory hardly grows. All of them are refused or dropped in time, and then a
+    request is served as ever."""
+    house = build_house({"talk": {"max_concurrency": STALLED}}, ORCHESTRAR_MAX_IN_FLIGHT="64")
+    assert "hello" == house.ask("talk", "hello").json()["text"]
+    before_mb = rss_mb(house.pid)
+    readers = [stalled_reader(house) for _ in range(STALLED)]
+    slow = Slow(house)
+    head = b"POST /inference HTTP/1.1\r\nHost: localhost\r\n"
+    for number in range(SENDERS):
+        kinds = (head, head, head + b"Content-Length: 1000\r\n\r\n{", head + b"Content-Length: 1000000\r\n\r\n{")
+        slow.begin(kinds[number % 4])
+    begun = time.monotonic()
+    is_over = threading.Event()
+
+    def drip() -> None:
+        while slow.open and time.monotonic() - begun < GONE_WITHIN_S:
+            slow.drip()
+            time.sleep(0.5)
+        is_over.set()
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    times = sorted(health_times(house, is_over.is_set))
+    dripping.join()
+    grown_mb = rss_mb(house.pid) - before_mb
+    p99_s = times[int(len(times) * 0.99)]
+    figure("/health p99", f"{p99_s * 1000:.0f} ms of {len(times)} requests")
+    figure("memory grew by", f"{grown_mb:.0f} MB")
+    figure("all slow senders gone after", f"{time.monotonic() - begun:.0f} s")
+    assert {} == slow.open
+    assert SENDERS == len(slow.statuses)
+    assert {"408", "503"} == set(slow.statuses)
+    assert p99_s < HEALTH_P99_S
+    assert grown_mb < GROWTH_MB
+    until("the stalled readers are dropped", lambda: house.status("talk")["in_flight"] == 0, GONE_WITHIN_S)
+    for client in readers:
+        client.close()
+    assert "again" == house.ask("talk", "again").json()["text"]
+
+
+def test_f12_a_full_house_gives_up_who_waits(build_house: Build, figure: Figure) -> None:
+    """With more connections than the controller holds, all silent, a new client is served at once all the same."""
+    house = build_house({"talk": {}}, ORCHESTRAR_MAX_IN_FLIGHT="64")
+    with ExitStack() as clients:
+        for _ in range(1500):
+            clients.enter_context(socket.create_connection(("127.0.0.1", house.port), 10))
+        begun = time.monotonic()
+        assert house.get("/health").ok
+        took_s = time.monotonic() - begun
+    figure("served beside 1500 silent connections after", f"{took_s * 1000:.0f} ms")
+    assert took_s < HEALTH_P99_S

@@ -1,0 +1,71 @@
+"""F13: a hostile model gets a 502, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.house import House
+from tests.errorshape import check_error
+from tests.promises.mutation import Mutation
+
+# A whole answer may have 64 MiB, for vectors; nothing may cost more than that and something for its pieces.
+PEAK_GROWTH_MB = 128
+# A head that drips has 10 s.
+WITHIN_S = 20.0
+WAYS = {
+    "redirect": "upstream_invalid",
+    "gzip bomb": "upstream_invalid",
+    "endless header": "upstream_invalid",
+    "line without end": "upstream_invalid",
+    "chunk line without end": "model_died",
+    "body without end": "upstream_invalid",
+    "drip": "upstream_invalid",
+}
+WORST = {"s": 0.0, "mb": 0.0}
+MUTATION = Mutation(
+    "controller/proxy.py", "ANSWER_HEAD_S = 10.0", "ANSWER_HEAD_S = 1000.0", "test_f13_the_answer_is_a_502"
+)
+
+
+@pytest.fixture(scope="module")
+def house(build_house: Build) -> House:
+    house = build_house({"bad": {}})
+    assert house.ask("bad", "hello").ok
+    return house
+
+
+def peak_mb(pid: int) -> float:
+    """The most that the controller's worker has held."""
+    (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (line,) = [x for x in Path(f"/proc/{worker}/status").read_text().splitlines() if x.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("way", WAYS)
+def test_f13_the_answer_is_a_502(house: House, figure: Figure, way: str, stream: bool) -> None:
+    """Whatever the model does instead of answering, the client gets a 502 in time, the controller's memory keeps within
+    its bound, and the next request, to the same model, is answered."""
+    before_mb = peak_mb(house.pid)
+    begun = time.monotonic()
+    response = house.ask("bad", {"hostile": way}, stream=stream)
+    check_error(response.status_code, response.json(), 502, WAYS[way])
+    took_s = time.monotonic() - begun
+    grown_mb = peak_mb(house.pid) - before_mb
+    WORST.update(s=max(WORST["s"], took_s), mb=max(WORST["mb"], grown_mb))
+    figure("slowest 502 after", f"{WORST['s']:.1f} s")
+    figure("memory grew at most by", f"{WORST['mb']:.0f} MB")
+    assert took_s < WITHIN_S
+    assert grown_mb < PEAK_GROWTH_MB
+    assert "again" == house.ask("bad", "again").json()["text"]
+
+
+def test_f13_the_model_goes_on(house: House) -> None:
+    """After all of that nothing is in flight and the model runs: a bad answer is no reason to end it."""
+    assert "ready" == house.status("bad")["state"]
+    assert 0 == house.status("bad")["in_flight"]

@@ -1,0 +1,145 @@
+"""F14: SIGTERM to the controller cuts no stream within the grace period, and models stay up unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import Figure
+from tests.docker.conftest import Build
+from tests.docker.faults.streams import Reader
+from tests.docker.house import House, until
+from tests.errorshape import check_error
+from tests.promises.mutation import Mutation
+
+STREAMS, SEATS = 12, 8
+GRACE_S = 15
+# Until a cut stream has said so, a start has let go, and gunicorn has noticed.
+MARGIN_S = 6.0
+MUTATION = Mutation(
+    "controller/worker.py",
+    "threading.Timer(self.grace_s, services.cut)",
+    "threading.Timer(1, services.cut)",
+    "test_f14_no_stream_is_cut_and_models_stay",
+)
+
+
+def refuses(house: House) -> bool:
+    """Whether a new connection is turned away."""
+    try:
+        socket.create_connection(("127.0.0.1", house.port), 2).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def begin_streams(house: House, seconds: float) -> list[Reader]:
+    """More streams than the model takes at once, so that some wait; each takes so long."""
+    script = {"tokens": round(seconds * 10), "delay_s": 0.1}
+    with ThreadPoolExecutor(STREAMS) as pool:
+        asked = [pool.submit(house.ask, "talk", script, stream=True) for _ in range(SEATS)]
+        readers = [Reader(response.result()) for response in asked]
+    for reader in readers:
+        assert reader.begun.wait(30)
+    return readers
+
+
+def test_f14_no_stream_is_cut_and_models_stay(build_house: Build, figure: Figure) -> None:
+    """With streams in flight and requests in the queue behind them, all that can end within the grace period ends
+    whole, new connections are refused at once, and the next controller adopts the running model."""
+    house = build_house({"talk": {"max_concurrency": SEATS}}, ORCHESTRAR_STOP_GRACE_S=str(GRACE_S))
+    readers = begin_streams(house, seconds=3)
+    (container,) = house.containers("talk")
+    with ThreadPoolExecutor(STREAMS) as pool:
+        queued = [pool.submit(house.ask, "talk", {"tokens": 20, "delay_s": 0.1}) for _ in range(STREAMS - SEATS)]
+        until("the queue has them", lambda: house.status("talk")["waiting"] == STREAMS - SEATS)
+        begun = time.monotonic()
+        process = house.begin_to_end()
+        until("new connections are refused", lambda: refuses(house), 2)
+        refused_s = time.monotonic() - begun
+        assert [response.result().status_code for response in queued] == [200] * len(queued)
+    for reader in readers:
+        last = reader.read(GRACE_S)[-1]
+        assert last is not None
+        assert last["done"] is True
+    assert process.wait(GRACE_S + MARGIN_S) == 0
+    ended_s = time.monotonic() - begun
+    figure("streams and waiting requests that ended whole", STREAMS)
+    figure("refused after", f"{refused_s:.1f} s")
+    figure("ended after", f"{ended_s:.1f} s of {GRACE_S} s")
+    assert ended_s < GRACE_S
+    assert [container] == house.containers("talk")
+    house.start()
+    until("it is adopted", lambda: house.status("talk")["state"] == "ready", 5)
+    assert "hello" == house.ask("talk", "hello").json()["text"]
+    assert [container] == house.containers("talk")
+
+
+def test_f14_what_outlasts_the_grace_is_told(build_house: Build, figure: Figure) -> None:
+    """A stream that is longer than the grace period gets all of it, and then an error event that says why."""
+    house = build_house({"talk": {}}, ORCHESTRAR_STOP_GRACE_S="3")
+    reader = Reader(house.ask("talk", {"tokens": 1000, "delay_s": 0.1}, stream=True))
+    assert reader.begun.wait(30)
+    begun = time.monotonic()
+    process = house.begin_to_end()
+    last = reader.read(3 + MARGIN_S)[-1]
+    assert last is not None
+    assert "shutting_down" == last["error"]["code"]
+    assert reader.ended_at - begun >= 3
+    assert process.wait(MARGIN_S) == 0
+    figure("cut after", f"{reader.ended_at - begun:.1f} s of 3 s")
+
+
+@pytest.mark.parametrize("number", ["TERM", "INT"])
+def test_f14_models_stop_where_the_setting_says_so(build_house: Build, figure: Figure, number: str) -> None:
+    """With ORCHESTRAR_STOP_MODELS_ON_EXIT=1 every model has stopped when the controller has, also one that ignores
+    SIGTERM, and all at once."""
+    models = {f"m{count}": {"env": {"FAKE_IGNORE_TERM": "1"}} for count in range(3)}
+    house = build_house(models, ORCHESTRAR_STOP_MODELS_ON_EXIT="1")
+    for model_id in models:
+        assert house.ask(model_id, "hello").ok
+    begun = time.monotonic()
+    process = house.begin_to_end(number)
+    assert process.wait(30) == 0
+    figure(f"three models and the controller ended by SIG{number} after", f"{time.monotonic() - begun:.1f} s")
+    assert [] == [container for model_id in models for container in house.containers(model_id)]
+
+
+def test_f14_a_dead_worker_stops_no_model(build_house: Build) -> None:
+    """Only the controller's own end stops models: a worker that gunicorn replaces leaves them."""
+    house = build_house({"talk": {}}, ORCHESTRAR_STOP_MODELS_ON_EXIT="1")
+    assert house.ask("talk", "hello").ok
+    (worker,) = map(int, Path(f"/proc/{house.pid}/task/{house.pid}/children").read_text().split())
+    os.kill(worker, 6)
+    until("it is gone", lambda: not Path(f"/proc/{worker}").exists())
+
+    def answers() -> bool:
+        try:
+            return bool(house.status("talk")["state"] == "ready")
+        except requests.ConnectionError:
+            return False
+
+    until("another worker has adopted the model", answers)
+
+
+def test_f14_a_pull_holds_nothing_up(build_house: Build, figure: Figure) -> None:
+    """A preparation under way, and who waits for it, are told at once, not at the end of the grace period; nothing of
+    it goes on."""
+    house = build_house({"slow": {"gguf": True, "env": {"FAKE_PREPARE_S": "60"}}}, ORCHESTRAR_STOP_GRACE_S="20")
+    with ThreadPoolExecutor(2) as pool:
+        pull = pool.submit(house.post, "/pull", {"model_id": "slow"})
+        ask = pool.submit(house.ask, "slow", "hello")
+        until("it prepares", lambda: house.preparing("slow"))
+        begun = time.monotonic()
+        process = house.begin_to_end()
+        for response in (pull.result(), ask.result()):
+            check_error(response.status_code, response.json(), 503, "unavailable")
+    assert process.wait(MARGIN_S) == 0
+    figure("with a pull under way ended after", f"{time.monotonic() - begun:.1f} s of 20 s")
+    assert [] == house.preparing("slow")

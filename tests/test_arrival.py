@@ -1,0 +1,84 @@
+"""When a request has arrived, and when the wait for it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.arrival import (
+    BODY_S,
+    GATHERED_BODY_BYTES,
+    HEAD_S,
+    MAX_HEAD_BYTES,
+    SILENCE_S,
+    SLOWEST_BYTES_PER_S,
+    Arrival,
+    Stage,
+    body_deadline,
+)
+
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "stage"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", Stage.READY),
+        (HEAD, Stage.MORE),
+        (HEAD + b"Content-Length: 5\r\n\r\n1234", Stage.MORE),
+        (HEAD + b"Content-Length: 5\r\n\r\n12345", Stage.READY),
+        (HEAD + b"content-length:5 \r\nX: y\r\n\r\n12345GET", Stage.READY),
+        (HEAD + b"Content-Length: 0\r\n\r\n", Stage.READY),
+        (b"\r\n\r\nGET / HTTP/1.1\r\n", Stage.MORE),
+        (b"nonsense\r\n\r\n", Stage.READY),
+    ],
+)
+def test_it_has_arrived(request_bytes: bytes, stage: Stage) -> None:
+    """A request is ready with its head and its short body, whatever pieces they come in."""
+    assert Arrival(0).add(request_bytes, 0) is stage
+    by_bytes = Arrival(0)
+    found = [by_bytes.add(bytes([byte]), 0) for byte in request_bytes]
+    assert stage in found
+    assert found[-1] is stage
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Transfer-Encoding: chunked",
+        b"Expect: 100-continue\r\nContent-Length: 5",
+        b"Content-Length: %d" % (GATHERED_BODY_BYTES + 1),
+        b"Content-Length: nine",
+        b"Content-Length: " + b"9" * 100,
+    ],
+)
+def test_a_thread_waits_for_other_bodies(field: bytes) -> None:
+    """With a body that is long, of unknown length, or not sent before it is asked for, the head is enough."""
+    assert Arrival(0).add(HEAD + field + b"\r\n\r\n", 0) is Stage.READY
+
+
+def test_a_head_has_an_end() -> None:
+    """A head without an end is given up at its bound, however it comes."""
+    arrival = Arrival(0)
+    stages = [arrival.add(b"x" * 1024, 0) for _ in range(MAX_HEAD_BYTES // 1024 + 1)]
+    assert set(stages[:-1]) == {Stage.MORE}
+    assert stages[-1] is Stage.TOO_LONG
+
+
+def test_dripping_gains_no_time_for_the_head() -> None:
+    """The head's deadline counts from the beginning and no byte moves it."""
+    arrival = Arrival(100)
+    arrival.add(b"GET", 109)
+    assert arrival.deadline == 100 + HEAD_S
+
+
+def test_a_body_has_time_for_its_size() -> None:
+    """Silence ends the wait soon, dripping later, and bytes at the slowest rate that is borne never."""
+    arrival = Arrival(100)
+    arrival.add(HEAD + b"Content-Length: 50000\r\n\r\n", 108)
+    assert arrival.deadline == 108 + SILENCE_S
+    arrival.add(b"x", 117)
+    assert arrival.deadline == 117 + SILENCE_S
+    arrival.add(b"x", 137)
+    assert arrival.deadline == pytest.approx(108 + BODY_S, abs=0.01)
+    for seconds in range(1000):
+        assert body_deadline(0, seconds, seconds * SLOWEST_BYTES_PER_S) > seconds
