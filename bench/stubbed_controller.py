@@ -23,6 +23,7 @@ from controller.errors import StartFailed
 from controller.model_facts import ModelFacts
 from controller.placement import Amount
 from controller.preparation import OnProgress
+from controller.registry import LiveRegistry, Registry
 from controller.settings import ROOT
 
 MODEL = "stub"
@@ -72,6 +73,11 @@ class StubBackend:
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:
         return {}
+
+    def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
+        return {}
+
+    def write(self) -> None: ...
 
     def working_set(self, container_id: str) -> int | None:
         return None

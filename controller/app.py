@@ -14,17 +14,20 @@ from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
 from controller.docker_service import DockerService
 from controller.docker_service.health import EngineHealth
+from controller.engines import Engine
 from controller.errors import OrchestrarError
-from controller.leftovers import Leftovers
+from controller.leftovers import Leftovers, retire_leftovers
 from controller.proxy import Proxy
 from controller.pump import Pump
-from controller.registry import Registry
+from controller.registry import LiveRegistry, Registry
 from controller.relay import Relay
+from controller.reloading import Reloader
 from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
 from controller.supervisor.hangs import SILENCE_S
 from controller.upstream import READ_TIMEOUT_S
+from controller.watch_file import FileWatch
 
 log = logging.getLogger(__name__)
 
@@ -41,33 +44,46 @@ def create_app(
     Raises ConfigInvalid for a wrong environment or models.yaml.
     """
     settings = settings or Settings.from_environ(os.environ)
-    registry = registry or read_registry(settings)
+    engines = read_engines(settings.templates_dir)
+    offered = LiveRegistry(registry or read_registry(settings))
+    deployed = LiveRegistry(offered.now)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
-    leftovers = Leftovers(docker, registry.models.keys)
+    leftovers = Leftovers(docker, lambda: deployed.models.keys())
     is_real = backend is None
     if backend is None:
-        deployment = compose_deployment(settings, registry, docker)
+        deployment = compose_deployment(settings, deployed, docker, engines)
         leftovers.retire()
         deployment.write()
         backend = deployment
     proxy = proxy or Proxy()
-    supervisor = Supervisor(registry.models, backend, proxy.probe, stop_grace_s=settings.stop_grace_s)
+    supervisor = Supervisor(offered.models, backend, proxy.probe, stop_grace_s=settings.stop_grace_s)
     relay = Relay(
         supervisor,
         proxy,
         Aftermath(supervisor, backend, proxy.probe).settle,
         max_in_flight=settings.max_in_flight,
     )
-    _start(supervisor, registry, backend)
+    _start(supervisor, offered.now, backend)
+    reloader = Reloader(
+        lambda: _read_anew(settings, engines),
+        offered=offered,
+        deployed=deployed,
+        models=supervisor,
+        files=backend,
+        remove_leftovers=lambda known: retire_leftovers(docker, known) if is_real else None,
+    )
     watches = _watch(supervisor, backend, proxy, relay, docker, leftovers) if is_real else ()
+    watches += (FileWatch(settings.config_file, reloader.follow),)
+    watches[-1].start()
 
     app = Flask("orchestrar", static_folder=None)
     # One more than allowed: a body without a length is cut at this bound in silence, and would pass for a whole one.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["orchestrar"] = Services(
-        registry=registry,
-        engines=read_engines(settings.templates_dir),
+        registry=offered,
+        engines=engines,
+        reloader=reloader,
         supervisor=supervisor,
         relay=relay,
         proxy=proxy,
@@ -83,6 +99,13 @@ def create_app(
     app.register_blueprint(openai.blueprint)
     app.register_blueprint(ollama.blueprint)
     return app
+
+
+def _read_anew(settings: Settings, engines: dict[str, Engine]) -> Registry:
+    """models.yaml as it is now, with the templates that it may name."""
+    registry = read_registry(settings)
+    engines.update(read_engines(settings.templates_dir))
+    return registry
 
 
 def _start(supervisor: Supervisor, registry: Registry, backend: Backend) -> None:

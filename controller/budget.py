@@ -56,7 +56,7 @@ class Budget:
     def __init__(
         self,
         *,
-        fixed_bytes: int | None,
+        fixed_bytes: Callable[[], int | None],
         engine_bytes: Callable[[], int],
         path: Path,
         available: Callable[[], int | None] = available_bytes,
@@ -77,8 +77,9 @@ class Budget:
         `memory_budget`, or the smaller of 80 % of the engine's memory and of what is free with what they use. Raises
         like `DockerService`; the engine is asked once.
         """
-        if self._fixed_bytes is not None:
-            return Amount(memory_bytes=self._fixed_bytes, gpus=self._gpus())
+        fixed_bytes = self._fixed_bytes()
+        if fixed_bytes is not None:
+            return Amount(memory_bytes=fixed_bytes, gpus=self._gpus())
         if self._engine_bytes is None:
             self._engine_bytes = self._ask_engine()
         most = int(SHARE_OF_ENGINE * self._engine_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from controller.budget import Budget
 from controller.deployment import Deployment
 from controller.docker_service import DockerService
@@ -10,7 +12,7 @@ from controller.errors import ConfigInvalid
 from controller.images import Images
 from controller.ports import PortBook
 from controller.preparation import Preparation
-from controller.registry import ModelSpec, Registry, load_registry
+from controller.registry import LiveRegistry, ModelSpec, Registry, load_registry
 from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.sources import SourceStore
@@ -55,9 +57,10 @@ def _port_book(settings: Settings) -> PortBook:
     return PortBook(settings.data_dir / "ports.json", first=settings.first_model_port)
 
 
-def compose_deployment(settings: Settings, registry: Registry, docker: DockerService) -> Deployment:
-    """The project on Docker for this registry."""
-    engines = read_engines(settings.templates_dir)
+def compose_deployment(
+    settings: Settings, registry: LiveRegistry, docker: DockerService, engines: Mapping[str, Engine]
+) -> Deployment:
+    """The project on Docker for this registry, as it and the engines may come to change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
     return Deployment(
         registry=registry,
@@ -70,7 +73,7 @@ def compose_deployment(settings: Settings, registry: Registry, docker: DockerSer
         templates_dir=settings.templates_dir,
         stop_grace_s=settings.stop_grace_s,
         budget=Budget(
-            fixed_bytes=registry.memory_budget_bytes,
+            fixed_bytes=lambda: registry.memory_budget_bytes,
             engine_bytes=docker.memory_bytes,
             path=settings.data_dir / "working_sets.json",
         ),

@@ -21,7 +21,7 @@ from controller.model_facts import ModelFacts
 from controller.placement import Amount
 from controller.ports import PortBook
 from controller.preparation import OnProgress, Preparation
-from controller.registry import ModelSpec, Registry
+from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.rendering import ModelFiles, Target, memory_limit_bytes, prepare_service, render
 from controller.resumption import Resumption
 
@@ -39,7 +39,7 @@ class Deployment:
     def __init__(
         self,
         *,
-        registry: Registry,
+        registry: LiveRegistry,
         engines: Mapping[str, Engine],
         docker: DockerService,
         images: Images,
@@ -67,16 +67,19 @@ class Deployment:
         """Render the Compose file and replace it when it changed. Raises FilesUnwritable."""
         with self._write_lock, writing_to(self._compose_file.parent):
             ports = self.ports()
-            targets = [self._target(spec, ports[spec.id]) for spec in self._registry.models.values()]
-            text = render(
-                targets,
-                project=self._docker.project,
-                stop_grace_s=self._stop_grace_s,
-                templates_dir=self._templates_dir,
-                max_cpus=float(os.cpu_count() or 1),
-            )
+            text = self._render([self._target(spec, ports[spec.id]) for spec in self._registry.models.values()])
             if not self._compose_file.exists() or self._compose_file.read_text(encoding="utf-8") != text:
                 write_atomic(self._compose_file, text)
+
+    def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
+        """What the Compose file says of each model, were this the registry; tells which services a change makes anew.
+
+        Ports that are chosen are left out: what runs keeps its own.
+        """
+        return {
+            spec.id: self._render([self._target(spec, spec.port or 0)]) if spec.engine in self._engines else ""
+            for spec in registry.models.values()
+        }
 
     def ports(self) -> dict[str, int]:
         """The host port of each model."""
@@ -206,6 +209,15 @@ class Deployment:
         freed = self._preparation.delete(self._spec(model_id))
         self.write()
         return freed
+
+    def _render(self, targets: list[Target]) -> str:
+        return render(
+            targets,
+            project=self._docker.project,
+            stop_grace_s=self._stop_grace_s,
+            templates_dir=self._templates_dir,
+            max_cpus=float(os.cpu_count() or 1),
+        )
 
     def _spec(self, model_id: str) -> ModelSpec:
         return self._registry.models[model_id]

@@ -1,7 +1,7 @@
 """Every failure that Orchestrar names.
 
 OrchestrarError
-├── ConfigInvalid              models.yaml or a setting is wrong (exit code 2, never an HTTP answer of its own)
+├── ConfigInvalid              400 config_invalid    models.yaml or a setting is wrong; at the start exit code 2
 ├── InstanceRuns               another controller minds this project (exit code 1, never an HTTP answer of its own)
 ├── RequestError               the client's doing
 │   ├── BodyInvalid            400 invalid_body
@@ -76,10 +76,12 @@ class OrchestrarError(Exception):
 class ConfigInvalid(OrchestrarError):
     """All that is wrong in a configuration, one line each: `file:line: field: what is wrong, what to write`."""
 
+    status = 400
     code = "config_invalid"
+    type = "invalid_request_error"
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
+        super().__init__("\n".join(problems), details={"problems": problems})
         self.problems = problems
 
 

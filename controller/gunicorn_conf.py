@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from controller import instance_lock
@@ -86,8 +87,15 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """gunicorn's own meaning of these would put a second owner of the models beside the first."""
-    for ignored in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+    """gunicorn's own meaning of these would put a second owner beside the first; HUP is the worker's."""
+
+    def reload(_number: int, _frame: Any) -> None:
+        for pid in list(server.WORKERS):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+
+    signal.signal(signal.SIGHUP, reload)
+    for ignored in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
         signal.signal(ignored, lambda number, _: server.log.warning("%s is ignored", signal.Signals(number).name))
 
 

@@ -15,6 +15,8 @@ from controller.deployment import Deployment
 from controller.docker_service import DockerService
 from controller.errors import ConfigInvalid, OrchestrarError
 from controller.preparation import PreparationProgress
+from controller.registry import LiveRegistry
+from controller.rendering import read_engines
 from controller.settings import Settings
 
 MIB = 1024 * 1024
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(sorted({spec.engine for spec in registry.models.values() if spec.image is None})))
             return 0
         docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
-        deployment = compose_deployment(settings, registry, docker)
+        engines = read_engines(settings.templates_dir)
+        deployment = compose_deployment(settings, LiveRegistry(registry), docker, engines)
         deployment.write()
         for name in names or [next(iter(registry.models))]:
             _prepare(deployment, registry.resolve(name).id)

@@ -7,6 +7,7 @@ import json
 import logging
 import select
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -172,6 +173,18 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
         for conn in self._arriving:
             if conn.arrival.is_in_head:
                 conn.arrival.deadline = min(conn.arrival.deadline, deadline)
+
+    def init_signals(self) -> None:
+        """SIGHUP reads models.yaml anew; it would end the process otherwise."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def _reload(self, _sig: int, _frame: Any) -> None:
+        app = getattr(self, "wsgi", None)
+        # Until there is an app, the file that it will read is the new one anyway.
+        if app is not None:
+            reloader = app.extensions["orchestrar"].reloader
+            threading.Thread(target=reloader.follow, name="reload", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: what is still under way when the grace ends is cut with an error, not in silence."""

@@ -15,7 +15,7 @@ from controller.model_facts import ModelFacts
 from controller.placement import Amount
 from controller.preparation import OnProgress
 from controller.readiness import Readiness
-from controller.registry import ModelSpec
+from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.source_ref import FileSource
 
 # How long a test waits in real time for a thread before it calls that a hang.
@@ -179,6 +179,12 @@ class FakeBackend:
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:
         return {i: Usage(cpu_percent=1.0, memory_bytes=1000) for i in container_ids}
+
+    def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
+        return {spec.id: f"{spec.image} {sorted(spec.env.items())}" for spec in registry.models.values()}
+
+    def write(self) -> None:
+        self.calls.append("write")
 
     def working_set(self, container_id: str) -> int | None:
         return self.used.get(container_id)

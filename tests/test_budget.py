@@ -20,7 +20,7 @@ Build = Callable[..., Budget]
 def build(tmp_path: Path) -> Build:
     def made(fixed: int | None = None, available: int | None = 4 * GIB) -> Budget:
         return Budget(
-            fixed_bytes=fixed,
+            fixed_bytes=lambda: fixed,
             engine_bytes=lambda: 10 * GIB,
             path=tmp_path / "working_sets.json",
             available=lambda: available,

@@ -37,7 +37,7 @@ REGISTRIES = [
     )
 ]
 # Not answers of ours: the first two end the process, the last passes the model's own code on.
-NEVER_ANSWERED = {errors.ConfigInvalid, errors.InstanceRuns, errors.UpstreamAnswered}
+NEVER_ANSWERED = {errors.InstanceRuns, errors.UpstreamAnswered}
 # Shown in the rows of /models and /status, where no HTTP status goes with them.
 WITHOUT_STATUS = {errors.DockerError, errors.DockerTimeout}
 

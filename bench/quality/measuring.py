@@ -14,6 +14,8 @@ from typing import Any
 from controller.composition import compose_deployment, read_registry
 from controller.docker_service import DockerService
 from controller.preparation import Preparation
+from controller.registry import LiveRegistry
+from controller.rendering import read_engines
 from controller.settings import ROOT, Settings
 from controller.sources import SourceStore
 
@@ -59,7 +61,8 @@ def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
     """The model as a start finds it, downloaded and prepared first where needed. Raises OrchestrarError."""
     spec = read_registry(settings).resolve(model_id)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
-    deployment = compose_deployment(settings, read_registry(settings), docker)
+    engines = read_engines(settings.templates_dir)
+    deployment = compose_deployment(settings, LiveRegistry(read_registry(settings)), docker, engines)
     deployment.write()
     deployment.prepare(spec.id, lambda _progress: None, lambda: False)
     store = SourceStore(settings.data_dir / "sources")

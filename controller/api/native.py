@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from controller import __version__
@@ -33,14 +36,31 @@ def index() -> Response:
 def health() -> Response:
     """Liveness of the controller, and whether Docker answers; never waits for Docker."""
     docker = services().engine.report()
-    status = "ok" if docker["ok"] else "degraded"
-    return jsonify({"status": status, "docker": docker, "version": __version__})
+    config = _config()
+    status = "ok" if docker["ok"] and config["ok"] else "degraded"
+    return jsonify({"status": status, "docker": docker, "config": config, "version": __version__})
+
+
+def _config() -> dict[str, Any]:
+    """Whether models.yaml as it is now is in force, and what keeps it from that."""
+    problems = services().reloader.problems
+    return {"ok": not problems, "problems": list(problems)}
 
 
 @blueprint.get("/models")
 def models() -> Response:
     """The registry, with each model's state."""
-    return jsonify({"models": [model_row(view) for view in services().supervisor.snapshot()]})
+    rows = [model_row(view) for view in services().supervisor.snapshot()]
+    return jsonify({"models": rows, "config": _config()})
+
+
+@blueprint.post("/reload")
+def reload() -> Response:
+    """Work by models.yaml as it is now, or, with `dry_run=1`, tell what that would change."""
+    dry_run = request.args.get("dry_run", "").lower() in ("1", "true", "yes")
+    with services().relay.place():
+        changes = services().reloader.reload(dry_run=dry_run)
+    return jsonify({"dry_run": dry_run, **asdict(changes)})
 
 
 @blueprint.get("/status")

@@ -64,7 +64,7 @@ def relay(
     The path and the body are those of our runner; a server that speaks otherwise gets and gives them in other words.
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
-    spec = services.registry.models[model_id]
+    spec = services.registry.resolve(model_id)
     way = way_to(spec, services.engines[spec.engine], path, body)
     request_id: str = g.request_id
     token = CancelToken()

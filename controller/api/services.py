@@ -16,8 +16,9 @@ from controller.engines import Engine
 from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
 from controller.pump import Pump, Source
-from controller.registry import Registry
+from controller.registry import LiveRegistry
 from controller.relay import Relay
+from controller.reloading import Reloader
 from controller.supervisor import CancelToken, Supervisor
 
 
@@ -33,9 +34,10 @@ class Watch(Protocol):
 class Services:
     """The composed parts."""
 
-    registry: Registry
+    registry: LiveRegistry
     engines: Mapping[str, Engine]
     supervisor: Supervisor
+    reloader: Reloader
     relay: Relay
     proxy: Proxy
     facts: Callable[[str], ModelFacts | None]

@@ -11,7 +11,7 @@ from controller.model_facts import ModelFacts
 from controller.placement import Amount
 from controller.preparation import OnProgress, PreparationProgress
 from controller.readiness import Readiness
-from controller.registry import ModelSpec
+from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.supervisor.clock import Clock
 from controller.supervisor.evidence import start_failure
 from controller.supervisor.model import State
@@ -49,6 +49,10 @@ class Backend(Protocol):
     def stop(self, container_id: str, *, grace_s: int) -> None: ...
 
     def logs(self, container: Container) -> list[str]: ...
+
+    def described(self, registry: Registry | LiveRegistry, /) -> dict[str, str]: ...
+
+    def write(self) -> None: ...
 
     def working_set(self, container_id: str) -> int | None: ...
 

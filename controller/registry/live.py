@@ -1,0 +1,28 @@
+"""The registry that is in force now, for those who look at it again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from controller.registry.spec import ModelSpec, Registry
+
+
+class LiveRegistry:
+    """A `Registry` that can be replaced as a whole; each look sees one or the other, never a mixture. Thread-safe."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.now = registry
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]:
+        """All models by id, in the file's order."""
+        return self.now.models
+
+    @property
+    def memory_budget_bytes(self) -> int | None:
+        """None = auto."""
+        return self.now.memory_budget_bytes
+
+    def resolve(self, name: str) -> ModelSpec:
+        """The model of this id or alias; ModelNotFound lists the known ids."""
+        return self.now.resolve(name)

@@ -1,0 +1,49 @@
+"""The records of all models, of which a reload adds some and drops others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable
+
+from controller.errors import ModelNotFound
+from controller.registry import ModelSpec
+from controller.supervisor.model import Slot, State
+
+
+class Table:
+    """Whoever goes through it sees it as it was when they began: a change makes a new one. Thread-safe."""
+
+    def __init__(self, lock: threading.Lock, resting_state: Callable[[str], State]) -> None:
+        self._lock = lock
+        self._resting_state = resting_state
+        self._slots: dict[str, Slot] = {}
+
+    def __getitem__(self, model_id: str) -> Slot:
+        slot = self._slots.get(model_id)
+        if slot is None:
+            raise ModelNotFound(f"{model_id} was removed from models.yaml", param="model_id")
+        return slot
+
+    def __contains__(self, model_id: str) -> bool:
+        return model_id in self._slots
+
+    def values(self) -> Collection[Slot]:
+        """The records in the registry's order."""
+        return self._slots.values()
+
+    def replace(self, specs: Iterable[ModelSpec]) -> None:
+        """Make it hold these, in this order; records that stay keep all but their entry. Called without the lock.
+
+        Whoever is dropped has to be at rest for good.
+        """
+        specs = list(specs)
+        fresh = {
+            spec.id: Slot(spec, threading.Condition(self._lock), self._resting_state(spec.id))
+            for spec in specs
+            if spec.id not in self._slots
+        }
+        with self._lock:
+            for spec in specs:
+                if spec.id in self._slots:
+                    self._slots[spec.id].spec = spec
+            self._slots = {spec.id: self._slots.get(spec.id) or fresh[spec.id] for spec in specs}
