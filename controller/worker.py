@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 ASKS_AGAIN_MS = 2
 LINGER_S = 2.0
 SWEEP_EVERY_S = 0.25
+# Between tries to take a connection for which the process has no descriptor.
+NO_ROOM_S = 0.05
 _NOTHING_TO_ACCEPT = (errno.EAGAIN, errno.EWOULDBLOCK)
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -71,6 +73,7 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
             if exc.errno in _NO_ROOM:
                 self.log.warning("a connection could not be taken: %s", exc)
                 self._shed()
+                time.sleep(NO_ROOM_S)
             elif exc.errno != errno.ECONNABORTED and exc.errno not in _NOTHING_TO_ACCEPT:
                 raise
             return exc.errno == errno.ECONNABORTED
@@ -94,15 +97,16 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._arrives, conn))
 
     def _arrives(self, conn: Connection, sock: socket.socket) -> None:
-        """More of a request has come."""
-        stage = conn.receive()
-        if stage is not Stage.MORE:
+        """More of a request has come; what was given up by another event of the same round is nobody's any more."""
+        if conn in self._arriving and (stage := conn.receive()) is not Stage.MORE:
             del self._arriving[conn]
             self.poller.unregister(sock)
             self._await_request(conn, stage)
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
         """A kept connection has the first of another request; its time counts from now."""
+        if conn not in self.keepalived_conns:
+            return
         self.keepalived_conns.remove(conn)
         self.poller.unregister(client)
         conn.turn_to_next()
@@ -160,7 +164,7 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """At the end of its life, take in who has connected, and refuse whoever comes later at once."""
         super().set_accept_enabled(enabled)
-        if not self.alive:
+        if not enabled and not self.alive:
             for listener in self.sockets:
                 while self._accept_one(listener):
                     pass
@@ -224,7 +228,7 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
 
     def _drains(self, conn: Connection, sock: socket.socket) -> None:
-        if not conn.drain():
+        if conn in self._lingering and not conn.drain():
             self._end_linger(conn)
 
     def _end_linger(self, conn: Connection) -> None:
