@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -100,8 +101,10 @@ class TestDockerIsTheTruth:
         assert house.state() is State.STOPPED
         assert house.backend.calls == ["stop p"]
 
-    def test_a_restart_by_hand_is_waited_for(self, house: House) -> None:
+    def test_a_restart_by_hand_is_waited_for(self, pool: ThreadPoolExecutor) -> None:
         """A container that was started anew loads its model again, and gets no request before it is ready."""
+        # The clock runs as fast as the start's thread looks, and that is not to be a stall.
+        house = House(pool, start_timeout_s=1e12)
         begun = datetime(2026, 1, 1, tzinfo=timezone.utc)
         house.backend.after_up = lambda container: replace(container, started_at=begun)
         lease(house).release()
@@ -116,6 +119,7 @@ class TestDockerIsTheTruth:
         house.backend.ready = True
         assert house.settled() is State.READY
         assert house.backend.calls == ["up tiny"]
+        house.supervisor.close()
 
     def test_drift_and_usage_are_shown(self, house: House) -> None:
         """A container that is not what the Compose files describe now is shown as drifted, and left alone."""
