@@ -44,8 +44,9 @@ faults-mutants: ## break each promise by one line, in a copy, and see its test f
 	$(VENV_PYTHON) -m tests.promises.mutants $(PROMISES)
 
 MINUTES ?= 15
-soak: ## random faults for a while (MINUTES=15); what the controller holds before and after
+soak: ## random interleavings and faults for a while (MINUTES=15); what the controller holds before and after
 	@$(SETUP) test-env
+	$(VENV_PYTHON) -m pytest tests/supervisor/test_state_machine.py -q --hypothesis-profile=long
 	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -q -s --soak-minutes=$(MINUTES)
 
 test-llamacpp: bench-peers ## the tests with llama.cpp's own server, which bench-peers builds

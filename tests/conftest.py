@@ -9,10 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.promises.listed import promise_of
 from tests.promises.table import Outcome, as_text
 
+# For the hours in which a machine has nothing better to do: `pytest --hypothesis-profile=long`.
+settings.register_profile("long", max_examples=2000, derandomize=False)
 OUTCOMES = pytest.StashKey[dict[str, Outcome]]()
 Figure = Callable[[str, object], None]
 

@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from controller.docker_service import Container
-from controller.errors import Cancelled, DockerError, ModelDied, ModelStopping, NoRoom, OrchestrarError
+from controller.errors import (
+    Cancelled,
+    DockerError,
+    DockerUnavailable,
+    ModelDied,
+    ModelPaused,
+    ModelStopping,
+    NoRoom,
+    OrchestrarError,
+)
 from controller.metrics import Metrics
 from controller.readiness import Readiness
 from controller.supervisor.admission import Admission
@@ -76,6 +85,20 @@ class Lifecycle:
             slot.changed.notify_all()
             while not attempt.done:
                 self._clock.wait(slot.changed, None)
+
+    def supersede(self, slot: Slot, attempt: Attempt) -> bool:
+        """End a start whose entry has changed, unnoticed by those who wait, and claim what it leaves for `retire`.
+
+        False when there is nothing to claim: it was over before, or became ready all the same.
+        """
+        with self._lock:
+            if attempt.done:
+                return False
+            attempt.cancelled = attempt.superseded = True
+            slot.changed.notify_all()
+            while not attempt.done:
+                self._clock.wait(slot.changed, None)
+            return attempt.error is not None and slot.is_retiring
 
     def claim(self, slot: Slot) -> None:
         """Take the right to stop the model, which its `retire` gives back. With the lock held; nobody may have it."""
@@ -157,6 +180,9 @@ class Lifecycle:
         elif found is not None and found.status == "running":
             log.info("%s: adopting its running container", slot.spec.id)
             self.begin(slot, adopts=True)
+        elif slot.holds is not None:
+            slot.holds = None
+            self.admission.nudge()
 
     def _ended(self, slot: Slot, death: ModelDied | None) -> None:
         """Its container ended outside of our doing: by `death`, or by somebody's hand."""
@@ -222,7 +248,11 @@ class Lifecycle:
 
     def _attempt_failed(self, slot: Slot, attempt: Attempt, error: OrchestrarError) -> None:
         resting = self.resting_state(slot.spec.id)
-        if attempt.cancelled:
+        is_left = attempt.cancelled and attempt.adopts
+        may_run = is_left or isinstance(error, DockerError | DockerUnavailable | ModelPaused)
+        if attempt.superseded:
+            error = ModelStopping(f"models.yaml changed {slot.spec.id} meanwhile; ask again")
+        elif attempt.cancelled:
             error = ModelStopping(f"{slot.spec.id} was stopped while it started; a new request starts it again")
         elif self.is_ending and isinstance(error, Cancelled):
             error = shutting_down()
@@ -235,7 +265,14 @@ class Lifecycle:
                 error.retry_after_s = slot.failures.retry_in_s(now)
                 error.details["retry_at"] = retry_at(error.retry_after_s)
             attempt.error, attempt.done, slot.attempt = copy.copy(error), True, None
-            slot.progress, slot.container, slot.start_wanted, slot.holds = None, None, False, None
+            slot.progress, slot.container = None, None
+            if attempt.superseded and not self.is_closing:
+                slot.start_wanted |= not attempt.only_prepares
+                self.claim(slot)
+                return
+            slot.start_wanted = False
+            # What may run all the same is counted until a look at Docker tells.
+            slot.holds = slot.holds if may_run else None
             # Nothing of the model's own failed.
             as_it_was = attempt.cancelled or isinstance(error, NoRoom)
             slot.error = None if as_it_was else attempt.error

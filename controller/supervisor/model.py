@@ -108,6 +108,7 @@ class Attempt:
     admitted_at: float | None = None
     is_prepared: bool = False
     cancelled: bool = False
+    superseded: bool = False
     done: bool = False
     error: OrchestrarError | None = None
 

@@ -169,7 +169,9 @@ class Starter:
             if reporter.closing():
                 raise Cancelled("the controller is shutting down; the model goes on starting")
             if reporter.cancelled():
-                self._backend.stop(container.id, grace_s=0)
+                # Somebody else's may be in use: whoever cancelled drains and stops it.
+                if not reporter.adopts:
+                    self._backend.stop(container.id, grace_s=0)
                 raise Cancelled(f"the start of {spec.id} was cancelled by a stop")
             health = self._look(container)
             now = self._clock.monotonic()

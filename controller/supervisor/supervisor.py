@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from controller.errors import ModelBusy, OrchestrarError
 from controller.metrics import Gauges, Metrics
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
+from controller.supervisor.changing import Changing
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.ending import stop_all
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
@@ -62,6 +62,7 @@ class Supervisor:
         self._turns = Turns(self._life, self._clock)
         self._slots = Table(self._lock, self._life.resting_state)
         self._slots.replace(models.values())
+        self._changing = Changing(self._slots, self._life, self._clock, self._lock, stop_grace_s)
 
     def acquire(self, model_id: str, *, max_wait_s: float | None = None, token: CancelToken | None = None) -> Lease:
         """A lease on the ready model, started first where needed; blocks at most `max_wait_s` (default: the model's).
@@ -142,57 +143,14 @@ class Supervisor:
             self._life.retire(slot, drain_s=self._stop_grace_s)
 
     def change(self, models: Mapping[str, ModelSpec], *, remade: Collection[str]) -> None:
-        """Work by these entries from now on. Models that are `remade` and run are drained, stopped and started anew.
-
-        Requests wait meanwhile. Returns when that is under way; models that are gone were dropped before (`drop`).
-        """
-        changed = {spec.id for spec in models.values() if spec.id in self._slots and self._slots[spec.id].spec != spec}
-        self._slots.replace(models.values())
+        """As `Changing.change`."""
+        self._changing.change(models, remade=remade)
         with self._lock:
-            for model_id in changed:
-                self._slots[model_id].failures.forgive()
-                self._slots[model_id].changed.notify_all()
             self._monitor_wakes.notify_all()
-        for model_id in remade:
-            threading.Thread(
-                target=self._remake, args=[self._slots[model_id]], name=f"remake {model_id}", daemon=True
-            ).start()
 
     def drop(self, model_ids: Collection[str]) -> None:
-        """Drain and stop models that are to be no more; returns when they are gone, and refuse requests for good.
-
-        Raises like `stop`; those that could not be stopped go on then.
-        """
-
-        def drop(model_id: str) -> None:
-            slot = self._slots[model_id]
-            with self._lock:
-                refuse_while_stopping(slot)
-                slot.stop_requested = True
-            try:
-                self._life.cancel(slot)
-                self._life.retire(slot, drain_s=self._stop_grace_s)
-            except BaseException:
-                with self._lock:
-                    slot.stop_requested = False
-                    slot.changed.notify_all()
-                raise
-
-        with ThreadPoolExecutor(max(len(model_ids), 1)) as pool:
-            list(pool.map(drop, model_ids))
-
-    def _remake(self, slot: Slot) -> None:
-        """The body of a thread: let what is in flight end within the grace, stop, and start what the entry says now."""
-        try:
-            if slot.attempt is not None:
-                self._life.cancel(slot)
-            with self._lock:
-                if slot.state not in (State.READY, State.PAUSED):
-                    return
-                slot.start_wanted = True
-            self._life.retire(slot, drain_s=self._stop_grace_s)
-        except OrchestrarError as exc:
-            log.warning("%s: could not be stopped to be made anew: %s", slot.spec.id, exc.message)
+        """As `Changing.drop`."""
+        self._changing.drop(model_ids)
 
     def delete_files(self, model_id: str) -> int:
         """Remove the model's downloads and prepared volumes; returns bytes freed. ModelBusy unless it is at rest."""

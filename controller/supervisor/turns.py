@@ -73,7 +73,7 @@ class Turns:
         self._clock.wait(slot.changed, left_s)
         if self._life.is_closing:
             raise shutting_down()
-        if attempt is not None and attempt.done and attempt.error is not None:
+        if attempt is not None and attempt.done and attempt.error is not None and not attempt.superseded:
             # Each waiter raises its own: one exception raised by many would hold all their frames.
             raise copy.copy(attempt.error)
 

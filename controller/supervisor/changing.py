@@ -1,0 +1,105 @@
+"""Takes changed entries of models.yaml into force: who goes is drained and dropped, who changed is made anew."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from controller.docker_service import Container
+from controller.errors import OrchestrarError
+from controller.registry import ModelSpec
+from controller.supervisor.clock import Clock
+from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
+from controller.supervisor.model import Attempt, Slot
+from controller.supervisor.table import Table
+from controller.supervisor.turns import refuse_while_stopping
+
+log = logging.getLogger(__name__)
+
+
+class Changing:
+    """One for all models; `lock` is the supervisor's. One change at a time, says whoever calls."""
+
+    def __init__(self, slots: Table, life: Lifecycle, clock: Clock, lock: threading.Lock, drain_s: float) -> None:
+        self._slots = slots
+        self._life = life
+        self._clock = clock
+        self._lock = lock
+        self._drain_s = drain_s
+
+    def change(self, models: Mapping[str, ModelSpec], *, remade: Collection[str]) -> None:
+        """Work by these entries from now on. Models that are `remade` and run are drained, stopped and started anew.
+
+        Requests wait meanwhile. Returns when that is under way; models that are gone were dropped before (`drop`).
+        """
+        changed = {spec.id for spec in models.values() if spec.id in self._slots and self._slots[spec.id].spec != spec}
+        self._slots.replace(models.values())
+        with self._lock:
+            for model_id in changed:
+                self._slots[model_id].failures.forgive()
+                self._slots[model_id].changed.notify_all()
+            outdated = [(slot, slot.attempt, slot.container) for slot in (self._slots[name] for name in remade)]
+        for slot, attempt, container in outdated:
+            name = f"remake {slot.spec.id}"
+            threading.Thread(target=self._remake, args=(slot, attempt, container), name=name, daemon=True).start()
+
+    def drop(self, model_ids: Collection[str]) -> None:
+        """Drain and stop models that are to be no more; returns when they are gone, and refuse requests for good.
+
+        Raises like `Supervisor.stop`; those that could not be stopped go on then.
+        """
+        with ThreadPoolExecutor(max(len(model_ids), 1), thread_name_prefix="drop") as pool:
+            list(pool.map(self._drop, model_ids))
+
+    def _drop(self, model_id: str) -> None:
+        slot = self._slots[model_id]
+        with self._lock:
+            refuse_while_stopping(slot)
+            slot.stop_requested = True
+        try:
+            self._life.cancel(slot)
+            self._life.retire(slot, drain_s=self._drain_s)
+        except BaseException:
+            with self._lock:
+                slot.stop_requested = False
+                slot.changed.notify_all()
+            raise
+
+    def _remake(self, slot: Slot, attempt: Attempt | None, outdated: Container | None) -> None:
+        """The body of a thread: have what the model was before the change end, and start what its entry says now.
+
+        One that cannot be stopped serves on, and is tried again a while later.
+        """
+        is_claimed = attempt is not None and self._life.supersede(slot, attempt)
+        if attempt is not None and not is_claimed:
+            outdated = slot.container
+        while is_claimed or self._claims(slot, outdated):
+            is_claimed = False
+            try:
+                self._life.retire(slot, drain_s=self._drain_s, is_claimed=True)
+            except OrchestrarError as exc:
+                log.warning("%s: could not be stopped to be made anew: %s", slot.spec.id, exc.message)
+                self._pause(slot)
+            else:
+                return
+
+    def _claims(self, slot: Slot, outdated: Container | None) -> bool:
+        """Take the right to stop it while it is what it was; False when that is over, whoever ended it."""
+        with self._lock:
+            while (slot.is_retiring or slot.attempt is not None) and not self._life.is_closing:
+                self._clock.wait(slot.changed, None)
+            is_outdated = slot.container is not None and outdated is not None and slot.container.id == outdated.id
+            if not is_outdated or slot.stop_requested or self._life.is_closing:
+                return False
+            slot.start_wanted = True
+            self._life.claim(slot)
+            return True
+
+    def _pause(self, slot: Slot) -> None:
+        with self._lock:
+            slot.start_wanted = False
+            until = self._clock.monotonic() + STOP_AGAIN_AFTER_S
+            while (left_s := until - self._clock.monotonic()) > 0 and not self._life.is_closing:
+                self._clock.wait(slot.changed, left_s)
