@@ -45,6 +45,8 @@ class Job:
             if piece.finish_reason is None and self._outlet is not None:
                 if self._outlet(piece.text):
                     return
+                # More may come before the one that waits, though woken, has its turn: it has what is left to send.
+                self._outlet = None
             else:
                 self._texts.append(piece.text)
             self._changed.notify()

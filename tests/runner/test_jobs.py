@@ -74,6 +74,23 @@ def test_an_outlet_that_needs_help_wakes_the_sleeper_and_gets_no_more() -> None:
     assert piece("two three ", 3) == job.next_piece(20, outlet)
 
 
+def test_what_comes_while_the_sleeper_wakes_is_kept() -> None:
+    """Between the refusal and the sleeper's turn the engine may be quicker: the outlet still has a rest to send."""
+    job, outlet = WatchedJob(), Outlet(False)
+
+    def put_all() -> None:
+        assert job.asleep.acquire(timeout=20)
+        with job.holding():
+            for count, text in enumerate(("one ", "two ", "three "), start=1):
+                job.put(piece(text, count))
+
+    thread = threading.Thread(target=put_all)
+    thread.start()
+    assert piece("two three ", 3) == job.next_piece(20, outlet)
+    thread.join()
+    assert ["one "] == outlet.texts
+
+
 def test_a_failure_comes_after_the_text_before_it() -> None:
     """What was made is not lost, and the reason follows."""
     job = WatchedJob()

@@ -17,6 +17,10 @@ class WatchedJob(Job):
         self.asleep = threading.Semaphore(0)
         self._changed = _Condition(self.asleep)
 
+    def holding(self) -> threading.Condition:
+        """Within it, a consumer that is woken does not yet have its turn."""
+        return self._changed
+
 
 class _Condition(threading.Condition):
     def __init__(self, asleep: threading.Semaphore) -> None:
