@@ -70,7 +70,7 @@ def serve() -> Iterator[Callable[..., Served]]:
         server = make_server(
             "127.0.0.1", 0, create_app(engine, chosen, loader, silence_s=0.05), threaded=True, request_handler=_Handler
         )
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         loader.start()
         if wait:
             assert loader.done.wait(20)
