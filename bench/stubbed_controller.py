@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from flask import Flask
 
 from controller.app import create_app
-from controller.docker_service import Container, Usage
+from controller.docker_service import Container, Ending, Usage
 from controller.errors import StartFailed
 from controller.model_facts import ModelFacts
 from controller.placement import Amount
@@ -41,7 +41,8 @@ class StubBackend:
 
     def __init__(self, port: int) -> None:
         self._container = Container(
-            id="stub", name="stub", model_id=MODEL, service=MODEL, status="running", exit_code=None, oom_killed=False,
+            id="stub", name="stub", model_id=MODEL, service=MODEL, status="running", exit_code=None,
+            oom_killed=False, health=None,
             error="", port=port, started_at=None, finished_at=None, config_hash="", image="stub", image_id="stub",
             memory_limit_bytes=1,
         )  # fmt: skip
@@ -59,6 +60,9 @@ class StubBackend:
 
     def inspect(self, container_id: str) -> Container | None:
         return self._container
+
+    def ending(self, container_id: str) -> Ending:
+        return Ending()
 
     def resume(self, model_id: str) -> Container | None:
         return None
@@ -78,6 +82,11 @@ class StubBackend:
         return {}
 
     def write(self) -> None: ...
+
+    def take(self, registry: Registry) -> None: ...
+
+    def outdated(self) -> set[str]:
+        return set()
 
     def working_set(self, container_id: str) -> int | None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 
 from flask import Flask
@@ -14,7 +15,6 @@ from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
 from controller.docker_service import DockerService
 from controller.docker_service.health import EngineHealth
-from controller.engines import Engine
 from controller.errors import OrchestrarError
 from controller.leftovers import Leftovers, retire_leftovers
 from controller.proxy import Proxy
@@ -27,9 +27,12 @@ from controller.settings import Settings
 from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
 from controller.supervisor.hangs import SILENCE_S
 from controller.upstream import READ_TIMEOUT_S
-from controller.watch_file import FileWatch
+from controller.watch_file import FileWatch, stamp_of
 
 log = logging.getLogger(__name__)
+
+# A busy engine answers within that.
+LOOK_PATIENCE_S = 5.0
 
 
 def create_app(
@@ -44,15 +47,22 @@ def create_app(
     Raises ConfigInvalid for a wrong environment or models.yaml.
     """
     settings = settings or Settings.from_environ(os.environ)
+    # Before it is read: what is written from here on is another file.
+    stamp = stamp_of(settings.config_file)
     engines = read_engines(settings.templates_dir)
     offered = LiveRegistry(registry or read_registry(settings))
+    # What runs; a model that goes is no longer offered while it still ends what it has.
     deployed = LiveRegistry(offered.now)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
     leftovers = Leftovers(docker, lambda: deployed.models.keys())
     is_real = backend is None
+    engine = EngineHealth(docker.version)
+    can_look = backend is not None or _answers(engine)
     if backend is None:
         deployment = compose_deployment(settings, deployed, docker, engines)
-        leftovers.retire()
+        tidy = partial(_tidy, leftovers, deployment.end_orphans)
+        if can_look:
+            tidy()
         deployment.write()
         backend = deployment
     proxy = proxy or Proxy()
@@ -63,17 +73,19 @@ def create_app(
         Aftermath(supervisor, backend, proxy.probe).settle,
         max_in_flight=settings.max_in_flight,
     )
-    _start(supervisor, offered.now, backend)
+    if can_look:
+        _take_over(supervisor, backend)
+    Monitor(supervisor, tidy=proxy.tidy).start()
     reloader = Reloader(
-        lambda: _read_anew(settings, engines),
+        lambda: read_registry(settings),
         offered=offered,
-        deployed=deployed,
         models=supervisor,
         files=backend,
-        remove_leftovers=lambda known: retire_leftovers(docker, known) if is_real else None,
+        remove_leftovers=lambda known: retire_leftovers(docker, lambda: known) if is_real else None,
+        take_templates=lambda: engines.update(read_engines(settings.templates_dir)),
     )
-    watches = _watch(supervisor, backend, proxy, relay, docker, leftovers) if is_real else ()
-    watches += (FileWatch(settings.config_file, reloader.follow),)
+    watches = _watch(supervisor, backend, proxy, relay, docker, tidy) if is_real else ()
+    watches += (FileWatch(settings.config_file, stamp, reloader.follow, lambda: bool(reloader.problems)),)
     watches[-1].start()
 
     app = Flask("orchestrar", static_folder=None)
@@ -88,7 +100,7 @@ def create_app(
         relay=relay,
         proxy=proxy,
         facts=backend.facts,
-        engine=EngineHealth(docker.version),
+        engine=engine,
         clients=ClientWatcher(),
         pump=Pump(silence_s=READ_TIMEOUT_S),
         watches=watches,
@@ -101,32 +113,46 @@ def create_app(
     return app
 
 
-def _read_anew(settings: Settings, engines: dict[str, Engine]) -> Registry:
-    """models.yaml as it is now, with the templates that it may name."""
-    registry = read_registry(settings)
-    engines.update(read_engines(settings.templates_dir))
-    return registry
+def _answers(engine: EngineHealth) -> bool:
+    """Whether Docker can be looked at now. Where it cannot, each look would keep the controller from serving until its
+    deadline; the watch begun later makes up for them."""
+    report = engine.report(LOOK_PATIENCE_S)
+    if not report["ok"]:
+        log.warning("running models will be looked for later: %s", report["reason"])
+    return bool(report["ok"])
 
 
-def _start(supervisor: Supervisor, registry: Registry, backend: Backend) -> None:
-    """Take over what runs already, then keep watch; a Docker that is away now is looked for again by the watch."""
+def _tidy(leftovers: Leftovers, end_orphans: Callable[[], None]) -> bool:
+    """End what runs for nobody; False when Docker kept it from that, and it is to be tried again."""
+    try:
+        leftovers.retire()
+        end_orphans()
+    except OrchestrarError as exc:
+        log.warning("containers that nobody needs could not be looked for: %s", exc.message)
+        return False
+    return True
+
+
+def _take_over(supervisor: Supervisor, backend: Backend) -> None:
+    """Adopt what runs already."""
     try:
         # The first start is not to pay for the engine's answer.
         backend.room(0)
         supervisor.adopt()
     except OrchestrarError as exc:
         log.warning("running models could not be looked for: %s", exc.message)
-    for spec in registry.models.values():
-        if spec.preload:
-            supervisor.run(spec.id, wait=False)
-    Monitor(supervisor).start()
 
 
 def _watch(
-    supervisor: Supervisor, backend: Backend, proxy: Proxy, relay: Relay, docker: DockerService, leftovers: Leftovers
+    supervisor: Supervisor,
+    backend: Backend,
+    proxy: Proxy,
+    relay: Relay,
+    docker: DockerService,
+    tidy: Callable[[], bool],
 ) -> tuple[Watch, ...]:
     """Follow what happens to containers outside of our doing, until closed."""
-    follower = Follower(supervisor, after_gap=leftovers.retire)
+    follower = Follower(supervisor, after_gap=tidy)
     hangs = HangWatch(supervisor, backend, partial(proxy.probe, timeout_s=SILENCE_S), relay.cut)
     feed = docker.follow(follower.note, follower.note_gap)
     watches: tuple[Watch, ...] = (feed, follower, hangs)

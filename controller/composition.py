@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from controller.budget import Budget
+from controller.compose_file import ComposeFile
 from controller.deployment import Deployment
 from controller.docker_service import DockerService
 from controller.engines import Engine, is_pinned
@@ -62,16 +63,25 @@ def compose_deployment(
 ) -> Deployment:
     """The project on Docker for this registry, as it and the engines may come to change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
+    preparation = Preparation(store=store, docker=docker, facts_dir=settings.data_dir / "prepared")
+    ports = _port_book(settings)
     return Deployment(
         registry=registry,
         engines=engines,
         docker=docker,
         images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
-        preparation=Preparation(store=store, docker=docker, facts_dir=settings.data_dir / "prepared"),
-        ports=_port_book(settings),
-        compose_file=settings.compose_dir / "compose.yaml",
-        templates_dir=settings.templates_dir,
-        stop_grace_s=settings.stop_grace_s,
+        preparation=preparation,
+        ports=ports,
+        file=ComposeFile(
+            settings.compose_dir / "compose.yaml",
+            project=docker.project,
+            registry=registry,
+            engines=engines,
+            preparation=preparation,
+            ports=ports,
+            templates_dir=settings.templates_dir,
+            stop_grace_s=settings.stop_grace_s,
+        ),
         budget=Budget(
             fixed_bytes=lambda: registry.memory_budget_bytes,
             engine_bytes=docker.memory_bytes,

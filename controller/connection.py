@@ -18,6 +18,9 @@ from controller.arrival import Arrival, Stage, body_deadline
 from controller.turnstile import TURNSTILE
 
 RECEIVE_BYTES = 64 * 1024
+# The kernel's buffer before each client. Left alone it grows to megabytes, and has room again only when a quarter of
+# them was read: much memory for one who reads nothing, and one who reads slowly would seem to read nothing either.
+SEND_BUFFER_BYTES = 128 * 1024
 # A reader that takes nothing for so long is dropped; one that takes its time is not.
 WRITE_STALL_S = 30.0
 # The same while too many are waited for.
@@ -38,6 +41,7 @@ class ClientSocket(socket.socket):
     def __init__(self, accepted: socket.socket) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         super().setblocking(False)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._timeout_s = WRITE_STALL_S
 
     def setblocking(self, flag: bool, /) -> None:

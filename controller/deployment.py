@@ -1,28 +1,25 @@
-"""The Compose project as Docker should see it: files, ports and containers of every model, one service at a time."""
+"""The Compose project on Docker: files, ports and containers of every model, one service at a time."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import re
-import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from controller.budget import Budget, Demand
-from controller.docker_service import Container, DockerService, Usage
+from controller.budget import Budget
+from controller.compose_file import ComposeFile
+from controller.docker_service import Container, DockerService, Ending, Usage
 from controller.docker_service.cgroup import working_set_bytes
 from controller.engines import Engine
-from controller.errors import DockerError, ModelBusy, PortTaken, SourceError, StartFailed
-from controller.files import write_atomic, writing_to
+from controller.errors import DockerError, DockerTimeout, ModelBusy, PortTaken, StartFailed
+from controller.files import writing_to
 from controller.images import Images
 from controller.model_facts import ModelFacts
 from controller.placement import Amount
 from controller.ports import PortBook
 from controller.preparation import OnProgress, Preparation
 from controller.registry import LiveRegistry, ModelSpec, Registry
-from controller.rendering import ModelFiles, Target, memory_limit_bytes, prepare_service, render
+from controller.rendering import prepare_service
 from controller.resumption import Resumption
 
 log = logging.getLogger(__name__)
@@ -45,9 +42,7 @@ class Deployment:
         images: Images,
         preparation: Preparation,
         ports: PortBook,
-        compose_file: Path,
-        templates_dir: Path,
-        stop_grace_s: int,
+        file: ComposeFile,
         budget: Budget,
     ) -> None:
         self._registry = registry
@@ -56,34 +51,29 @@ class Deployment:
         self._images = images
         self._preparation = preparation
         self._ports = ports
-        self._compose_file = compose_file
-        self._templates_dir = templates_dir
-        self._stop_grace_s = stop_grace_s
+        self._file = file
         self._budget = budget
-        self._write_lock = threading.Lock()
         self._resumption = Resumption(docker)
 
     def write(self) -> None:
-        """Render the Compose file and replace it when it changed. Raises FilesUnwritable."""
-        with self._write_lock, writing_to(self._compose_file.parent):
-            ports = self.ports()
-            text = self._render([self._target(spec, ports[spec.id]) for spec in self._registry.models.values()])
-            if not self._compose_file.exists() or self._compose_file.read_text(encoding="utf-8") != text:
-                write_atomic(self._compose_file, text)
+        """Bring the Compose file up to date. Raises FilesUnwritable."""
+        self._file.write()
+
+    def take(self, registry: Registry) -> None:
+        """Describe and serve these models from now on. Raises like `ComposeFile.take`, and then all is as it was."""
+        self._file.take(registry)
 
     def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
-        """What the Compose file says of each model, were this the registry; tells which services a change makes anew.
+        """What the Compose file says of each model, were this the registry."""
+        return self._file.described(registry)
 
-        Ports that are chosen are left out: what runs keeps its own.
-        """
-        return {
-            spec.id: self._render([self._target(spec, spec.port or 0)]) if spec.engine in self._engines else ""
-            for spec in registry.models.values()
-        }
+    def outdated(self) -> set[str]:
+        """The models whose templates were changed since the Compose file was written."""
+        return self._file.outdated()
 
     def ports(self) -> dict[str, int]:
         """The host port of each model."""
-        return self._ports.assign({spec.id: spec.port for spec in self._registry.models.values()})
+        return self._file.ports()
 
     def is_prepared(self, model_id: str) -> bool:
         """Whether a start would find the model's files made. No Docker, no network."""
@@ -107,9 +97,13 @@ class Deployment:
         self._preparation.download(spec, on_progress=on_progress, cancelled=cancelled)
         self.write()
         service = prepare_service(model_id)
-        with writing_to(self._compose_file.parent):
+        with writing_to(self._file.folder):
             self._preparation.convert(spec, service=service, on_progress=on_progress, cancelled=cancelled)
         self.write()
+
+    def end_orphans(self) -> None:
+        """Remove what prepares a model for nobody. Raises FilesUnwritable or a Docker error."""
+        self._preparation.end_orphans()
 
     def find_all(self) -> list[Container]:
         """Every container of the project that serves a model."""
@@ -122,6 +116,10 @@ class Deployment:
     def inspect(self, container_id: str) -> Container | None:
         """The container as it is now; None when it is gone."""
         return self._docker.inspect(container_id)
+
+    def ending(self, container_id: str) -> Ending:
+        """How the container came to its end, as far as Docker told."""
+        return self._docker.ending(container_id)
 
     def resume(self, model_id: str) -> Container | None:
         """Start the model's ended container again as it is; None unless it is what `up` would make now."""
@@ -149,6 +147,8 @@ class Deployment:
                 self._docker.remove(container.id)
                 continue
             if failure is not None and (container is None or not container.running):
+                if isinstance(failure, DockerTimeout):
+                    raise failure  # Docker's slowness is no failure of the model
                 self._images.require(spec)
                 card = container.card("compose up", []) if container else {"phase": "compose up", "log": []}
                 raise StartFailed(failure.message, details=card) from failure
@@ -180,11 +180,11 @@ class Deployment:
 
     def needs(self, model_id: str, *, limit_bytes: int | None = None) -> Amount:
         """What to count for the model; `limit_bytes` is its container's limit where there is one."""
-        return self._budget.needs(self._demand(model_id), limit_bytes=limit_bytes)
+        return self._budget.needs(self._file.demand(model_id), limit_bytes=limit_bytes)
 
     def observe(self, model_id: str, used_bytes: int) -> None:
         """Take note of what the model uses, for the next time that it is counted."""
-        self._budget.observe(self._demand(model_id), used_bytes)
+        self._budget.observe(self._file.demand(model_id), used_bytes)
 
     def drifted(self, containers: list[Container]) -> set[str]:
         """The models whose container is not what the Compose files (override included) and the images are now."""
@@ -210,17 +210,8 @@ class Deployment:
         self.write()
         return freed
 
-    def _render(self, targets: list[Target]) -> str:
-        return render(
-            targets,
-            project=self._docker.project,
-            stop_grace_s=self._stop_grace_s,
-            templates_dir=self._templates_dir,
-            max_cpus=float(os.cpu_count() or 1),
-        )
-
     def _spec(self, model_id: str) -> ModelSpec:
-        return self._registry.models[model_id]
+        return self._registry.spec(model_id)
 
     def _require_file(self, spec: ModelSpec) -> None:
         """Refuse a source in which the engine finds nothing to load, before its server says so in words of its own."""
@@ -246,7 +237,7 @@ class Deployment:
                 "listens) or write another `port:` in models.yaml, or none to have one chosen",
                 details={"port": port},
             )
-        with writing_to(self._compose_file.parent):
+        with writing_to(self._file.folder):
             moved = self._ports.move(spec.id, ports.values())
         log.warning("%s: port %d is taken by another program, moving on to %d", spec.id, port, moved)
 
@@ -257,34 +248,3 @@ class Deployment:
         except DockerError as exc:
             return exc
         return None
-
-    def _demand(self, model_id: str) -> Demand:
-        # The port is no part of what a model is.
-        target = self._target(self._spec(model_id), 0)
-        return Demand(
-            model_id=model_id,
-            config=hashlib.sha256(repr(target).encode()).hexdigest()[:16],
-            limit_bytes=memory_limit_bytes(target, self._engines[target.spec.engine]),
-            gpus=target.spec.resources.gpus,
-        )
-
-    def _target(self, spec: ModelSpec, port: int) -> Target:
-        try:
-            stored = self._preparation.stored(spec)
-        except SourceError:
-            stored = None  # its files were there and are not now; the start says so, other models go on
-        facts = self._preparation.facts(spec, stored)
-        # A path that names the reason, for whoever starts the service by hand before the download.
-        path = stored.path if stored else self._compose_file.parent / "not-downloaded-yet" / spec.id
-        files = ModelFiles(
-            source=path,
-            source_is_folder=path.is_dir() if stored else True,
-            source_bytes=stored.total_bytes if stored else None,
-            loaded=self._engines[spec.engine].loaded(stored.files) if stored else None,
-            volume=self._preparation.volume(spec, stored),
-            weights_bytes=facts.weights_bytes if facts else (stored.total_bytes if stored else None),
-            parameters=facts.parameters if facts else 0,
-            kv_bytes_per_token=facts.kv_bytes_per_token if facts else 0,
-            context_length=facts.context_length if facts else None,
-        )
-        return Target(spec=spec, port=port, files=files)

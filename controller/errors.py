@@ -209,7 +209,7 @@ class StartFailed(Unavailable):
 
 
 class StartInterrupted(StartFailed):
-    """Somebody paused or removed the container while the model started."""
+    """Somebody paused, stopped or removed the container while the model started."""
 
     backs_off = False
 

@@ -6,8 +6,12 @@ import os
 import resource
 import signal
 import sys
+import time
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, NoReturn
+
+from gunicorn import arbiter
 
 from controller import instance_lock
 from controller.connection import MOST_READERS, MOST_WRITERS
@@ -87,7 +91,11 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """gunicorn's own meaning of these would put a second owner beside the first; HUP is the worker's."""
+    """gunicorn's own meaning of these would put a second owner beside the first; HUP is the worker's.
+
+    And the master would measure the worker's last grace by the wall clock, and kill it when that is set forward.
+    """
+    arbiter.time = SimpleNamespace(**{**vars(time), "time": time.monotonic})
 
     def reload(_number: int, _frame: Any) -> None:
         for pid in list(server.WORKERS):

@@ -111,6 +111,11 @@ class Body:
         self.is_over = head.length == 0
         self.has_excess = False
 
+    @property
+    def is_in_line(self) -> bool:
+        """Whether a line of its framing has begun, which comes in one go as a rule, and has not ended."""
+        return not self.is_over and bool(self._line or self._in_trailer)
+
     def feed(self, received: bytes) -> bytes:
         """The content in what was received, b"" being the connection's end.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from controller.docker_service import Container, DockerService
-from controller.errors import OrchestrarError
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +16,18 @@ GRACE_S = 5
 AT_ONCE = 8
 
 
-def retire_leftovers(docker: DockerService, known: Collection[str], *, grace_s: int = GRACE_S) -> list[str]:
+def retire_leftovers(
+    docker: DockerService, known: Callable[[], Collection[str]], *, grace_s: int = GRACE_S
+) -> list[str]:
     """Stop and remove, by id, the project's containers of models that are not `known`; returns their names.
 
     Nothing without our label, of another project, or of `docker compose run` is touched, and volumes stay. Drain a
     model first that had leases. Raises a Docker error; what was done until then is done.
     """
-    left = [container for container in docker.models() if container.model_id not in known]
+    found = docker.models()
+    # Asked after the look: what a reload has added meanwhile is known by now.
+    gone = {container.model_id for container in found} - set(known())
+    left = [container for container in found if container.model_id in gone]
 
     def retire(container: Container) -> str:
         if container.running:
@@ -46,13 +50,8 @@ class Leftovers:
         self._done = False
 
     def retire(self) -> None:
-        """Do it unless it was done; a Docker that is away or fails is told in the log, and asked again next time."""
+        """Do it unless it was done. Raises a Docker error; then it is for the next call to do."""
         with self._lock:
-            if self._done:
-                return
-            try:
-                retire_leftovers(self._docker, self._known())
-            except OrchestrarError as exc:
-                log.warning("containers of removed models could not be looked for: %s", exc.message)
-            else:
+            if not self._done:
+                retire_leftovers(self._docker, self._known)
                 self._done = True

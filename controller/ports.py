@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from controller.errors import ConfigInvalid, PortTaken
@@ -34,11 +35,13 @@ class PortBook:
         self._is_free = is_free
         self._lock = threading.Lock()
         self._ports = self._load()
+        self._kept = self._ports
 
     def assign(self, explicit: Mapping[str, int | None]) -> dict[str, int]:
         """The port of each model: its explicit one, else the one it had, else the next nobody has.
 
-        `explicit` is the whole registry, id → `port:` or None; the order decides who gets the lower number.
+        `explicit` is the whole registry, id → `port:` or None; the order decides who gets the lower number. Where they
+        cannot be written down they hold until the controller ends, or until a later call can.
         """
         with self._lock:
             fixed = {port for port in explicit.values() if port is not None}
@@ -46,14 +49,19 @@ class PortBook:
             for model_id, port in explicit.items():
                 if port is None and (model_id not in known or known[model_id] in fixed):
                     known[model_id] = self._next(set(known.values()) | fixed)
-            self._keep(known)
+            self._ports = known
+            # Who only wants to know the ports is to have them, whatever the disk says; who writes more hears of it.
+            with suppress(OSError):
+                self._keep(known)
             return {model_id: port or known[model_id] for model_id, port in explicit.items()}
 
     def move(self, model_id: str, avoid: Iterable[int]) -> int:
-        """Give the model the next port that nobody has and nothing listens on."""
+        """Give the model the next port that nobody has and nothing listens on. OSError when it cannot be kept."""
         with self._lock:
             port = self._next(set(self._ports.values()) | set(avoid), must_be_free=True)
-            self._keep({**self._ports, model_id: port})
+            moved = {**self._ports, model_id: port}
+            self._keep(moved)
+            self._ports = moved
             return port
 
     def is_free(self, port: int) -> bool:
@@ -67,9 +75,9 @@ class PortBook:
         raise PortTaken(f"no free port from {self._first} up; free some or set ORCHESTRAR_FIRST_MODEL_PORT lower")
 
     def _keep(self, ports: dict[str, int]) -> None:
-        if ports != self._ports:
+        if ports != self._kept:
             write_atomic(self._path, json.dumps(ports, indent=2) + "\n")
-            self._ports = ports
+            self._kept = ports
 
     def _load(self) -> dict[str, int]:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ from filelock import FileLock, Timeout
 
 from controller.docker_service import Container, DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
-from controller.files import write_atomic
+from controller.files import write_atomic, writing_to
 from controller.model_facts import ModelFacts
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 LOG_LINES = 20
@@ -170,6 +173,17 @@ class Preparation:
                 (self._facts_dir / f"{volume}.json").unlink(missing_ok=True)
             return self._store.delete(spec.source)
 
+    def end_orphans(self) -> None:
+        """Remove the containers of preparations that nobody waits for: whoever did was killed, or lost sight of Docker.
+
+        What another process waits for goes on. Raises FilesUnwritable or a Docker error.
+        """
+        with writing_to(self._facts_dir):
+            for container in self._docker.preparations():
+                with suppress(ModelBusy), self._turn(container.model_id, lambda: False, within_s=0):
+                    self._docker.remove(container.id)
+                    log.warning("%s: removed, for nobody waits for it any more", container.name)
+
     @contextmanager
     def _turn(self, model_id: str, cancelled: Callable[[], bool], within_s: float = math.inf) -> Iterator[None]:
         """One at a time for each model, also across processes: the controller and `provision` share the folder."""
@@ -179,11 +193,11 @@ class Preparation:
         while not lock.is_locked:
             if cancelled():
                 raise Cancelled(f"preparing {model_id} was cancelled")
-            if waited_s >= within_s:
-                raise ModelBusy(f"{model_id} is being prepared by another process; try again when that is over")
             with suppress(Timeout):
                 lock.acquire(timeout=POLL_S)
             waited_s += POLL_S
+            if not lock.is_locked and waited_s >= within_s:
+                raise ModelBusy(f"{model_id} is being prepared by another process; try again when that is over")
         try:
             yield
         finally:

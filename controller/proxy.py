@@ -48,7 +48,9 @@ class Proxy:
             return Readiness(ready=False, refused=True)
         except TimeoutError:
             return Readiness(ready=False, silent=True)
-        except (OSError, Malformed, BrokenOff):
+        except (OSError, BrokenOff):
+            return Readiness(ready=False, broken=True)
+        except Malformed:
             return Readiness(ready=False)
         report = _json_object(content)
         phases = report.get("phases")
@@ -80,6 +82,14 @@ class Proxy:
                 log.debug("port %d: a kept connection had been closed, connecting anew", port)
         return self._exchange(_connect(port), request, on_abort)
 
+    def tidy(self) -> None:
+        """Close the kept connections that have served their time, or whose models have gone."""
+        with self._lock:
+            for idle in self._idle.values():
+                for one in [one for one in idle if not _is_usable(*one)]:
+                    idle.remove(one)
+                    one[1].sock.close()
+
     def close(self) -> None:
         """Close the kept connections."""
         with self._lock:
@@ -107,7 +117,7 @@ class Proxy:
             idle = self._idle[port]
             while idle:
                 since, connection = idle.pop()
-                if time.monotonic() - since < _KEEP_IDLE_S and not _has_closed(connection.sock):
+                if _is_usable(since, connection):
                     return connection
                 connection.sock.close()
         return None
@@ -127,7 +137,6 @@ def _connect(port: int) -> Connection:
     except (ConnectionError, TimeoutError) as exc:
         raise ModelDied(f"the model's port takes no connection: {exc}") from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.settimeout(READ_TIMEOUT_S)
     return Connection(port, sock)
 
 
@@ -141,6 +150,7 @@ def _request_bytes(port: int, path: str, body: bytes, headers: dict[str, str]) -
 def _ask(sock: socket.socket, request: bytes) -> tuple[Head, bytes]:
     """The answer's head, and what came of its body with it."""
     received, deadline = b"", None
+    sock.settimeout(READ_TIMEOUT_S)
     try:
         sock.sendall(request)
         while (found := split_head(received)) is None:
@@ -153,8 +163,6 @@ def _ask(sock: socket.socket, request: bytes) -> tuple[Head, bytes]:
             if not piece:
                 break
             received += piece
-        if deadline is not None:
-            sock.settimeout(READ_TIMEOUT_S)
     except TimeoutError as exc:
         if received:
             raise UpstreamInvalid(f"the model's answer is no HTTP: no head within {ANSWER_HEAD_S:g} s") from exc
@@ -192,11 +200,12 @@ def _get(sock: socket.socket, port: int, path: str, deadline: float) -> tuple[in
     return head.status, content
 
 
-def _has_closed(sock: socket.socket) -> bool:
-    """An idle connection that is readable was closed by the other end (or answers what nobody asked)."""
+def _is_usable(since: float, connection: Connection) -> bool:
+    """Whether a connection, idle since then, may be asked; one that is readable was closed by the other end (or answers
+    what nobody asked)."""
     poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+    poll.register(connection.sock, select.POLLIN)
+    return time.monotonic() - since < _KEEP_IDLE_S and not poll.poll(0)
 
 
 def _json_object(raw: bytes) -> dict[str, object]:

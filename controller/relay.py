@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from controller.sent import Sent
 from controller.supervisor import CancelToken, Lease, Supervisor
 
 log = logging.getLogger(__name__)
+
+# For what ends or changes models, beyond all others: of the threads that gunicorn has to spare.
+KEPT_PLACES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,9 @@ class Relay:
         self._proxy = proxy
         self._settle = settle
         self._places = threading.BoundedSemaphore(max_in_flight)
+        self._kept_places = threading.BoundedSemaphore(KEPT_PLACES)
         self._sent: set[Sent] = set()
+        self._is_over = False
         self._max_in_flight = max_in_flight
 
     def open(
@@ -81,8 +87,8 @@ class Relay:
     ) -> Exchange:
         """The model's answer, begun; the caller closes it. Starts the model where needed.
 
-        A model that dies before its answer begins is started once more and asked again; after that, and for
-        whatever else goes wrong, the error is raised and nothing is held.
+        A model that dies before its answer begins is started once more and asked again, within what is left of
+        `max_wait`; after that, and for whatever else goes wrong, the error is raised and nothing is held.
         """
         self._take_place()
         try:
@@ -92,9 +98,13 @@ class Relay:
             raise
 
     def cut_all(self) -> None:
-        """Break off every answer under way, each with an error that says why: the grace of a shutdown is over."""
+        """Break off every answer under way, each with an error that says why: the grace of a shutdown is over.
+
+        For good: what has its turn already, and is only about to be sent, is not sent any more.
+        """
+        self._is_over = True
         for sent in list(self._sent):
-            sent.cut(ShutDown("the controller is shutting down and had to cut this answer; ask again"))
+            sent.cut(_shut_down())
 
     def cut(self, container_id: str, cause: UpstreamError) -> None:
         """Break off every request at a container that will not answer it: `cause` is what its client gets."""
@@ -118,21 +128,40 @@ class Relay:
         finally:
             self._places.release()
 
+    @contextmanager
+    def kept_place(self) -> Iterator[None]:
+        """The same for what an operator asks, of which there are a few more: the requests that hold all others may be
+        the very ones to be ended."""
+        taken = next((places for places in (self._places, self._kept_places) if places.acquire(blocking=False)), None)
+        if taken is None:
+            raise self._overloaded()
+        try:
+            yield
+        finally:
+            taken.release()
+
     def _take_place(self) -> None:
         if not self._places.acquire(blocking=False):
-            raise Overloaded(f"{self._max_in_flight} requests are in flight, which is the limit; try again soon")
+            raise self._overloaded()
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(f"{self._max_in_flight} requests are in flight, which is the limit; try again soon")
 
     def _open(
         self, model_id: str, path: str, body: bytes, request_id: str, token: CancelToken, keep_alive_s: float | None
     ) -> Exchange:
         headers = {"X-Request-Id": request_id}
         start_s = queue_s = 0.0
+        left_s: float | None = None
         for last_try in (False, True):
-            lease = self._supervisor.acquire(model_id, token=token)
+            lease = self._supervisor.acquire(model_id, max_wait_s=left_s, token=token)
             start_s, queue_s = start_s + lease.start_s, queue_s + lease.queue_s
             sent = Sent(lease.container_id, token.on_cancel)
             self._sent.add(sent)
             try:
+                # Whoever comes too late for the list of those to be cut sees this.
+                if self._is_over:
+                    raise _shut_down()
                 upstream = self._proxy.post(lease.port, path, body, headers, sent.on_abort)
                 # Some servers send a head long before they have anything to say, and the client has nothing yet.
                 upstream.await_body()
@@ -144,14 +173,21 @@ class Relay:
                 if token.cancelled:
                     raise Cancelled("the client has left") from exc
                 sent.raise_if_cut(exc)
+                met_at = time.monotonic()
                 self._settle(lease)
                 if last_try:
                     raise
+                # Finding out what became of the model is a part of the wait for it.
+                left_s = lease.left_s - (time.monotonic() - met_at)
                 log.warning("%s died before it answered, asking again", model_id)
             else:
                 waited = Waited(start_s=start_s, queue_s=queue_s)
                 return Exchange(upstream, lease, keep_alive_s, waited, sent, self._ended)
         raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _shut_down() -> ShutDown:
+    return ShutDown("the controller is shutting down and had to cut this answer; ask again")
 
 
 class Exchange:

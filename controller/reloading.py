@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from controller.errors import ConfigInvalid, OrchestrarError
@@ -19,15 +20,23 @@ class Models(Protocol):
 
     def drop(self, model_ids: Collection[str], /) -> None: ...
 
+    def reopen(self) -> None: ...
+
+    def drifted(self) -> set[str]: ...
+
     def change(self, models: Mapping[str, ModelSpec], /, *, remade: Collection[str]) -> None: ...
 
 
 class Files(Protocol):
     """What writes the Compose file; `deployment.Deployment` is the real one."""
 
-    def described(self, registry: Registry | LiveRegistry, /) -> dict[str, str]: ...
+    def described(self, registry: Registry, /) -> dict[str, str]: ...
 
-    def write(self) -> None: ...
+    def outdated(self) -> set[str]: ...
+
+    def ports(self) -> dict[str, int]: ...
+
+    def take(self, registry: Registry, /) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,60 +52,74 @@ class Changes:
 
 
 class Reloader:
-    """One reload at a time. `offered` is the registry by which requests find their models, `deployed` that of the
-    Compose file: a model that goes is no longer offered while it still ends what it has. Thread-safe."""
+    """One reload at a time. `offered` is the registry by which requests find their models; the one that is in force
+    has also those that are offered no longer and still end what they have. Thread-safe."""
 
     def __init__(
         self,
         read: Callable[[], Registry],
         *,
         offered: LiveRegistry,
-        deployed: LiveRegistry,
         models: Models,
         files: Files,
         remove_leftovers: Callable[[Collection[str]], object],
+        take_templates: Callable[[], object] = lambda: None,
     ) -> None:
         self._read = read
         self._offered = offered
-        self._deployed = deployed
+        self._in_force = offered.now
         self._models = models
         self._files = files
         self._remove_leftovers = remove_leftovers
+        self._take_templates = take_templates
         self._turn = threading.Lock()
+        # What keeps the file, as it is now, from being in force.
         self.problems: tuple[str, ...] = ()
 
-    def reload(self, *, dry_run: bool = False) -> Changes:
+    def reload(self, *, dry_run: bool = False, cures_drift: bool = True) -> Changes:
         """Read the file and work by it from now on; returns when removed models are gone and the others under way.
 
-        Raises ConfigInvalid with every mistake, and everything stays as it was; and what stopping a model raises.
+        Where it `cures_drift`, running models are made anew, too, whose container differs for another reason: a changed
+        template or override, another image.
+
+        Raises ConfigInvalid with every mistake, FilesUnwritable, and what asking Docker or stopping a model raises;
+        then all is as it was, but that models that are new may be there.
         """
         with self._turn:
             try:
                 found = self._read()
-            except ConfigInvalid as exc:
+                changes = self._changes(found, self._drifted() if cures_drift else set())
                 if not dry_run:
-                    self.problems = tuple(exc.problems)
+                    self._apply(found, changes)
+                    self.problems = ()
+                return changes
+            except OrchestrarError as exc:
+                if not dry_run:
+                    self._note(exc)
                 raise
-            changes = self._changes(found)
-            if not dry_run:
-                self._apply(found, changes)
-                self.problems = ()
-            return changes
 
-    def follow(self) -> None:
-        """Reload because the file has changed: what is wrong with it goes into the log and into `problems`."""
-        try:
-            self.reload()
-        except ConfigInvalid as exc:
-            log.error("models.yaml is broken, the models go on as they were:\n%s", exc.message)
-        except OrchestrarError as exc:
-            log.error("models.yaml could not be followed, POST /reload tries again: %s", exc.message)
+    def follow(self, *, cures_drift: bool = False) -> None:
+        """Reload for nobody who could be told: what keeps the file from being in force is in the log and `problems`."""
+        with suppress(OrchestrarError):
+            self.reload(cures_drift=cures_drift)
 
-    def _changes(self, found: Registry) -> Changes:
-        before, after = self._deployed.models, found.models
-        was, will_be = self._files.described(self._deployed), self._files.described(found)
+    def _note(self, exc: OrchestrarError) -> None:
+        before = self.problems
+        if isinstance(exc, ConfigInvalid):
+            self.problems = tuple(exc.problems)
+        else:
+            self.problems = (f"models.yaml could not be taken into force, which is tried again: {exc.message}",)
+        if self.problems != before:
+            log.error("the models go on as they were:\n%s", "\n".join(self.problems))
+
+    def _drifted(self) -> set[str]:
+        return self._models.drifted() | self._files.outdated()
+
+    def _changes(self, found: Registry, drifted: Collection[str]) -> Changes:
+        before, after = self._in_force.models, found.models
+        was, will_be = self._files.described(self._in_force), self._files.described(found)
         kept = [model_id for model_id in after if model_id in before]
-        remade = tuple(model_id for model_id in kept if was[model_id] != will_be[model_id])
+        remade = tuple(model_id for model_id in kept if was[model_id] != will_be[model_id] or model_id in drifted)
         adjusted = tuple(m for m in kept if m not in remade and before[m] != after[m])
         return Changes(
             added=tuple(model_id for model_id in after if model_id not in before),
@@ -107,15 +130,33 @@ class Reloader:
         )
 
     def _apply(self, found: Registry, changes: Changes) -> None:
-        before = self._offered.now
+        self._take_templates()
+        # First, so that a name that goes over to a new model is answered while the old one still drains.
+        both = self._with_added(found, changes.added)
+        self._files.take(both)
+        self._in_force = both
+        self._models.change(both.models, remade=())
         self._offered.now = found
         try:
             self._models.drop(changes.removed)
-            self._remove_leftovers(found.models.keys())
+            if changes.removed:
+                self._remove_leftovers(found.models.keys())
+            moved = self._moved(found, changes.added)
+            self._files.take(found)
         except BaseException:
-            self._offered.now = before
+            self._offered.now = both
+            self._models.reopen()
             raise
-        self._deployed.now = found
-        self._files.write()
-        self._models.change(found.models, remade=changes.remade)
+        self._in_force = found
+        self._models.change(found.models, remade=(*changes.remade, *moved))
         log.info("models.yaml was read anew: %s", changes)
+
+    def _with_added(self, found: Registry, added: Collection[str]) -> Registry:
+        """What is in force, and the models that are new; on a port of their own while theirs is another one's."""
+        taken = set(self._files.ports().values())
+        specs = (found.models[model_id] for model_id in added)
+        news = {spec.id: replace(spec, port=None) if spec.port in taken else spec for spec in specs}
+        return replace(self._in_force, models={**self._in_force.models, **news})
+
+    def _moved(self, found: Registry, added: Collection[str]) -> list[str]:
+        return [model_id for model_id in added if found.models[model_id] != self._in_force.models[model_id]]

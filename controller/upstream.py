@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
+from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
 from controller.http1 import Body, BrokenOff, Head, Malformed
 from controller.turnstile import TURNSTILE
 
@@ -18,6 +19,11 @@ from controller.turnstile import TURNSTILE
 READ_TIMEOUT_S = 300.0
 RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
+# Whole answers that are being read: each may have so much, and what is beyond that they share.
+OWN_BYTES = 1024 * 1024
+SHARED_BYTES = 256 * 1024 * 1024
+# A line between two chunks, from when it was seen to have begun: no server sends one in pieces.
+LINE_S = 10.0
 # A whole answer, from when its head was there: servers send it when they have it.
 WHOLE_BODY_S = 600.0
 _BROKE_OFF = "the model's connection broke in the middle of its answer; the model may have died"
@@ -29,6 +35,37 @@ class Connection:
 
     port: int
     sock: socket.socket
+
+
+class Room:
+    """What all whole answers together may take. Thread-safe."""
+
+    def __init__(self, left_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._left_bytes = left_bytes
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """What is told how large an answer has become; raises Overloaded when there is no room. Given back after it."""
+        taken = 0
+
+        def grow(size: int) -> None:
+            nonlocal taken
+            while size > OWN_BYTES + taken:
+                with self._lock:
+                    if self._left_bytes < OWN_BYTES:
+                        raise Overloaded("large answers take all the memory that there is for them; try again soon")
+                    self._left_bytes -= OWN_BYTES
+                taken += OWN_BYTES
+
+        try:
+            yield grow
+        finally:
+            with self._lock:
+                self._left_bytes += taken
+
+
+_room = Room(SHARED_BYTES)
 
 
 class Abort:
@@ -74,7 +111,8 @@ class Upstream:
         self._connection: Connection | None = connection
         self._abort = abort
         self._give_back = give_back
-        self._failed: ModelDied | None = None
+        self._failed: ModelDied | UpstreamInvalid | None = None
+        self._line_since: float | None = None
         self._begun = self.feed(begun) if begun else b""
 
     @property
@@ -94,10 +132,26 @@ class Upstream:
             self.broke(None)
             return b""
         try:
-            return self._body.feed(received)
-        except (BrokenOff, Malformed) as exc:
+            content = self._body.feed(received)
+            self._bound_line(bool(content))
+        except BrokenOff as exc:
             self.broke(exc)
             return b""
+        except Malformed as exc:
+            self._failed = UpstreamInvalid(f"the model's answer is no HTTP: {exc}")
+            self._failed.__cause__ = exc
+            return b""
+        return content
+
+    def _bound_line(self, had_content: bool) -> None:
+        """Raise Malformed when a line of the framing comes in drips, each of which would pass for a sign of life."""
+        now = time.monotonic()
+        if not self._body.is_in_line:
+            self._line_since = None
+        elif self._line_since is None or had_content:
+            self._line_since = now
+        elif now > self._line_since + LINE_S:
+            raise Malformed(f"a line between its chunks has no end within {LINE_S:g} s")
 
     def broke(self, cause: Exception | None) -> None:
         """Take note that the connection failed."""
@@ -112,19 +166,29 @@ class Upstream:
             self.close()
             raise
 
-    def read_piece(self) -> bytes:
+    def read_piece(self, deadline: float = math.inf) -> bytes:
         """What has arrived, at least one byte; empty at the proper end.
 
-        Raises ModelDied when the connection breaks before the end, UpstreamTimeout after too long a silence.
+        Raises ModelDied when the connection breaks before the end, UpstreamInvalid for what is no HTTP,
+        UpstreamTimeout when nothing of the body comes for too long, whatever is sent around it. Nothing by the
+        deadline (monotonic) of a whole body is UpstreamInvalid.
         """
+        silent_at = time.monotonic() + READ_TIMEOUT_S
+        try:
+            return self._read_until(min(deadline, silent_at))
+        except TimeoutError as exc:
+            if deadline < silent_at:
+                raise UpstreamInvalid(f"the model's answer did not come whole within {WHOLE_BODY_S:g} s") from exc
+            raise UpstreamTimeout(f"the model sent nothing for {READ_TIMEOUT_S:g} s") from exc
+
+    def _read_until(self, deadline: float) -> bytes:
+        """The same by then (monotonic), else TimeoutError."""
         piece, self._begun = self._begun, b""
         while not piece and not self.is_over:
-            assert self._connection is not None
             try:
-                with TURNSTILE.away():
-                    received = self._connection.sock.recv(RECEIVE_BYTES)
-            except TimeoutError as exc:
-                raise UpstreamTimeout(f"the model sent nothing for {READ_TIMEOUT_S:g} s") from exc
+                received = self._receive(deadline - time.monotonic())
+            except TimeoutError:
+                raise
             except OSError as exc:
                 self.broke(exc)
             else:
@@ -133,18 +197,27 @@ class Upstream:
             raise self._failed
         return piece
 
+    def _receive(self, within_s: float) -> bytes:
+        assert self._connection is not None
+        if within_s <= 0:
+            raise TimeoutError
+        self._connection.sock.settimeout(within_s)
+        with TURNSTILE.away():
+            return self._connection.sock.recv(RECEIVE_BYTES)
+
     def read_all(self) -> bytes:
-        """The whole body; raises UpstreamInvalid beyond its bounds, else like `read_piece`."""
-        pieces, size = [], 0
+        """The whole body; raises UpstreamInvalid beyond its bounds, Overloaded beyond those of all answers together,
+        else like `read_piece`."""
+        # One piece of memory: thousands would leave holes between them.
+        whole = bytearray()
         deadline = time.monotonic() + WHOLE_BODY_S
-        while piece := self.read_piece():
-            if time.monotonic() > deadline:
-                raise UpstreamInvalid(f"the model's answer did not come whole within {WHOLE_BODY_S:g} s")
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BODY_BYTES:
-                raise UpstreamInvalid(f"the model's answer is larger than {MAX_BODY_BYTES} bytes")
-        return b"".join(pieces)
+        with _room.share() as grow:
+            while piece := self.read_piece(deadline):
+                whole += piece
+                if len(whole) > MAX_BODY_BYTES:
+                    raise UpstreamInvalid(f"the model's answer is larger than {MAX_BODY_BYTES} bytes")
+                grow(len(whole))
+            return bytes(whole)
 
     def close(self) -> None:
         """End it: a body read to its end gives the connection back, any other closes it. Idempotent."""

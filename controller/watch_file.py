@@ -12,20 +12,36 @@ log = logging.getLogger(__name__)
 
 # Editors replace a file in one go, scripts write it piece by piece: two looks that see the same mean that it is whole.
 LOOK_EVERY_S = 1.0
-_Stamp: TypeAlias = tuple[int, int, int] | None
+# What kept a change from being followed may take minutes to pass: a Docker that is away, a full disk.
+LOOKS_UNTIL_AGAIN = 10
+Stamp: TypeAlias = tuple[int, int, int] | None
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells one content of a file from another, without reading it; None when there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class FileWatch:
-    """Calls `on_change` in a thread of its own, a second or two after each change.
+    """Calls `on_change` in a thread of its own, a second or two after each change since `known`, removal included, and
+    every 10 s while the last one `is_pending`.
 
     It looks instead of being told: that works for files that were moved into place, for mounted and network folders.
     """
 
-    def __init__(self, path: Path, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, known: Stamp, on_change: Callable[[], None], is_pending: Callable[[], bool] = lambda: False
+    ) -> None:
         self._path = path
         self._on_change = on_change
+        self._is_pending = is_pending
         self._over = threading.Event()
-        self._known = self._seen = self._stamp()
+        self._known = self._seen = known
+        self._looks_pending = 0
 
     def start(self) -> None:
         """Begin to look."""
@@ -37,9 +53,12 @@ class FileWatch:
 
     def look(self) -> None:
         """One look; `on_change` when the last two saw the same new file."""
-        before, self._seen = self._seen, self._stamp()
-        if self._seen is not None and self._seen == before and self._seen != self._known:
-            self._known = self._seen
+        before, self._seen = self._seen, stamp_of(self._path)
+        if self._seen != before:
+            return
+        self._looks_pending = self._looks_pending + 1 if self._is_pending() else 0
+        if self._seen != self._known or self._looks_pending >= LOOKS_UNTIL_AGAIN:
+            self._known, self._looks_pending = self._seen, 0
             self._on_change()
 
     def _loop(self) -> None:
@@ -48,10 +67,3 @@ class FileWatch:
                 self.look()
             except Exception:  # the thread's outermost loop: it must outlive any fault
                 log.exception("%s could not be read anew", self._path)
-
-    def _stamp(self) -> _Stamp:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -49,14 +49,16 @@ def figure(record_property: Callable[[str, object], None]) -> Figure:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     promise = promise_of(item.name)
     if promise is None:
         return report
     outcome = item.config.stash[OUTCOMES][promise]
     if report.when == "call":
-        (outcome.passed if report.passed else outcome.failed).append(item.nodeid)
+        outcome.note(item.nodeid, passed=report.passed, error=call.excinfo.value if call.excinfo else None)
         outcome.figures.update({name: str(value) for name, value in report.user_properties})
     elif report.failed:
         outcome.broken_setups.append(item.nodeid)

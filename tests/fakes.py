@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from controller.docker_service import Container, Usage
+from controller.docker_service import Container, Ending, Usage
 from controller.errors import OrchestrarError
 from controller.model_facts import ModelFacts
 from controller.placement import Amount
@@ -37,6 +37,7 @@ def make_container(model_id: str = "tiny", **values: Any) -> Container:
         "status": "running",
         "exit_code": None,
         "oom_killed": False,
+        "health": "starting",
         "error": "",
         "port": 9001,
         "started_at": None,
@@ -94,6 +95,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.containers: dict[str, Container] = {}
+        self.endings: dict[str, Ending] = {}
         self.prepared: set[str] | None = None
         self.resumable: dict[str, str] = {}
         self.known: dict[str, ModelFacts] = {}
@@ -112,6 +114,8 @@ class FakeBackend:
         self.up_error: OrchestrarError | None = None
         self.stop_error: OrchestrarError | None = None
         self.image_error: OrchestrarError | None = None
+        self.write_error: OrchestrarError | None = None
+        self.models = ["tiny", "other"]
         self.after_up: Callable[[Container], Container] = lambda container: container
         self.on_prepare: Callable[[str, OnProgress, Callable[[], bool]], None] = lambda *_: None
         self.log = ["the last line"]
@@ -146,6 +150,9 @@ class FakeBackend:
     def inspect(self, container_id: str) -> Container | None:
         return self.containers.get(container_id)
 
+    def ending(self, container_id: str) -> Ending:
+        return self.endings.get(container_id, Ending())
+
     def resume(self, model_id: str) -> Container | None:
         ended = self.resumable.pop(model_id, None)
         if ended is None:
@@ -160,10 +167,10 @@ class FakeBackend:
         assert self.up_gate.wait(HANG_S)
         if self.up_error is not None:
             raise self.up_error
-        container = make_container(model_id, id=f"{model_id}-{next(self._numbers)}")
+        container = self.after_up(make_container(model_id, id=f"{model_id}-{next(self._numbers)}"))
         others = {i: c for i, c in self.containers.items() if c.model_id != model_id}
         # In one go: other threads look at them meanwhile.
-        self.containers = {**others, container.id: self.after_up(container)}
+        self.containers = {**others, container.id: container}
         return container
 
     def stop(self, container_id: str, *, grace_s: int) -> None:
@@ -185,6 +192,15 @@ class FakeBackend:
 
     def write(self) -> None:
         self.calls.append("write")
+
+    def outdated(self) -> set[str]:
+        return set()
+
+    def take(self, registry: Registry) -> None:
+        self.calls.append("take")
+        if self.write_error is not None:
+            raise self.write_error
+        self.models = list(registry.models)
 
     def working_set(self, container_id: str) -> int | None:
         return self.used.get(container_id)
@@ -208,7 +224,7 @@ class FakeBackend:
         return 123
 
     def ports(self) -> dict[str, int]:
-        return {model_id: 9001 + number for number, model_id in enumerate(["tiny", "other"])}
+        return {model_id: 9001 + number for number, model_id in enumerate(self.models)}
 
     def end(self, container_id: str, *, exit_code: int, oom_killed: bool = False) -> None:
         """Let a container's process end, by whatever cause."""

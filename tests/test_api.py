@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 from flask.testing import FlaskClient
 
 from controller.app import create_app
+from controller.placement import Amount
 from controller.registry import Registry
-from controller.settings import Settings
+from controller.settings import ROOT, Settings
 from tests.errorshape import check_error
 from tests.fakes import FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving
+from tests.supervisor.house import until
 
 
 class Runner(StubRunner):
@@ -273,3 +276,54 @@ class TestRoutes:
     def test_the_index_lists_the_routes(self, client: FlaskClient) -> None:
         """`GET /` names every route, for whoever comes by with a browser."""
         assert "POST /inference" in client.get("/").get_json()["routes"]
+
+
+def test_a_preloaded_model_starts_with_the_controller(backend: FakeBackend, tmp_path: Path) -> None:
+    """Nobody has to ask for it."""
+    models = {"tiny": make_spec("tiny", preload=True), "other": make_spec("other")}
+    settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
+    app = create_app(settings, registry=Registry(models=models), backend=backend)
+    try:
+        until(lambda: backend.calls == ["up tiny"])
+        until(lambda: app.test_client().get("/models").get_json()["models"][0]["state"] == "ready")
+    finally:
+        app.extensions["orchestrar"].close()
+
+
+def test_an_edit_during_the_start_is_followed(backend: FakeBackend, tmp_path: Path) -> None:
+    """What is written after models.yaml was read, and before the controller serves, is taken into force after that."""
+    path = tmp_path / "models.yaml"
+    path.write_text("models: {tiny: {source: 'file:///nowhere'}}")
+    room = backend.room
+
+    def room_after_an_edit(used_bytes: int) -> Amount:
+        path.write_text("models: {other: {source: 'file:///nowhere'}}")
+        return room(used_bytes)
+
+    backend.room = room_after_an_edit  # type: ignore[method-assign]
+    settings = Settings(config_file=path, data_dir=tmp_path, compose_dir=tmp_path, project="test")
+    app = create_app(settings, backend=backend)
+    try:
+        until(lambda: list(app.extensions["orchestrar"].registry.models) == ["other"])
+    finally:
+        app.extensions["orchestrar"].close()
+
+
+def test_a_dry_run_takes_no_templates_in(backend: FakeBackend, tmp_path: Path) -> None:
+    """What the templates say of their engines changes with a reload, not by telling what it would do."""
+    templates = Path(shutil.copytree(ROOT / "templates", tmp_path / "templates"))
+    path = tmp_path / "models.yaml"
+    path.write_text("models: {tiny: {source: 'file:///nowhere'}}")
+    settings = Settings(
+        config_file=path, data_dir=tmp_path, compose_dir=tmp_path, templates_dir=templates, project="test"
+    )
+    app = create_app(settings, backend=backend)
+    services = app.extensions["orchestrar"]
+    try:
+        shutil.copy(templates / "engines" / "llamacpp.yaml.j2", templates / "engines" / "mine.yaml.j2")
+        services.reloader.reload(dry_run=True)
+        assert "mine" not in services.engines
+        services.reloader.reload()
+        assert "mine" in services.engines
+    finally:
+        services.close()

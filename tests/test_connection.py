@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -51,6 +52,21 @@ def test_a_slow_reader_gets_all(pair: tuple[ClientSocket, socket.socket]) -> Non
     reader.join(HANG_S)
     assert received == DATA
     assert time.monotonic() - begun > 2 * STALL_S
+
+
+def test_what_a_slow_reader_takes_is_noticed() -> None:
+    """Over the network, where the kernel keeps much before it says that there is room again: one that has taken 200 kB
+    has taken something."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+        ClientSocket(server.accept()[0]) as ours,
+    ):
+        ours.settimeout(STALL_S)
+        with pytest.raises(BrokenPipeError):
+            ours.sendall(DATA * 4)
+        client.recv(200_000, socket.MSG_WAITALL)
+        assert connection._happens(ours, select.POLLOUT, HANG_S)
 
 
 def test_readers_beyond_the_bound_are_dropped_at_once(

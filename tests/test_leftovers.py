@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from controller.docker_service import Container
 from controller.errors import DockerUnavailable
 from controller.leftovers import Leftovers, retire_leftovers
@@ -37,18 +39,19 @@ def test_only_the_unknown_go() -> None:
         make_container("renamed", id="r"),
         make_container("removed", id="x", status="exited"),
     )
-    names = retire_leftovers(docker, {"kept"}, grace_s=7)
+    names = retire_leftovers(docker, lambda: {"kept"}, grace_s=7)
     assert sorted(names) == ["test-removed-1", "test-renamed-1"]
     assert sorted(docker.calls) == ["remove r", "remove x", "stop r 7"]
     assert docker.calls.index("stop r 7") < docker.calls.index("remove r")
 
 
 def test_a_docker_that_is_away_is_asked_again() -> None:
-    """Nothing is raised while Docker is away; it is done once when it is back."""
+    """What was in vain while Docker was away is done by the next call, once."""
     docker: Any = FakeDocker(make_container("gone", id="g", status="exited"))
     docker.away = True
     leftovers = Leftovers(docker, lambda: {"kept"})
-    leftovers.retire()
+    with pytest.raises(DockerUnavailable):
+        leftovers.retire()
     assert docker.calls == []
     docker.away = False
     leftovers.retire()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
@@ -59,6 +60,26 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "ports.json").write_text(text)
     with pytest.raises(ConfigInvalid, match=r"ports\.json: .*delete it"):
         book(tmp_path)
+
+
+def test_a_full_disk_keeps_no_port_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports that cannot be written down are handed out all the same, stay what they are, and are kept once they can be;
+    a model does not move meanwhile."""
+
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    ports = book(tmp_path)
+    with monkeypatch.context() as patches:
+        patches.setattr("controller.ports.write_atomic", refuse)
+        assert {"b": 8001} == ports.assign({"b": None})
+        assert {"a": 8002, "b": 8001} == ports.assign({"a": None, "b": None})
+        with pytest.raises(OSError, match="No space"):
+            ports.move("a", avoid=[])
+        assert {"a": 8002, "b": 8001} == ports.assign({"a": None, "b": None})
+    assert not (tmp_path / "ports.json").exists()
+    ports.assign({"a": None, "b": None})
+    assert {"a": 8002, "b": 8001} == book(tmp_path).assign({"a": None, "b": None})
 
 
 def test_running_out_is_an_error(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class FakeDocker:
         self.calls.append(f"up {service}")
         self.current = make_container("tiny", id="preparing", service=service)
 
-    def preparations(self, model_id: str) -> list[Container]:
+    def preparations(self, model_id: str | None = None) -> list[Container]:
         return [self.current] if self.current else []
 
     def inspect(self, container_id: str) -> Container | None:
@@ -221,3 +221,14 @@ def test_what_is_known_is_told(preparation: Preparation, spec: ModelSpec) -> Non
     assert isinstance(spec.source, FileSource)
     spec.source.path.unlink()
     assert preparation.describe(spec) is None
+
+
+def test_what_nobody_waits_for_is_ended(preparation: Preparation, docker: FakeDocker, tmp_path: Path) -> None:
+    """A preparation goes on while some process holds its model's turn, and is removed when none does."""
+    docker.current = make_container("tiny", id="preparing")
+    (tmp_path / "facts").mkdir()
+    with FileLock(tmp_path / "facts" / "tiny.lock"):
+        preparation.end_orphans()
+        assert docker.calls == []
+    preparation.end_orphans()
+    assert docker.calls == ["remove"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from controller.settings import ROOT
+from tests.docker.house import House
 from tests.promises.listed import PROMISES, files_of, promise_of
 from tests.promises.mutation import Mutation, declared
-from tests.promises.table import PAGE, Outcome, as_text, figures_in, rewritten
+from tests.promises.table import PAGE, NeverUp, Outcome, as_text, figures_in, rewritten
 
 FILES = [file for promise in PROMISES for file in files_of(promise)]
 MUTATIONS = [pytest.param(file, mutation, id=file.stem) for _, file, mutation in declared()]
@@ -42,6 +44,28 @@ def test_mutations_have_not_rotted(file: Path, mutation: Mutation) -> None:
     """The line that a mutation replaces stands once in the product, what comes out is Python, and the test exists."""
     ast.parse(mutation.applied((ROOT / mutation.path).read_text(encoding="utf-8")))
     assert f"def {mutation.caught_by}(" in file.read_text(encoding="utf-8")
+
+
+def test_every_promise_can_be_broken() -> None:
+    """Each promise has a mutation beside one of its tests."""
+    assert set(PROMISES) == {promise for promise, _, _ in declared()}
+
+
+def test_a_product_that_does_not_come_up_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant under which no controller serves has been caught by nobody; one that does not come back has."""
+    house = House(tmp_path, "models: {}")
+    monkeypatch.setattr(house, "launch", lambda *_: subprocess.Popen(["false"]))
+    house.log_file.touch()
+    with pytest.raises(NeverUp) as caught:
+        house.start()
+    outcome = Outcome()
+    outcome.note("test_x", passed=False, error=caught.value)
+    assert "ERROR" == outcome.verdict
+    monkeypatch.setattr(house, "_was_up", True)
+    with pytest.raises(AssertionError) as broken:
+        house.start()
+    outcome.note("test_x", passed=False, error=broken.value)
+    assert "BROKEN" == outcome.verdict
 
 
 def test_a_mutation_that_does_not_fit_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -13,8 +14,9 @@ import pytest
 from controller import proxy as proxy_module
 from controller import upstream as upstream_module
 from controller.clients import ClientWatcher
-from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
+from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
 from controller.proxy import Proxy, Upstream
+from controller.upstream import Room
 from tests.fakes import HANG_S
 
 Script = Callable[[socket.socket], None]
@@ -122,6 +124,27 @@ def test_a_kept_connection_that_was_closed_is_replaced(proxy: Proxy, serve: Call
         upstream.close()
 
 
+def test_a_kept_connection_whose_model_has_gone_is_closed(proxy: Proxy, serve: Callable[..., int]) -> None:
+    """It does not stay half closed until somebody asks at its port again; one whose model is there is kept."""
+    may_end = threading.Event()
+
+    def stays(connection: socket.socket) -> None:
+        answers(WHOLE)(connection)
+        assert may_end.wait(HANG_S)
+
+    ports = [serve(answers(WHOLE)), serve(stays)]
+    for port in ports:
+        with closing(post(proxy, port)) as upstream:
+            upstream.read_all()
+    socks = [proxy._idle[port][0][1].sock for port in ports]
+    poll = select.poll()
+    poll.register(socks[0], select.POLLIN)
+    assert poll.poll(HANG_S * 1000)
+    proxy.tidy()
+    assert [True, False] == [sock.fileno() < 0 for sock in socks]
+    may_end.set()
+
+
 def test_pieces_come_as_they_were_sent(proxy: Proxy, serve: Callable[..., int]) -> None:
     """A chunk is readable before the next one exists."""
     got_first = threading.Event()
@@ -187,6 +210,24 @@ def test_a_huge_body_is_bounded(proxy: Proxy, serve: Callable[..., int], monkeyp
     with pytest.raises(UpstreamInvalid):
         upstream.read_all()
     upstream.close()
+
+
+def test_large_answers_share_their_room(
+    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer beyond what each may have is refused where others take all the rest, and read where they do not; a
+    small one always is."""
+    monkeypatch.setattr(upstream_module, "OWN_BYTES", 10)
+    monkeypatch.setattr(upstream_module, "_room", Room(25))
+    large = CHUNKED + b"1e\r\n" + b"x" * 30 + b"\r\n0\r\n\r\n"
+    with upstream_module._room.share() as grow:
+        grow(11)
+        with pytest.raises(Overloaded), closing(post(proxy, serve(answers(large)))) as upstream:
+            upstream.read_all()
+        with closing(post(proxy, serve(answers(WHOLE)))) as upstream:
+            assert b"{}" == upstream.read_all()
+    with closing(post(proxy, serve(answers(large)))) as upstream:
+        assert 30 == len(upstream.read_all())
 
 
 def test_silence_ends(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,18 +411,44 @@ def test_a_probe_ends_whatever_comes(proxy: Proxy, serve: Callable[..., int], mo
 def test_a_whole_answer_that_drips_is_given_up(
     proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole answer has its time from its head on."""
-    monkeypatch.setattr(upstream_module, "WHOLE_BODY_S", 0.0)
-    port = serve(answers(WHOLE))
+    """A whole answer has its time from its head on, though there is always more of it."""
+    monkeypatch.setattr(upstream_module, "WHOLE_BODY_S", 0.2)
+    port = serve(dripping(CHUNKED, b"1\r\na\r\n"))
     with pytest.raises(UpstreamInvalid, match="did not come whole"), closing(post(proxy, port)) as upstream:
         upstream.read_all()
 
 
-def drips(connection: socket.socket) -> None:
-    """A byte now and then, until the other end has gone."""
-    read_request(connection)
-    with suppress(OSError):
-        connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
-        while True:
-            connection.sendall(b"x")
-            time.sleep(0.02)
+@pytest.mark.parametrize("begun", [b"1;", b"3\r\nabc\r\n1;", b"3\r\nabc\r\n0\r\nX: "], ids=["first", "next", "trailer"])
+def test_a_line_between_chunks_that_drips_is_given_up(
+    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    """A line of the framing has its time as a whole: its bytes are no sign of life, nor of an answer."""
+    monkeypatch.setattr(upstream_module, "LINE_S", 0.2)
+    port = serve(dripping(CHUNKED + begun, b"x"))
+    with pytest.raises(UpstreamInvalid, match="no end within"), closing(post(proxy, port)) as upstream:
+        upstream.read_all()
+
+
+def test_framing_is_no_sign_of_life(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the body for too long is silence, whatever comes around it."""
+    monkeypatch.setattr(upstream_module, "READ_TIMEOUT_S", 0.2)
+    port = serve(dripping(CHUNKED + b"1;", b"x"))
+    with pytest.raises(UpstreamTimeout), closing(post(proxy, port)) as upstream:
+        upstream.read_piece()
+
+
+def dripping(first: bytes, again: bytes) -> Script:
+    """Something, and then a little now and then, until the other end has gone."""
+
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        with suppress(OSError):
+            connection.sendall(first)
+            while True:
+                connection.sendall(again)
+                time.sleep(0.02)
+
+    return script
+
+
+drips = dripping(b"HTTP/1.1 200 OK\r\nX: ", b"x")

@@ -19,7 +19,8 @@ from controller.registry import Registry
 from controller.settings import Settings
 from controller.supervisor import State
 from tests.errorshape import check_error
-from tests.fakes import HANG_S, FakeBackend, make_spec
+from tests.fakes import HANG_S, FakeBackend, make_container, make_spec
+from tests.stub_runner import StubRunner, serving
 from tests.supervisor.house import until
 
 HALF = PreparationProgress(phase="downloading", fraction=0.5, done_bytes=50, total_bytes=100)
@@ -84,8 +85,11 @@ def test_a_pull_need_not_be_waited_for(client: FlaskClient, backend: FakeBackend
     assert (202, "preparing") == (response.status_code, response.get_json()["state"])
     gate.set()
     until(lambda: client.get("/models").get_json()["models"][0]["state"] == "stopped")
-    client.post("/run", data=json.dumps({"model_id": "tiny"}))
-    assert 200 == pull(client, wait=False).status_code
+    with serving(StubRunner) as port:
+        backend.after_up = lambda container: make_container("tiny", id=container.id, port=port)
+        assert 200 == client.post("/run", data=json.dumps({"model_id": "tiny"})).status_code
+        response = pull(client, wait=False)
+        assert (200, "ready") == (response.status_code, response.get_json()["state"])
 
 
 def test_a_stream_tells_how_far_it_is(client: FlaskClient, backend: FakeBackend) -> None:

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.engines import Engine
+from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec, Resources, load_registry
 from controller.rendering import ModelFiles, Target, engine_names, read_engines, render
 from controller.rendering.memory import foreign_memory_bytes, serving_memory_bytes
@@ -147,7 +147,7 @@ def test_a_raw_value_is_refused(tmp_path: Path) -> None:
     shutil.copytree(TEMPLATES, tmp_path / "t")
     template = tmp_path / "t" / "engines" / "transformers.yaml.j2"
     template.write_text(template.read_text() + "    hostname: {{ model.id }}\n")
-    with pytest.raises(jinja2.TemplateRuntimeError, match="without the json filter"):
+    with pytest.raises(ConfigInvalid, match="without the json filter"):
         rendered([one_target()], tmp_path / "t")
 
 
@@ -156,7 +156,7 @@ def test_a_misspelt_value_is_refused(tmp_path: Path) -> None:
     shutil.copytree(TEMPLATES, tmp_path / "t")
     template = tmp_path / "t" / "engines" / "transformers.yaml.j2"
     template.write_text(template.read_text() + "    hostname: {{ model.idd | json }}\n")
-    with pytest.raises(jinja2.UndefinedError):
+    with pytest.raises(ConfigInvalid, match="has no attribute 'idd'"):
         rendered([one_target()], tmp_path / "t")
 
 

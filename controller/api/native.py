@@ -58,7 +58,7 @@ def models() -> Response:
 def reload() -> Response:
     """Work by models.yaml as it is now, or, with `dry_run=1`, tell what that would change."""
     dry_run = request.args.get("dry_run", "").lower() in ("1", "true", "yes")
-    with services().relay.place():
+    with services().relay.kept_place():
         changes = services().reloader.reload(dry_run=dry_run)
     return jsonify({"dry_run": dry_run, **asdict(changes)})
 
@@ -85,7 +85,7 @@ def plan() -> Response:
     if not name:
         raise BodyInvalid("say which model: GET /plan?model_id=…", param="model_id")
     spec = services().registry.resolve(name)
-    with services().relay.place():
+    with services().relay.kept_place():
         return jsonify(plan_body(services().supervisor.plan(spec.id)))
 
 
@@ -105,7 +105,7 @@ def stop() -> Response:
     """Drain and stop a model; it starts again with the next request."""
     body = read_body(ModelBody, raw_body())
     spec = services().registry.resolve(body.model_id)
-    with services().relay.place():
+    with services().relay.kept_place():
         services().supervisor.stop(spec.id)
     return jsonify({"model_id": spec.id, "state": State.STOPPED.value})
 
@@ -125,7 +125,7 @@ def pull() -> Response | tuple[Response, int]:
 def delete_files(name: str) -> Response:
     """Remove a stopped model's downloads and prepared volumes; the next request makes them anew."""
     spec = services().registry.resolve(name)
-    with services().relay.place():
+    with services().relay.kept_place():
         return jsonify({"model_id": spec.id, "freed_bytes": services().supervisor.delete_files(spec.id)})
 
 

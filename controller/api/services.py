@@ -48,8 +48,9 @@ class Services:
 
     def cut(self) -> None:
         """End whatever is under way, each with an error that says why: the grace of a shutdown is over."""
-        self.relay.cut_all()
+        # Every answer that is cut frees a place at its model, which nobody may take any more.
         self.supervisor.close()
+        self.relay.cut_all()
 
     def close(self) -> None:
         """Let threads and kept connections go; running models stay up."""

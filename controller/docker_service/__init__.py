@@ -25,7 +25,7 @@ from controller.docker_service.container import (
     read_container,
 )
 from controller.docker_service.events import Event, EventFeed
-from controller.docker_service.happenings import Happenings
+from controller.docker_service.happenings import Ending, Happenings
 from controller.docker_service.pulling import OnLayers, pull
 from controller.errors import DockerError, DockerTimeout
 
@@ -34,9 +34,9 @@ __all__ = [
     "PREPARE_LABEL",
     "Container",
     "DockerService",
+    "Ending",
     "Event",
     "EventFeed",
-    "Happenings",
     "OnLayers",
     "Usage",
 ]
@@ -44,6 +44,8 @@ __all__ = [
 COMPOSE_DEADLINE_S = 30.0
 TURN_DEADLINE_S = 60.0
 LOOK_DEADLINE_S = 10.0
+# Between a container's end and the news of it; with a feed that is away it is waited in vain.
+EVENTS_LAG_S = 1.0
 # Ten gigabytes over a slow line; whoever wants it to end sooner cancels it.
 PULL_DEADLINE_S = 6 * 3600.0
 COMPOSE_FILE = "compose.yaml"
@@ -62,7 +64,7 @@ class DockerService:
         self._folder = compose_dir
         # Compose calls on one project race with each other (two `up`s both create), so they take turns.
         self._compose_turn = threading.Lock()
-        self.happenings = Happenings()
+        self._happenings = Happenings()
         self._hashed: tuple[str, dict[str, str]] | None = None
 
     def version(self) -> str:
@@ -80,13 +82,17 @@ class DockerService:
         return found
 
     def follow(self, on_event: Callable[[Event], None], on_gap: Callable[[], None]) -> EventFeed:
-        """What tells of the models' containers once it is started; `happenings` knows of each event first."""
+        """What tells of the models' containers once it is started; `ending` knows of each event first."""
 
         def tell(event: Event) -> None:
-            self.happenings.note(event)
+            self._happenings.note(event)
             on_event(event)
 
         return EventFeed(self.project, tell, on_gap)
+
+    def ending(self, container_id: str) -> Ending:
+        """What the feed told of how the container ended; waits a moment for events that are on their way."""
+        return self._happenings.ending(container_id, EVENTS_LAG_S)
 
     def up(self, service: str) -> None:
         """`docker compose up` of one service, nothing else touched; does not wait for it to be healthy."""
@@ -134,9 +140,9 @@ class DockerService:
         found = self._labelled(f"{MODEL_LABEL}={model_id}")
         return max(found, key=lambda c: (c.running, c.started_at is not None, str(c.started_at)), default=None)
 
-    def preparations(self, model_id: str) -> list[Container]:
-        """The containers that prepare, or prepared, this model."""
-        return self._labelled(f"{PREPARE_LABEL}={model_id}")
+    def preparations(self, model_id: str | None = None) -> list[Container]:
+        """The containers that prepare, or prepared, this model; without one, any of the project's."""
+        return self._labelled(PREPARE_LABEL if model_id is None else f"{PREPARE_LABEL}={model_id}")
 
     def inspect(self, container_id: str) -> Container | None:
         """The container as it is now; None when it is gone."""

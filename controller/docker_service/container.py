@@ -36,6 +36,7 @@ class Container:
     status: str
     exit_code: int | None
     oom_killed: bool
+    health: str | None
     error: str
     port: int | None
     started_at: datetime | None
@@ -55,6 +56,7 @@ class Container:
             "phase": phase,
             "exit_code": self.exit_code,
             "oom_killed": self.oom_killed,
+            "health": self.health,
             "memory_limit_bytes": self.memory_limit_bytes,
             "memory_peak_bytes": peak_bytes,
             "log": log,
@@ -92,6 +94,7 @@ def read_container(found: WhalesContainer) -> Container:
         status=state.status or "unknown",
         exit_code=state.exit_code,
         oom_killed=bool(state.oom_killed),
+        health=state.health.status if state.health else None,
         error=state.error or "",
         port=_host_port(found, f"{labels.get(PORT_LABEL, RUNNER_PORT)}/tcp"),
         started_at=state.started_at,

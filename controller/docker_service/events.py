@@ -15,7 +15,7 @@ from controller.docker_service.container import MODEL_LABEL, PROJECT_LABEL
 
 log = logging.getLogger(__name__)
 
-ACTIONS = ("die", "oom", "start", "stop", "kill", "pause", "unpause", "destroy", "health_status")
+ACTIONS = ("die", "oom", "start", "stop", "kill", "pause", "unpause", "destroy")
 # A command that has lived so long listens; what happened before that is for whoever is told of a gap to find out.
 LISTENS_AFTER_S = 1.0
 FIRST_PAUSE_S = 0.5
@@ -157,8 +157,7 @@ def read_event(line: str) -> Event | None:
         return None
     action, container_id, model_id, exit_code, signal = fields
     return Event(
-        # "health_status: unhealthy"
-        action=action.partition(":")[0],
+        action=action,
         container_id=container_id,
         model_id=model_id,
         exit_code=int(exit_code) if exit_code.isdigit() else None,

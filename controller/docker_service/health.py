@@ -15,7 +15,7 @@ HUNG_S = 3.0
 
 
 class EngineHealth:
-    """Asks in a thread of its own when the last answer is old; `report` waits at most 0.3 s for it. Thread-safe."""
+    """Asks in a thread of its own when the last answer is old; whoever asks waits for a bounded time. Thread-safe."""
 
     def __init__(self, ask_version: Callable[[], str], monotonic: Callable[[], float] = time.monotonic) -> None:
         self._ask_version = ask_version
@@ -26,7 +26,7 @@ class EngineHealth:
         self._version: str | None = None
         self._reason: str | None = "Docker was not asked yet"
 
-    def report(self) -> dict[str, Any]:
+    def report(self, wait_s: float = WAIT_S) -> dict[str, Any]:
         """`ok`, the engine's `version`, and the `reason` when it is not ok."""
         with self._changed:
             now = self._monotonic()
@@ -35,7 +35,7 @@ class EngineHealth:
                 if self._asking_since is None:
                     threading.Thread(target=self._ask, name="engine-health", daemon=True).start()
                     self._asking_since = now
-                self._changed.wait_for(lambda: self._asking_since is None, timeout=WAIT_S)
+                self._changed.wait_for(lambda: self._asking_since is None, timeout=wait_s)
             return self._report()
 
     def _report(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from controller.errors import ModelNotFound
 from controller.registry.spec import ModelSpec, Registry
 
 
@@ -22,6 +23,13 @@ class LiveRegistry:
     def memory_budget_bytes(self) -> int | None:
         """None = auto."""
         return self.now.memory_budget_bytes
+
+    def spec(self, model_id: str) -> ModelSpec:
+        """The model of this id; ModelNotFound where there is none any more."""
+        found = self.now.models.get(model_id)
+        if found is None:
+            raise ModelNotFound(f"{model_id} was removed from models.yaml", param="model_id")
+        return found
 
     def resolve(self, name: str) -> ModelSpec:
         """The model of this id or alias; ModelNotFound lists the known ids."""

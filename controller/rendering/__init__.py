@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from controller.engines import Engine
+from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec
 from controller.rendering.facts import engine_names, read_engines
 from controller.rendering.memory import (
@@ -33,14 +34,18 @@ _HARDENED_LINES = frozenset({"user", "read_only", "cap_drop", "security_opt", "p
 def render(targets: Iterable[Target], *, project: str, stop_grace_s: int, templates_dir: Path, max_cpus: float) -> str:
     """The Compose file for these models, in this order; nobody gets more than `max_cpus`, which Docker would refuse.
 
-    Raises jinja2.TemplateError when a template is broken or writes a value past the JSON filter, and ConfigInvalid when
-    one does not say what it has to.
+    Raises ConfigInvalid when a template is broken, writes a value past the JSON filter, or does not say what it has to.
     """
-    template = _environment(templates_dir).get_template("compose.yaml.j2")
     engines = read_engines(templates_dir)
     models = [_values(target, engines[target.spec.engine], max_cpus) for target in targets]
     volumes = [model["volume"] for model in models if model["volume"] is not None]
-    return template.render(project=project, stop_grace=f"{stop_grace_s}s", models=models, volumes=volumes)
+    try:
+        template = _environment(templates_dir).get_template("compose.yaml.j2")
+        return template.render(project=project, stop_grace=f"{stop_grace_s}s", models=models, volumes=volumes)
+    except jinja2.TemplateSyntaxError as exc:
+        raise ConfigInvalid([f"{exc.filename or templates_dir}:{exc.lineno}: {exc.message}"]) from exc
+    except jinja2.TemplateError as exc:
+        raise ConfigInvalid([f"{templates_dir}: the templates cannot be rendered: {exc}"]) from exc
 
 
 def prepare_service(model_id: str) -> str:

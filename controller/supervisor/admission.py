@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
 
 from controller.errors import Cancelled, NoRoom
 from controller.metrics import Metrics
@@ -18,6 +20,16 @@ log = logging.getLogger(__name__)
 MIB = 1024 * 1024
 # What is free can grow without anybody telling us: other programs hold memory, too.
 LOOK_ANYWAY_S = 5.0
+# A request may come to need what nobody had asked for.
+LOOK_FOR_REQUESTS_S = 1.0
+
+
+class Step(Enum):
+    """What one look at the room came to."""
+
+    ADMITTED = "admitted"
+    WAITED = "waited"
+    WOULD_EVICT = "would evict"
 
 
 class Admission:
@@ -44,16 +56,20 @@ class Admission:
     def admit(self, slot: Slot, attempt: Attempt, is_closing: Callable[[], bool]) -> None:
         """Give the model its part of the budget; blocks until there is room. Called without the lock.
 
-        Raises NoRoom when there never can be, when nobody waits for it any more, or, where no request ever did, when
-        there was none for `max_wait`; Cancelled.
+        Raises NoRoom when there never can be, when nobody waits for it any more, or when there was none for `max_wait`:
+        whoever was to make room for it serves on then. Cancelled; a Docker error when others would have to be stopped
+        and Docker does not answer.
         """
         needed = self._backend.needs(slot.spec.id)
         asked_at = self._clock.monotonic()
         with self._lock:
             self._waiting.append(slot)
         try:
-            while not self._try(slot, attempt, needed, asked_at, is_closing):
-                pass
+            while (step := self._try(slot, attempt, needed, asked_at, is_closing)) is not Step.ADMITTED:
+                if step is Step.WOULD_EVICT:
+                    # Nobody is to be closed for a start that cannot be.
+                    self._backend.find(slot.spec.id)
+                    attempt.may_evict = True
         finally:
             with self._lock:
                 self._waiting.remove(slot)
@@ -62,7 +78,7 @@ class Admission:
                 self._wake_all()
 
     def hold(self, slot: Slot, limit_bytes: int | None) -> None:
-        """Count what runs already, whether there is room or not. Called without the lock."""
+        """Count what an attempt found running, or brought up, whether there is room or not. Called without the lock."""
         holds = self._backend.needs(slot.spec.id, limit_bytes=limit_bytes)
         with self._lock:
             slot.holds = holds
@@ -75,14 +91,11 @@ class Admission:
     def room(self) -> Amount:
         """What there is for all models together. Called without the lock."""
         with self._lock:
-            held = [(slot.container, slot.usage, slot.holds) for slot in self._slots() if slot.holds is not None]
+            held = [_Held.of(slot) for slot in self._slots() if slot.holds is not None]
         used_bytes = 0
-        for container, usage, holds in held:
-            # What is still starting has taken next to nothing yet of what is free.
-            if container is not None and holds is not None:
-                now_bytes = self._backend.working_set(container.id)
-                sampled = holds.memory_bytes if usage is None else usage.memory_bytes
-                used_bytes += sampled if now_bytes is None else now_bytes
+        for found in held:
+            now_bytes = None if found.container_id is None else self._backend.working_set(found.container_id)
+            used_bytes += found.assumed_bytes if now_bytes is None else now_bytes
         return self._backend.room(used_bytes)
 
     def placement(self, slot: Slot, needed: Amount, room: Amount, *, waited_s: float) -> Placement:
@@ -96,7 +109,7 @@ class Admission:
 
     def _try(
         self, slot: Slot, attempt: Attempt, needed: Amount, asked_at: float, is_closing: Callable[[], bool]
-    ) -> bool:
+    ) -> Step:
         """One look: take the place, make others go, or wait until something changes."""
         room = self.room()
         with self._lock:
@@ -106,43 +119,71 @@ class Admission:
             found = self.placement(slot, needed, room, waited_s=now - asked_at)
             if found.fits and self._passes(slot, needed):
                 slot.holds, attempt.admitted_at = needed, now
-                return True
+                return Step.ADMITTED
             if found.impossible:
                 raise no_room(slot, needed, room, found)
             slot.waits_for = tuple(holder.model_id for holder in found.victims) or found.waits_for
-            wait_s = min(found.look_again_in_s or LOOK_ANYWAY_S, LOOK_ANYWAY_S)
-            if self._waiting[0] is slot:
+            # Nobody is to leave for those who have gone themselves, nor to be closed for longer than anybody waits.
+            left_s = asked_at + slot.spec.max_wait_s - now if slot.queue or attempt.unasked else 0.0
+            if left_s <= 0:
+                raise no_room(slot, needed, room, found)
+            is_patient = _is_patient(slot)
+            if self._order()[0] is slot:
                 self._spare[slot] = found.spare
-                if found.victims and found.look_again_in_s <= 0:
+                if found.victims and found.look_again_in_s <= 0 and not is_patient:
+                    if not attempt.may_evict:
+                        return Step.WOULD_EVICT
                     self._send_away(slot, [holder.model_id for holder in found.victims])
-            if not slot.queue:
-                # Nobody is to leave for those who have gone themselves.
-                left_s = asked_at + slot.spec.max_wait_s - now if attempt.unasked else 0.0
-                if left_s <= 0:
-                    raise no_room(slot, needed, room, found)
-                wait_s = min(wait_s, left_s)
-            self._clock.wait(slot.changed, wait_s)
-        return False
+                    attempt.may_evict = False
+            wait_s = LOOK_FOR_REQUESTS_S if is_patient else min(found.look_again_in_s or LOOK_ANYWAY_S, LOOK_ANYWAY_S)
+            self._clock.wait(slot.changed, min(wait_s, left_s))
+        return Step.WAITED
 
     def _passes(self, slot: Slot, needed: Amount) -> bool:
         """Whether it takes nothing that was freed for one that has waited longer."""
-        ahead = self._waiting[: self._waiting.index(slot)]
+        order = self._order()
+        ahead = order[: order.index(slot)]
         return all(other in self._spare and self._spare[other].covers(needed) for other in ahead)
+
+    def _order(self) -> list[Slot]:
+        """Who is next: in the order in which they asked, and at the end those that nobody asked for."""
+        return sorted(self._waiting, key=_is_patient)
 
     def _send_away(self, slot: Slot, victims: list[str]) -> None:
         """Let each end what it has in flight, admit nothing new, and stop; unless the place is not wanted any more."""
         for victim in self._slots():
             if victim.spec.id in victims:
                 log.info("%s: leaves its memory to %s", victim.spec.id, slot.spec.id)
-                victim.enter(State.DRAINING)
-                self._metrics.evicted(victim.spec.id)
                 name = f"evict {victim.spec.id}"
                 wanted = lambda: slot in self._waiting  # noqa: E731
+                # It waits for the lock that we hold; a thread that cannot be had closes nobody.
                 threading.Thread(target=self._evict, args=(victim, wanted), name=name, daemon=True).start()
+                victim.enter(State.DRAINING)
+                self._metrics.evicted(victim.spec.id)
 
     def _wake_all(self) -> None:
         for slot in self._slots():
             slot.changed.notify_all()
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What of the memory that models hold is taken already, where the kernel does not show it."""
+
+    container_id: str | None
+    assumed_bytes: int
+
+    @classmethod
+    def of(cls, slot: Slot) -> _Held:
+        if slot.container is not None and slot.holds is not None:
+            return cls(slot.container.id, slot.holds.memory_bytes if slot.usage is None else slot.usage.memory_bytes)
+        # One that is starting has taken next to nothing yet, as far as is known.
+        return cls(None if slot.attempt is None else slot.attempt.container_id, 0)
+
+
+def _is_patient(slot: Slot) -> bool:
+    """Whether it starts without anybody's asking, for which nobody is to leave or to wait."""
+    return slot.attempt is not None and slot.attempt.preloads and not slot.queue
 
 
 def _holder(slot: Slot, now: float) -> Holder:
@@ -184,4 +225,8 @@ def no_room(slot: Slot, needed: Amount, room: Amount, found: Placement) -> NoRoo
         "budget_bytes": room.memory_bytes,
         "held_by": names,
     }
-    return NoRoom(f"{has}: {why} (GET /plan?model_id={slot.spec.id} explains)", details=details, retry_after_s=10.0)
+    # A victim whose time comes is known; who else goes, and when, is nobody's to tell.
+    retry_after_s = max(found.look_again_in_s, 1.0) if found.victims else 10.0
+    return NoRoom(
+        f"{has}: {why} (GET /plan?model_id={slot.spec.id} explains)", details=details, retry_after_s=retry_after_s
+    )

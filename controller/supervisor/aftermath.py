@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from controller.errors import DockerTimeout
 from controller.readiness import Readiness
 from controller.supervisor.clock import Clock, SystemClock
+from controller.supervisor.hangs import DEAF
 from controller.supervisor.model import Lease, State
 from controller.supervisor.starting import Backend
 from controller.supervisor.supervisor import Supervisor
@@ -45,19 +46,30 @@ class Aftermath:
     def settle(self, lease: Lease) -> None:
         """Return when it is known whether the lease's container serves, and the supervisor knows it, too.
 
-        Either it answers, or Docker says that it has ended, or neither for so long that Docker is believed.
-        Raises a Docker error.
+        Either it answers, or Docker says that it has ended, or neither for so long that it is ended, because nobody
+        listens there any more. Raises a Docker error.
         """
         with self._turn(lease.model_id):
             deadline = self._clock.monotonic() + BELIEVED_AFTER_S
             while self._is_believed(lease):
                 container = self._backend.inspect(lease.container_id)
-                if container is None or container.status != "running" or self._clock.monotonic() >= deadline:
+                if container is None or container.status != "running":
                     self._supervisor.adopt(lease.model_id)
                     return
-                if self._probe(lease.port, container.ready_path).ready:
+                health = self._probe(lease.port, container.ready_path)
+                if health.ready:
+                    return
+                if self._clock.monotonic() >= deadline:
+                    self._give_up(lease, health)
                     return
                 self._clock.sleep(POLL_S)
+
+    def _give_up(self, lease: Lease, health: Readiness) -> None:
+        if health.refused or health.broken:
+            log.warning("%s: it %s", lease.model_id, DEAF)
+            self._supervisor.end(lease.model_id, lease.container_id, DEAF)
+        else:
+            self._supervisor.adopt(lease.model_id)
 
     @contextmanager
     def _turn(self, model_id: str) -> Iterator[None]:

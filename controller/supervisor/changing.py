@@ -12,9 +12,8 @@ from controller.errors import OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
-from controller.supervisor.model import Attempt, Slot
+from controller.supervisor.model import Attempt, Slot, shutting_down
 from controller.supervisor.table import Table
-from controller.supervisor.turns import refuse_while_stopping
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +27,8 @@ class Changing:
         self._clock = clock
         self._lock = lock
         self._drain_s = drain_s
+        # Closed to requests by us, until they are gone or reopened.
+        self._dropped: list[Slot] = []
 
     def change(self, models: Mapping[str, ModelSpec], *, remade: Collection[str]) -> None:
         """Work by these entries from now on. Models that are `remade` and run are drained, stopped and started anew.
@@ -37,6 +38,7 @@ class Changing:
         changed = {spec.id for spec in models.values() if spec.id in self._slots and self._slots[spec.id].spec != spec}
         self._slots.replace(models.values())
         with self._lock:
+            self._dropped.clear()
             for model_id in changed:
                 self._slots[model_id].failures.forgive()
                 self._slots[model_id].changed.notify_all()
@@ -46,26 +48,40 @@ class Changing:
             threading.Thread(target=self._remake, args=(slot, attempt, container), name=name, daemon=True).start()
 
     def drop(self, model_ids: Collection[str]) -> None:
-        """Drain and stop models that are to be no more; returns when they are gone, and refuse requests for good.
+        """Drain and stop models that are to be no more; returns when they have stopped, and refuse requests until they
+        are gone (`change`) or stay after all (`reopen`).
 
-        Raises like `Supervisor.stop`; those that could not be stopped go on then.
+        Raises like `Supervisor.stop`; then all of them stay.
         """
-        with ThreadPoolExecutor(max(len(model_ids), 1), thread_name_prefix="drop") as pool:
-            list(pool.map(self._drop, model_ids))
-
-    def _drop(self, model_id: str) -> None:
-        slot = self._slots[model_id]
-        with self._lock:
-            refuse_while_stopping(slot)
-            slot.stop_requested = True
+        slots = [self._slots[model_id] for model_id in model_ids]
         try:
-            self._life.cancel(slot)
-            self._life.retire(slot, drain_s=self._drain_s)
+            with ThreadPoolExecutor(max(len(slots), 1), thread_name_prefix="drop") as pool:
+                list(pool.map(self._drop, slots))
         except BaseException:
-            with self._lock:
+            self.reopen()
+            raise
+
+    def reopen(self) -> None:
+        """Let every model that was dropped, and is not gone, take requests again: the next one starts it."""
+        with self._lock:
+            for slot in self._dropped:
                 slot.stop_requested = False
                 slot.changed.notify_all()
-            raise
+            self._dropped.clear()
+
+    def _drop(self, slot: Slot) -> None:
+        with self._lock:
+            if slot in self._dropped:
+                return
+            # Somebody's stop or deletion is under way, which is theirs to end.
+            while slot.stop_requested and not self._life.is_closing:
+                self._clock.wait(slot.changed, None)
+            if self._life.is_closing:
+                raise shutting_down()
+            slot.stop_requested = True
+            self._dropped.append(slot)
+        self._life.cancel(slot, within_s=self._drain_s)
+        self._life.retire(slot, drain_s=self._drain_s)
 
     def _remake(self, slot: Slot, attempt: Attempt | None, outdated: Container | None) -> None:
         """The body of a thread: have what the model was before the change end, and start what its entry says now.

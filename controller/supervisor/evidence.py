@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from controller.docker_service import Container
-from controller.errors import ModelDied, StartFailed
+from controller.docker_service import Container, Ending
+from controller.errors import ModelDied, StartFailed, StartInterrupted
 
 MIB = 1024 * 1024
-# 128 + SIGKILL and 128 + SIGTERM: what a stop by somebody's hand leaves, unless Docker saw the memory run out.
-ENDED_BY_SIGNAL = (137, 143)
+# 0, 128 + SIGKILL and 128 + SIGTERM: what a stop leaves, and the end of the engine itself.
+ENDED_AS_BY_A_STOP = (0, 137, 143)
 
 
 def start_failure(
-    model_id: str, container: Container, phase: str, log: list[str], peak_bytes: int | None
+    model_id: str, container: Container, ending: Ending, phase: str, log: list[str], peak_bytes: int | None
 ) -> StartFailed:
-    """A start that ended with its container, with the failure card in its details."""
+    """A start that ended with its container, with the failure card in its details.
+
+    StartInterrupted where Docker did it on somebody's order, which is no failure of the model.
+    """
+    container = replace(container, oom_killed=container.oom_killed or ending.oom)
+    if ending.ordered:
+        return StartInterrupted(
+            f"{model_id} was stopped from outside while it started (`docker stop`, `kill` or the like); try again",
+            details=container.card(phase or "starting", log),
+        )
     what, fix = _told(model_id, "starting", container, log, peak_bytes)
     return StartFailed(
         f"{what}; {fix}" if fix else what, details=container.card(phase or "starting", log, fix, peak_bytes)
@@ -24,10 +34,19 @@ def start_failure(
 
 
 def death_of(
-    model_id: str, container: Container, logs: Callable[[Container], list[str]], peak_bytes: int | None
+    model_id: str,
+    container: Container,
+    ending: Ending,
+    logs: Callable[[Container], list[str]],
+    peak_bytes: int | None,
 ) -> ModelDied | None:
-    """What ended a container that served; None when somebody stopped it, which is no failure."""
-    if not container.oom_killed and container.exit_code in (0, *ENDED_BY_SIGNAL):
+    """What ended a container that served; None when somebody stopped it, which is no failure.
+
+    Of an end that Docker did not tell of, one that looks like a stop is taken for one.
+    """
+    container = replace(container, oom_killed=container.oom_killed or ending.oom)
+    looks_stopped = not container.oom_killed and container.exit_code in ENDED_AS_BY_A_STOP
+    if ending.ordered or (looks_stopped and not ending.seen):
         return None
     log = logs(container)
     what, fix = _told(model_id, "serving", container, log, peak_bytes)
@@ -45,6 +64,7 @@ def _told(model_id: str, doing: str, container: Container, log: list[str], peak_
         last = next((line for line in reversed(log) if line.strip()), container.error or "it wrote nothing")
         return f"{model_id} ended while {doing} (exit code {container.exit_code}): {last}", ""
     limit = f"{container.memory_limit_bytes // MIB}m"
-    seen = f": its peak was {peak_bytes // MIB}m" if peak_bytes else ""
+    # Samples miss what is taken in one go: the largest may lie far below the limit at which the kernel ended it.
+    seen = f" (the largest sample of its use was {peak_bytes // MIB}m)" if peak_bytes else ""
     fix = f"raise its resources.memory above {limit} in models.yaml{seen}"
     return f"{model_id} ran out of memory while {doing}, at its limit of {limit}", fix

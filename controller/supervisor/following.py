@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 SETTLE_S = 0.1
 # A model in the middle of a start or stop is looked at when that is over.
 ASK_AGAIN_S = 0.5
+# A Docker that hangs has its own deadlines; what happened meanwhile is asked for until it answers.
+LOOK_AGAIN_S = 10.0
 _UNDER_WAY = frozenset({State.PREPARING, State.STARTING, State.DRAINING})
 _ENDS = frozenset({"die", "destroy"})
 
@@ -27,11 +29,12 @@ _ENDS = frozenset({"die", "destroy"})
 class Follower:
     """Takes note of events and has the supervisor look at what they are about, in a thread of its own. Thread-safe.
 
-    `after_gap` is called, too, whenever events may have been missed; it may block on Docker.
+    `after_gap` is called, too, whenever events may have been missed, and again a while later when it was in vain
+    (False); it may block on Docker.
     """
 
     def __init__(
-        self, supervisor: Supervisor, after_gap: Callable[[], None] = lambda: None, *, clock: Clock | None = None
+        self, supervisor: Supervisor, after_gap: Callable[[], bool] = lambda: True, *, clock: Clock | None = None
     ) -> None:
         self._supervisor = supervisor
         self._after_gap = after_gap
@@ -39,7 +42,7 @@ class Follower:
         self._changed = threading.Condition()
         self._told: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
         self._due_at: float | None = None
-        self._had_gap = False
+        self._had_gap = self._is_untidy = False
         self._closed = False
 
     def start(self) -> None:
@@ -69,10 +72,12 @@ class Follower:
         with self._changed:
             told, self._told = self._told, defaultdict(set)
             had_gap, self._had_gap = self._had_gap, False
+            is_untidy, self._is_untidy = self._is_untidy, False
             self._due_at = None
         if had_gap:
-            self._look(None)
-            self._after_gap()
+            self._look_after_gap()
+        elif is_untidy:
+            self._tidy()
         for view in self._supervisor.snapshot() if told else []:
             found = told.get(view.spec.id, set())
             if found and view.state in _UNDER_WAY:
@@ -82,11 +87,29 @@ class Follower:
             elif calls_for_a_look(view, found):
                 self._look(view.spec.id)
 
-    def _look(self, model_id: str | None) -> None:
+    def _look_after_gap(self) -> None:
+        if self._look(None):
+            self._tidy()
+            self._supervisor.preload(after_gap=True)
+            return
+        with self._changed:
+            self._had_gap = True
+            self._look_within(LOOK_AGAIN_S)
+
+    def _tidy(self) -> None:
+        if not self._after_gap():
+            with self._changed:
+                self._is_untidy = True
+                self._look_within(LOOK_AGAIN_S)
+
+    def _look(self, model_id: str | None) -> bool:
+        """Whether Docker could be looked at."""
         try:
             self._supervisor.adopt(model_id)
         except OrchestrarError as exc:
             log.info("looking at Docker failed, the next regular look will tell: %s", exc.message)
+            return False
+        return True
 
     def _look_within(self, seconds: float) -> None:
         due_at = self._clock.monotonic() + seconds

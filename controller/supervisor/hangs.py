@@ -1,4 +1,4 @@
-"""Notices models that hang: what is paused by hand is left alone, any other ended, and nobody waits for either."""
+"""Notices models that answer nothing: what is paused by hand is left alone, any other ended, and nobody waits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from controller.supervisor.view import ModelView
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-# How long one look waits for an answer. Three in a row without one, and a processor at rest: it hangs.
+# How long one look waits for an answer, and for the next look where none was waited for. Three in a row without one,
+# and a processor at rest: it hangs; three times nobody who listens: its server has ended within its container.
 SILENCE_S = 2.0
 # A pause of this length costs the requests in flight nothing (`docker commit` pauses, too).
 PAUSE_GRACE_S = 5.0
 # What computes is not hung, however busy its server is; below this it rests (a health check's process takes less).
 WORKING_CPU_PERCENT = 10.0
+HUNG = "hung: it answered nothing and computed nothing, and was ended"
+DEAF = "listened on its port no more, though its container ran, and was ended"
 
 
 class HangWatch:
@@ -69,7 +72,7 @@ class HangWatch:
                 continue
             if view.state is State.PAUSED:
                 self._cut_if_paused_long(view, container)
-            elif view.state is State.READY and self._is_silent(container):
+            elif _has_work(view) and not self._answer(container).answered:
                 self._suspects.add(container.id)
                 name = f"examine {view.spec.id}"
                 threading.Thread(target=self._examine, args=(view.spec.id, container), name=name, daemon=True).start()
@@ -81,8 +84,10 @@ class HangWatch:
             except Exception:  # the thread's outermost loop: it must outlive any fault
                 log.exception("the hang watch met a fault of the controller")
 
-    def _is_silent(self, container: Container) -> bool:
-        return container.port is not None and self._probe(container.port, container.ready_path).silent
+    def _answer(self, container: Container) -> Readiness:
+        if container.port is None:
+            return Readiness(ready=False)
+        return self._probe(container.port, container.ready_path)
 
     def _cut_if_paused_long(self, view: ModelView, container: Container) -> None:
         now = self._clock.monotonic()
@@ -91,7 +96,7 @@ class HangWatch:
             self._cut(container.id, _paused(container))
 
     def _examine(self, model_id: str, container: Container) -> None:
-        """The body of the thread of a model that was silent once."""
+        """The body of the thread of a model that did not answer once."""
         try:
             self.examine(model_id, container)
         except OrchestrarError as exc:
@@ -102,24 +107,43 @@ class HangWatch:
             self._suspects.discard(container.id)
 
     def examine(self, model_id: str, container: Container) -> None:
-        """Find out whether a silent model hangs; end it if so. Raises a Docker error when nothing can be found out."""
-        if not self._is_silent(container) or self._works(container) or not self._is_silent(container):
+        """Find out whether a model that does not answer ever will, and end it if not.
+
+        Raises a Docker error when nothing can be found out.
+        """
+        why = self._useless(container)
+        if not why:
             return
         now = self._backend.inspect(container.id)
         if now is not None and now.status == "paused":
             self._cut(container.id, _paused(now))
-        elif now is not None and now.running:
-            log.warning("%s: it hangs (no answer on its port, no use of the processor), ending it", model_id)
-            cause = UpstreamTimeout(
-                f"{model_id} hung: it answered nothing and computed nothing, and was ended; ask again"
-            )
-            self._cut(container.id, cause)
-            self._backend.stop(container.id, grace_s=0)
+        elif now is not None and now.running and now.is_same_run(container):
+            log.warning("%s: it %s", model_id, why)
+            self._cut(container.id, UpstreamTimeout(f"{model_id} {why}; ask again"))
+            self._supervisor.end(model_id, container.id, why)
+            return
         self._supervisor.adopt(model_id)
+
+    def _useless(self, container: Container) -> str:
+        """What is wrong with it after two more looks; empty when it answers, or computes."""
+        first = self._answer(container)
+        if first.answered or (first.silent and self._works(container)):
+            return ""
+        if not first.silent:
+            self._clock.sleep(SILENCE_S)
+        last = self._answer(container)
+        if last.answered or last.silent != first.silent:
+            return ""
+        return HUNG if last.silent else DEAF
 
     def _works(self, container: Container) -> bool:
         used = self._backend.usage([container.id]).get(container.id)
         return used is not None and used.cpu_percent >= WORKING_CPU_PERCENT
+
+
+def _has_work(view: ModelView) -> bool:
+    """Whether requests are sent there, or are still in flight: one that is to make room for another ends them first."""
+    return view.state is State.READY or (view.state is State.DRAINING and view.in_flight > 0)
 
 
 def _paused(container: Container) -> UpstreamTimeout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,8 +12,8 @@ from controller.docker_service import Container
 from controller.errors import (
     Cancelled,
     DockerError,
+    DockerTimeout,
     DockerUnavailable,
-    ModelDied,
     ModelPaused,
     ModelStopping,
     NoRoom,
@@ -24,10 +23,10 @@ from controller.metrics import Metrics
 from controller.readiness import Readiness
 from controller.supervisor.admission import Admission
 from controller.supervisor.clock import Clock
-from controller.supervisor.evidence import death_of, retry_at
+from controller.supervisor.evidence import retry_at
 from controller.supervisor.model import Attempt, Slot, State, shutting_down
 from controller.supervisor.reporting import Report
-from controller.supervisor.starting import Backend, Starter
+from controller.supervisor.starting import Backend, NothingRuns, Starter
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +34,12 @@ STOP_TRIES = 3
 # How long a container has for its own SIGTERM once the requests in flight were given their grace.
 TERM_GRACE_S = 3
 STOP_AGAIN_AFTER_S = 10.0
+# A model leaves for another one out of `ready`; a start that is over leaves nothing to go back to.
+_CLAIMED_AS = {State.DRAINING: State.READY, State.STARTING: State.STOPPED, State.PREPARING: State.STOPPED}
 
 
 class Lifecycle:
-    """The transitions. `lock` is the supervisor's: `begin` and `reconcile` run with it held, all else without."""
+    """The transitions. `lock` is the supervisor's: `begin` and `claim` run with it held, all else without."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Lifecycle:
         slots: Callable[[], Iterable[Slot]],
         on_ready: Callable[[], None],
         metrics: Metrics,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float],
     ) -> None:
         self._metrics = metrics
         self._backend = backend
@@ -65,34 +66,51 @@ class Lifecycle:
         """Let starts end by themselves; their containers go on."""
         self.is_ending = self.is_closing = True
 
-    def begin(self, slot: Slot, *, only_prepares: bool = False, adopts: bool = False) -> None:
+    def begin(self, slot: Slot, *, only_prepares: bool = False, adopts: bool = False, preloads: bool = False) -> None:
         """Begin the one start, or preparation, or adoption, that all waiters share."""
-        attempt = Attempt(self._clock.monotonic(), only_prepares=only_prepares, adopts=adopts, unasked=not slot.queue)
+        attempt = Attempt(
+            self._clock.monotonic(),
+            only_prepares=only_prepares,
+            adopts=adopts,
+            unasked=not slot.queue,
+            preloads=preloads,
+        )
         name = f"{'prepare' if only_prepares else 'start'} {slot.spec.id}"
         # It waits for the lock that we hold; a thread that cannot be had changes nothing.
         threading.Thread(target=self._attempt, args=(slot, attempt), name=name, daemon=True).start()
         slot.attempt = attempt
-        slot.error, slot.keep_alive_s, slot.stop_not_before = None, None, 0.0
+        slot.error, slot.blame, slot.keep_alive_s, slot.stop_not_before = None, None, None, 0.0
+        slot.was_lost = False
         slot.enter(State.PREPARING if only_prepares else State.STARTING)
 
-    def cancel(self, slot: Slot) -> None:
-        """End a start under way and wait until its thread has let go."""
+    def cancel(self, slot: Slot, *, within_s: float) -> None:
+        """End a start under way and wait until its thread has let go.
+
+        Raises DockerTimeout when it is still in a Docker call by then; it ends when that does.
+        """
         with self._lock:
             attempt = slot.attempt
             if attempt is None:
                 return
             attempt.cancelled = True
             slot.changed.notify_all()
+            deadline = self._clock.monotonic() + within_s
             while not attempt.done:
-                self._clock.wait(slot.changed, None)
+                if (left_s := deadline - self._clock.monotonic()) <= 0:
+                    raise DockerTimeout(
+                        f"{slot.spec.id}: its start waits for Docker, which does not answer; it ends as soon as Docker "
+                        "does. Look at `docker info`."
+                    )
+                self._clock.wait(slot.changed, left_s)
 
     def supersede(self, slot: Slot, attempt: Attempt) -> bool:
         """End a start whose entry has changed, unnoticed by those who wait, and claim what it leaves for `retire`.
 
-        False when there is nothing to claim: it was over before, or became ready all the same.
+        False when there is nothing to claim: it was over before, was superseded already, or became ready all the same.
         """
         with self._lock:
-            if attempt.done:
+            # Whoever came first has the claim: two would stop what the other starts.
+            if attempt.done or attempt.superseded:
                 return False
             attempt.cancelled = attempt.superseded = True
             slot.changed.notify_all()
@@ -103,6 +121,7 @@ class Lifecycle:
     def claim(self, slot: Slot) -> None:
         """Take the right to stop the model, which its `retire` gives back. With the lock held; nobody may have it."""
         slot.is_retiring = True
+        slot.claimed_as = _CLAIMED_AS.get(slot.state, slot.state)
         slot.enter(State.DRAINING)
 
     def retire(self, slot: Slot, *, drain_s: float, is_claimed: bool = False) -> None:
@@ -114,15 +133,15 @@ class Lifecycle:
             while slot.is_retiring and not is_claimed:
                 self._clock.wait(slot.changed, None)
             self.claim(slot)
-            deadline = self._clock.monotonic() + drain_s
-            while slot.leases and (left_s := deadline - self._clock.monotonic()) > 0:
+            slot.drains_until = self._clock.monotonic() + drain_s
+            while slot.leases and (left_s := slot.drains_until - self._clock.monotonic()) > 0:
                 self._clock.wait(slot.changed, left_s)
         try:
             self._end_container(slot.spec.id)
         except BaseException:
             with self._lock:
                 slot.is_retiring = False
-                slot.enter(State.READY if slot.container is not None else State.STOPPED)
+                slot.enter(slot.claimed_as)
             raise
         self.rest(slot)
 
@@ -130,7 +149,7 @@ class Lifecycle:
         resting = self.resting_state(slot.spec.id)
         with self._lock:
             slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
-            slot.is_retiring = False
+            slot.is_retiring = slot.was_lost = False
             self._settle(slot, resting)
 
     def _evict(self, slot: Slot, is_wanted: Callable[[], bool]) -> None:
@@ -160,43 +179,6 @@ class Lifecycle:
         if wanted and not slot.stop_requested:
             self.begin(slot)
 
-    def reconcile(self, slot: Slot, found: Container | None, death: ModelDied | None = None) -> None:
-        """Make the record follow what Docker says of its container; `death` is why that one ended on its own."""
-        if slot.stop_requested or slot.attempt is not None or slot.state is State.DRAINING:
-            return
-        if found is not None and found.status == "paused":
-            if slot.state is not State.PAUSED:
-                log.warning("%s: its container is paused by hand (`docker unpause %s`)", slot.spec.id, found.name)
-                slot.ready_at = slot.error = None
-                slot.enter(State.PAUSED)
-            slot.container = found
-        elif slot.state in (State.READY, State.PAUSED):
-            if found is None or not found.running:
-                self._ended(slot, death)
-            elif slot.state is State.PAUSED or slot.container is None or not found.is_same_run(slot.container):
-                self.begin(slot, adopts=True)
-            else:
-                slot.container = found
-        elif found is not None and found.status == "running":
-            log.info("%s: adopting its running container", slot.spec.id)
-            self.begin(slot, adopts=True)
-        elif slot.holds is not None:
-            slot.holds = None
-            self.admission.nudge()
-
-    def _ended(self, slot: Slot, death: ModelDied | None) -> None:
-        """Its container ended outside of our doing: by `death`, or by somebody's hand."""
-        now = self._clock.monotonic()
-        log.warning("%s: %s", slot.spec.id, death.message if death else "its container was stopped by hand")
-        served_s = now - slot.ready_at if slot.ready_at is not None else 0.0
-        slot.container, slot.ready_at, slot.holds, slot.error = None, None, None, death
-        if death is not None:
-            self._metrics.died(slot.spec.id)
-            slot.failures.died(now, served_s=served_s, jitter=self._jitter)
-            death.details["retry_at"] = retry_at(slot.failures.retry_in_s(now))
-        self.admission.nudge()
-        slot.enter(State.FAILED if slot.failures.retry_in_s(now) else State.STOPPED)
-
     def resting_state(self, model_id: str) -> State:
         """A model whose files cannot be read is absent; its next start says why."""
         try:
@@ -206,7 +188,7 @@ class Lifecycle:
 
     def _attempt(self, slot: Slot, attempt: Attempt) -> None:
         """The body of a start thread."""
-        report = Report(self._lock, slot, attempt, self.admission, lambda: self.is_closing, lambda: self.is_ending)
+        report = Report(self, self._lock, self._clock, slot, attempt)
         try:
             if attempt.adopts:
                 self.admission.hold(slot, None)
@@ -215,6 +197,8 @@ class Lifecycle:
                 self._attempt_prepared(slot, attempt)
             else:
                 self._attempt_ready(slot, attempt, *self._starter.start(slot.spec, report))
+        except NothingRuns:
+            self._attempt_void(slot, attempt)
         except OrchestrarError as exc:
             self._attempt_failed(slot, attempt, exc)
         except Exception as exc:  # the thread's outermost loop: waiters must hear of a fault of ours, too
@@ -233,7 +217,7 @@ class Lifecycle:
             now = self._clock.monotonic()
             slot.container, slot.phases, slot.progress, slot.error = container, phases, None, None
             slot.ready_at = slot.used_at = now
-            slot.peak_bytes = 0
+            slot.peak_bytes = max(slot.peak_bytes, attempt.peak_bytes)
             slot.start_s = now - attempt.started_at
             if attempt.admitted_at is not None:
                 slot.reload_s = now - attempt.admitted_at
@@ -246,10 +230,18 @@ class Lifecycle:
         told = ", ".join(f"{name.removesuffix('_s')} {took}" for name, took in phases.items())
         log.info("%s: ready on port %s after %.2f s (%s)", slot.spec.id, container.port, slot.start_s, told)
 
+    def _attempt_void(self, slot: Slot, attempt: Attempt) -> None:
+        """What was to be adopted had ended by then: no failure, and whoever waits begins a start of their own."""
+        log.info("%s: its container ended before it was adopted", slot.spec.id)
+        resting = self.resting_state(slot.spec.id)
+        with self._lock:
+            attempt.done, slot.attempt, slot.progress, slot.container = True, None, None, None
+            self._settle(slot, resting)
+
     def _attempt_failed(self, slot: Slot, attempt: Attempt, error: OrchestrarError) -> None:
         resting = self.resting_state(slot.spec.id)
         is_left = attempt.cancelled and attempt.adopts
-        may_run = is_left or isinstance(error, DockerError | DockerUnavailable | ModelPaused)
+        may_run = is_left or isinstance(error, DockerError | DockerUnavailable | ModelPaused) or self._may_run(slot)
         if attempt.superseded:
             error = ModelStopping(f"models.yaml changed {slot.spec.id} meanwhile; ask again")
         elif attempt.cancelled:
@@ -265,6 +257,7 @@ class Lifecycle:
                 error.retry_after_s = slot.failures.retry_in_s(now)
                 error.details["retry_at"] = retry_at(error.retry_after_s)
             attempt.error, attempt.done, slot.attempt = copy.copy(error), True, None
+            slot.peak_bytes = max(slot.peak_bytes, attempt.peak_bytes)
             slot.progress, slot.container = None, None
             if attempt.superseded and not self.is_closing:
                 slot.start_wanted |= not attempt.only_prepares
@@ -279,20 +272,15 @@ class Lifecycle:
             self.admission.nudge()
             slot.enter(resting if as_it_was else State.FAILED)
 
-    def recount(self, slot: Slot) -> None:
-        """Count anew what a running model takes, now that more is known of it. Called without the lock."""
-        container = slot.container
-        if slot.state in (State.READY, State.PAUSED) and container is not None:
-            self.admission.hold(slot, container.memory_limit_bytes)
-
-    def death_of(self, slot: Slot, found: Container | None) -> ModelDied | None:
-        """Why the model's container, as Docker shows it now, ended on its own; None while it runs, or by a hand.
-
-        Asks Docker for its log; called without the lock.
-        """
-        if found is None or found.running or slot.container is None or slot.container.id != found.id:
-            return None
-        return death_of(slot.spec.id, found, self._backend.logs, slot.peak_bytes or None)
+    def _may_run(self, slot: Slot) -> bool:
+        """Whether a container of it takes what is counted for it; somebody may have started another one meanwhile."""
+        if slot.holds is None:
+            return False
+        try:
+            found = self._backend.find(slot.spec.id)
+        except (DockerError, DockerUnavailable):
+            return True
+        return found is not None and found.running
 
     def _end_container(self, model_id: str) -> None:
         """Stop by container id until nothing runs: by hand, another may have taken the place of the one we knew."""

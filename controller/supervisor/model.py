@@ -78,6 +78,7 @@ class Lease:
         *,
         start_s: float,
         queue_s: float,
+        left_s: float,
         release: Callable[[float | None], None],
     ) -> None:
         self.model_id = model_id
@@ -85,6 +86,8 @@ class Lease:
         self.port = container.port or 0
         self.start_s = start_s
         self.queue_s = queue_s
+        # Of the time that its request may wait.
+        self.left_s = left_s
         self._release: Callable[[float | None], None] | None = release
 
     def release(self, *, keep_alive_s: float | None = None) -> None:
@@ -105,8 +108,12 @@ class Attempt:
     only_prepares: bool = False
     adopts: bool = False
     unasked: bool = False
+    preloads: bool = False
     admitted_at: float | None = None
+    may_evict: bool = False
     is_prepared: bool = False
+    container_id: str | None = None
+    peak_bytes: int = 0
     cancelled: bool = False
     superseded: bool = False
     done: bool = False
@@ -129,9 +136,16 @@ class Slot:
     attempt: Attempt | None = None
     stop_requested: bool = False
     is_retiring: bool = False
+    # What it is again when its stop fails.
+    claimed_as: State = State.STOPPED
+    # Until when those in flight may end before it is stopped, monotonic.
+    drains_until: float = 0.0
     start_wanted: bool = False
+    was_lost: bool = False
     epoch: int = 0
     progress: PreparationProgress | None = None
+    # When the phase began of which `progress` tells, monotonic.
+    phase_began_at: float = 0.0
     error: OrchestrarError | None = None
     ready_at: float | None = None
     used_at: float | None = None
@@ -142,7 +156,10 @@ class Slot:
     keep_alive_s: float | None = None
     stop_not_before: float = 0.0
     usage: Usage | None = None
+    # The largest sample of its working set, of all runs since its entry was changed.
     peak_bytes: int = 0
+    # A container that we end for a failure of its own, and how that is told.
+    blame: tuple[str, str] | None = None
     drifted: bool = False
 
     def enter(self, state: State) -> None:

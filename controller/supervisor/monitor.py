@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from controller.errors import OrchestrarError
 from controller.supervisor.clock import Clock, SystemClock
@@ -15,10 +16,14 @@ LOOK_EVERY_S = 10.0
 
 
 class Monitor:
-    """Sleeps until there is something to do: the next idle deadline, or the next look at Docker."""
+    """Sleeps until there is something to do: the next idle deadline, or the next look at Docker, when `tidy` is called,
+    too."""
 
-    def __init__(self, supervisor: Supervisor, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, supervisor: Supervisor, *, clock: Clock | None = None, tidy: Callable[[], None] = lambda: None
+    ) -> None:
         self._supervisor = supervisor
+        self._tidy = tidy
         self._clock = clock or SystemClock()
         self._look_at = self._clock.monotonic()
         self._reachable = True
@@ -40,7 +45,9 @@ class Monitor:
             self._supervisor.reap()
             if self._clock.monotonic() >= self._look_at:
                 self._look_at = self._clock.monotonic() + LOOK_EVERY_S
+                self._tidy()
                 self._supervisor.adopt()
+                self._supervisor.preload()
                 self._supervisor.measure()
         except OrchestrarError as exc:
             if self._reachable:

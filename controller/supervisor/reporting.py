@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from typing import Protocol
 
+from controller.docker_service import Container
 from controller.preparation import PreparationProgress
 from controller.supervisor.admission import Admission
+from controller.supervisor.clock import Clock
 from controller.supervisor.model import Attempt, Slot, State
 
 log = logging.getLogger(__name__)
 
 
+class House(Protocol):
+    """What the starts of all models have in common."""
+
+    admission: Admission
+    # Preparations end, and starts are left to themselves.
+    is_ending: bool
+    is_closing: bool
+
+
 class Report:
     """The `starting.Reporter` of one attempt; `lock` is the supervisor's."""
 
-    def __init__(
-        self,
-        lock: threading.Lock,
-        slot: Slot,
-        attempt: Attempt,
-        admission: Admission,
-        closing: Callable[[], bool],
-        ending: Callable[[], bool],
-    ) -> None:
+    def __init__(self, house: House, lock: threading.Lock, clock: Clock, slot: Slot, attempt: Attempt) -> None:
+        self._house = house
         self._lock = lock
+        self._clock = clock
         self._slot = slot
         self._attempt = attempt
-        self._admission = admission
-        self.closing = closing
-        self.ending = ending
 
     @property
     def adopts(self) -> bool:
@@ -40,7 +42,7 @@ class Report:
     def admit(self) -> None:
         """Wait for the model's part of the memory budget; raises like `Admission.admit`."""
         if self._slot.holds is None:
-            self._admission.admit(self._slot, self._attempt, self.closing)
+            self._house.admission.admit(self._slot, self._attempt, self.closing)
 
     def entered(self, state: State) -> None:
         with self._lock:
@@ -51,9 +53,26 @@ class Report:
     def progressed(self, progress: PreparationProgress) -> None:
         with self._lock:
             before, self._slot.progress = self._slot.progress, progress
+            is_next = before is None or before.phase != progress.phase
+            if is_next:
+                self._slot.phase_began_at = self._clock.monotonic()
             self._slot.changed.notify_all()
-        if before is None or before.phase != progress.phase:
+        if is_next:
             log.info("%s: %s", self._slot.spec.id, progress.phase)
+
+    def runs(self, container: Container) -> None:
+        """From now on what it takes is no longer free."""
+        self._attempt.container_id = container.id
+
+    def used(self, peak_bytes: int) -> None:
+        """The largest sample of its working set so far."""
+        self._attempt.peak_bytes = peak_bytes
 
     def cancelled(self) -> bool:
         return self._attempt.cancelled
+
+    def closing(self) -> bool:
+        return self._house.is_closing
+
+    def ending(self) -> bool:
+        return self._house.is_ending

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from controller.docker_service import Container, Usage
+from controller.docker_service import Container, Ending, Usage
 from controller.errors import Cancelled, StartFailed, StartInterrupted
 from controller.model_facts import ModelFacts
 from controller.placement import Amount
@@ -25,6 +25,10 @@ LOOK_ANYWAY_S = 1.0
 NOT_PREPARED_EXIT = 78
 
 
+class NothingRuns(Exception):
+    """What was to be adopted has ended by now; that is nobody's failure."""
+
+
 class Backend(Protocol):
     """The world outside as the supervisor needs it; `deployment.Deployment` is the real one."""
 
@@ -42,6 +46,8 @@ class Backend(Protocol):
 
     def inspect(self, container_id: str) -> Container | None: ...
 
+    def ending(self, container_id: str) -> Ending: ...
+
     def resume(self, model_id: str) -> Container | None: ...
 
     def up(self, model_id: str) -> Container: ...
@@ -53,6 +59,10 @@ class Backend(Protocol):
     def described(self, registry: Registry | LiveRegistry, /) -> dict[str, str]: ...
 
     def write(self) -> None: ...
+
+    def take(self, registry: Registry, /) -> None: ...
+
+    def outdated(self) -> set[str]: ...
 
     def working_set(self, container_id: str) -> int | None: ...
 
@@ -79,6 +89,10 @@ class Reporter(Protocol):
 
     def admit(self) -> None: ...
 
+    def runs(self, container: Container) -> None: ...
+
+    def used(self, peak_bytes: int) -> None: ...
+
     def entered(self, state: State) -> None: ...
 
     def progressed(self, progress: PreparationProgress) -> None: ...
@@ -91,7 +105,7 @@ class Reporter(Protocol):
 
 
 class Starter:
-    """Brings one model to the point where it answers. Raises OrchestrarErrors only."""
+    """Brings one model to the point where it answers. Raises OrchestrarErrors, and NothingRuns for an adoption."""
 
     def __init__(self, backend: Backend, probe: Callable[[int, str], Readiness], clock: Clock) -> None:
         self._backend = backend
@@ -116,6 +130,8 @@ class Starter:
         if reporter.adopts or not self._backend.is_prepared(spec.id):
             if (running := self._running(spec, reporter)) is not None:
                 return running
+            if reporter.adopts:
+                raise NothingRuns
             self._prepare(spec, reporter, only_if_missing=True)
         reporter.admit()
         begun = self._clock.monotonic()
@@ -163,6 +179,7 @@ class Starter:
 
     def _wait(self, spec: ModelSpec, container: Container, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
         """Poll /health, racing the container's exit; `start_timeout` counts from the last sign of progress."""
+        reporter.runs(container)
         signs = Signs(container, self._backend.logs, spec.start_timeout_s, self._clock.monotonic())
         looked_at = self._clock.monotonic()
         while True:
@@ -176,16 +193,21 @@ class Starter:
             health = self._look(container)
             now = self._clock.monotonic()
             if health.ready:
+                self._sample(container, signs, reporter, now)
                 return container, health.phases
             signs.phase(health.phase, now)
             if now - looked_at >= (LOOK_EVERY_S if health.refused else LOOK_ANYWAY_S):
                 looked_at = now
-                signs.memory(self._backend.working_set(container.id), now)
+                self._sample(container, signs, reporter, now)
                 container = self._still_running(spec, container, signs)
                 signs.log(now)
             if signs.are_missing(now):
                 self._give_up(spec, container, signs)
             self._clock.sleep(POLL_S)
+
+    def _sample(self, container: Container, signs: Signs, reporter: Reporter, now: float) -> None:
+        signs.memory(self._backend.working_set(container.id), now)
+        reporter.used(signs.peak_bytes)
 
     def _look(self, container: Container) -> Readiness:
         if container.port is None:
@@ -199,7 +221,9 @@ class Starter:
         if now.status == "paused":
             raise paused_by_hand(now)
         if not now.running:
-            raise start_failure(spec.id, now, signs.last_phase, self._backend.logs(now), signs.peak_bytes or None)
+            ending = self._backend.ending(now.id)
+            log = self._backend.logs(now)
+            raise start_failure(spec.id, now, ending, signs.last_phase, log, signs.peak_bytes or None)
         return now
 
     def _give_up(self, spec: ModelSpec, container: Container, signs: Signs) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from controller.errors import ModelBusy, OrchestrarError
+from controller.docker_service import Container
+from controller.errors import ModelBusy, ModelNotFound, OrchestrarError
 from controller.metrics import Gauges, Metrics
 from controller.readiness import Readiness
 from controller.registry import ModelSpec
@@ -15,9 +17,12 @@ from controller.supervisor.changing import Changing
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.ending import stop_all
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
+from controller.supervisor.measuring import Measuring
 from controller.supervisor.model import RESTING, CancelToken, Lease, Slot, State
 from controller.supervisor.plan import Plan
+from controller.supervisor.preloading import Preloading
 from controller.supervisor.pulling import Pull, is_pull
+from controller.supervisor.reconciling import Reconciling
 from controller.supervisor.starting import Backend
 from controller.supervisor.table import Table
 from controller.supervisor.turns import Turns, refuse_while_stopping
@@ -41,6 +46,7 @@ class Supervisor:
         clock: Clock | None = None,
         stop_grace_s: int = 30,
         metrics: Metrics | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.metrics = metrics or Metrics()
         self._backend = backend
@@ -57,11 +63,18 @@ class Supervisor:
             slots=lambda: self._slots.values(),
             on_ready=self._monitor_wakes.notify_all,
             metrics=self.metrics,
+            jitter=jitter,
         )
         self.metrics.show(self.gauges)
         self._turns = Turns(self._life, self._clock)
         self._slots = Table(self._lock, self._life.resting_state)
         self._slots.replace(models.values())
+        self._measuring = Measuring(self._slots, self._life.admission, backend, self._lock)
+        self._reconciling = Reconciling(
+            self._slots, self._life, self._measuring, backend, self._clock, self._lock, self.metrics, jitter
+        )
+        self._preloading = Preloading(self._slots, self._life, self._clock)
+        self._preloading.want(self._slots.values())
         self._changing = Changing(self._slots, self._life, self._clock, self._lock, stop_grace_s)
 
     def acquire(self, model_id: str, *, max_wait_s: float | None = None, token: CancelToken | None = None) -> Lease:
@@ -90,6 +103,7 @@ class Supervisor:
             container,
             start_s=ready_at - begun,
             queue_s=taken_at - ready_at,
+            left_s=deadline - taken_at,
             release=lambda keep: self._release(slot, taken_at, keep),
         )
 
@@ -107,7 +121,7 @@ class Supervisor:
         else:
             with self._lock:
                 slot = self._slots[model_id]
-                refuse_while_stopping(slot)
+                refuse_while_stopping(slot, self._clock.monotonic())
                 if slot.state in RESTING:
                     self._life.begin(slot)
                 slot.start_wanted = slot.state is State.DRAINING or is_pull(slot.attempt)
@@ -123,7 +137,7 @@ class Supervisor:
         if token is not None:
             token.on_cancel(lambda: self._wake(slot))
         with self._lock:
-            refuse_while_stopping(slot)
+            refuse_while_stopping(slot, self._clock.monotonic())
             if slot.state in RESTING:
                 self._life.begin(slot, only_prepares=True)
             return Pull(slot, self._clock, token)
@@ -139,25 +153,47 @@ class Supervisor:
         """Refuse new work, let what is in flight end within the grace period, stop, and verify that it is gone."""
         slot = self._slots[model_id]
         with self._closed_to_requests(slot):
-            self._life.cancel(slot)
+            with self._lock:
+                self._preloading.forget(slot)
+            self._life.cancel(slot, within_s=self._stop_grace_s)
             self._life.retire(slot, drain_s=self._stop_grace_s)
 
     def change(self, models: Mapping[str, ModelSpec], *, remade: Collection[str]) -> None:
-        """As `Changing.change`."""
+        """As `Changing.change`; models that are now to be preloaded are owed a start."""
+        preloaded = {slot.spec.id for slot in self._slots.values() if slot.spec.preload}
         self._changing.change(models, remade=remade)
         with self._lock:
+            self._preloading.want(slot for slot in self._slots.values() if slot.spec.id not in preloaded)
             self._monitor_wakes.notify_all()
 
     def drop(self, model_ids: Collection[str]) -> None:
         """As `Changing.drop`."""
         self._changing.drop(model_ids)
 
+    def drifted(self) -> set[str]:
+        """The running models whose container is not what the Compose files and images are now. Asks Docker."""
+        with self._lock:
+            running = self._running()
+        return self._backend.drifted(running)
+
+    def reopen(self) -> None:
+        """As `Changing.reopen`."""
+        self._changing.reopen()
+
+    def preload(self, *, after_gap: bool = False) -> None:
+        """Begin the starts that are owed to models with `preload`; call it after a look at Docker (`adopt`).
+
+        With `after_gap`, Docker may have been away: those that were lost by that are owed one, too.
+        """
+        with self._lock:
+            if after_gap:
+                self._preloading.want_lost()
+            self._preloading.work()
+
     def delete_files(self, model_id: str) -> int:
         """Remove the model's downloads and prepared volumes; returns bytes freed. ModelBusy unless it is at rest."""
         slot = self._slots[model_id]
-        with self._closed_to_requests(slot):
-            if slot.state not in RESTING:
-                raise ModelBusy(f"{model_id} is {slot.state.value}; stop it first (POST /stop), then delete its files")
+        with self._closed_to_requests(slot, only_at_rest=True):
             try:
                 return self._backend.delete_files(model_id)
             finally:
@@ -180,16 +216,21 @@ class Supervisor:
 
     def view(self, model_id: str) -> ModelView:
         """What can be said of one model now."""
-        ports = self._backend.ports()
+        slot = self._slots[model_id]
+        port = self._backend.ports().get(model_id)
+        if port is None:  # a reload has removed it since
+            raise ModelNotFound(f"{model_id} was removed from models.yaml", param="model_id")
         with self._lock:
-            return view_of(self._slots[model_id], self._clock.monotonic(), ports[model_id])
+            return view_of(slot, self._clock.monotonic(), port)
 
     def snapshot(self) -> list[ModelView]:
         """What can be said of every model now, in the registry's order."""
+        # In this order: what is here now has a port, unless a reload removes it.
+        slots = self._slots.values()
         ports = self._backend.ports()
         with self._lock:
             now = self._clock.monotonic()
-            return [view_of(slot, now, ports[slot.spec.id]) for slot in self._slots.values()]
+            return [view_of(slot, now, ports[slot.spec.id]) for slot in slots if slot.spec.id in ports]
 
     def gauges(self) -> dict[str, Gauges]:
         """What is so of each model now, for the metrics."""
@@ -201,17 +242,11 @@ class Supervisor:
 
         Models in the middle of a start or stop are left to those. Raises a Docker error when Docker does not answer.
         """
-        with self._lock:
-            slots = [s for s in self._slots.values() if model_id in (None, s.spec.id)]
-            epochs = {slot.spec.id: slot.epoch for slot in slots}
-        containers = self._backend.find_all() if model_id is None else [self._backend.find(model_id)]
-        # A running one wins over one that ended, whatever the order.
-        found = {c.model_id: c for c in sorted(filter(None, containers), key=lambda c: c.running)}
-        deaths = {slot.spec.id: self._life.death_of(slot, found.get(slot.spec.id)) for slot in slots}
-        with self._lock:
-            for slot in slots:
-                if slot.epoch == epochs[slot.spec.id]:
-                    self._life.reconcile(slot, found.get(slot.spec.id), deaths[slot.spec.id])
+        self._reconciling.adopt(model_id)
+
+    def end(self, model_id: str, container_id: str, why: str) -> None:
+        """As `Reconciling.end`."""
+        self._reconciling.end(model_id, container_id, why)
 
     def reap(self) -> None:
         """Stop every model whose idle deadline has passed; returns when they have stopped.
@@ -223,20 +258,7 @@ class Supervisor:
 
     def measure(self) -> None:
         """Sample CPU, memory and drift of the running models, for `view`. Docker takes about 2 s for it."""
-        with self._lock:
-            running = [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
-        usage = self._backend.usage([container.id for container in running])
-        drifted = self._backend.drifted(running)
-        for container in running:
-            if (used := usage.get(container.id)) is not None:
-                self._backend.observe(container.model_id, used.memory_bytes)
-        with self._lock:
-            for slot in self._slots.values():
-                slot.usage = usage.get(slot.container.id) if slot.container else None
-                slot.peak_bytes = max(slot.peak_bytes, slot.usage.memory_bytes if slot.usage else 0)
-                slot.drifted = slot.spec.id in drifted
-        for slot in self._slots.values():
-            self._life.recount(slot)
+        self._measuring.measure()
 
     def rest_until_due(self, look_at: float) -> bool:
         """Wait until a model's idle deadline or `look_at` (monotonic); False when the supervisor is closing."""
@@ -277,24 +299,45 @@ class Supervisor:
             for slot in self._slots.values():
                 slot.changed.notify_all()
 
+    def _running(self) -> list[Container]:
+        return [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
+
     def _stop_if_due(self, slot: Slot) -> None:
-        with self._lock:
-            deadline = slot.idle_deadline()
-            if deadline is None or deadline > self._clock.monotonic():
-                return
-            slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
-            self._life.claim(slot)
-        log.info("%s: idle, stopping it", slot.spec.id)
+        container = slot.container
+        if container is None or not self._is_due(slot):
+            return
         try:
-            self._life.retire(slot, drain_s=0, is_claimed=True)
+            # A Docker that hangs is found out before requests have to wait for the end of the stop.
+            self._backend.inspect(container.id)
+            self._stop_now_if_due(slot)
         except OrchestrarError as exc:
             log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
+            with self._lock:
+                slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
+
+    def _stop_now_if_due(self, slot: Slot) -> None:
+        with self._lock:
+            if not self._is_due(slot):
+                return
+            self._life.claim(slot)
+        log.info("%s: idle, stopping it", slot.spec.id)
+        self._life.retire(slot, drain_s=0, is_claimed=True)
+
+    def _is_due(self, slot: Slot) -> bool:
+        deadline = slot.idle_deadline()
+        return deadline is not None and deadline <= self._clock.monotonic()
 
     @contextmanager
-    def _closed_to_requests(self, slot: Slot) -> Iterator[None]:
-        """Refuse new leases, and whoever wants the same, within the block."""
+    def _closed_to_requests(self, slot: Slot, *, only_at_rest: bool = False) -> Iterator[None]:
+        """Refuse new leases, and whoever wants the same, within the block.
+
+        Raises ModelBusy when it has to rest and does not.
+        """
         with self._lock:
-            refuse_while_stopping(slot)
+            refuse_while_stopping(slot, self._clock.monotonic())
+            if only_at_rest and slot.state not in RESTING:
+                name = slot.spec.id
+                raise ModelBusy(f"{name} is {slot.state.value}; stop it first (POST /stop), then delete its files")
             slot.stop_requested = True
         try:
             yield

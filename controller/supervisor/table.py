@@ -44,6 +44,7 @@ class Table:
         }
         with self._lock:
             for spec in specs:
-                if spec.id in self._slots:
-                    self._slots[spec.id].spec = spec
+                slot = self._slots.get(spec.id)
+                if slot is not None and slot.spec != spec:
+                    slot.spec, slot.peak_bytes = spec, 0
             self._slots = {spec.id: self._slots.get(spec.id) or fresh[spec.id] for spec in specs}

@@ -34,9 +34,8 @@ class Turns:
 
     def _queue_up(self, slot: Slot) -> object:
         """A place in the model's queue. Raises Overloaded when it is full."""
-        refuse_while_stopping(slot)
-        must_wait = slot.state is not State.READY or slot.leases >= slot.spec.max_concurrency
-        if must_wait and len(slot.queue) >= slot.spec.max_concurrency + slot.spec.max_queue:
+        refuse_while_stopping(slot, self._clock.monotonic())
+        if slot.leases + len(slot.queue) >= slot.spec.max_concurrency + slot.spec.max_queue:
             raise Overloaded(
                 f"{slot.spec.id} has {slot.leases} requests in flight and {len(slot.queue)} waiting, which is all it "
                 "takes; try again soon, or raise max_queue in models.yaml",
@@ -51,7 +50,9 @@ class Turns:
     ) -> float:
         """Wait until the model is ready and this ticket is next; returns when (monotonic) the model was ready."""
         while True:
-            refuse_while_stopping(slot)
+            if self._life.is_closing:
+                raise shutting_down()
+            refuse_while_stopping(slot, self._clock.monotonic())
             refuse_while_paused(slot)
             if slot.state in RESTING:
                 refuse_while_backing_off(slot, self._clock.monotonic())
@@ -69,10 +70,8 @@ class Turns:
         attempt = slot.attempt
         left_s = deadline - self._clock.monotonic()
         if left_s <= 0:
-            raise too_late(slot)
+            raise too_late(slot, self._clock.monotonic())
         self._clock.wait(slot.changed, left_s)
-        if self._life.is_closing:
-            raise shutting_down()
         if attempt is not None and attempt.done and attempt.error is not None and not attempt.superseded:
             # Each waiter raises its own: one exception raised by many would hold all their frames.
             raise copy.copy(attempt.error)
@@ -100,10 +99,13 @@ def queue_s(slot: Slot, now: float) -> float:
     return min(max(start_s + served_s, 1.0), 60.0)
 
 
-def refuse_while_stopping(slot: Slot) -> None:
-    """Raise ModelStopping while somebody's stop, or deletion, is under way."""
+def refuse_while_stopping(slot: Slot, now: float) -> None:
+    """Raise ModelStopping while somebody's stop, or deletion, is under way; `now` is monotonic."""
     if slot.stop_requested:
-        raise ModelStopping(f"{slot.spec.id} is being stopped; requests after that start it again")
+        draining_s = slot.drains_until - now if slot.leases else 0.0
+        raise ModelStopping(
+            f"{slot.spec.id} is being stopped; requests after that start it again", retry_after_s=max(draining_s, 1.0)
+        )
 
 
 def refuse_while_paused(slot: Slot) -> None:

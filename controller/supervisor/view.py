@@ -84,15 +84,15 @@ def paused_by_hand(container: Container) -> ModelPaused:
     )
 
 
-def too_late(slot: Slot) -> OrchestrarError:
-    """What to tell a request whose time is up."""
+def too_late(slot: Slot, now: float) -> OrchestrarError:
+    """What to tell a request whose time is up; `now` is monotonic."""
     if slot.state is State.PREPARING:
         done = slot.progress.fraction if slot.progress else None
         percent = None if done is None else round(100 * done)
         return ModelPreparing(
             f"{slot.spec.id} is being prepared ({slot.progress.phase if slot.progress else 'downloading'}"
             f"{'' if percent is None else f', {percent} %'}); it goes on in the background, try again soon",
-            retry_after_s=10.0,
+            retry_after_s=_rest_s(done, now - slot.phase_began_at),
             details={"percent": percent},
         )
     if slot.state is State.READY:
@@ -108,3 +108,8 @@ def too_late(slot: Slot) -> OrchestrarError:
         f"{slot.spec.id} was not ready in time (it is {slot.state.value}); it goes on, and `max_wait` in models.yaml "
         "is how long a request waits"
     )
+
+
+def _rest_s(done: float | None, took_s: float) -> float:
+    """How long the rest takes when a part of it took so long; 1 to 60 s, and 10 s where that cannot be told."""
+    return 10.0 if not done else min(max(took_s * (1 - done) / done, 1.0), 60.0)

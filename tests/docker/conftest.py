@@ -14,6 +14,7 @@ import yaml
 
 from bench.quality.measuring import PreparedModel, prepared_model
 from controller.settings import ROOT, Settings
+from tests.docker.docker_gate import Gate
 from tests.docker.house import FAKE_IMAGE, House, docker, fake_models
 
 Build = Callable[..., House]
@@ -80,6 +81,15 @@ def build_house(tmp_path_factory: pytest.TempPathFactory, fake_image: str) -> It
     yield build
     for house in houses:
         house.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """What a house takes for the engine (`DOCKER_HOST=gate.url`): it goes away, or hangs, for that house alone."""
+    made = Gate(tmp_path)
+    made.open()
+    yield made
+    made.shut()
 
 
 @pytest.fixture(scope="session")

@@ -66,17 +66,26 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def _pass_on(engine: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     there, back = await asyncio.open_unix_connection(engine)
     forth = asyncio.ensure_future(_pump(reader, back))
-    await _pump(there, writer)
-    # The engine's answer is over, or the client has left: `docker events` is ended by its client alone.
-    forth.cancel()
-    back.close()
-    writer.close()
+    try:
+        await _pump(there, writer)
+    finally:
+        # The engine's answer is over, or the client has left: `docker events` is ended by its client alone.
+        forth.cancel()
+        await asyncio.wait([forth])
+        back.close()
+        writer.close()
 
 
 async def _serve(gate: str, engine: str) -> None:
+    # asyncio itself keeps no hold on what serves a connection of which one way is over.
+    under_way = set()
+
     async def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        under_way.add(task)
         with contextlib.suppress(OSError):
             await _pass_on(engine, reader, writer)
+        under_way.discard(task)
 
     async with await asyncio.start_unix_server(taken, gate) as server:
         await server.serve_forever()

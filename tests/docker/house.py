@@ -19,8 +19,10 @@ from typing import Any, ClassVar
 import requests
 
 from controller.settings import ROOT
+from tests.promises.table import NeverUp
 
 START_DEADLINE_S = 30.0
+CONFIG = ROOT / "controller" / "gunicorn_conf.py"
 FAKE_IMAGE = "orchestrar-test-fake:latest"
 
 
@@ -79,6 +81,7 @@ class House:
         self.data_dir = folder / "data"
         self.log_file = folder / "controller.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_up = False
         self._environ = dict(environ or {})
         for made in (self.compose_dir, self.data_dir):
             made.mkdir(parents=True, exist_ok=True)
@@ -107,9 +110,9 @@ class House:
         assert self._process is not None
         return self._process.pid
 
-    def launch(self, app: str = "controller.app:create_app()") -> subprocess.Popen[bytes]:
-        """Start gunicorn without waiting for it; another app than ours is ours with a fault in it."""
-        command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "controller" / "gunicorn_conf.py")]
+    def launch(self, app: str = "controller.app:create_app()", config: Path = CONFIG) -> subprocess.Popen[bytes]:
+        """Start gunicorn without waiting for it; another app, or configuration, is ours with a fault in it."""
+        command = [sys.executable, "-m", "gunicorn", "--config", str(config)]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, app],
@@ -121,8 +124,9 @@ class House:
             )
         return self._process
 
-    def start(self, app: str = "controller.app:create_app()") -> None:
-        process = self.launch(app)
+    def start(self, app: str = "controller.app:create_app()", config: Path = CONFIG) -> None:
+        """Return when it serves. NeverUp for a first start that fails; later ones are a test's own matter."""
+        process = self.launch(app, config)
 
         def answers() -> bool:
             assert process.poll() is None, self.log_file.read_text()
@@ -131,7 +135,21 @@ class House:
             except requests.ConnectionError:
                 return False
 
-        until("the controller answers", answers, START_DEADLINE_S)
+        try:
+            until("the controller answers", answers, START_DEADLINE_S)
+        except AssertionError as exc:
+            if self._was_up:
+                raise
+            raise NeverUp(str(exc)) from exc
+        self._was_up = True
+
+    def refuses(self) -> bool:
+        """Whether a new connection is turned away."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 2).close()
+        except ConnectionRefusedError:
+            return True
+        return False
 
     def begin_to_end(self, name: str = "TERM") -> subprocess.Popen[bytes]:
         """A signal that ends the controller, without waiting: its process."""
@@ -179,6 +197,20 @@ class House:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         (worker,) = map(int, children.split())
         return worker
+
+    def docker_commands(self) -> dict[int, str]:
+        """The docker commands that this house's controller runs, or has not collected: pid → command line."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                mine = f"ORCHESTRAR_PROJECT={self.project}\0".encode() in (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            command = b" ".join(words).decode(errors="replace")
+            if mine and words[0].rsplit(b"/", 1)[-1] in (b"docker", b"timeout", b"docker-compose"):
+                found[int(folder.name)] = command
+        return found
 
     def signal(self, number: int) -> None:
         assert self._process is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -18,8 +19,20 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def house(pool: ThreadPoolExecutor) -> Iterator[House]:
-    built = House(pool)
-    yield built
-    built.backend.up_gate.set()
-    built.backend.stop_gate.set()
-    built.supervisor.close()
+    with _built(House(pool)) as built:
+        yield built
+
+
+@pytest.fixture
+def patient_house(pool: ThreadPoolExecutor) -> Iterator[House]:
+    """One for tests that hold a start up: the clock runs as fast as the start's thread looks, and nothing stalls."""
+    with _built(House(pool, start_timeout_s=1e12)) as built:
+        yield built
+
+
+@contextmanager
+def _built(house: House) -> Iterator[House]:
+    yield house
+    house.backend.up_gate.set()
+    house.backend.stop_gate.set()
+    house.supervisor.close()

@@ -44,12 +44,26 @@ def test_a_model_that_answers_is_asked_again(house: House, aftermath: Aftermath)
 
 
 def test_docker_is_believed_in_the_end(house: House, aftermath: Aftermath) -> None:
-    """A container that runs and does not answer holds its requests up for a bounded time."""
+    """A container that runs and is not ready holds its requests up for a bounded time."""
     held = lease(house)
     house.backend.ready = False
     before = house.clock.monotonic()
     aftermath.settle(held)
     assert BELIEVED_AFTER_S <= house.clock.monotonic() - before < BELIEVED_AFTER_S + 1
+
+
+def test_a_server_that_listens_no_more_is_started_anew(house: House) -> None:
+    """Its container runs and would for ever: it is ended, as a failure of the model, and the next request starts it."""
+    aftermath = Aftermath(
+        house.supervisor, house.backend, lambda port, path: Readiness(ready=False, broken=True), clock=house.clock
+    )
+    held = lease(house)
+    aftermath.settle(held)
+    held.release()
+    error = house.supervisor.view("tiny").error
+    assert error is not None
+    assert "listened on its port no more" in error.message
+    assert lease(house).container_id == "tiny-2"
 
 
 def test_one_finds_out_for_all(house: House, aftermath: Aftermath) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.docker_service import Ending
 from controller.errors import BackingOff, ImageMissing, StartFailed
 from controller.supervisor import State
 from controller.supervisor.backoff import delay_s
@@ -44,6 +45,23 @@ class TestFailingStarts:
             assert house.state() is State.FAILED
             house.clock.advance(wait_s)
 
+    def test_a_changed_entry_is_tried_at_once(self, house: House) -> None:
+        """What failed is no longer what models.yaml says; another model's change is no reason."""
+        for _ in range(3):
+            house.clock.advance(5)
+            fail(house)
+        with pytest.raises(BackingOff):
+            lease(house)
+        house.specs["other"] = replace(house.specs["other"], env={"X": "1"})
+        house.supervisor.change(house.specs, remade=())
+        with pytest.raises(BackingOff):
+            lease(house)
+        house.backend.up_error = None
+        house.specs["tiny"] = replace(house.specs["tiny"], env={"X": "1"})
+        house.supervisor.change(house.specs, remade=("tiny",))
+        lease(house).release()
+        assert house.supervisor.view("tiny").failures == 0
+
     def test_run_tries_at_once(self, house: House) -> None:
         """Somebody who asks for it by POST /run waits for nothing, and a start that works forgets the past."""
         fail(house)
@@ -65,6 +83,16 @@ class TestFailingStarts:
         for _ in range(3):
             with pytest.raises(StartFailed, match="was removed"):
                 lease(house)
+
+    def test_a_kill_by_hand_does_not_count(self, house: House) -> None:
+        """A container that somebody stops while it starts is tried again at once, and the answer says why."""
+        house.backend.ready = False
+        house.backend.after_up = lambda c: replace(c, status="exited", exit_code=137)
+        house.backend.ending = lambda container_id: Ending(seen=True, ordered=True)  # type: ignore[method-assign]
+        for _ in range(3):
+            with pytest.raises(StartFailed, match="was stopped from outside") as caught:
+                lease(house)
+            assert 137 == caught.value.details["exit_code"]
 
 
 class TestDeaths:
@@ -90,11 +118,31 @@ class TestDeaths:
             house.clock.advance(60)
             self.crash(house)
 
-    def test_a_stop_by_hand_is_no_death(self, house: House) -> None:
-        for code in (0, 137, 143, 137):
+    @pytest.mark.parametrize("code", [0, 1, 137, 143])
+    def test_a_stop_by_hand_is_no_death(self, house: House, code: int) -> None:
+        """Whatever its process made of the signal."""
+        for number in range(1, 5):
+            house.backend.endings[f"tiny-{number}"] = Ending(seen=True, ordered=True)
             lease(house).release()
             self.crash(house, exit_code=code)
             assert house.supervisor.view("tiny").error is None
+
+    @pytest.mark.parametrize("code", [0, 1, 137, 143])
+    def test_an_end_that_nobody_ordered_is_a_death(self, house: House, code: int) -> None:
+        """Of a kill past Docker, or a server that leaves as if all were well, Docker tells the end and no order."""
+        house.backend.endings["tiny-1"] = Ending(seen=True)
+        lease(house).release()
+        self.crash(house, exit_code=code)
+        error = house.supervisor.view("tiny").error
+        assert error is not None
+        assert f"ended while serving (exit code {code})" in error.message
+
+    def test_an_end_that_docker_did_not_tell_of(self, house: House) -> None:
+        """It is a death where it does not look like a stop."""
+        for code, is_death in ((0, False), (137, False), (143, False), (1, True)):
+            lease(house).release()
+            self.crash(house, exit_code=code)
+            assert (house.supervisor.view("tiny").error is not None) is is_death
 
     def test_memory_that_ran_out_is_a_death(self, house: House) -> None:
         """Exit code 137 with Docker's evidence; limit, peak and cure are told."""

@@ -58,6 +58,21 @@ class TestRemake:
         assert got.container_id in house.backend.containers
         assert house.supervisor.view("tiny").error is None
 
+    def test_a_start_that_two_changes_meet_is_begun_anew_once(self, house: House) -> None:
+        """Only the first has the right to end it: the second would end what the first starts."""
+        house.backend.up_gate.clear()
+        house.later(lease, house)
+        assert house.backend.up_reached.wait(HANG_S)
+        slot = house.supervisor._slots["tiny"]
+        attempt = slot.attempt
+        assert attempt is not None
+        first = house.later(house.supervisor._life.supersede, slot, attempt)
+        until(lambda: attempt.superseded)
+        second = house.later(house.supervisor._life.supersede, slot, attempt)
+        house.backend.up_gate.set()
+        assert [True, False] == [first.result(HANG_S), second.result(HANG_S)]
+        house.supervisor._life.retire(slot, drain_s=0, is_claimed=True)
+
     def test_a_pull_under_way_says_to_ask_again(self, house: House) -> None:
         """What it fetched may be no longer what the model needs."""
 
@@ -143,10 +158,10 @@ class TestWhatMayRunAllTheSame:
         assert slot.holds is None
 
     def test_a_stop_of_a_model_being_adopted_gives_it_its_grace(
-        self, house: House, monkeypatch: pytest.MonkeyPatch
+        self, patient_house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Somebody else's requests may be in flight there: it is stopped as any other, not killed."""
-        graces_s: list[int] = []
+        house, graces_s = patient_house, list[int]()
         stop = house.backend.stop
 
         def noting_stop(container_id: str, *, grace_s: int) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from controller.errors import ModelPaused
+from controller.docker_service import Container
+from controller.errors import DockerError, ModelPaused
 from controller.supervisor import State
-from tests.fakes import make_container
-from tests.supervisor.house import House, lease
+from tests.fakes import HANG_S, make_container
+from tests.supervisor.house import House, error_of, lease
 
 
 class TestDockerIsTheTruth:
@@ -84,6 +85,31 @@ class TestDockerIsTheTruth:
         assert lease(house).container_id == "tiny-1"
         assert house.backend.calls == ["up tiny"]
 
+    @pytest.mark.parametrize("somebody_waits", [False, True])
+    def test_what_has_ended_before_it_is_adopted_is_not_started(self, house: House, somebody_waits: bool) -> None:
+        """`docker compose up` and `stop` by hand within one look start nothing of ours, but for who asks meanwhile."""
+        house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
+        find, reached, gate = house.backend.find, threading.Event(), threading.Event()
+
+        def slow(model_id: str) -> Container | None:
+            if threading.current_thread().name.startswith("start") and not reached.is_set():
+                reached.set()
+                assert gate.wait(HANG_S)
+            return find(model_id)
+
+        house.backend.find = slow  # type: ignore[method-assign]
+        house.supervisor.adopt()
+        assert reached.wait(HANG_S)
+        asking = [house.later(lease, house)] if somebody_waits else []
+        house.clock.until_waiting(len(asking))
+        house.backend.end("by-hand", exit_code=0)
+        gate.set()
+        for future in asking:
+            future.result(HANG_S).release()
+        assert house.settled() is (State.READY if somebody_waits else State.STOPPED)
+        assert house.backend.calls == ["up tiny"] * len(asking)
+        assert house.supervisor.view("tiny").error is None
+
     def test_a_pause_during_a_start_is_told(self, house: House) -> None:
         """A start that meets a pause which memory does not know of ends with the command that lets it go on."""
         house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
@@ -101,10 +127,19 @@ class TestDockerIsTheTruth:
         assert house.state() is State.STOPPED
         assert house.backend.calls == ["stop p"]
 
-    def test_a_restart_by_hand_is_waited_for(self, pool: ThreadPoolExecutor) -> None:
+    def test_a_paused_model_that_cannot_be_stopped_stays_paused(self, house: House) -> None:
+        """A stop that Docker fails makes no paused model one that gets requests, which would hang."""
+        house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
+        house.supervisor.adopt()
+        house.backend.stop_error = DockerError("no")
+        assert error_of(house.later(house.supervisor.stop, "tiny")).message == "no"
+        assert house.state() is State.PAUSED
+        with pytest.raises(ModelPaused):
+            lease(house)
+
+    def test_a_restart_by_hand_is_waited_for(self, patient_house: House) -> None:
         """A container that was started anew loads its model again, and gets no request before it is ready."""
-        # The clock runs as fast as the start's thread looks, and that is not to be a stall.
-        house = House(pool, start_timeout_s=1e12)
+        house = patient_house
         begun = datetime(2026, 1, 1, tzinfo=timezone.utc)
         house.backend.after_up = lambda container: replace(container, started_at=begun)
         lease(house).release()
@@ -119,7 +154,6 @@ class TestDockerIsTheTruth:
         house.backend.ready = True
         assert house.settled() is State.READY
         assert house.backend.calls == ["up tiny"]
-        house.supervisor.close()
 
     def test_drift_and_usage_are_shown(self, house: House) -> None:
         """A container that is not what the Compose files describe now is shown as drifted, and left alone."""

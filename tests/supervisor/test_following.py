@@ -7,6 +7,7 @@ import pytest
 from controller.docker_service import Event
 from controller.errors import DockerUnavailable
 from controller.supervisor import Follower, State
+from controller.supervisor.following import LOOK_AGAIN_S
 from tests.supervisor.house import House, lease
 
 
@@ -94,15 +95,25 @@ def test_an_event_in_the_middle_of_a_start_is_kept(house: House, follower: Follo
 
 
 def test_a_gap_causes_a_look_at_all(house: House) -> None:
-    """Where events may have been missed everything is looked at, and whoever waited for Docker is told."""
+    """Where events may have been missed everything is looked at, and whoever waited for Docker is told, more than once
+    where it was in vain."""
     told: list[str] = []
     lease(house).release()
     house.backend.end("tiny-1", exit_code=0)
-    follower = Follower(house.supervisor, lambda: told.append("back"), clock=house.clock)
+
+    def tell() -> bool:
+        told.append("back")
+        return len(told) == 2
+
+    follower = Follower(house.supervisor, tell, clock=house.clock)
     follower.note_gap()
     follower.work()
     assert house.state() is State.STOPPED
     assert told == ["back"]
+    for _ in range(2):
+        house.clock.advance(LOOK_AGAIN_S)
+        follower.work()
+    assert told == ["back", "back"]
 
 
 def test_a_docker_that_is_away_is_no_fault(house: House, follower: Follower, looks: list[str]) -> None:

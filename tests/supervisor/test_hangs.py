@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from controller.docker_service import Usage
-from controller.errors import UpstreamError
+from controller.docker_service import Ending, Usage
+from controller.errors import BackingOff, UpstreamError
+from controller.placement import Amount
 from controller.readiness import Readiness
 from controller.supervisor import HangWatch, Lease, State
 from controller.supervisor.hangs import PAUSE_GRACE_S
+from tests.fakes import HANG_S
 from tests.supervisor.house import House, lease, until
 
 SILENT = Readiness(ready=False, silent=True)
@@ -51,14 +54,25 @@ def test_a_hung_model_is_ended(house: House, watched: Watched) -> None:
     assert lease(house).container_id == "tiny-2"
 
 
+def test_one_that_hangs_while_it_makes_room_is_ended(house: House, watched: Watched) -> None:
+    """What is in flight keeps a model that is to leave its memory to another: it may not do so for ever."""
+    house.backend.budget = Amount(memory_bytes=1)
+    waiting = house.later(house.supervisor.acquire, "other")
+    house.clock.until_waiting(2)
+    house.clock.advance(10)
+    until(lambda: house.state() is State.DRAINING)
+    watched.watch.look()
+    until(lambda: watched.cut != [])
+    watched.lease.release()
+    waiting.result(HANG_S).release()
+
+
 @pytest.mark.parametrize(
-    "answer",
-    [Readiness(ready=True), Readiness(ready=False, phase="loading"), Readiness(ready=False, refused=True)],
-    ids=["ready", "503", "refused"],
+    "answer", [Readiness(ready=True), Readiness(ready=False, phase="loading")], ids=["ready", "503"]
 )
 @pytest.mark.parametrize("before", [0, 1])
 def test_an_answer_clears_it(house: House, watched: Watched, answer: Readiness, before: int) -> None:
-    """Any answer at all, or nobody who listens, is no hang; one missed answer is none either."""
+    """Any answer at all is no hang, and one missed answer is none either."""
     watched.answers = [*[SILENT] * before, answer]
     watched.examine(house)
     assert watched.cut == []
@@ -75,6 +89,46 @@ def test_a_busy_model_is_not_hung(house: House, watched: Watched) -> None:
     watched.examine(house)
     assert watched.cut == []
     assert house.backend.calls == ["up tiny"]
+
+
+@pytest.mark.parametrize("answer", [Readiness(ready=False, refused=True), Readiness(ready=False, broken=True)])
+def test_a_server_that_listens_no_more_is_ended(house: House, watched: Watched, answer: Readiness) -> None:
+    """A container may outlive the server in it, however busy: after three looks it is ended."""
+    watched.answers = [answer, answer]
+    busy = Usage(cpu_percent=95.0, memory_bytes=1)
+    house.backend.usage = lambda container_ids: dict.fromkeys(container_ids, busy)  # type: ignore[method-assign]
+    watched.examine(house)
+    assert house.backend.calls == ["up tiny", "stop tiny-1"]
+    assert "listened on its port no more" in watched.cut[0][1].message
+
+
+def test_one_that_was_restarted_by_hand_is_not_ended(house: House, watched: Watched) -> None:
+    """It listens no more because it loads its model anew."""
+    begun = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    seen = replace(house.backend.containers["tiny-1"], started_at=begun)
+    house.backend.containers["tiny-1"] = replace(seen, started_at=begun + timedelta(seconds=1))
+    watched.watch.examine("tiny", seen)
+    assert watched.cut == []
+    assert house.backend.calls == ["up tiny"]
+
+
+def test_a_hang_is_a_failure_of_the_model(house: House, watched: Watched) -> None:
+    """It is told with a card, counted as a death, and a second one soon after backs off; it is nobody's stop."""
+    house.backend.ending = lambda container_id: Ending(seen=True, ordered=True)  # type: ignore[method-assign]
+    watched.examine(house)
+    error = house.supervisor.view("tiny").error
+    assert error is not None
+    assert "tiny hung" in error.message
+    assert error.details["log"] == ["the last line"]
+    lease(house).release()
+    watched.watch.examine("tiny", house.backend.containers["tiny-2"])
+    with pytest.raises(BackingOff, match="hung"):
+        lease(house)
+    house.clock.advance(10)
+    lease(house).release()
+    house.backend.end("tiny-3", exit_code=137)
+    house.supervisor.adopt("tiny")
+    assert house.supervisor.view("tiny").error is None
 
 
 def test_a_paused_model_is_not_ended(house: House, watched: Watched) -> None:

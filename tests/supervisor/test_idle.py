@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from controller.docker_service import Container
+from controller.errors import DockerTimeout
 from controller.supervisor import State
 from tests.fakes import HANG_S
 from tests.supervisor.house import House, lease
@@ -24,6 +26,25 @@ class TestIdle:
         house.supervisor.reap()
         assert house.state() is State.STOPPED
         assert house.backend.calls == ["up tiny", "stop tiny-1"]
+
+    def test_a_docker_that_hangs_closes_no_idle_model(self, house: House) -> None:
+        """That Docker cannot stop it is found out while it still takes requests; a while later it is tried again."""
+        lease(house).release()
+        house.clock.advance(900)
+        inspect, states = house.backend.inspect, []
+
+        def hung(container_id: str) -> Container:
+            states.append(house.state())
+            raise DockerTimeout("Docker did not answer")
+
+        house.backend.inspect = hung  # type: ignore[method-assign]
+        house.supervisor.reap()
+        house.supervisor.reap()
+        assert states == [State.READY]
+        house.backend.inspect = inspect  # type: ignore[method-assign]
+        house.clock.advance(10)
+        house.supervisor.reap()
+        assert house.state() is State.STOPPED
 
     def test_a_request_during_an_idle_stop_is_served(self, house: House) -> None:
         """A request that meets an idle stop waits for it and gets a new start: none is lost to the reaper."""

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from controller.errors import ModelStopping
+from controller.supervisor import supervisor
 from tests.conftest import Figure
 from tests.fakes import HANG_S
 from tests.promises.mutation import Mutation
@@ -36,7 +37,18 @@ def hasty_threads() -> Iterator[None]:
     sys.setswitchinterval(usual_s)
 
 
-@pytest.mark.usefixtures("hasty_threads")
+@pytest.fixture
+def slow_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever logs lets the others pass: between a decision and its deed there is time enough for a request."""
+    pause = threading.Event()
+
+    def linger(*_: object) -> None:
+        pause.wait(0.0002)
+
+    monkeypatch.setattr(supervisor.log, "info", linger)
+
+
+@pytest.mark.usefixtures("hasty_threads", "slow_log")
 def test_l2_no_request_is_lost_to_an_idle_stop(pool: ThreadPoolExecutor, figure: Figure) -> None:
     """One to three requests at the moment when the model falls due, sometimes with a stop by hand: each gets a lease.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 
-from controller.docker_service import Usage
-from controller.errors import DeadlineExceeded, DockerUnavailable, NoRoom
+from controller.docker_service import Container, Usage
+from controller.errors import DeadlineExceeded, DockerError, DockerUnavailable, ModelBusy, NoRoom, StartFailed
 from controller.placement import Amount
+from controller.readiness import Readiness
 from controller.supervisor import State, Supervisor
 from tests.fakes import HANG_S, make_container
 from tests.supervisor.house import House, error_of, until
@@ -94,6 +96,38 @@ class TestEviction:
         assert "tiny holds" in error.message
         assert tight.state("other") is State.STOPPED
 
+    def test_a_paused_model_is_counted_from_the_first_look(self, tight: House) -> None:
+        """A controller that finds a model paused by hand does not start another into its memory."""
+        tight.backend.containers["p"] = make_container("tiny", id="p", status="paused")
+        tight.supervisor.adopt()
+        assert GIB == tight.supervisor.gauges()["tiny"].counted_bytes
+        waiting = tight.later(tight.supervisor.acquire, "other")
+        tight.clock.until_waiting(2)
+        assert tight.supervisor.view("other").waits_for == ("tiny",)
+        tight.backend.end("p", exit_code=137)
+        tight.supervisor.adopt()
+        waiting.result(HANG_S).release()
+
+    def test_a_container_beside_a_start_that_failed_is_counted(self, tight: House) -> None:
+        """Somebody runs the model by hand while its own start fails: its memory is taken until that container ends."""
+        tight.backend.up_gate.clear()
+        failing = tight.later(tight.supervisor.acquire, "tiny")
+        assert tight.backend.up_reached.wait(HANG_S)
+        waiting = tight.later(tight.supervisor.acquire, "other")
+        tight.clock.until_waiting(3)
+        tight.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
+        tight.backend.up_error = StartFailed("no")
+        tight.backend.up_gate.set()
+        assert isinstance(error_of(failing), StartFailed)
+        tight.clock.until_waiting(2)
+        tight.clock.advance(5)
+        assert tight.supervisor.view("other").waits_for == ("tiny",)
+        assert tight.backend.calls == ["up tiny"]
+        tight.backend.up_error = None
+        tight.backend.end("by-hand", exit_code=0)
+        tight.supervisor.adopt()
+        waiting.result(HANG_S).release()
+
     def test_more_than_there_is_at_all_is_refused(self, tight: House) -> None:
         tight.backend.need["other"] = Amount(memory_bytes=2 * GIB)
         serve(tight, "tiny")
@@ -101,6 +135,74 @@ class TestEviction:
         assert isinstance(error, NoRoom)
         assert "lower its resources.memory" in error.message
         assert tight.state("tiny") is State.READY
+
+    def test_a_busy_model_is_closed_for_no_longer_than_anybody_waits(self, tight: House) -> None:
+        """Requests for another one that come again and again get no place beside a stream without end; after `max_wait`
+        the busy model admits requests again, and keeps its place for its residency."""
+        first = tight.supervisor.acquire("tiny")
+        waiting = [tight.later(tight.supervisor.acquire, "other")]
+        tight.clock.until_waiting(2)
+        tight.clock.advance(10)
+        until(lambda: tight.state("tiny") is State.DRAINING)
+        waiting.append(tight.later(tight.supervisor.acquire, "other"))
+        until(lambda: tight.supervisor.view("other").waiting == 2)
+        tight.clock.advance(50)
+        assert {"deadline_exceeded", "insufficient_memory"} >= {error_of(future).code for future in waiting}
+        until(lambda: tight.state("tiny") is State.READY)
+        tight.supervisor.acquire("tiny").release()
+        first.release()
+
+    def test_nobody_is_closed_for_a_start_that_cannot_be(self, tight: House) -> None:
+        """Docker does not answer: the start fails with that, and the model that would have had to go served on."""
+        serve(tight, "tiny")
+        tight.clock.advance(10)
+        find, states = tight.backend.find, []
+
+        def hung(model_id: str) -> Container:
+            states.append(tight.state("tiny"))
+            raise DockerUnavailable("away")
+
+        tight.backend.find = hung  # type: ignore[method-assign]
+        assert error_of(tight.later(serve, tight, "other")).code == "docker_unavailable"
+        assert (states, tight.state("tiny")) == ([State.READY], State.READY)
+        tight.backend.find = find  # type: ignore[method-assign]
+
+    def test_files_of_a_model_that_leaves_are_not_touched(self, tight: House) -> None:
+        """Who is refused leaves no trace: the model still leaves when its request has ended."""
+        held = tight.supervisor.acquire("tiny")
+        waiting = tight.later(serve, tight, "other")
+        tight.clock.until_waiting(2)
+        tight.clock.advance(10)
+        until(lambda: tight.state("tiny") is State.DRAINING)
+        with pytest.raises(ModelBusy):
+            tight.supervisor.delete_files("tiny")
+        held.release()
+        waiting.result(HANG_S)
+
+    def test_what_a_starting_model_has_taken_is_not_missed(self, tight: House) -> None:
+        """Of what is free now it took a part, and that part is its own: it is no reason to refuse another."""
+        asked: list[int] = []
+
+        def room(used_bytes: int) -> Amount:
+            asked.append(used_bytes)
+            return Amount(memory_bytes=2 * GIB)
+
+        probed, gate = threading.Event(), threading.Event()
+
+        def slow(port: int, path: str) -> Readiness:
+            probed.set()
+            return Readiness(ready=gate.wait(HANG_S))
+
+        tight.backend.room = room  # type: ignore[method-assign]
+        tight.backend.probe = slow  # type: ignore[method-assign]
+        tight.supervisor = tight.boot()
+        tight.backend.used = {"tiny-1": 77}
+        starting = tight.later(serve, tight, "tiny")
+        assert probed.wait(HANG_S)
+        tight.supervisor.plan("other")
+        gate.set()
+        starting.result(HANG_S)
+        assert asked[-1] == 77
 
     def test_a_victim_that_cannot_be_stopped_goes_on(self, tight: House) -> None:
         """The stop failed: it serves as before, and 10 s later it is told to go once more."""
@@ -150,6 +252,47 @@ class TestCounting:
         house.supervisor.measure()
         assert house.backend.observed == {"tiny": 77}
         assert house.supervisor.view("tiny").holds_bytes == 99
+
+    def test_what_starts_took_counts_too(self, house: House) -> None:
+        """The largest sample may be one of the start."""
+        house.backend.used = {"tiny-1": 5000}
+        serve(house, "tiny")
+        house.supervisor.measure()
+        assert house.backend.observed == {"tiny": 5000}
+
+    def test_what_has_drifted_tells_nothing_of_its_entry(self, house: House) -> None:
+        """Its container was made of another one; what it uses is shown all the same."""
+        serve(house, "tiny")
+        house.backend.drifted = lambda containers: {"tiny"}  # type: ignore[method-assign]
+        house.supervisor.measure()
+        assert house.backend.observed == {}
+        assert house.supervisor.view("tiny").usage is not None
+
+    def test_use_is_shown_where_drift_cannot_be_told(self, house: House) -> None:
+        """A broken override keeps Compose from saying what it describes, and nothing else from being known."""
+        serve(house, "tiny")
+
+        def broken(containers: object) -> set[str]:
+            raise DockerError("the override is broken")
+
+        house.backend.drifted = broken  # type: ignore[method-assign]
+        with pytest.raises(DockerError):
+            house.supervisor.measure()
+        assert house.supervisor.view("tiny").usage is not None
+
+    def test_one_that_ends_while_it_is_counted_holds_nothing(self, house: House) -> None:
+        """Its next start is admitted like any other."""
+        serve(house, "tiny")
+        needs = house.backend.needs
+
+        def late(model_id: str, *, limit_bytes: int | None = None) -> Amount:
+            if limit_bytes is not None:
+                house.supervisor.stop(model_id)
+            return needs(model_id, limit_bytes=limit_bytes)
+
+        house.backend.needs = late  # type: ignore[method-assign]
+        house.supervisor.measure()
+        assert house.supervisor.view("tiny").holds_bytes is None
 
     def test_a_stopped_model_holds_nothing(self, house: House) -> None:
         serve(house, "tiny")

@@ -9,7 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from controller.errors import Overloaded, StartFailed
 from controller.placement import Amount
-from tests.fakes import HANG_S
 from tests.supervisor.house import House, lease
 
 
@@ -38,12 +37,9 @@ def test_waits_and_starts_are_counted(house: House) -> None:
 
 def test_refusals_and_failures_are_counted_by_code(house: House) -> None:
     held = lease(house)
-    waiting = house.later(lease, house)
-    house.clock.until_waiting(1)
     with pytest.raises(Overloaded):
         lease(house)
     held.release()
-    waiting.result(HANG_S).release()
     house.supervisor.stop("tiny")
     house.backend.up_error = StartFailed("no")
     with pytest.raises(StartFailed):

@@ -59,6 +59,33 @@ class TestStop:
         assert house.backend.find("tiny") is not None
         assert not any(c.running for c in house.backend.find_all())
 
+    def test_a_stop_waits_for_no_hung_docker(self, house: House) -> None:
+        """A start that is in a Docker call when the grace is over ends the stop with that reason, and itself later."""
+        house.backend.up_gate.clear()
+        request = house.later(lease, house)
+        assert house.backend.up_reached.wait(HANG_S)
+        stopping = house.later(house.supervisor.stop, "tiny")
+        assert isinstance(error_of(request), ModelStopping)
+        house.clock.until_waiting(1)
+        house.clock.advance(30)
+        assert "its start waits for Docker" in error_of(stopping).message
+        house.backend.ready = False
+        house.backend.up_gate.set()
+        house.settled()
+        assert not any(container.running for container in house.backend.find_all())
+
+    def test_who_is_refused_hears_when_to_come_back(self, house: House) -> None:
+        """`Retry-After` of a model that is being stopped is what its requests in flight have left."""
+        held = lease(house)
+        stopping = house.later(house.supervisor.stop, "tiny")
+        house.clock.until_waiting(1)
+        house.clock.advance(10)
+        with pytest.raises(ModelStopping) as caught:
+            lease(house)
+        assert caught.value.retry_after_s == 20.0
+        held.release()
+        stopping.result(HANG_S)
+
     def test_stopping_what_is_stopped(self, house: House) -> None:
         """A stop of a model at rest is no error and starts nothing."""
         house.supervisor.stop("tiny")

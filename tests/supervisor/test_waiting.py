@@ -35,6 +35,17 @@ class TestWaiting:
         lease(house).release()
         assert house.backend.calls == ["up tiny"]
 
+    def test_a_lease_tells_what_is_left(self, house: House) -> None:
+        """Of the time that a request may wait, what the start and the queue have taken is gone."""
+        house.backend.up_gate.clear()
+        request = house.later(lease, house)
+        house.clock.until_waiting(1)
+        house.clock.advance(20)
+        house.backend.up_gate.set()
+        held = request.result(HANG_S)
+        assert held.left_s == 60 - held.start_s - held.queue_s
+        assert held.left_s <= 40
+
     def test_a_leaving_client_aborts_nothing(self, house: House) -> None:
         """A client that leaves stops waiting at once; the start goes on for the others."""
         house.backend.up_gate.clear()
@@ -75,7 +86,8 @@ class TestWaiting:
         error = error_of(request)
         assert isinstance(error, ModelPreparing)
         assert error.details == {"percent": 43}
-        assert error.retry_after_s == 10.0
+        # 43 % in 60 s: 80 s to go, and nobody is told to stay away for longer than a minute.
+        assert error.retry_after_s == 60.0
         gate.set()
         assert house.settled() is State.READY
 
@@ -93,6 +105,13 @@ class TestWaiting:
         house.clock.until_waiting(1)
         house.supervisor.close()
         assert isinstance(error_of(request), Unavailable)
+
+    def test_nobody_gets_a_turn_after_closing(self, house: House) -> None:
+        """A model that is ready and free is used no more once the controller shuts down."""
+        lease(house).release()
+        house.supervisor.close()
+        with pytest.raises(Unavailable):
+            lease(house)
 
 
 class TestQueue:
@@ -118,8 +137,8 @@ class TestQueue:
         assert order == [0, 1, 2, 3, 4]
 
     def test_a_full_queue_refuses(self, pool: ThreadPoolExecutor) -> None:
-        """Beyond `max_concurrency` in flight and as many more as the queue takes, a caller is refused at once."""
-        house = House(pool, max_concurrency=1, max_queue=1)
+        """Beyond `max_concurrency` in flight and `max_queue` waiting, a caller is refused at once."""
+        house = House(pool, max_concurrency=1, max_queue=2)
         held = lease(house)
         waiting = [house.later(lambda: lease(house).release()) for _ in range(2)]
         house.clock.until_waiting(2)

@@ -1,24 +1,21 @@
-"""A Docker and a clock in which every thread stops where it can be overtaken, so that a test decides who goes on."""
+"""A clock and threads that stop where they can be overtaken, so that a test decides who goes on."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from controller.docker_service import Container
-from controller.errors import DockerError, StartFailed
-from controller.placement import Amount
-from controller.readiness import Readiness
 from controller.supervisor.model import Slot
-from tests.fakes import HANG_S, FakeBackend, FakeClock, make_container
+from tests.fakes import HANG_S, FakeClock
 from tests.supervisor.house import until
+
+T = TypeVar("T")
 
 # Whoever is parked outlasts the test that waits for others, so that the test is what fails.
 PARKED_S = 6 * HANG_S
-OURS = ("start ", "prepare ", "evict ", "remake ")
+OURS = ("start ", "prepare ", "evict ", "remake ", "drop ")
 
 
 class ParkingClock(FakeClock):
@@ -48,96 +45,56 @@ class ParkingClock(FakeClock):
                 self._waiting.remove(condition)
 
 
-@dataclass(eq=False)
-class Call:
-    """A docker command under way; `succeeds` is None until the test says how it ends."""
+class ParkingPool:
+    """The part of ThreadPoolExecutor that a reload needs; who waits for its threads is seen to wait."""
 
-    name: str
-    model_id: str
-    container_id: str = ""
-    succeeds: bool | None = None
+    joined = threading.Condition()
 
+    def __init__(self, *_: object, **__: object) -> None: ...
 
-class ParkingDocker(FakeBackend):
-    """Its starts and stops end when `answer` says so. `wrong` collects what must not be asked of it."""
+    def __enter__(self) -> ParkingPool:
+        return self
 
-    def __init__(self, models: list[str], budget: int) -> None:
-        super().__init__()
-        self.models = models
-        self.budget = Amount(memory_bytes=budget)
-        self.under_way: list[Call] = []
-        self.answered = threading.Condition()
-        self.by_hand: set[str] = set()
-        self.slow: set[str] = set()
-        self.wrong: list[str] = []
+    def __exit__(self, *_: object) -> None: ...
 
-    def ports(self) -> dict[str, int]:
-        return {model_id: 9001 + number for number, model_id in enumerate(self.models)}
+    def map(self, call: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+        """Its results when all have ended, or the first one's error."""
+        futures: list[Future[T]] = []
+        for item in items:
+            future: Future[T] = Future()
+            futures.append(future)
+            threading.Thread(target=self._run, args=(future, call, item), name=f"drop {item}", daemon=True).start()
+        with self.joined:
+            assert self.joined.wait_for(lambda: all(future.done() for future in futures), PARKED_S)
+        return [future.result() for future in futures]
 
-    def probe(self, port: int, path: str) -> Readiness:
-        return Readiness(ready=self.models[port - 9001] not in self.slow, phase="loading")
-
-    def up(self, model_id: str) -> Container:
-        if not self._ended(Call(f"up {model_id}", model_id)):
-            raise StartFailed(f"{model_id} does not start")
-        running = self.running(model_id)
-        return running if running is not None else self.create(model_id)
-
-    def stop(self, container_id: str, *, grace_s: int) -> None:
-        model_id = self.containers[container_id].model_id
-        if not self._ended(Call(f"stop {container_id}", model_id, container_id)):
-            raise DockerError(f"{container_id} does not stop")
-        self.end(container_id, exit_code=0)
-
-    def create(self, model_id: str, *, by_hand: bool = False) -> Container:
-        """A new container in the place of the model's old one; by us only within the budget."""
-        running = [c for c in self.containers.values() if c.running]
-        if by_hand:
-            self.by_hand.add(model_id)
-        elif len(running) >= self.budget.memory_bytes and not self.by_hand & {c.model_id for c in running}:
-            self.wrong.append(f"{model_id} was started beside {[c.id for c in running]}")
-        else:
-            self.by_hand.discard(model_id)
-        container = make_container(
-            model_id, id=f"{model_id}-{next(self._numbers)}", port=self.ports()[model_id], memory_limit_bytes=1
-        )
-        others = {i: c for i, c in self.containers.items() if c.model_id != model_id}
-        self.containers = {**others, container.id: container}
-        return container
-
-    def running(self, model_id: str) -> Container | None:
-        return next((c for c in self.containers.values() if c.model_id == model_id and c.running), None)
-
-    def paused(self, container_id: str, *, is_paused: bool) -> None:
-        container = self.containers[container_id]
-        self.containers[container_id] = replace(container, status="paused" if is_paused else "running")
-
-    def answer(self, call: Call, *, succeeds: bool) -> None:
-        with self.answered:
-            call.succeeds = succeeds
-            self.under_way.remove(call)
-            self.answered.notify_all()
-
-    def _ended(self, call: Call) -> bool:
-        with self.answered:
-            self.under_way.append(call)
-            assert self.answered.wait_for(lambda: call.succeeds is not None, PARKED_S), f"{call} was never answered"
-        return bool(call.succeeds)
+    def _run(self, future: Future[T], call: Callable[[Any], T], item: Any) -> None:
+        try:
+            future.set_result(call(item))
+        except BaseException as exc:
+            future.set_exception(exc)
+        with self.joined:
+            self.joined.notify_all()
 
 
-def settle(slots: Collection[Slot], clock: ParkingClock, docker: ParkingDocker, futures: list[Future[Any]]) -> None:
+def ours() -> list[str]:
+    """The supervisor's own threads, by name."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(OURS)]
+
+
+def settle(
+    slots: Collection[Slot], clock: ParkingClock, answered: threading.Condition, futures: list[Future[Any]]
+) -> None:
     """Return when every thread has ended or waits for something that only the test can bring about.
 
     A thread that was notified is no longer among its condition's waiters, though it has not run yet.
     """
-    changes = [slot.changed for slot in slots]
+    waiting = [*(slot.changed for slot in slots), clock.sleepers, answered, ParkingPool.joined]
 
     def alive() -> int:
-        threads = sum(thread.name.startswith(OURS) for thread in threading.enumerate())
-        return threads + sum(not future.done() for future in futures)
+        return len(ours()) + sum(not future.done() for future in futures)
 
     def parked() -> int:
-        waiting = [*changes, clock.sleepers, docker.answered]
         return sum(len(vars(condition)["_waiters"]) for condition in waiting)
 
     def is_quiet() -> bool:

@@ -53,6 +53,7 @@ HOSTILE: dict[str, tuple[bytes, bytes, float]] = {
     "chunk line without end": (OK + JSON + b"Transfer-Encoding: chunked\r\n\r\n", b"0" * 65536, 0),
     "body without end": (OK + JSON + b"\r\n", b" " * 65536, 0),
     "drip": (OK + b"X-More: ", b"x", 0.2),
+    "chunk line in drips": (OK + JSON + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x", 0.2),
 }
 
 

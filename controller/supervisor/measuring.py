@@ -1,0 +1,59 @@
+"""What running models use, and whether they are still what the Compose files say."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+from controller.docker_service import Container
+from controller.errors import ModelNotFound
+from controller.supervisor.admission import Admission
+from controller.supervisor.model import Slot, State
+from controller.supervisor.starting import Backend
+from controller.supervisor.table import Table
+
+
+class Measuring:
+    """One for all models; `lock` is the supervisor's."""
+
+    def __init__(self, slots: Table, admission: Admission, backend: Backend, lock: threading.Lock) -> None:
+        self._slots = slots
+        self._admission = admission
+        self._backend = backend
+        self._lock = lock
+
+    def measure(self) -> None:
+        """As `Supervisor.measure`."""
+        with self._lock:
+            running = [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
+        self._take_usage(running)
+        drifted = self._backend.drifted(running)
+        with self._lock:
+            for slot in self._slots.values():
+                slot.drifted = slot.spec.id in drifted
+            # What one takes that was made of another entry, or image, says nothing of the next one.
+            taken = {s.spec.id: s.peak_bytes for s in self._slots.values() if s.usage is not None and not s.drifted}
+        for slot in self._slots.values():
+            with suppress(ModelNotFound):  # a reload is removing it
+                if slot.spec.id in taken:
+                    self._backend.observe(slot.spec.id, taken[slot.spec.id])
+                self.recount(slot)
+
+    def recount(self, slot: Slot) -> None:
+        """Count anew what a running model takes, now that more is known of it. Called without the lock."""
+        container = slot.container
+        if container is None:
+            return
+        needed = self._backend.needs(slot.spec.id, limit_bytes=container.memory_limit_bytes)
+        with self._lock:
+            # It may have ended meanwhile, and holds nothing then.
+            if slot.state in (State.READY, State.PAUSED) and slot.container is not None:
+                slot.holds = needed
+                self._admission.nudge()
+
+    def _take_usage(self, running: list[Container]) -> None:
+        usage = self._backend.usage([container.id for container in running])
+        with self._lock:
+            for slot in self._slots.values():
+                slot.usage = usage.get(slot.container.id) if slot.container else None
+                slot.peak_bytes = max(slot.peak_bytes, slot.usage.memory_bytes if slot.usage else 0)

@@ -1,0 +1,62 @@
+"""Starts the models that are to run without being asked for: with the controller, and again when Docker was away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from controller.errors import DockerError, DockerUnavailable
+from controller.supervisor.clock import Clock
+from controller.supervisor.lifecycle import Lifecycle
+from controller.supervisor.model import RESTING, Attempt, Slot, State
+from controller.supervisor.table import Table
+
+log = logging.getLogger(__name__)
+
+
+class Preloading:
+    """Which models are still owed a start; each gets one try, and another only where Docker failed that one.
+
+    Every method runs with the supervisor's lock held.
+    """
+
+    def __init__(self, slots: Table, life: Lifecycle, clock: Clock) -> None:
+        self._slots = slots
+        self._life = life
+        self._clock = clock
+        self._owed: dict[Slot, Attempt | None] = {}
+
+    def want(self, slots: Iterable[Slot]) -> None:
+        """Owe a start to those of them that say `preload`."""
+        for slot in slots:
+            if slot.spec.preload:
+                self._owed[slot] = None
+
+    def want_lost(self) -> None:
+        """Owe one to those that ended outside of our doing, as they do when Docker itself ends."""
+        self.want(slot for slot in self._slots.values() if slot.was_lost and slot.state in RESTING)
+
+    def forget(self, slot: Slot) -> None:
+        """Somebody wants it stopped."""
+        self._owed.pop(slot, None)
+
+    def work(self) -> None:
+        """Begin what is owed and can be begun; call it when Docker has just told what runs."""
+        for slot, attempt in list(self._owed.items()):
+            if self._is_settled(slot, attempt):
+                self.forget(slot)
+            elif self._may_begin(slot):
+                log.info("%s: starting it ahead of its first request", slot.spec.id)
+                self._life.begin(slot, preloads=True)
+                self._owed[slot] = slot.attempt
+
+    def _may_begin(self, slot: Slot) -> bool:
+        is_left_alone = slot.stop_requested or slot.failures.retry_in_s(self._clock.monotonic()) > 0
+        return slot.state in RESTING and not is_left_alone and not self._life.is_ending
+
+    def _is_settled(self, slot: Slot, attempt: Attempt | None) -> bool:
+        """Whether it serves, is to be no more, or had its try."""
+        is_known = slot.spec.id in self._slots and self._slots[slot.spec.id] is slot
+        if not is_known or not slot.spec.preload or slot.state in (State.READY, State.PAUSED):
+            return True
+        return attempt is not None and attempt.done and not isinstance(attempt.error, DockerError | DockerUnavailable)

@@ -1,0 +1,117 @@
+"""The Compose file and the registry that it describes change together, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.composition import compose_deployment
+from controller.deployment import Deployment
+from controller.docker_service import DockerService
+from controller.errors import ConfigInvalid, FilesUnwritable, ModelNotFound
+from controller.placement import Amount
+from controller.registry import LiveRegistry, Registry
+from controller.rendering import read_engines
+from controller.settings import ROOT, Settings
+from tests.fakes import make_spec
+
+BEFORE = Registry(models={"a": make_spec("a")})
+AFTER = Registry(models={"b": make_spec("b")})
+
+
+class World:
+    """A deployment of one model that has no container."""
+
+    def __init__(self, folder: Path) -> None:
+        self.templates = Path(shutil.copytree(ROOT / "templates", folder / "templates"))
+        self.settings = Settings(
+            data_dir=folder / "data",
+            compose_dir=folder / "compose",
+            templates_dir=self.templates,
+            project="test",
+        )
+        self.registry = LiveRegistry(BEFORE)
+        self.deployment: Deployment = compose_deployment(
+            self.settings,
+            self.registry,
+            DockerService(project="test", compose_dir=self.settings.compose_dir),
+            read_engines(self.settings.templates_dir),
+        )
+        self.deployment.write()
+
+    @property
+    def text(self) -> str:
+        return (self.settings.compose_dir / "compose.yaml").read_text()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_both_change_together(world: World) -> None:
+    before = world.text
+    world.deployment.take(AFTER)
+    assert AFTER is world.registry.now
+    assert world.text != before
+    assert ["b"] == list(world.deployment.ports())
+
+
+def test_what_cannot_be_written_is_not_described(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = world.text
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("controller.compose_file.write_atomic", full_disk)
+    with pytest.raises(FilesUnwritable):
+        world.deployment.take(AFTER)
+    assert BEFORE is world.registry.now
+    assert world.text == before
+
+
+def test_a_model_that_was_removed_meanwhile_is_not_found(world: World) -> None:
+    """Whoever asks for a model that a reload has taken away is told so, whatever they ask."""
+    for ask in (world.deployment.needs, world.deployment.facts, world.deployment.is_prepared):
+        with pytest.raises(ModelNotFound, match="b was removed"):
+            ask("b")
+
+
+def test_a_changed_template_is_told_until_the_file_follows_it(world: World) -> None:
+    """Only the models that it says something else of; a model that is prepared meanwhile is none of them."""
+    assert world.deployment.outdated() == set()
+    template = world.templates / "serving.yaml.j2"
+    template.write_text(template.read_text() + '    hostname: "other"\n')
+    assert world.deployment.outdated() == {"a"}
+    world.deployment.write()
+    assert world.deployment.outdated() == set()
+
+
+def test_a_broken_template_is_named(world: World) -> None:
+    template = world.templates / "compose.yaml.j2"
+    template.write_text("{% for %}")
+    with pytest.raises(ConfigInvalid, match=r"compose\.yaml\.j2:1: "):
+        world.deployment.take(AFTER)
+    assert BEFORE is world.registry.now
+
+
+def test_what_was_measured_counts_for_the_same_service(world: World) -> None:
+    """An alias or an idle timeout makes no other container; its environment, or a changed template, does."""
+
+    def needed(**values: Any) -> Amount:
+        world.deployment.take(Registry(models={"a": make_spec("a", **values)}))
+        return world.deployment.needs("a")
+
+    limit = needed()
+    world.deployment.observe("a", 1 << 20)
+    measured = needed()
+    assert measured.memory_bytes < limit.memory_bytes
+    assert measured == needed(aliases=("b",), idle_timeout_s=5.0)
+    assert limit == needed(env={"X": "1"})
+    assert measured == needed()
+    template = world.templates / "hardened.yaml.j2"
+    template.write_text(template.read_text() + "\n    x-more: 1\n")
+    assert limit == needed()

@@ -1,0 +1,160 @@
+"""Requests on their way to a model whose connection is the test's: the end of a shutdown's grace, and a second try."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from controller.api.services import Services
+from controller.app import create_app
+from controller.errors import ModelDied, Overloaded, ShutDown, Unavailable
+from controller.proxy import Proxy, Upstream
+from controller.readiness import Readiness
+from controller.registry import Registry
+from controller.relay import KEPT_PLACES, Exchange
+from controller.settings import Settings
+from controller.supervisor import CancelToken, Lease
+from tests.fakes import HANG_S, FakeBackend, make_spec
+
+
+class Line(Proxy):
+    """Models that never answer: what is sent to one is there until it is broken off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.posts = threading.Semaphore(0)
+        self.posted = 0
+        self.when_cut: Callable[[], None] = lambda: None
+        self.dies = False
+
+    def probe(self, port: int, path: str, *, timeout_s: float = 1.0) -> Readiness:
+        return Readiness(ready=True)
+
+    def post(
+        self,
+        port: int,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        on_abort: Callable[[Callable[[], None]], None],
+    ) -> Upstream:
+        self.posted += 1
+        self.posts.release()
+        if self.dies:
+            raise ModelDied("it died first")
+        is_cut = threading.Event()
+
+        def abort() -> None:
+            is_cut.set()
+            self.when_cut()
+
+        on_abort(abort)
+        assert is_cut.wait(HANG_S)
+        raise ModelDied("it was broken off")
+
+
+class House:
+    """The composed parts, with one model that takes one request at a time."""
+
+    def __init__(self, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self.line = Line()
+        self.backend = FakeBackend()
+        settings = Settings(data_dir=folder, compose_dir=folder, project="test")
+        registry = Registry(models={"tiny": make_spec("tiny", max_concurrency=1)})
+        app = create_app(settings, registry=registry, backend=self.backend, proxy=self.line)
+        self.client = app.test_client()
+        self.services: Services = app.extensions["orchestrar"]
+        self._pool = pool
+
+    def ask(self) -> Future[Exchange]:
+        def call() -> Exchange:
+            return self.services.relay.open(
+                "tiny", "/inference", b"{}", request_id="r", token=CancelToken(), keep_alive_s=None
+            )
+
+        return self._pool.submit(call)
+
+    def waiting(self) -> int:
+        return self.services.supervisor.view("tiny").waiting
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with ThreadPoolExecutor(4) as pool:
+        made = House(tmp_path, pool)
+        yield made
+        made.services.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(round(HANG_S / 0.005)):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it never became true")
+
+
+def test_the_turn_of_what_was_cut_is_nobodys(house: House) -> None:
+    """At the end of the grace a request in flight is cut, and the one behind it is told so, whatever comes first: it is
+    not sent to the model, where it would be cut in silence."""
+    first = house.ask()
+    assert house.line.posts.acquire(timeout=HANG_S)
+    second = house.ask()
+    until(lambda: house.waiting() == 1)
+    # The longest that a cut can take: until everything that it sets free has been taken.
+    house.line.when_cut = lambda: until(lambda: first.done() and (second.done() or house.line.posted > 1))
+    house.services.cut()
+    assert isinstance(first.exception(HANG_S), ShutDown)
+    assert isinstance(second.exception(HANG_S), Unavailable)
+    assert 1 == house.line.posted
+
+
+def test_nothing_is_sent_after_the_cut(house: House) -> None:
+    """Whoever had the turn already, and would have been sent a moment later, is cut as well and gives it back."""
+    house.services.relay.cut_all()
+    assert isinstance(house.ask().exception(HANG_S), ShutDown)
+    assert 0 == house.line.posted
+    assert 0 == house.services.supervisor.view("tiny").in_flight
+
+
+def test_a_second_try_has_what_is_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is asked again waits for its model no longer in all than the time it had in the beginning."""
+    house.line.dies = True
+    supervisor = house.services.supervisor
+    acquire, waits = supervisor.acquire, []
+
+    def spy(model_id: str, *, max_wait_s: float | None = None, token: CancelToken | None = None) -> Lease:
+        waits.append(max_wait_s)
+        lease = acquire(model_id, token=token)
+        lease.left_s = 7.0
+        return lease
+
+    monkeypatch.setattr(supervisor, "acquire", spy)
+    assert isinstance(house.ask().exception(HANG_S), ModelDied)
+    first, second = waits
+    assert first is None
+    assert second is not None
+    assert 0 < second <= 7.0
+
+
+def test_an_operator_finds_a_place_in_a_full_house(house: House) -> None:
+    """While requests hold all places, there are a few for what may end them; not without end."""
+    relay = house.services.relay
+    with ExitStack() as held:
+        for _ in range(Settings().max_in_flight):
+            held.enter_context(relay.place())
+        with pytest.raises(Overloaded), relay.place():
+            pass
+        assert 200 == house.client.post("/stop", data=b'{"model_id": "tiny"}').status_code
+        for _ in range(KEPT_PLACES):
+            held.enter_context(relay.kept_place())
+        with pytest.raises(Overloaded), relay.kept_place():
+            pass
+    with relay.place(), relay.kept_place():
+        pass
