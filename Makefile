@@ -28,12 +28,12 @@ lint: ## ruff and mypy
 
 test-fast: ## the tests that need no Docker
 	@$(SETUP) dev-env
-	$(VENV_PYTHON) -m pytest -m "not docker and not real_model"
+	$(VENV_PYTHON) -m pytest -n auto --dist worksteal -m "not docker and not real_model"
 
 test: ## set everything up, then lint and the whole test suite
 	@$(SETUP) test-env
-	@$(MAKE) --no-print-directory lint
-	$(VENV_PYTHON) -m pytest
+	@$(MAKE) --no-print-directory lint test-fast
+	$(VENV_PYTHON) -m pytest -m "docker or real_model"
 
 faults: ## the tests of docs/reliability.md, and a table of their verdicts and figures (also in faults.json)
 	@$(SETUP) test-env
@@ -46,8 +46,8 @@ faults-mutants: ## break each promise by one line, in a copy, and see its test f
 MINUTES ?= 15
 soak: ## random interleavings and faults for a while (MINUTES=15); what the controller holds before and after
 	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest tests/supervisor/test_state_machine.py -q --hypothesis-profile=long
-	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -q -s --soak-minutes=$(MINUTES)
+	$(VENV_PYTHON) -m pytest tests/supervisor/test_state_machine.py -qq --hypothesis-profile=long
+	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -qq -s --soak-minutes=$(MINUTES)
 
 test-llamacpp: bench-peers ## the tests with llama.cpp's own server, which bench-peers builds
 	@$(SETUP) test-env

@@ -15,6 +15,10 @@ HEAD = "| promise | in words | test | figures |\n|---|---|---|---|\n"
 _TABLE = re.compile(re.escape(HEAD) + r"(?:\|.*\n)*")
 
 
+class NeverUp(Exception):
+    """The product did not come up at all, which proves nothing of a promise that is about something else."""
+
+
 @dataclass
 class Outcome:
     """What the tests of one promise said."""
@@ -23,6 +27,13 @@ class Outcome:
     passed: list[str] = field(default_factory=list)
     broken_setups: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
+
+    def note(self, test: str, *, passed: bool, error: BaseException | None) -> None:
+        """What a test came to, its set-up done; one whose product did not come up is a broken set-up all the same."""
+        if isinstance(error, NeverUp):
+            self.broken_setups.append(test)
+        else:
+            (self.passed if passed else self.failed).append(test)
 
     @property
     def verdict(self) -> str:

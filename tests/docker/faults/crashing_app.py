@@ -14,6 +14,7 @@ from typing import Any
 from controller import deployment
 from controller.app import create_app
 from controller.docker_service import DockerService
+from controller.preparation import Preparation
 from controller.proxy import Proxy
 
 __all__ = ["create_app"]
@@ -55,6 +56,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "started": lambda: setattr(DockerService, "up", dying(DockerService.up)),
     "resumed": lambda: setattr(DockerService, "start", dying(DockerService.start)),
     "ready": lambda: setattr(Proxy, "probe", dying(Proxy.probe, when=lambda found, *_: found.ready)),
+    "preparing": lambda: setattr(Preparation, "_wait", dying(vars(Preparation)["_wait"], before=True)),
     "stopping": lambda: setattr(DockerService, "stop", dying(DockerService.stop, before=True)),
     "stopped": lambda: setattr(DockerService, "stop", dying(DockerService.stop)),
 }

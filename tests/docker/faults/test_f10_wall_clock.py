@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Figure
 from tests.docker.conftest import Build
 from tests.docker.faults.streams import Reader
-from tests.docker.house import until
+from tests.docker.house import House, until
 from tests.promises.mutation import Mutation
 
 DAY_S = 24 * 3600
@@ -24,16 +25,24 @@ MUTATION = Mutation(
 )
 
 
+def with_a_clock(
+    build_house: Build, folder: Path, models: dict[str, dict[str, Any]], **environ: str
+) -> tuple[House, Path]:
+    """A controller, gunicorn's master included, whose wall clock is wrong by the seconds in a file."""
+    offset = folder / "offset"
+    offset.write_text("0")
+    house = build_house(models, start=False, ORCHESTRAR_TEST_CLOCK=str(offset), **environ)
+    house.start(config=Path(__file__).with_name("clock_conf.py"))
+    return house, offset
+
+
 @pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S], ids=["a day ahead", "a day back"])
 def test_f10_a_wall_clock_that_jumps_changes_nothing(
     build_house: Build, tmp_path: Path, jump_s: int, figure: Figure
 ) -> None:
     """A day's jump in a start and in a stream: both end as ever, and the idle stop comes when it should."""
-    offset = tmp_path / "offset"
-    offset.write_text("0")
     models = {"echo": {"env": {"FAKE_START_S": "1.5"}, "idle_timeout": f"{IDLE_S:g}s"}}
-    house = build_house(models, start=False, ORCHESTRAR_TEST_CLOCK=str(offset))
-    house.start("tests.docker.faults.clock_app:create_app()")
+    house, offset = with_a_clock(build_house, tmp_path, models)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(house.ask, "echo", "hello")
         until("it starts", lambda: house.status("echo")["state"] == "starting", 10)
@@ -52,3 +61,19 @@ def test_f10_a_wall_clock_that_jumps_changes_nothing(
     stopped_after_s = time.monotonic() - stream.ended_at
     figure(f"idle stop at {jump_s / DAY_S:+g} day after", f"{stopped_after_s:.1f} s of {IDLE_S:g} s")
     assert IDLE_S <= stopped_after_s + 0.2
+
+
+@pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S], ids=["a day ahead", "a day back"])
+def test_f10_a_jump_cuts_no_grace(build_house: Build, tmp_path: Path, jump_s: int, figure: Figure) -> None:
+    """A day's jump while the controller ends: what is in flight has the grace all the same, and ends whole."""
+    house, offset = with_a_clock(build_house, tmp_path, {"echo": {}}, ORCHESTRAR_STOP_GRACE_S="15")
+    stream = Reader(house.ask("echo", {"tokens": 8, "delay_s": 0.5}, stream=True))
+    assert stream.begun.wait(30)
+    process = house.begin_to_end()
+    until("new connections are refused", house.refuses, 2)
+    offset.write_text(str(jump_s))
+    last = stream.read()[-1]
+    assert last is not None
+    assert last["done"] is True
+    assert process.wait(15) == 0
+    figure(f"a stream ended whole in a shutdown with {jump_s / DAY_S:+g} day", "yes")

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,10 @@ HEALTH_P99_S = 0.5
 # 30 s for a body, or without any progress of a reader, and something for the machine.
 GONE_WITHIN_S = 60.0
 GROWTH_MB = 64
+# A stream of as many KB, and a whole answer: beyond what is in the kernel's buffers for one who reads none of it.
+STREAM_KB, WHOLE_KB = 4000, 500
+# Faster than what is called nothing, and too slow for a megabyte in 30 s.
+STEADY_BYTES_PER_S = 16 * 1024
 MUTATION = Mutation(
     "controller/arrival.py",
     "return Stage.TOO_LONG if len(self.received) > MAX_HEAD_BYTES else Stage.MORE",
@@ -62,16 +67,38 @@ class Slow:
                 client.send(b"x")
 
 
-def stalled_reader(house: House) -> socket.socket:
-    """A client of a stream of some megabytes that reads nothing of it."""
-    script = json.dumps({"tokens": 4000, "echo": "x" * 1000})
-    body = json.dumps({"model_id": "talk", "prompt": script, "stream": True}).encode()
+def stalled_reader(house: House, *, stream: bool = True) -> socket.socket:
+    """A client that asked for a stream, or a whole answer, and reads nothing of it."""
+    script = json.dumps({"tokens": STREAM_KB if stream else WHOLE_KB, "echo": "x" * 1000})
+    body = json.dumps({"model_id": "talk", "prompt": script, "stream": stream}).encode()
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", house.port))
     head = b"POST /inference HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     client.sendall(head + body)
     return client
+
+
+def read_steadily(client: socket.socket, is_over: threading.Event) -> bytes:
+    """What a slow reader got that never pauses, and what was left for it when it hurries at last."""
+    received = b""
+    client.settimeout(10)
+    while piece := client.recv(65536 if is_over.is_set() else STEADY_BYTES_PER_S // 10):
+        received += piece
+        if received.endswith(b"0\r\n\r\n"):
+            break
+        is_over.wait(0.1)
+    return received
+
+
+def is_cut_short(client: socket.socket) -> bool:
+    """Whether a whole answer ended before its end."""
+    received = 0
+    client.settimeout(10)
+    with suppress(ConnectionResetError):
+        while piece := client.recv(65536):
+            received += len(piece)
+    return received < WHOLE_KB * 1000
 
 
 def health_times(house: House, until_true: Callable[[], bool]) -> list[float]:
@@ -93,20 +120,25 @@ def rss_mb(pid: int) -> float:
 
 
 def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure) -> None:
-    """While 500 clients send their heads or bodies byte by byte and 50 read nothing of long streams, /health answers
-    99 of 100 requests within 500 ms and memory hardly grows. All of them are refused or dropped in time, and then a
-    request is served as ever."""
-    house = build_house({"talk": {"max_concurrency": STALLED}}, ORCHESTRAR_MAX_IN_FLIGHT="64")
+    """While 500 clients send their heads or bodies byte by byte and 50 each read nothing of long streams and of whole
+    answers, /health answers 99 of 100 requests within 500 ms and memory hardly grows. All of them are refused or
+    dropped in time, one who reads slowly without a pause gets its stream to the end, and then a request is served as
+    ever."""
+    house = build_house({"talk": {"max_concurrency": STALLED + 1}}, ORCHESTRAR_MAX_IN_FLIGHT="128")
     assert "hello" == house.ask("talk", "hello").json()["text"]
     before_mb = rss_mb(house.pid)
+    wholes = [stalled_reader(house, stream=False) for _ in range(STALLED)]
+    until("the whole answers are there", lambda: house.status("talk")["in_flight"] == 0)
     readers = [stalled_reader(house) for _ in range(STALLED)]
+    steady, is_over = stalled_reader(house), threading.Event()
+    pool = ThreadPoolExecutor(1)
+    steadily = pool.submit(read_steadily, steady, is_over)
     slow = Slow(house)
     head = b"POST /inference HTTP/1.1\r\nHost: localhost\r\n"
     for number in range(SENDERS):
         kinds = (head, head, head + b"Content-Length: 1000\r\n\r\n{", head + b"Content-Length: 1000000\r\n\r\n{")
         slow.begin(kinds[number % 4])
     begun = time.monotonic()
-    is_over = threading.Event()
 
     def drip() -> None:
         while slow.open and time.monotonic() - begun < GONE_WITHIN_S:
@@ -128,9 +160,12 @@ def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure
     assert {"408", "503"} == set(slow.statuses)
     assert p99_s < HEALTH_P99_S
     assert grown_mb < GROWTH_MB
+    assert b'"done": true' in steadily.result(GONE_WITHIN_S)[-500:]
     until("the stalled readers are dropped", lambda: house.status("talk")["in_flight"] == 0, GONE_WITHIN_S)
-    for client in readers:
+    assert all(map(is_cut_short, wholes))
+    for client in (*readers, *wholes, steady):
         client.close()
+    pool.shutdown()
     assert "again" == house.ask("talk", "again").json()["text"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,19 @@ from tests.promises.mutation import Mutation
 
 # A whole answer may have 64 MiB, for vectors; nothing may cost more than that and something for its pieces.
 PEAK_GROWTH_MB = 128
-# A head that drips has 10 s.
+# What large answers may take together, and something for each.
+AT_ONCE, AT_ONCE_GROWTH_MB = 16, 384
+# A head that drips has 10 s, and so has a line between chunks.
 WITHIN_S = 20.0
 WAYS = {
     "redirect": "upstream_invalid",
     "gzip bomb": "upstream_invalid",
     "endless header": "upstream_invalid",
     "line without end": "upstream_invalid",
-    "chunk line without end": "model_died",
+    "chunk line without end": "upstream_invalid",
     "body without end": "upstream_invalid",
     "drip": "upstream_invalid",
+    "chunk line in drips": "upstream_invalid",
 }
 WORST = {"s": 0.0, "mb": 0.0}
 MUTATION = Mutation(
@@ -34,15 +38,24 @@ MUTATION = Mutation(
 
 @pytest.fixture(scope="module")
 def house(build_house: Build) -> House:
-    house = build_house({"bad": {}})
+    house = build_house({"bad": {"max_concurrency": AT_ONCE}})
     assert house.ask("bad", "hello").ok
     return house
 
 
 def peak_mb(pid: int) -> float:
     """The most that the controller's worker has held."""
+    return memory_mb(pid, "VmHWM")
+
+
+def rss_mb(pid: int) -> float:
+    """What it holds."""
+    return memory_mb(pid, "VmRSS")
+
+
+def memory_mb(pid: int, field: str) -> float:
     (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    (line,) = [x for x in Path(f"/proc/{worker}/status").read_text().splitlines() if x.startswith("VmHWM")]
+    (line,) = [x for x in Path(f"/proc/{worker}/status").read_text().splitlines() if x.startswith(field)]
     return int(line.split()[1]) / 1024
 
 
@@ -62,6 +75,20 @@ def test_f13_the_answer_is_a_502(house: House, figure: Figure, way: str, stream:
     figure("memory grew at most by", f"{WORST['mb']:.0f} MB")
     assert took_s < WITHIN_S
     assert grown_mb < PEAK_GROWTH_MB
+    assert "again" == house.ask("bad", "again").json()["text"]
+
+
+def test_f13_many_at_once_keep_within_a_bound(house: House, figure: Figure) -> None:
+    """Sixteen bodies without end at once: each client gets a 502, or a 503 while the others take all the memory that
+    there is for large answers, and all of them together take no more than that."""
+    before_mb = rss_mb(house.pid)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        asked = [pool.submit(house.ask, "bad", {"hostile": "body without end"}) for _ in range(AT_ONCE)]
+        statuses = [response.result().status_code for response in asked]
+    grown_mb = peak_mb(house.pid) - before_mb
+    figure(f"{AT_ONCE} at once: memory grew at most by", f"{grown_mb:.0f} MB")
+    assert {502, 503} >= set(statuses)
+    assert grown_mb < AT_ONCE_GROWTH_MB
     assert "again" == house.ask("bad", "again").json()["text"]
 
 

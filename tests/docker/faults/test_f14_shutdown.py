@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,24 +19,16 @@ from tests.errorshape import check_error
 from tests.promises.mutation import Mutation
 
 STREAMS, SEATS = 12, 8
+CROWD = 16
 GRACE_S = 15
 # Until a cut stream has said so, a start has let go, and gunicorn has noticed.
 MARGIN_S = 6.0
 MUTATION = Mutation(
     "controller/worker.py",
-    "threading.Timer(self.grace_s, services.cut)",
-    "threading.Timer(1, services.cut)",
+    "self._later(self.grace_s, ",
+    "self._later(1.0, ",
     "test_f14_no_stream_is_cut_and_models_stay",
 )
-
-
-def refuses(house: House) -> bool:
-    """Whether a new connection is turned away."""
-    try:
-        socket.create_connection(("127.0.0.1", house.port), 2).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def begin_streams(house: House, seconds: float) -> list[Reader]:
@@ -61,7 +53,7 @@ def test_f14_no_stream_is_cut_and_models_stay(build_house: Build, figure: Figure
         until("the queue has them", lambda: house.status("talk")["waiting"] == STREAMS - SEATS)
         begun = time.monotonic()
         process = house.begin_to_end()
-        until("new connections are refused", lambda: refuses(house), 2)
+        until("new connections are refused", house.refuses, 2)
         refused_s = time.monotonic() - begun
         assert [response.result().status_code for response in queued] == [200] * len(queued)
     for reader in readers:
@@ -96,6 +88,33 @@ def test_f14_what_outlasts_the_grace_is_told(build_house: Build, figure: Figure)
     figure("cut after", f"{reader.ended_at - begun:.1f} s of 3 s")
 
 
+def test_f14_no_turn_of_a_cut_stream_is_taken(build_house: Build, figure: Figure) -> None:
+    """With more streams than a model takes at once, all longer than the grace: those in flight get an error event at
+    its end, those in the queue are told as well, none of them takes a place that a cut has freed, and nobody is
+    left in silence."""
+    models = {"talk": {"max_concurrency": CROWD, "max_queue": CROWD, "max_wait": "60s"}}
+    house = build_house(models, ORCHESTRAR_STOP_GRACE_S="3")
+    endless = {"tokens": 1000, "delay_s": 0.1}
+    with ThreadPoolExecutor(2 * CROWD) as pool:
+        asked = [pool.submit(house.ask, "talk", endless, stream=True) for _ in range(CROWD)]
+        readers = [Reader(response.result()) for response in asked]
+        for reader in readers:
+            assert reader.begun.wait(30)
+        queued = [pool.submit(house.ask, "talk", endless, stream=True) for _ in range(CROWD)]
+        until("the queue has them", lambda: house.status("talk")["waiting"] == CROWD)
+        begun = time.monotonic()
+        process = house.begin_to_end()
+        for response in queued:
+            check_error(response.result().status_code, response.result().json(), 503, "unavailable")
+    for reader in readers:
+        last = reader.read(MARGIN_S)[-1]
+        assert last is not None
+        assert "shutting_down" == last["error"]["code"]
+    figure("streams cut and waiting requests told", 2 * CROWD)
+    assert process.wait(MARGIN_S) == 0
+    assert time.monotonic() - begun < 3 + MARGIN_S
+
+
 @pytest.mark.parametrize("number", ["TERM", "INT"])
 def test_f14_models_stop_where_the_setting_says_so(build_house: Build, figure: Figure, number: str) -> None:
     """With ORCHESTRAR_STOP_MODELS_ON_EXIT=1 every model has stopped when the controller has, also one that ignores
@@ -109,6 +128,29 @@ def test_f14_models_stop_where_the_setting_says_so(build_house: Build, figure: F
     assert process.wait(30) == 0
     figure(f"three models and the controller ended by SIG{number} after", f"{time.monotonic() - begun:.1f} s")
     assert [] == [container for model_id in models for container in house.containers(model_id)]
+
+
+def test_f14_a_worker_told_to_end_ends_the_controller(build_house: Build) -> None:
+    """SIGTERM to the worker alone is the controller's end, and the models': no other worker comes in its place."""
+    house = build_house({"talk": {}}, ORCHESTRAR_STOP_MODELS_ON_EXIT="1")
+    assert house.ask("talk", "hello").ok
+    os.kill(house.worker_pid(), signal.SIGTERM)
+    house.await_death()
+    assert [] == house.containers("talk")
+
+
+def test_f14_without_grace_streams_are_told(build_house: Build, figure: Figure) -> None:
+    """SIGINT ends a stream with an error event at once."""
+    house = build_house({"talk": {}}, ORCHESTRAR_STOP_GRACE_S="20")
+    reader = Reader(house.ask("talk", {"tokens": 1000, "delay_s": 0.1}, stream=True))
+    assert reader.begun.wait(30)
+    begun = time.monotonic()
+    process = house.begin_to_end("INT")
+    last = reader.read(MARGIN_S)[-1]
+    assert last is not None
+    assert "shutting_down" == last["error"]["code"]
+    assert process.wait(MARGIN_S) == 0
+    figure("ended by SIGINT after", f"{time.monotonic() - begun:.1f} s")
 
 
 def test_f14_a_dead_worker_stops_no_model(build_house: Build) -> None:

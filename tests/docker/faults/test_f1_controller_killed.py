@@ -11,13 +11,13 @@ import requests
 
 from tests.conftest import Figure
 from tests.docker.conftest import Build
-from tests.docker.house import House, docker, until
+from tests.docker.house import House, docker, fake_models, until
 from tests.promises.mutation import Mutation
 
 BOUND_S = 10.0
 TOOK_S: list[float] = []
 MUTATION = Mutation(
-    "controller/supervisor/lifecycle.py",
+    "controller/supervisor/reconciling.py",
     'elif found is not None and found.status == "running":',
     'elif found is not None and found.status == "paused":',
     "test_f1_the_next_controller_finds_all_right",
@@ -89,3 +89,27 @@ def test_f1_the_next_controller_finds_all_right(build_house: Build, tmp_path: Pa
         assert "fine" == house.ask(model_id, "fine").json()["text"]
         assert 1 == len(all_containers(house, model_id))
     assert [kept] == house.containers("kept")
+
+
+@pytest.mark.parametrize("is_removed", [False, True], ids=["model stays", "model removed"])
+def test_f1_a_conversion_is_not_left_behind(
+    build_house: Build, tmp_path: Path, is_removed: bool, figure: Figure
+) -> None:
+    """A conversion whose controller died is ended by the next one, which begins it anew where somebody wants it."""
+    armed = tmp_path / "armed"
+    slow = {"gguf": True, "env": {"FAKE_PREPARE_S": "300"}}
+    house = build_house({"kept": {}, "made": slow}, start=False, ORCHESTRAR_TEST_CRASH=f"preparing:{armed}")
+    house.start("tests.docker.faults.crashing_app:create_app()")
+    armed.touch()
+    with suppress(requests.ConnectionError):
+        house.post("/pull", {"model_id": "made"})
+    house.await_death()
+    assert 1 == len(house.preparing("made"))
+
+    house.write_models(fake_models(house.folder, {"kept": {}} if is_removed else {"kept": {}, "made": {"gguf": True}}))
+    begun = time.monotonic()
+    house.start()
+    until("nothing is being converted", lambda: house.preparing("made") == [], BOUND_S)
+    figure("a conversion is ended within", f"{time.monotonic() - begun:.1f} s")
+    if not is_removed:
+        assert "fine" == house.ask("made", "fine").json()["text"]

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import requests
 
+from tests.conftest import Figure
 from tests.docker.conftest import Build
 from tests.docker.house import House, docker, until
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/supervisor/lifecycle.py",
+    "controller/supervisor/reconciling.py",
     'if found is not None and found.status == "paused":',
     "if False:",
     "test_f5_a_pause_by_hand",
@@ -114,12 +115,14 @@ def test_f5_a_hung_process(house: House) -> None:
     assert len(started) == 1
 
 
-def test_f5_an_idle_one_that_hangs(house: House) -> None:
+def test_f5_an_idle_one_that_hangs(house: House, figure: Figure) -> None:
     """A hang is found without any request, so that the next one need not wait for it."""
     house.ask("stopped", "hello").raise_for_status()
     (container,) = house.containers("stopped")
     signal_all(container, "STOP")
+    hung_at = time.monotonic()
     until("it is unready", lambda: house.status("stopped")["state"] != "ready", UNREADY_WITHIN_S + SLACK_S)
+    figure("a hung process is unready after", f"{time.monotonic() - hung_at:.1f} s")
     until("it is ended", lambda: house.containers("stopped") == [])
 
 

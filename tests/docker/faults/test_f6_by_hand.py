@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
 
+from tests.conftest import Figure
 from tests.docker.conftest import Build
 from tests.docker.house import House, docker, until
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/supervisor/lifecycle.py",
+    "controller/supervisor/reconciling.py",
     'elif found is not None and found.status == "running":',
     "elif False:",
     "test_f6_an_up_by_hand_is_adopted",
@@ -37,11 +39,13 @@ def state(house: House, model_id: str = "echo") -> str:
 
 
 @pytest.mark.parametrize("deed", BY_HAND)
-def test_f6_an_end_by_hand(house: House, deed: str) -> None:
+def test_f6_an_end_by_hand(house: House, deed: str, figure: Figure) -> None:
     """Without any request the state follows, and the next request starts the model again."""
     house.ask("echo", "hello").raise_for_status()
     BY_HAND[deed](house)
+    done_at = time.monotonic()
     until("the state follows", lambda: state(house) == "stopped", NOTICED_WITHIN_S)
+    figure(f"{deed} noticed after", f"{time.monotonic() - done_at:.1f} s")
     assert house.ask("echo", "again").json()["text"] == "again"
 
 

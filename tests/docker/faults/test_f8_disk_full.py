@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from tests.conftest import Figure
 from tests.docker.conftest import Build
 from tests.docker.house import House
 from tests.errorshape import check_error
+from tests.hub_server import HubServer, Repo
 from tests.promises.mutation import Mutation
 
 APP = "tests.docker.faults.full_disk_app:create_app()"
@@ -73,3 +79,81 @@ def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step:
     figure("files", len(before))
     figure("changed at ENOSPC", 0)
     figure("starts refused", refused)
+
+
+DISK_BYTES = 512 * 1024
+
+
+@contextmanager
+def small_disk(house: House) -> Iterator[None]:
+    """The controller's folders on a real disk of half a megabyte."""
+    disks = (house.data_dir, house.compose_dir)
+    for folder in disks:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0755", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        house.close()
+        for folder in disks:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave not a byte in the folder's file system."""
+    with (folder / "filler").open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(b"x" * 4096)
+        except OSError:
+            return
+
+
+def free(house: House) -> None:
+    for folder in (house.data_dir, house.compose_dir):
+        (folder / "filler").unlink(missing_ok=True)
+
+
+def test_f8_a_real_full_disk(build_house: Build, figure: Figure) -> None:
+    """Where the kernel itself refuses each byte: what runs serves, /status and /models answer, a download, a conversion
+    and a reload say what is wrong and leave no half-written file; with space again all of them are done."""
+    hub = HubServer()
+    hub.repos["tiny/model"] = Repo({"config.json": b"{}", "model.safetensors": os.urandom(200_000)})
+    models = {
+        "echo": {},
+        "second": {},
+        "made": {"gguf": True},
+        "fetched": {"source": "hf://tiny/model"},
+    }
+    house = build_house(models, start=False, HF_ENDPOINT=hub.url)
+    with small_disk(house):
+        house.start()
+        for model_id in ("echo", "second"):
+            house.ask(model_id, "hello").raise_for_status()
+        house.post("/stop", {"model_id": "second"}).raise_for_status()
+        for folder in (house.data_dir, house.compose_dir):
+            fill(folder)
+        before = files(house)
+
+        made = house.ask("made", "hello")
+        assert "space" in check_error(made.status_code, made.json(), 503, "files_unwritable")["message"]
+        fetched = house.ask("fetched", "hello")
+        assert "full" in check_error(fetched.status_code, fetched.json(), 503, "source_failed")["message"]
+        old = (house.folder / "models.yaml").read_text()
+        text = json.loads(old)
+        text["models"]["echo"]["env"] = {"X": "1"}
+        text["models"]["new"] = text["models"]["second"]
+        house.write_models(json.dumps(text))
+        reload = house.post("/reload", {})
+        assert "space" in check_error(reload.status_code, reload.json(), 503, "files_unwritable")["message"]
+        assert house.get("/status").ok
+        assert house.get("/models").ok
+        for model_id in ("echo", "second"):
+            assert "hello" == house.ask(model_id, "hello").json()["text"]
+        assert before == files(house)
+
+        free(house)
+        house.post("/reload", {}).raise_for_status()
+        for model_id in ("echo", "new", "made", "fetched"):
+            assert "hello" == house.ask(model_id, "hello").json()["text"]
+        figure("refused on a real full disk", "a conversion, a download, a reload")
+    hub.close()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from tests.conftest import Figure
 from tests.docker.conftest import Build
+from tests.docker.docker_gate import Gate
 from tests.docker.faults.streams import Reader
 from tests.docker.house import House, until
 from tests.errorshape import check_error
@@ -14,8 +18,8 @@ from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
     "controller/reloading.py",
-    "if was[model_id] != will_be[model_id]",
-    "if model_id in was",
+    "if was[model_id] != will_be[model_id] or",
+    "if model_id in was or",
     "test_f9_only_what_changed_is_made_anew",
 )
 BROKEN = [
@@ -26,6 +30,30 @@ BROKEN = [
     "\x00",
     "models: 3\n",
 ]
+
+
+class Asking:
+    """Threads that ask models again and again."""
+
+    def __init__(self, house: House, names: list[str]) -> None:
+        self._house = house
+        self._over = threading.Event()
+        self._pool = ThreadPoolExecutor(len(names))
+        self._futures = [self._pool.submit(self._ask, name) for name in names]
+
+    def end(self) -> int:
+        """How many were answered, which is all of them."""
+        self._over.set()
+        return sum(future.result(60) for future in self._futures)
+
+    def _ask(self, name: str) -> int:
+        count = 0
+        while not self._over.is_set():
+            answer = self._house.ask(name, f"{name} {count}")
+            assert answer.ok, answer.text
+            assert f"{name} {count}" == answer.json()["text"]
+            count += 1
+        return count
 
 
 def rewrite(house: House, change: Any) -> None:
@@ -59,8 +87,8 @@ def test_f9_a_broken_file_keeps_the_old_one(build_house: Build, figure: Figure) 
 
 
 def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -> None:
-    """One model's service changes, another is removed, a third is added, and the rest keeps its container. What was in
-    flight ends whole; requests meanwhile wait and are answered by the new one."""
+    """One model's service changes, another is renamed, and the rest keeps its container. What was in flight ends whole;
+    requests all the while, also by the old name that became an alias, are answered every one."""
     house = build_house({"same": {}, "changed": {}, "removed": {}})
     for model_id in ("same", "changed", "removed"):
         assert house.ask(model_id, "hello").ok
@@ -71,8 +99,13 @@ def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -
     def change(models: Any) -> None:
         models["changed"]["env"] = {"NEW": "1"}
         models["same"]["max_queue"] = 5
-        models["added"] = models.pop("removed")
+        models["added"] = {**models.pop("removed"), "aliases": ["alias"]}
 
+    models = json.loads((house.folder / "models.yaml").read_text())
+    models["models"]["removed"]["aliases"] = ["alias"]
+    house.write_models(json.dumps(models))
+    assert house.post("/reload", {}).ok
+    asking = Asking(house, ["changed", "alias"])
     rewrite(house, change)
     plan = house.post("/reload?dry_run=1", {}).json()
     assert (["added"], ["removed"], ["changed"], ["same"]) == tuple(
@@ -89,4 +122,54 @@ def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -
     assert [same] == house.containers("same")
     until("the removed one is gone", lambda: house.containers("removed") == [], 20)
     assert "hi" == house.ask("added", "hi").json()["text"]
+    answered = asking.end()
+    assert answered > 10
     figure("streams cut", 0)
+    figure("requests lost meanwhile", f"0 of {answered}")
+
+
+def test_f9_drift_is_cured_by_a_reload_that_was_asked_for(build_house: Build) -> None:
+    """A changed override shows as drift, and a change of models.yaml leaves it at that; `POST /reload` makes the model
+    anew, and no other."""
+    house = build_house({"a": {}, "b": {}})
+    assert house.ask("a", "hello").ok
+    assert house.ask("b", "hello").ok
+    (drifted,), (same,) = house.containers("a"), house.containers("b")
+    (house.compose_dir / "compose.override.yaml").write_text('services: {a: {environment: {NEW: "1"}}}')
+    rewrite(house, lambda models: models["b"].update(aliases=["b2"]))
+    until("it is followed", lambda: house.ask("b2", "x").ok, 20)
+    until("it has drifted", lambda: house.status("a")["drift"], 20)
+    assert [drifted] == house.containers("a")
+    assert ["a"] == house.post("/reload?dry_run=1", {}).json()["remade"]
+    assert ["a"] == house.post("/reload", {}).json()["remade"]
+    until("it is made anew", lambda: house.containers("a") not in ([], [drifted]), 20)
+    until("it has not", lambda: not house.status("a")["drift"], 20)
+    assert [same] == house.containers("b")
+
+
+def test_f9_a_change_while_docker_is_away(build_house: Build, tmp_path: Path) -> None:
+    """What needs no Docker is in force at once. A removal is shown in `/health` as pending, while the model serves on,
+    and is done when Docker is back, without a word from anybody. A file that is gone is told, too."""
+    gate = Gate(tmp_path)
+    gate.open()
+    try:
+        house = build_house({"stays": {}, "goes": {}}, DOCKER_HOST=gate.url)
+        assert house.ask("goes", "hello").ok
+        gate.shut()
+        rewrite(house, lambda models: models["stays"].update(aliases=["alias"]))
+        until("it is followed", lambda: house.ask("alias", "x").status_code != 404, 10)
+        rewrite(house, lambda models: models.pop("goes"))
+        until("it is told", lambda: not house.get("/health").json()["config"]["ok"], 20)
+        assert house.ask("goes", "still").json()["text"] == "still"
+        gate.open()
+        until("it is done", lambda: house.ask("goes", "x").status_code == 404, 40)
+        until("all is well", lambda: house.get("/health").json()["config"]["ok"], 10)
+        assert house.containers("goes") == []
+        text = (house.folder / "models.yaml").read_text()
+        (house.folder / "models.yaml").unlink()
+        (problem,) = until("it is told", lambda: house.get("/health").json()["config"]["problems"], 10)
+        assert "does not exist" in problem
+        house.write_models(text)
+        until("all is well", lambda: house.get("/health").json()["config"]["ok"], 10)
+    finally:
+        gate.shut()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 
@@ -58,3 +59,18 @@ def test_l7_what_others_do_does_not_count(build_house: Build) -> None:
         until("it is noticed", lambda: house.status("echo")["state"] != "ready", 20)
     assert "still" == house.ask("echo", "still").json()["text"]
     assert 0 == house.status("echo")["failures"]
+
+
+def test_l7_a_changed_configuration_is_tried_at_once(build_house: Build) -> None:
+    """However long the model was to be left alone: what failed is no longer what models.yaml says."""
+    house = build_house({"a": {"env": {"FAKE_EXIT": "3"}}})
+    for _ in range(4):
+        house.post("/run", {"model_id": "a"})
+        assert "start_failed" == house.get("/models").json()["models"][0]["error"]["code"]
+    while house.ask("a", "hello").json()["error"]["code"] != "backing_off":
+        pass
+    models = json.loads((house.folder / "models.yaml").read_text())
+    del models["models"]["a"]["env"]
+    house.write_models(json.dumps(models))
+    assert ["a"] == house.post("/reload", {}).json()["remade"]
+    assert "hello" == house.ask("a", "hello").json()["text"]
