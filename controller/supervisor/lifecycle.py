@@ -132,25 +132,38 @@ class Lifecycle:
         with self._lock:
             while slot.is_retiring and not is_claimed:
                 self._clock.wait(slot.changed, None)
-            self.claim(slot)
+            if not is_claimed:
+                self.claim(slot)
             slot.drains_until = self._clock.monotonic() + drain_s
             while slot.leases and (left_s := slot.drains_until - self._clock.monotonic()) > 0:
                 self._clock.wait(slot.changed, left_s)
+        ended: set[str] = set()
         try:
-            self._end_container(slot.spec.id)
+            self._end_container(slot.spec.id, ended)
         except BaseException:
             with self._lock:
                 slot.is_retiring = False
+                if slot.container is not None and slot.container.id in ended:
+                    # Another may run in its place: what is counted for the model is so until a look at Docker tells.
+                    self._let_go(slot)
+                    slot.claimed_as = State.STOPPED
                 slot.enter(slot.claimed_as)
             raise
-        self.rest(slot)
-
-    def rest(self, slot: Slot) -> None:
         resting = self.resting_state(slot.spec.id)
         with self._lock:
-            slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
-            slot.is_retiring = slot.was_lost = False
+            self._let_go(slot)
+            slot.is_retiring = False
             self._settle(slot, resting)
+
+    def look_at_files(self, slot: Slot) -> None:
+        """The files of a model at rest have changed, which says nothing of what may run of it all the same."""
+        resting = self.resting_state(slot.spec.id)
+        with self._lock:
+            slot.enter(resting)
+
+    def _let_go(self, slot: Slot) -> None:
+        slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
+        slot.was_lost = False
 
     def _evict(self, slot: Slot, is_wanted: Callable[[], bool]) -> None:
         """The body of a thread that makes a model leave for another one, which may stop wanting the place."""
@@ -282,11 +295,15 @@ class Lifecycle:
             return True
         return found is not None and found.running
 
-    def _end_container(self, model_id: str) -> None:
-        """Stop by container id until nothing runs: by hand, another may have taken the place of the one we knew."""
+    def _end_container(self, model_id: str, ended: set[str]) -> None:
+        """Stop by container id until nothing runs: by hand, another may have taken the place of the one we knew.
+
+        Those that it has stopped are in `ended`, also when it raises.
+        """
         for _ in range(STOP_TRIES):
             container = self._backend.find(model_id)
             if container is None or not container.running:
                 return
             self._backend.stop(container.id, grace_s=TERM_GRACE_S)
+            ended.add(container.id)
         raise DockerError(f"{model_id}: its containers come back as fast as they are stopped; look at `docker ps`")

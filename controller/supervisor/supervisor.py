@@ -197,7 +197,7 @@ class Supervisor:
             try:
                 return self._backend.delete_files(model_id)
             finally:
-                self._life.rest(slot)
+                self._life.look_at_files(slot)
 
     def plan(self, model_id: str) -> Plan:
         """What a start of the model would come to now; nothing is done. Raises like the backend's `room`."""

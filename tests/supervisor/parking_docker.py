@@ -142,6 +142,8 @@ class ParkingDocker(FakeBackend):
         return running if running is not None else self.create(model_id)
 
     def stop(self, container_id: str, *, grace_s: int) -> None:
+        if container_id not in self.containers:
+            return
         model_id = self.containers[container_id].model_id
         if not self._ended(Call("stop", model_id, container_id)):
             raise DockerError(f"{container_id} does not stop")

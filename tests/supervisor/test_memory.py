@@ -179,6 +179,20 @@ class TestEviction:
         held.release()
         waiting.result(HANG_S)
 
+    def test_a_deletion_that_fails_gives_no_memory_away(self, tight: House) -> None:
+        """A container that a failed start may have left keeps its part of the budget when the files turn out in use."""
+        tight.backend.up_error = DockerError("no answer")
+        assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
+        tight.backend.containers["left"] = make_container("tiny", id="left")
+
+        def in_use(model_id: str) -> int:
+            raise ModelBusy("it runs")
+
+        tight.backend.delete_files = in_use  # type: ignore[method-assign]
+        with pytest.raises(ModelBusy):
+            tight.supervisor.delete_files("tiny")
+        assert GIB == tight.supervisor.gauges()["tiny"].counted_bytes
+
     def test_what_a_starting_model_has_taken_is_not_missed(self, tight: House) -> None:
         """Of what is free now it took a part, and that part is its own: it is no reason to refuse another."""
         asked: list[int] = []
