@@ -63,6 +63,8 @@ class Admission:
         needed = self._backend.needs(slot.spec.id)
         asked_at = self._clock.monotonic()
         with self._lock:
+            slot.holds = None
+            self.nudge()
             self._waiting.append(slot)
         try:
             while (step := self._try(slot, attempt, needed, asked_at, is_closing)) is not Step.ADMITTED:

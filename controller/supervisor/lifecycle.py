@@ -152,7 +152,7 @@ class Lifecycle:
         resting = self.resting_state(slot.spec.id)
         with self._lock:
             self._let_go(slot)
-            slot.is_retiring = False
+            slot.is_retiring, slot.holds = False, None
             self._settle(slot, resting)
 
     def look_at_files(self, slot: Slot) -> None:
@@ -185,7 +185,6 @@ class Lifecycle:
                 self.admission.nudge()
 
     def _settle(self, slot: Slot, resting: State) -> None:
-        slot.holds = None
         self.admission.nudge()
         slot.enter(resting)
         wanted, slot.start_wanted = slot.start_wanted, False
@@ -248,7 +247,7 @@ class Lifecycle:
         log.info("%s: its container ended before it was adopted", slot.spec.id)
         resting = self.resting_state(slot.spec.id)
         with self._lock:
-            attempt.done, slot.attempt, slot.progress, slot.container = True, None, None, None
+            attempt.done, slot.attempt, slot.progress, slot.container, slot.holds = True, None, None, None, None
             self._settle(slot, resting)
 
     def _attempt_failed(self, slot: Slot, attempt: Attempt, error: OrchestrarError) -> None:

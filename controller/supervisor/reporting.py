@@ -39,10 +39,14 @@ class Report:
         """Whether the model was found running: it has its place, whether there is room or not."""
         return self._attempt.adopts
 
+    @property
+    def may_run(self) -> bool:
+        """Whether memory is counted for it still, since nobody could tell whether all that ran of it has ended."""
+        return self._slot.holds is not None
+
     def admit(self) -> None:
-        """Wait for the model's part of the memory budget; raises like `Admission.admit`."""
-        if self._slot.holds is None:
-            self._house.admission.admit(self._slot, self._attempt, self.closing)
+        """Wait for the model's part of the memory budget, of which it takes none yet; raises like `Admission.admit`."""
+        self._house.admission.admit(self._slot, self._attempt, self.closing)
 
     def entered(self, state: State) -> None:
         with self._lock:

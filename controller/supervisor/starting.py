@@ -87,6 +87,9 @@ class Reporter(Protocol):
     @property
     def adopts(self) -> bool: ...
 
+    @property
+    def may_run(self) -> bool: ...
+
     def admit(self) -> None: ...
 
     def runs(self, container: Container) -> None: ...
@@ -127,7 +130,7 @@ class Starter:
         return self._up(spec, reporter, self._clock.monotonic())
 
     def _bring_up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
-        if reporter.adopts or not self._backend.is_prepared(spec.id):
+        if reporter.adopts or reporter.may_run or not self._backend.is_prepared(spec.id):
             if (running := self._running(spec, reporter)) is not None:
                 return running
             if reporter.adopts:

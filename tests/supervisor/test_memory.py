@@ -179,8 +179,27 @@ class TestEviction:
         held.release()
         waiting.result(HANG_S)
 
-    def test_a_deletion_that_fails_gives_no_memory_away(self, tight: House) -> None:
-        """A container that a failed start may have left keeps its part of the budget when the files turn out in use."""
+    @pytest.mark.parametrize("is_left", [True, False])
+    def test_a_start_after_one_that_docker_failed_looks_first(self, tight: House, is_left: bool) -> None:
+        """What that one has left is adopted; where it left nothing, the next start waits for its place as any other."""
+        tight.backend.up_error = DockerError("no answer")
+        assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
+        tight.backend.up_error = None
+        tight.backend.containers["other"] = make_container("other", id="other")
+        tight.supervisor.adopt("other")
+        assert tight.settled("other") is State.READY
+        if is_left:
+            tight.backend.containers["left"] = make_container("tiny", id="left")
+        asked = tight.later(tight.supervisor.acquire, "tiny")
+        if not is_left:
+            tight.clock.until_waiting(2)
+            assert tight.supervisor.view("tiny").waits_for == ("other",)
+            tight.clock.advance(10)
+        assert asked.result(HANG_S).container_id == ("left" if is_left else "tiny-1")
+        assert tight.state("other") is (State.READY if is_left else State.STOPPED)
+
+    def test_files_give_no_memory_away(self, tight: House) -> None:
+        """A container that a failed start may have left keeps its part of the budget, whatever is done to its files."""
         tight.backend.up_error = DockerError("no answer")
         assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
         tight.backend.containers["left"] = make_container("tiny", id="left")
@@ -191,6 +210,9 @@ class TestEviction:
         tight.backend.delete_files = in_use  # type: ignore[method-assign]
         with pytest.raises(ModelBusy):
             tight.supervisor.delete_files("tiny")
+        assert GIB == tight.supervisor.gauges()["tiny"].counted_bytes
+        for _ in tight.supervisor.pull("tiny"):
+            pass
         assert GIB == tight.supervisor.gauges()["tiny"].counted_bytes
 
     def test_what_a_starting_model_has_taken_is_not_missed(self, tight: House) -> None:
