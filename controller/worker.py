@@ -5,16 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import select
 import selectors
-import signal
 import socket
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -22,12 +17,12 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers.gthread import ThreadWorker
 
 from controller.api.errors import envelope
 from controller.arrival import HEAD_S, MAX_HEAD_BYTES, Stage
 from controller.connection import ClientSocket, Connection
 from controller.errors import BodyInvalid, OrchestrarError, RequestTimeout
+from controller.signalled import SignalledWorker
 from controller.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)
@@ -35,8 +30,6 @@ log = logging.getLogger(__name__)
 ASKS_AGAIN_MS = 2
 LINGER_S = 2.0
 SWEEP_EVERY_S = 0.25
-# What is cut by an end without grace has so long to say so; gunicorn's master may have no more than 2 s.
-LAST_WORD_S = 1.0
 # Between tries to take a connection for which the process has no descriptor.
 NO_ROOM_S = 0.05
 _NOTHING_TO_ACCEPT = (errno.EAGAIN, errno.EWOULDBLOCK)
@@ -50,7 +43,7 @@ class ControllerLogger(Logger):  # type: ignore[misc]
         """Nothing: requests are not logged."""
 
 
-class ControllerWorker(ThreadWorker):  # type: ignore[misc]
+class ControllerWorker(SignalledWorker):
     """A connection has a thread only from when its request has arrived until its answer is sent.
 
     Before and after that the main loop waits for it, without blocking and with a deadline for each. What is no HTTP, or
@@ -63,9 +56,6 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
         self._arriving: dict[Connection, None] = {}
         self._lingering: dict[Connection, float] = {}
         self._swept_at = 0.0
-        self.is_told_to_end = False
-        # How long requests under way have after SIGTERM.
-        self.grace_s = float(self.cfg.graceful_timeout)
 
     def accept(self, listener: Any) -> None:
         """Take a client in. One too many takes the place of whoever has kept us waiting for longest."""
@@ -182,56 +172,6 @@ class ControllerWorker(ThreadWorker):  # type: ignore[misc]
         for conn in self._arriving:
             if conn.arrival.is_in_head:
                 conn.arrival.deadline = min(conn.arrival.deadline, deadline)
-
-    def init_signals(self) -> None:
-        """SIGHUP reads models.yaml anew; it would end the process otherwise.
-
-        What a signal interrupts may hold any lock, so its handler only leaves word, and the main loop does the rest: at
-        its first turn for what came before there was an app.
-        """
-        super().init_signals()
-        signal.signal(signal.SIGHUP, lambda *_: self.method_queue.defer(self._reload))
-
-    def _services(self) -> Any:
-        return self.wsgi.extensions["orchestrar"]
-
-    def _reload(self) -> None:
-        reload = partial(self._services().reloader.follow, cures_drift=True)
-        threading.Thread(target=reload, name="reload", daemon=True).start()
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: what is still under way when the grace ends is cut with an error, not in silence."""
-        if self.alive:
-            self._told_to_end(signal.SIGTERM)
-            self.method_queue.defer(self._begin_to_end)
-        super().handle_exit(sig, frame)
-
-    def _begin_to_end(self) -> None:
-        self._services().supervisor.begin_to_end()
-        self._later(self.grace_s, self._services().cut)
-
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT and SIGQUIT: the end without any grace."""
-        self._told_to_end(signal.SIGQUIT)
-        if not self.booted:
-            super().handle_quit(sig, frame)
-        self.alive = False
-        self.method_queue.defer(self._end_now)
-
-    def _end_now(self) -> None:
-        self._services().cut()
-        self._later(LAST_WORD_S, lambda: self.method_queue.defer(sys.exit, 0))
-
-    def _told_to_end(self, number: int) -> None:
-        """Tell the master as well, which would put another worker in this one's place if the signal was not its own."""
-        self.is_told_to_end = True
-        if os.getppid() == self.ppid:
-            os.kill(self.ppid, number)
-
-    def _later(self, wait_s: float, call: Callable[[], None]) -> None:
-        timer = threading.Timer(wait_s, call)
-        timer.daemon = True
-        timer.start()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """gunicorn would answer in HTML."""

@@ -1,8 +1,7 @@
-"""Leases, queues, stops and idle times of all models, and the one lock that guards their state."""
+"""Leases, queues and stops of all models, and the one lock that guards their state."""
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,7 +15,8 @@ from controller.registry import ModelSpec
 from controller.supervisor.changing import Changing
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.ending import stop_all
-from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
+from controller.supervisor.idling import Idling
+from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.measuring import Measuring
 from controller.supervisor.model import RESTING, CancelToken, Lease, Slot, State
 from controller.supervisor.plan import Plan
@@ -27,8 +27,6 @@ from controller.supervisor.starting import Backend
 from controller.supervisor.table import Table
 from controller.supervisor.turns import Turns, refuse_while_stopping
 from controller.supervisor.view import ModelView, gauges_of, view_of
-
-log = logging.getLogger(__name__)
 
 
 class Supervisor:
@@ -53,15 +51,13 @@ class Supervisor:
         self._clock = clock or SystemClock()
         self._stop_grace_s = stop_grace_s
         self._lock = threading.Lock()
-        self._monitor_wakes = threading.Condition(self._lock)
-        self._monitor_sleeps_until: float | None = None
         self._life = Lifecycle(
             backend,
             probe,
             self._clock,
             self._lock,
             slots=lambda: self._slots.values(),
-            on_ready=self._monitor_wakes.notify_all,
+            on_ready=lambda: self._idling.wake(),
             metrics=self.metrics,
             jitter=jitter,
         )
@@ -69,6 +65,7 @@ class Supervisor:
         self._turns = Turns(self._life, self._clock)
         self._slots = Table(self._lock, self._life.resting_state)
         self._slots.replace(models.values())
+        self._idling = Idling(self._slots, self._life, backend, self._clock, self._lock)
         self._measuring = Measuring(self._slots, self._life.admission, backend, self._lock)
         self._reconciling = Reconciling(
             self._slots, self._life, self._measuring, backend, self._clock, self._lock, self.metrics, jitter
@@ -147,7 +144,7 @@ class Supervisor:
         slot = self._slots[model_id]
         with self._lock:
             slot.keep_alive_s = 0.0
-        self._stop_if_due(slot)
+        self._idling.stop_if_due(slot)
 
     def stop(self, model_id: str) -> None:
         """Refuse new work, let what is in flight end within the grace period, stop, and verify that it is gone."""
@@ -164,7 +161,7 @@ class Supervisor:
         self._changing.change(models, remade=remade)
         with self._lock:
             self._preloading.want(slot for slot in self._slots.values() if slot.spec.id not in preloaded)
-            self._monitor_wakes.notify_all()
+            self._idling.wake()
 
     def drop(self, model_ids: Collection[str]) -> None:
         """As `Changing.drop`."""
@@ -254,7 +251,7 @@ class Supervisor:
         One that cannot be stopped now is left as it is, and tried again a while later.
         """
         for slot in self._slots.values():
-            self._stop_if_due(slot)
+            self._idling.stop_if_due(slot)
 
     def measure(self) -> None:
         """Sample CPU, memory and drift of the running models, for `view`. Docker takes about 2 s for it."""
@@ -262,15 +259,7 @@ class Supervisor:
 
     def rest_until_due(self, look_at: float) -> bool:
         """Wait until a model's idle deadline or `look_at` (monotonic); False when the supervisor is closing."""
-        with self._lock:
-            deadlines = [due for slot in self._slots.values() if (due := slot.idle_deadline()) is not None]
-            due = min([look_at, *deadlines])
-            wait_s = due - self._clock.monotonic()
-            if wait_s > 0 and not self._life.is_closing:
-                self._monitor_sleeps_until = due
-                self._clock.wait(self._monitor_wakes, wait_s)
-                self._monitor_sleeps_until = None
-            return not self._life.is_closing
+        return self._idling.rest_until_due(look_at)
 
     def begin_to_end(self) -> None:
         """The controller has been told to end: preparations, which may take longer than any grace, end now.
@@ -295,37 +284,12 @@ class Supervisor:
         """Let every waiter and thread go; the models themselves stay as they are. For good."""
         self._life.close()
         with self._lock:
-            self._monitor_wakes.notify_all()
+            self._idling.wake()
             for slot in self._slots.values():
                 slot.changed.notify_all()
 
     def _running(self) -> list[Container]:
         return [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
-
-    def _stop_if_due(self, slot: Slot) -> None:
-        container = slot.container
-        if container is None or not self._is_due(slot):
-            return
-        try:
-            # A Docker that hangs is found out before requests have to wait for the end of the stop.
-            self._backend.inspect(container.id)
-            self._stop_now_if_due(slot)
-        except OrchestrarError as exc:
-            log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
-            with self._lock:
-                slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
-
-    def _stop_now_if_due(self, slot: Slot) -> None:
-        with self._lock:
-            if not self._is_due(slot):
-                return
-            self._life.claim(slot)
-        log.info("%s: idle, stopping it", slot.spec.id)
-        self._life.retire(slot, drain_s=0, is_claimed=True)
-
-    def _is_due(self, slot: Slot) -> bool:
-        deadline = slot.idle_deadline()
-        return deadline is not None and deadline <= self._clock.monotonic()
 
     @contextmanager
     def _closed_to_requests(self, slot: Slot, *, only_at_rest: bool = False) -> Iterator[None]:
@@ -357,10 +321,7 @@ class Supervisor:
             if keep_alive_s is not None:
                 slot.keep_alive_s = keep_alive_s
             slot.changed.notify_all()
-            deadline, sleeps_until = slot.idle_deadline(), self._monitor_sleeps_until
-            # As a rule it sleeps no longer than this anyway, and waking it would cost every request.
-            if deadline is not None and sleeps_until is not None and deadline < sleeps_until:
-                self._monitor_wakes.notify_all()
+            self._idling.wake_for(slot)
 
     def _wake(self, slot: Slot) -> None:
         with self._lock:

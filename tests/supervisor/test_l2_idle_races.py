@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from controller.errors import ModelStopping
-from controller.supervisor import supervisor
+from controller.supervisor import idling
 from tests.conftest import Figure
 from tests.fakes import HANG_S
 from tests.promises.mutation import Mutation
@@ -21,7 +21,7 @@ RACES = 10_000
 SEED = 20_240
 STOPS_BY_HAND = 0.2
 MUTATION = Mutation(
-    "controller/supervisor/supervisor.py",
+    "controller/supervisor/idling.py",
     "            self._life.claim(slot)\n",
     "            pass\n",
     "test_l2_no_request_is_lost_to_an_idle_stop",
@@ -45,7 +45,7 @@ def slow_log(monkeypatch: pytest.MonkeyPatch) -> None:
     def linger(*_: object) -> None:
         pause.wait(0.0002)
 
-    monkeypatch.setattr(supervisor.log, "info", linger)
+    monkeypatch.setattr(idling.log, "info", linger)
 
 
 @pytest.mark.usefixtures("hasty_threads", "slow_log")

@@ -1,0 +1,80 @@
+"""Which models have been idle for long enough, when the next one will have been, and their stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from controller.errors import OrchestrarError
+from controller.supervisor.clock import Clock
+from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
+from controller.supervisor.model import Slot
+from controller.supervisor.starting import Backend
+from controller.supervisor.table import Table
+
+log = logging.getLogger(__name__)
+
+
+class Idling:
+    """One for all models; `lock` is the supervisor's."""
+
+    def __init__(self, slots: Table, life: Lifecycle, backend: Backend, clock: Clock, lock: threading.Lock) -> None:
+        self._slots = slots
+        self._life = life
+        self._backend = backend
+        self._clock = clock
+        self._lock = lock
+        self._wakes = threading.Condition(lock)
+        self._sleeps_until: float | None = None
+
+    def rest_until_due(self, look_at: float) -> bool:
+        """As `Supervisor.rest_until_due`."""
+        with self._lock:
+            deadlines = [due for slot in self._slots.values() if (due := slot.idle_deadline()) is not None]
+            due = min([look_at, *deadlines])
+            wait_s = due - self._clock.monotonic()
+            if wait_s > 0 and not self._life.is_closing:
+                self._sleeps_until = due
+                self._clock.wait(self._wakes, wait_s)
+                self._sleeps_until = None
+            return not self._life.is_closing
+
+    def wake(self) -> None:
+        """Deadlines may be others now. With the lock held."""
+        self._wakes.notify_all()
+
+    def wake_for(self, slot: Slot) -> None:
+        """The model's deadline may be sooner than all others. With the lock held."""
+        deadline = slot.idle_deadline()
+        # As a rule it is no sooner than a sleep ends anyway, and waking it would cost every request.
+        if deadline is not None and self._sleeps_until is not None and deadline < self._sleeps_until:
+            self.wake()
+
+    def stop_if_due(self, slot: Slot) -> None:
+        """Stop the model if it has been idle for long enough; returns when it has stopped.
+
+        One that cannot be stopped now is left as it is, and tried again a while later.
+        """
+        container = slot.container
+        if container is None or not self._is_due(slot):
+            return
+        try:
+            # A Docker that hangs is found out before requests have to wait for the end of the stop.
+            self._backend.inspect(container.id)
+            self._stop_now_if_due(slot)
+        except OrchestrarError as exc:
+            log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
+            with self._lock:
+                slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
+
+    def _stop_now_if_due(self, slot: Slot) -> None:
+        with self._lock:
+            if not self._is_due(slot):
+                return
+            self._life.claim(slot)
+        log.info("%s: idle, stopping it", slot.spec.id)
+        self._life.retire(slot, drain_s=0, is_claimed=True)
+
+    def _is_due(self, slot: Slot) -> bool:
+        deadline = slot.idle_deadline()
+        return deadline is not None and deadline <= self._clock.monotonic()
