@@ -16,7 +16,7 @@ from runner.settings import RunnerSettings
 
 MODEL = Path("/prepared/weights")
 QUESTION = "What is the capital of France?"
-LONG = 32
+LONG = 20
 LONG_WORDS = 250
 REST_S = 2.0
 DEADLINE_S = 60.0

@@ -13,7 +13,7 @@ MB = 1_000_000
 
 
 def test_an_idle_model_gives_its_memory_back(default_model: PreparedModel) -> None:
-    """What 32 long prompts took is given back after a rest, within 64 MB of what the loaded model had; who asks while
+    """What 20 long prompts took is given back after a rest, within 64 MB of what the loaded model had; who asks while
     that goes on waits and gets the exact answer; a model that has not grown is left alone."""
     found = run_inside("tests.docker.rest_cases", default_model)
     assert found["used_bytes"] > found["loaded_bytes"] + 200 * MB
