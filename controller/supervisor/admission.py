@@ -12,7 +12,7 @@ from controller.errors import Cancelled, NoRoom
 from controller.metrics import Metrics
 from controller.placement import Amount, Holder, Placement, place
 from controller.supervisor.clock import Clock
-from controller.supervisor.model import Attempt, Slot, State
+from controller.supervisor.model import RESTING, Attempt, Slot, State
 from controller.supervisor.starting import Backend
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,6 @@ class Admission:
         needed = self._backend.needs(slot.spec.id)
         asked_at = self._clock.monotonic()
         with self._lock:
-            slot.holds = None
-            self.nudge()
             self._waiting.append(slot)
         try:
             while (step := self._try(slot, attempt, needed, asked_at, is_closing)) is not Step.ADMITTED:
@@ -198,7 +196,8 @@ def _holder(slot: Slot, now: float) -> Holder:
     return Holder(
         model_id=slot.spec.id,
         holds=slot.holds,
-        pinned=slot.spec.pinned,
+        # Of one at rest something may run that nobody keeps: it is looked for, and gone then.
+        pinned=slot.spec.pinned and slot.state not in RESTING,
         in_use=bool(slot.leases or slot.queue),
         leaves=slot.state is State.DRAINING,
         stays=stays,

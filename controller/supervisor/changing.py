@@ -88,10 +88,12 @@ class Changing:
 
         One that cannot be stopped serves on, and is tried again a while later.
         """
+        outdated_id = outdated.id if outdated is not None else None
+        serves = outdated is not None
         is_claimed = attempt is not None and self._life.supersede(slot, attempt)
-        if attempt is not None and not is_claimed:
-            outdated = slot.container
-        while is_claimed or self._claims(slot, outdated):
+        if attempt is not None:
+            outdated_id, serves = attempt.container_id, not attempt.only_prepares
+        while is_claimed or self._claims(slot, outdated_id, serves=serves):
             is_claimed = False
             try:
                 self._life.retire(slot, drain_s=self._drain_s, is_claimed=True)
@@ -101,21 +103,24 @@ class Changing:
             else:
                 return
 
-    def _claims(self, slot: Slot, outdated: Container | None) -> bool:
-        """Take the right to stop it while it is what it was; False when that is over, whoever ended it."""
+    def _claims(self, slot: Slot, outdated_id: str | None, *, serves: bool) -> bool:
+        """Take the right to stop it while it is, or may be, what it was; False when that is over, whoever ended it.
+
+        Started again is only one that `serves`.
+        """
         with self._lock:
             while (slot.is_retiring or slot.attempt is not None) and not self._life.is_closing:
                 self._clock.wait(slot.changed, None)
-            is_outdated = slot.container is not None and outdated is not None and slot.container.id == outdated.id
+            # Of one without a container a stop that failed, or a start, may have left something.
+            is_outdated = slot.container.id == outdated_id if slot.container is not None else slot.holds is not None
             if not is_outdated or slot.stop_requested or self._life.is_closing:
                 return False
-            slot.start_wanted = True
+            slot.start_wanted |= serves
             self._life.claim(slot)
             return True
 
     def _pause(self, slot: Slot) -> None:
         with self._lock:
-            slot.start_wanted = False
             until = self._clock.monotonic() + STOP_AGAIN_AFTER_S
             while (left_s := until - self._clock.monotonic()) > 0 and not self._life.is_closing:
                 self._clock.wait(slot.changed, left_s)

@@ -34,8 +34,6 @@ STOP_TRIES = 3
 # How long a container has for its own SIGTERM once the requests in flight were given their grace.
 TERM_GRACE_S = 3
 STOP_AGAIN_AFTER_S = 10.0
-# A model leaves for another one out of `ready`; a start that is over leaves nothing to go back to.
-_CLAIMED_AS = {State.DRAINING: State.READY, State.STARTING: State.STOPPED, State.PREPARING: State.STOPPED}
 
 
 class Lifecycle:
@@ -80,7 +78,6 @@ class Lifecycle:
         threading.Thread(target=self._attempt, args=(slot, attempt), name=name, daemon=True).start()
         slot.attempt = attempt
         slot.error, slot.blame, slot.keep_alive_s, slot.stop_not_before = None, None, None, 0.0
-        slot.was_lost = False
         slot.enter(State.PREPARING if only_prepares else State.STARTING)
 
     def cancel(self, slot: Slot, *, within_s: float) -> None:
@@ -121,11 +118,14 @@ class Lifecycle:
     def claim(self, slot: Slot) -> None:
         """Take the right to stop the model, which its `retire` gives back. With the lock held; nobody may have it."""
         slot.is_retiring = True
-        slot.claimed_as = _CLAIMED_AS.get(slot.state, slot.state)
+        # One that is to leave for another was ready before.
+        slot.claimed_as = State.READY if slot.state is State.DRAINING else slot.state
         slot.enter(State.DRAINING)
 
     def retire(self, slot: Slot, *, drain_s: float, is_claimed: bool = False) -> None:
-        """Drain, stop whatever serves the model, and come to rest. When that fails the model stays what it was.
+        """Drain, stop whatever serves the model, and come to rest.
+
+        When that fails the model stays what it was, or rests if what served it is gone and what else runs is not known.
 
         One at a time: a second one under way would stop what was started behind the first.
         """
@@ -141,19 +141,30 @@ class Lifecycle:
         try:
             self._end_container(slot.spec.id, ended)
         except BaseException:
-            with self._lock:
-                slot.is_retiring = False
-                if slot.container is not None and slot.container.id in ended:
-                    # Another may run in its place: what is counted for the model is so until a look at Docker tells.
-                    self._let_go(slot)
-                    slot.claimed_as = State.STOPPED
-                slot.enter(slot.claimed_as)
+            self._not_retired(slot, is_gone=bool(ended))
             raise
         resting = self.resting_state(slot.spec.id)
         with self._lock:
             self._let_go(slot)
-            slot.is_retiring, slot.holds = False, None
+            slot.holds = None
             self._settle(slot, resting)
+
+    def _not_retired(self, slot: Slot, *, is_gone: bool) -> None:
+        """Its stop has failed; `is_gone` when that had ended what served it."""
+        resting = self.resting_state(slot.spec.id)
+        with self._lock:
+            if slot.claimed_as in (State.READY, State.PAUSED) and not is_gone:
+                slot.is_retiring = False
+                self._serves_on(slot, slot.claimed_as)
+                return
+            # Another may run in its place: what is counted for the model is so until a look at Docker tells.
+            self._let_go(slot)
+            self._settle(slot, resting if is_gone or slot.claimed_as is not State.FAILED else State.FAILED)
+
+    def _serves_on(self, slot: Slot, state: State) -> None:
+        """Whoever wanted it started after its stop has what they wanted."""
+        slot.start_wanted = False
+        slot.enter(state)
 
     def look_at_files(self, slot: Slot) -> None:
         """The files of a model at rest have changed, which says nothing of what may run of it all the same."""
@@ -163,7 +174,7 @@ class Lifecycle:
 
     def _let_go(self, slot: Slot) -> None:
         slot.container, slot.ready_at, slot.keep_alive_s, slot.usage = None, None, None, None
-        slot.was_lost = False
+        slot.is_retiring = slot.was_lost = False
 
     def _evict(self, slot: Slot, is_wanted: Callable[[], bool]) -> None:
         """The body of a thread that makes a model leave for another one, which may stop wanting the place."""
@@ -173,7 +184,7 @@ class Lifecycle:
             if slot.state is not State.DRAINING or slot.stop_requested or slot.is_retiring:
                 return
             if slot.leases or not is_wanted():
-                slot.enter(State.READY)
+                self._serves_on(slot, State.READY)
                 return
             self.claim(slot)
         try:
@@ -234,6 +245,7 @@ class Lifecycle:
             if attempt.admitted_at is not None:
                 slot.reload_s = now - attempt.admitted_at
             slot.failures.became_ready()
+            slot.was_lost = False
             attempt.done, slot.attempt = True, None
             slot.enter(State.READY)
             self.admission.nudge()
@@ -247,7 +259,7 @@ class Lifecycle:
         log.info("%s: its container ended before it was adopted", slot.spec.id)
         resting = self.resting_state(slot.spec.id)
         with self._lock:
-            attempt.done, slot.attempt, slot.progress, slot.container, slot.holds = True, None, None, None, None
+            attempt.done, slot.attempt, slot.progress, slot.container = True, None, None, None
             self._settle(slot, resting)
 
     def _attempt_failed(self, slot: Slot, attempt: Attempt, error: OrchestrarError) -> None:

@@ -40,12 +40,18 @@ class Report:
         return self._attempt.adopts
 
     @property
-    def may_run(self) -> bool:
-        """Whether memory is counted for it still, since nobody could tell whether all that ran of it has ended."""
+    def is_counted(self) -> bool:
+        """Whether it holds a part of the memory budget, be it only because nobody can tell whether all of it ended."""
         return self._slot.holds is not None
 
+    def nothing_runs(self) -> None:
+        """Docker has told so: whatever was counted for the model is free."""
+        with self._lock:
+            self._slot.holds = None
+            self._house.admission.nudge()
+
     def admit(self) -> None:
-        """Wait for the model's part of the memory budget, of which it takes none yet; raises like `Admission.admit`."""
+        """Wait for the model's part of the memory budget; raises like `Admission.admit`."""
         self._house.admission.admit(self._slot, self._attempt, self.closing)
 
     def entered(self, state: State) -> None:
@@ -65,8 +71,10 @@ class Report:
             log.info("%s: %s", self._slot.spec.id, progress.phase)
 
     def runs(self, container: Container) -> None:
-        """From now on what it takes is no longer free."""
+        """From now on what it takes is no longer free; one that somebody else has started has its place as it is."""
         self._attempt.container_id = container.id
+        if not self.is_counted:
+            self._house.admission.hold(self._slot, container.memory_limit_bytes)
 
     def used(self, peak_bytes: int) -> None:
         """The largest sample of its working set so far."""

@@ -88,7 +88,9 @@ class Reporter(Protocol):
     def adopts(self) -> bool: ...
 
     @property
-    def may_run(self) -> bool: ...
+    def is_counted(self) -> bool: ...
+
+    def nothing_runs(self) -> None: ...
 
     def admit(self) -> None: ...
 
@@ -127,12 +129,14 @@ class Starter:
                 raise
         # The prepared volume was emptied or made anew behind our back: make its content again.
         self._prepare(spec, reporter, only_if_missing=False)
+        reporter.admit()
         return self._up(spec, reporter, self._clock.monotonic())
 
     def _bring_up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
-        if reporter.adopts or reporter.may_run or not self._backend.is_prepared(spec.id):
+        if reporter.adopts or reporter.is_counted or not self._backend.is_prepared(spec.id):
             if (running := self._running(spec, reporter)) is not None:
                 return running
+            reporter.nothing_runs()
             if reporter.adopts:
                 raise NothingRuns
             self._prepare(spec, reporter, only_if_missing=True)
@@ -146,11 +150,15 @@ class Starter:
 
     def _running(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]] | None:
         """The model as somebody else has started it, once it answers; None when it does not run."""
-        found = self._backend.find(spec.id)
-        if found is None or not found.running:
+        found = self._runs(spec.id)
+        if found is None:
             return None
         reporter.entered(State.STARTING)
         return self._wait(spec, found, reporter)
+
+    def _runs(self, model_id: str) -> Container | None:
+        found = self._backend.find(model_id)
+        return found if found is not None and found.running else None
 
     def _prepare(self, spec: ModelSpec, reporter: Reporter, *, only_if_missing: bool) -> bool:
         """Make what is missing, or all; whether there was anything to do."""
@@ -163,6 +171,8 @@ class Starter:
 
     def pull(self, spec: ModelSpec, reporter: Reporter) -> None:
         """Make present whatever a start needs and is not here, or not what it was; the image, too."""
+        if reporter.is_counted and not self._runs(spec.id):
+            reporter.nothing_runs()
         reporter.entered(State.PREPARING)
         self._backend.prepare(spec.id, reporter.progressed, lambda: reporter.cancelled() or reporter.ending())
 

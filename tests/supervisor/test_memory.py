@@ -12,6 +12,7 @@ from controller.errors import DeadlineExceeded, DockerError, DockerUnavailable, 
 from controller.placement import Amount
 from controller.readiness import Readiness
 from controller.supervisor import State, Supervisor
+from controller.supervisor.starting import NOT_PREPARED_EXIT
 from tests.fakes import HANG_S, make_container
 from tests.supervisor.house import House, error_of, until
 
@@ -214,6 +215,58 @@ class TestEviction:
         for _ in tight.supervisor.pull("tiny"):
             pass
         assert GIB == tight.supervisor.gauges()["tiny"].counted_bytes
+
+    @pytest.mark.parametrize("by", ["a pull", "a request after a deletion"])
+    def test_a_preparation_holds_no_memory_for_what_has_ended(self, tight: House, by: str) -> None:
+        """A failed start left nothing: others have its place while the model's files are made, which may take hours."""
+        tight.backend.up_error = DockerError("no answer")
+        assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
+        tight.backend.up_error = None
+        go_on = threading.Event()
+        tight.backend.on_prepare = lambda *_: None if go_on.wait(HANG_S) else pytest.fail("it was never let go")
+        if by == "a pull":
+            tight.supervisor.pull("tiny")
+        else:
+            tight.backend.prepared = {"tiny", "other"}
+            tight.supervisor.delete_files("tiny")
+            tight.later(tight.supervisor.acquire, "tiny")
+        until(lambda: tight.state("tiny") is State.PREPARING)
+        serve(tight, "other")
+        go_on.set()
+
+    def test_a_model_found_running_that_has_to_be_made_waits_for_its_place(self, tight: House) -> None:
+        """It was started by hand from an empty volume, beside a model in use, and ends with that: its own start fits
+        the budget as any other."""
+        tight.backend.prepared = {"other"}
+        held = tight.supervisor.acquire("other")
+        tight.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
+        tight.backend.ready = False
+        inspect = tight.backend.inspect
+
+        def ends(container_id: str) -> Container | None:
+            if container_id == "by-hand":
+                tight.backend.end(container_id, exit_code=NOT_PREPARED_EXIT)
+                tight.backend.ready = True
+            return inspect(container_id)
+
+        tight.backend.inspect = ends  # type: ignore[method-assign]
+        asked = tight.later(tight.supervisor.acquire, "tiny")
+        until(lambda: tight.supervisor.view("tiny").waits_for == ("other",))
+        assert "up tiny" not in tight.backend.calls
+        held.release()
+        tight.clock.advance(10)
+        asked.result(HANG_S).release()
+
+    def test_a_pinned_model_at_rest_is_in_nobodys_way(self, tight: House) -> None:
+        """What a failed start may have left of it is looked for; until then others wait instead of being refused."""
+        tight.supervisor = _pinned(tight)
+        tight.backend.up_error = DockerError("no answer")
+        assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
+        tight.backend.up_error = None
+        asked = tight.later(serve, tight, "other")
+        tight.clock.until_waiting(2)
+        tight.supervisor.adopt()
+        asked.result(HANG_S)
 
     def test_what_a_starting_model_has_taken_is_not_missed(self, tight: House) -> None:
         """Of what is free now it took a part, and that part is its own: it is no reason to refuse another."""

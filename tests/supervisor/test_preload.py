@@ -10,7 +10,7 @@ from controller.errors import DockerUnavailable, StartFailed
 from controller.placement import Amount
 from controller.supervisor import Follower, Monitor, State
 from tests.fakes import HANG_S
-from tests.supervisor.house import House, until
+from tests.supervisor.house import House, error_of, until
 
 AWAY = DockerUnavailable("away")
 
@@ -129,6 +129,20 @@ class TestAfterDockerWasAway:
         assert house.settled() is State.READY
         assert (2, 1) == (ups(house), ups(house, "other"))
         assert house.state("other") is State.STOPPED
+
+    def test_also_when_a_request_had_tried_it_in_vain(self, house: House) -> None:
+        """Docker was away for that start, too: what it took with it is still owed one."""
+        look(house)
+        house.settled()
+        look(house)
+        house.backend.end("tiny-1", exit_code=137)
+        house.supervisor.adopt()
+        house.backend.up_error = AWAY
+        assert error_of(house.later(house.supervisor.acquire, "tiny")).code == AWAY.code
+        house.backend.up_error = None
+        house.supervisor.adopt()
+        house.supervisor.preload(after_gap=True)
+        assert house.settled() is State.READY
 
     @pytest.mark.parametrize("how", ["stop", "stop when it was lost", "idle", "eviction"])
     def test_what_the_controller_put_to_rest_stays_so(self, house: House, how: str) -> None:
