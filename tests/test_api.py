@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from controller.api.ollama.bodies import GenerateBody
+from controller.api.schemas import InferenceBody, read_body
 from controller.app import create_app
 from controller.placement import Amount
 from controller.registry import Registry
@@ -276,6 +278,15 @@ class TestRoutes:
     def test_the_index_lists_the_routes(self, client: FlaskClient) -> None:
         """`GET /` names every route, for whoever comes by with a browser."""
         assert "POST /inference" in client.get("/").get_json()["routes"]
+
+
+@pytest.mark.parametrize(("body", "names_model"), [(InferenceBody, "model_id"), (GenerateBody, "model")])
+def test_no_text_is_kept_when_its_request_is_over(body: type[InferenceBody | GenerateBody], names_model: str) -> None:
+    """The same text sent twice is two texts: nothing holds the first one for the second."""
+    raw = json.dumps({names_model: "tiny", "prompt": "a secret"}).encode()
+    first, second = (read_body(body, raw).prompt for _ in range(2))
+    assert first == second
+    assert first is not second
 
 
 def test_a_preloaded_model_starts_with_the_controller(backend: FakeBackend, tmp_path: Path) -> None:

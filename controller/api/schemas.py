@@ -33,7 +33,8 @@ KeepAlive = Annotated[float | None, BeforeValidator(_duration_s)]
 class Body(BaseModel):
     """A JSON object with no field that we do not know."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    # pydantic would keep the last 16,384 short texts that anybody sent.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, cache_strings="keys")
 
 
 class ModelBody(Body):
