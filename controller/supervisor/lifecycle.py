@@ -159,7 +159,7 @@ class Lifecycle:
                 return
             # Another may run in its place: what is counted for the model is so until a look at Docker tells.
             self._let_go(slot)
-            self._settle(slot, resting if is_gone or slot.claimed_as is not State.FAILED else State.FAILED)
+            self._settle(slot, State.FAILED if slot.claimed_as is State.FAILED and not is_gone else resting)
 
     def _serves_on(self, slot: Slot, state: State) -> None:
         """Whoever wanted it started after its stop has what they wanted."""

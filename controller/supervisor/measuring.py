@@ -25,7 +25,7 @@ class Measuring:
     def measure(self) -> None:
         """As `Supervisor.measure`."""
         with self._lock:
-            running = [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
+            running = self._slots.serving()
         self._take_usage(running)
         drifted = self._backend.drifted(running)
         with self._lock:

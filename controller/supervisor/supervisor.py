@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from controller.docker_service import Container
 from controller.errors import ModelBusy, ModelNotFound, OrchestrarError
 from controller.metrics import Gauges, Metrics
 from controller.readiness import Readiness
@@ -170,7 +169,7 @@ class Supervisor:
     def drifted(self) -> set[str]:
         """The running models whose container is not what the Compose files and images are now. Asks Docker."""
         with self._lock:
-            running = self._running()
+            running = self._slots.serving()
         return self._backend.drifted(running)
 
     def reopen(self) -> None:
@@ -287,9 +286,6 @@ class Supervisor:
             self._idling.wake()
             for slot in self._slots.values():
                 slot.changed.notify_all()
-
-    def _running(self) -> list[Container]:
-        return [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
 
     @contextmanager
     def _closed_to_requests(self, slot: Slot, *, only_at_rest: bool = False) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable
 
+from controller.docker_service import Container
 from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
 from controller.supervisor.model import Slot, State
@@ -30,6 +31,10 @@ class Table:
     def values(self) -> Collection[Slot]:
         """The records in the registry's order."""
         return self._slots.values()
+
+    def serving(self) -> list[Container]:
+        """The containers of those that are ready. With the lock held."""
+        return [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
 
     def replace(self, specs: Iterable[ModelSpec]) -> None:
         """Make it hold these, in this order; records that stay keep all but their entry. Called without the lock.
