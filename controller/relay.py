@@ -20,6 +20,7 @@ from controller.errors import (
     UpstreamError,
     UpstreamInvalid,
 )
+from controller.model_error import error_of
 from controller.proxy import Proxy, Upstream
 from controller.sent import Sent
 from controller.supervisor import CancelToken, Lease, Supervisor
@@ -83,16 +84,25 @@ class Relay:
         self._max_in_flight = max_in_flight
 
     def open(
-        self, model_id: str, path: str, body: bytes, *, request_id: str, token: CancelToken, keep_alive_s: float | None
+        self,
+        model_id: str,
+        path: str,
+        body: bytes,
+        *,
+        request_id: str,
+        token: CancelToken,
+        left_s: float | None = None,
+        keep_alive_s: float | None,
     ) -> Exchange:
-        """The model's answer, begun; the caller closes it. Starts the model where needed.
+        """The model's answer, begun; the caller closes it. Starts the model where needed, and waits for it `left_s` at
+        most (default: its `max_wait`).
 
         A model that dies before its answer begins is started once more and asked again, within what is left of
-        `max_wait`; after that, and for whatever else goes wrong, the error is raised and nothing is held.
+        that; after that, and for whatever else goes wrong, the error is raised and nothing is held.
         """
         self._take_place()
         try:
-            return self._open(model_id, path, body, request_id, token, keep_alive_s)
+            return self._open(model_id, path, body, request_id, token, left_s, keep_alive_s)
         except BaseException:
             self._places.release()
             raise
@@ -148,11 +158,17 @@ class Relay:
         return Overloaded(f"{self._max_in_flight} requests are in flight, which is the limit; try again soon")
 
     def _open(
-        self, model_id: str, path: str, body: bytes, request_id: str, token: CancelToken, keep_alive_s: float | None
+        self,
+        model_id: str,
+        path: str,
+        body: bytes,
+        request_id: str,
+        token: CancelToken,
+        left_s: float | None,
+        keep_alive_s: float | None,
     ) -> Exchange:
         headers = {"X-Request-Id": request_id}
         start_s = queue_s = 0.0
-        left_s: float | None = None
         for last_try in (False, True):
             lease = self._supervisor.acquire(model_id, max_wait_s=left_s, token=token)
             start_s, queue_s = start_s + lease.start_s, queue_s + lease.queue_s
@@ -275,36 +291,3 @@ class Exchange:
         self._upstream.close()
         self._lease.release(keep_alive_s=self._keep_alive_s)
         on_close(self._sent)
-
-
-# What our own errors are made of; of a server's other fields nobody knows what they mean.
-_ERROR_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "message": str,
-    "type": str,
-    "code": str,
-    "param": (str, type(None)),
-    "src": str,
-    "request_id": str,
-    "details": dict,
-}
-# What llama.cpp's server tells by the type alone, in the words that clients of the OpenAI API know.
-_KNOWN_TYPES = {
-    "exceed_context_size_error": {"type": "invalid_request_error", "code": "context_length_exceeded"},
-}
-
-
-def error_of(found: dict[str, Any]) -> dict[str, Any] | None:
-    """The error in a model's answer, in our fields; None when there is none.
-
-    Servers differ: an object or a text under `error`, a text under `detail`, or the fields with nothing around them; a
-    number as `code`; and fields of their own, which go into `details`.
-    """
-    error = found if found.get("object") == "error" else found.get("error", found.get("detail"))
-    if isinstance(error, str):
-        error = {"message": error}
-    if not isinstance(error, dict):
-        return None
-    ours = {name: error[name] for name, kind in _ERROR_FIELDS.items() if isinstance(error.get(name, ()), kind)}
-    others = {name: value for name, value in error.items() if name not in _ERROR_FIELDS and name != "object"}
-    known = _KNOWN_TYPES.get(ours.get("type", ""), {})
-    return {**ours, **known, "details": {**others, **ours.get("details", {})}}

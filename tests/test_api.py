@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Response
 from flask.testing import FlaskClient
 
 from controller.api.ollama.bodies import GenerateBody
+from controller.api.relaying import by_name
 from controller.api.schemas import InferenceBody, read_body
 from controller.app import create_app
+from controller.errors import ModelNotFound, ModelStopping
 from controller.placement import Amount
-from controller.registry import Registry
+from controller.registry import ModelSpec, Registry
 from controller.settings import ROOT, Settings
 from tests.errorshape import check_error
-from tests.fakes import FakeBackend, make_container, make_spec
+from tests.fakes import HANG_S, FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving
 from tests.supervisor.house import until
 
@@ -79,6 +84,65 @@ def post(client: FlaskClient, path: str, body: Any, **kwargs: Any) -> tuple[int,
 
 
 GOOD = {"model_id": "tiny", "prompt": "hi"}
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/inference", {"model_id": "small", "prompt": "hi"}),
+            ("/v1/completions", {"model": "small", "prompt": "hi"}),
+            ("/api/generate", {"model": "small"}),
+        ],
+    )
+    def test_a_name_is_followed_to_another_model(
+        self, client: FlaskClient, backend: FakeBackend, runner_port: int, path: str, body: dict[str, str]
+    ) -> None:
+        """A reload gives it to another one while a request waits for the first, which is to go: that one answers."""
+        app = client.application
+        services = app.extensions["orchestrar"]
+        other = make_spec("other", aliases=("small",))
+        backend.after_up = lambda container: replace(container, port=runner_port)
+        backend.up_gate.clear()
+        with ThreadPoolExecutor(2) as pool:
+            asked = pool.submit(post, app.test_client(), path, body)
+            until(lambda: services.supervisor.view("tiny").waiting == 1)
+            services.supervisor.change({"tiny": make_spec("tiny"), "other": other}, remade=())
+            services.registry.now = Registry(models={"other": other})
+            dropped = pool.submit(services.supervisor.drop, ["tiny"])
+            until(lambda: services.supervisor.view("other").waiting == 1)
+            backend.up_gate.set()
+            assert asked.result(HANG_S)[0] == 200
+            dropped.result(HANG_S)
+        assert "up other" in backend.calls
+
+    def test_a_name_that_stays_is_refused(self) -> None:
+        """A model that is being stopped refuses by whichever name, and nothing else is asked."""
+        asked: list[str] = []
+
+        def ask(spec: ModelSpec, _left_s: float | None) -> Response:
+            asked.append(spec.id)
+            raise ModelStopping("it is being stopped")
+
+        with pytest.raises(ModelStopping):
+            by_name(Registry(models={"tiny": make_spec("tiny", aliases=("small",))}).resolve, "small", ask)
+        assert ["tiny"] == asked
+
+    def test_the_wait_is_one(self) -> None:
+        """Who has waited for the model that was to go has so much less time left for the other one."""
+        left: list[float | None] = []
+        found = iter([make_spec("tiny"), make_spec("other", max_wait_s=60)])
+
+        def ask(spec: ModelSpec, left_s: float | None) -> Response:
+            left.append(left_s)
+            if spec.id == "tiny":
+                raise ModelNotFound("it is gone")
+            return Response()
+
+        by_name(lambda _: next(found), "small", ask)
+        assert left[0] is None
+        assert left[1] is not None
+        assert left[1] < 60
 
 
 class TestInference:

@@ -9,18 +9,20 @@ from flask import Response
 from controller.api.relaying import AsItCame, as_json, relay
 from controller.api.schemas import InferenceBody
 from controller.api.services import Services
+from controller.registry import ModelSpec
 from controller.relay import Answer, Waited
 
 
-def ask(services: Services, model_id: str, body: InferenceBody) -> Response:
-    """The model's answer, with the model's id and what it had to be waited for."""
+def ask(services: Services, spec: ModelSpec, body: InferenceBody, left_s: float | None) -> Response:
+    """The model's answer, with the model's id and what it had to be waited for; `left_s` as in `relay`."""
     return relay(
         services,
-        model_id,
+        spec,
         "/inference",
         body.for_runner(),
         stream=body.stream,
-        wording=_Native(model_id),
+        wording=_Native(spec.id),
+        left_s=left_s,
         keep_alive_s=body.keep_alive,
     )
 

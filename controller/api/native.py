@@ -11,12 +11,14 @@ from controller import __version__
 from controller.api import pulling
 from controller.api.body import raw_body
 from controller.api.inference import ask
+from controller.api.relaying import by_name
 from controller.api.schemas import InferenceBody, ModelBody, PullBody, RunBody, read_body
 from controller.api.services import services
 from controller.api.tasks import CHAT, TEXT, require
 from controller.api.views import model_row, plan_body, pulled, seconds, status_row
 from controller.errors import BodyInvalid
 from controller.metrics import CONTENT_TYPE
+from controller.registry import ModelSpec
 from controller.supervisor import State
 
 blueprint = Blueprint("native", __name__)
@@ -133,6 +135,9 @@ def delete_files(name: str) -> Response:
 def inference() -> Response:
     """Ask a model, started first where needed."""
     body = read_body(InferenceBody, raw_body())
-    spec = services().registry.resolve(body.model_id)
-    require(TEXT if body.messages is None else CHAT, spec, body.model_id, param="model_id")
-    return ask(services(), spec.id, body)
+
+    def asked(spec: ModelSpec, left_s: float | None) -> Response:
+        require(TEXT if body.messages is None else CHAT, spec, body.model_id, param="model_id")
+        return ask(services(), spec, body, left_s)
+
+    return by_name(services().registry.resolve, body.model_id, asked)

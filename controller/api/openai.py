@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from controller.api.body import raw_body
-from controller.api.relaying import AsItCame, relay
+from controller.api.relaying import AsItCame, by_name, relay
 from controller.api.schemas import EmbeddingsBody, OpenAIBody, read_body
 from controller.api.services import services
 from controller.api.tasks import CHAT, EMBEDDINGS, TEXT, Use, require
@@ -52,9 +52,12 @@ def _pass_on(use: Use, kind: type[OpenAIBody] = OpenAIBody) -> Response:
     """The request as it came, to the same path of its model's runner, which repeats the name that the client wrote."""
     raw = raw_body()
     body = read_body(kind, raw)
-    spec = _resolve(body.model)
-    require(use, spec, body.model, param="model")
-    return relay(services(), spec.id, request.path, raw, stream=bool(body.stream), wording=AsItCame())
+
+    def asked(spec: ModelSpec, left_s: float | None) -> Response:
+        require(use, spec, body.model, param="model")
+        return relay(services(), spec, request.path, raw, stream=bool(body.stream), wording=AsItCame(), left_s=left_s)
+
+    return by_name(_resolve, body.model, asked)
 
 
 def _resolve(name: str) -> ModelSpec:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from flask import Response, g, request
@@ -10,8 +12,9 @@ from flask import Response, g, request
 from controller.api.errors import envelope
 from controller.api.foreign import way_to
 from controller.api.services import Services
-from controller.errors import OrchestrarError
+from controller.errors import ModelNotFound, ModelStopping, OrchestrarError
 from controller.event_stream import EventStream
+from controller.registry import ModelSpec
 from controller.relay import Answer, Pieces, Waited
 from controller.supervisor import CancelToken
 
@@ -49,29 +52,55 @@ class AsItCame:
         return f"data: {json.dumps(envelope(error, request_id))}\n\n".encode()
 
 
+def by_name(
+    resolve: Callable[[str], ModelSpec], name: str, ask: Callable[[ModelSpec, float | None], Response]
+) -> Response:
+    """What `ask` answers for the model of this name, given the time it may still wait for it (None: all of it).
+
+    A reload may give the name to another model while the request is on its way, and have the one before refuse it:
+    then the new one is asked.
+    """
+    begun = time.monotonic()
+    spec, left_s = resolve(name), None
+    while True:
+        try:
+            return ask(spec, left_s)
+        except (ModelStopping, ModelNotFound):
+            meant_now = resolve(name)
+            if meant_now.id == spec.id:
+                raise
+            spec, left_s = meant_now, meant_now.max_wait_s - (time.monotonic() - begun)
+
+
 def relay(
     services: Services,
-    model_id: str,
+    spec: ModelSpec,
     path: str,
     body: bytes,
     *,
     stream: bool,
     wording: Wording,
+    left_s: float | None,
     keep_alive_s: float | None = None,
 ) -> Response:
-    """The model's answer to `body`.
+    """The model's answer to `body`; `left_s` is how long it may be waited for (None: the model's `max_wait`).
 
     The path and the body are those of our runner; a server that speaks otherwise gets and gives them in other words.
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
-    spec = services.registry.resolve(model_id)
     way = way_to(spec, services.engines[spec.engine], path, body)
     request_id: str = g.request_id
     token = CancelToken()
     unwatch = services.watch(request.environ, token)
     try:
         exchange = services.relay.open(
-            model_id, way.path, way.body, request_id=request_id, token=token, keep_alive_s=keep_alive_s
+            spec.id,
+            way.path,
+            way.body,
+            request_id=request_id,
+            token=token,
+            left_s=left_s,
+            keep_alive_s=keep_alive_s,
         )
     except BaseException:
         unwatch()

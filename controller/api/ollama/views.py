@@ -17,7 +17,7 @@ from controller.api.ollama.bodies import ChatBody, EmbedBody, EmbeddingsBody, Ge
 from controller.api.ollama.embeddings import EmbeddingsWording, EmbedWording
 from controller.api.ollama.progress import SUCCESS, StatusLines
 from controller.api.ollama.requests import CHAT, EMBEDDINGS, chat_request, embed_request, generate_request
-from controller.api.relaying import Wording, relay
+from controller.api.relaying import Wording, by_name, relay
 from controller.api.schemas import read_body
 from controller.api.services import services
 from controller.api.tasks import require
@@ -62,31 +62,38 @@ def show() -> Response:
 def chat() -> Response:
     """The next turn of a conversation; without messages, loading or unloading."""
     body = read_body(ChatBody, raw_body())
-    spec, wording = _resolve(body.model), OllamaWording(body.model, is_chat=True)
-    if not body.messages:
-        return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
-    require(tasks.CHAT, spec, body.model, param="model")
-    return _ask(spec, CHAT, chat_request(body, spec), body.keep_alive, wording)
+
+    def asked(spec: ModelSpec, left_s: float | None) -> Response:
+        wording = OllamaWording(body.model, is_chat=True)
+        if not body.messages:
+            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
+        require(tasks.CHAT, spec, body.model, param="model")
+        return _ask(spec, CHAT, chat_request(body, spec), body.keep_alive, wording, left_s)
+
+    return by_name(_resolve, body.model, asked)
 
 
 @blueprint.post("/generate")
 def generate() -> Response:
     """An answer to a prompt; without one, loading or unloading."""
     body = read_body(GenerateBody, raw_body())
-    spec, wording = _resolve(body.model), OllamaWording(body.model, is_chat=False)
-    if not body.prompt:
-        return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
-    require(tasks.TEXT, spec, body.model, param="model")
-    path, asked = generate_request(body, spec)
-    return _ask(spec, path, asked, body.keep_alive, wording)
+
+    def asked(spec: ModelSpec, left_s: float | None) -> Response:
+        wording = OllamaWording(body.model, is_chat=False)
+        if not body.prompt:
+            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
+        require(tasks.TEXT, spec, body.model, param="model")
+        path, for_runner = generate_request(body, spec)
+        return _ask(spec, path, for_runner, body.keep_alive, wording, left_s)
+
+    return by_name(_resolve, body.model, asked)
 
 
 @blueprint.post("/embed")
 def embed() -> Response:
     """Vectors for texts."""
     body = read_body(EmbedBody, raw_body())
-    spec = _resolve(body.model)
-    return _embed(spec, body, EmbedWording(body.model), {"model": body.model, "embeddings": []})
+    return _embed(body, EmbedWording(body.model), {"model": body.model, "embeddings": []})
 
 
 @blueprint.post("/embeddings")
@@ -94,7 +101,7 @@ def embeddings() -> Response:
     """A vector for one text, as older clients ask for it."""
     older = read_body(EmbeddingsBody, raw_body())
     body = EmbedBody(model=older.model, input=older.prompt, keep_alive=older.keep_alive)
-    return _embed(_resolve(body.model), body, EmbeddingsWording(), {"embedding": []})
+    return _embed(body, EmbeddingsWording(), {"embedding": []})
 
 
 @blueprint.post("/pull")
@@ -118,17 +125,29 @@ def _resolve(name: str) -> ModelSpec:
         raise ModelNotFound(message, param="model", details=exc.details) from None
 
 
-def _ask(spec: ModelSpec, path: str, asked: dict[str, Any], keep_alive_s: float | None, wording: Wording) -> Response:
+def _ask(
+    spec: ModelSpec,
+    path: str,
+    asked: dict[str, Any],
+    keep_alive_s: float | None,
+    wording: Wording,
+    left_s: float | None,
+) -> Response:
     streamed = bool(asked.get("stream"))
     raw = json.dumps(asked).encode()
-    return relay(services(), spec.id, path, raw, stream=streamed, wording=wording, keep_alive_s=keep_alive_s)
+    return relay(
+        services(), spec, path, raw, stream=streamed, wording=wording, left_s=left_s, keep_alive_s=keep_alive_s
+    )
 
 
-def _embed(spec: ModelSpec, body: EmbedBody, wording: Wording, nothing: dict[str, Any]) -> Response:
-    if not body.input:
-        return _load(spec, body.keep_alive, nothing, nothing)
-    require(tasks.EMBEDDINGS, spec, body.model, param="model")
-    return _ask(spec, EMBEDDINGS, embed_request(body, spec), body.keep_alive, wording)
+def _embed(body: EmbedBody, wording: Wording, nothing: dict[str, Any]) -> Response:
+    def asked(spec: ModelSpec, left_s: float | None) -> Response:
+        if not body.input:
+            return _load(spec, body.keep_alive, nothing, nothing)
+        require(tasks.EMBEDDINGS, spec, body.model, param="model")
+        return _ask(spec, EMBEDDINGS, embed_request(body, spec), body.keep_alive, wording, left_s)
+
+    return by_name(_resolve, body.model, asked)
 
 
 def _load(spec: ModelSpec, keep_alive_s: float | None, loaded: dict[str, Any], unloaded: dict[str, Any]) -> Response:
