@@ -22,6 +22,8 @@ MIB = 1024 * 1024
 LOOK_ANYWAY_S = 5.0
 # A request may come to need what nobody had asked for.
 LOOK_FOR_REQUESTS_S = 1.0
+# Who waits for a start asked at about the same time, and is told that it took too long, not that it failed.
+WAITERS_FIRST_S = 1.0
 
 
 class Step(Enum):
@@ -124,7 +126,9 @@ class Admission:
                 raise no_room(slot, needed, room, found)
             slot.waits_for = tuple(holder.model_id for holder in found.victims) or found.waits_for
             # Nobody is to leave for those who have gone themselves, nor to be closed for longer than anybody waits.
-            left_s = asked_at + slot.spec.max_wait_s - now if slot.queue or attempt.unasked else 0.0
+            left_s = asked_at + slot.spec.max_wait_s - now
+            if not attempt.unasked:
+                left_s = left_s + WAITERS_FIRST_S if slot.queue else 0.0
             if left_s <= 0:
                 raise no_room(slot, needed, room, found)
             is_patient = _is_patient(slot)

@@ -144,6 +144,10 @@ class Supervisor:
         with self._lock:
             slot.keep_alive_s = 0.0
         self._idling.stop_if_due(slot)
+        with self._lock:
+            # The look at all models may have found it idle at the same moment, and be the one that stops it.
+            while slot.is_retiring and not self._life.is_closing:
+                self._clock.wait(slot.changed, None)
 
     def stop(self, model_id: str) -> None:
         """Refuse new work, let what is in flight end within the grace period, stop, and verify that it is gone."""

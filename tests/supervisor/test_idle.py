@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from controller.docker_service import Container
@@ -71,6 +72,36 @@ class TestIdle:
         house.backend.stop_gate.set()
         reaping.result(HANG_S)
         assert house.settled() is State.READY
+
+    def test_who_expires_it_waits_for_its_end(self, house: House) -> None:
+        """Whoever else found the model idle at the same moment, and stops it: `expire` returns when it has stopped."""
+        lease(house).release()
+        inspect, looked = house.backend.inspect, [threading.Event(), threading.Event()]
+        go_on = [threading.Event(), threading.Event()]
+        numbers = iter((0, 1))
+
+        def held_up(container_id: str) -> Container | None:
+            number = next(numbers, None)
+            if number is not None:
+                looked[number].set()
+                assert go_on[number].wait(HANG_S)
+            return inspect(container_id)
+
+        house.backend.inspect = held_up  # type: ignore[method-assign]
+        house.backend.stop_gate.clear()
+        expiring = house.later(house.supervisor.expire, "tiny")
+        assert looked[0].wait(HANG_S)
+        reaping = house.later(house.supervisor.reap)
+        assert looked[1].wait(HANG_S)
+        go_on[1].set()
+        assert house.backend.stop_reached.wait(HANG_S)
+        go_on[0].set()
+        house.clock.until_waiting(1)
+        assert not expiring.done()
+        house.backend.stop_gate.set()
+        expiring.result(HANG_S)
+        assert house.state() is State.STOPPED
+        reaping.result(HANG_S)
 
     def test_an_idle_timeout_of_0_keeps_for_ever(self, pool: ThreadPoolExecutor) -> None:
         """`idle_timeout: 0` keeps a model until somebody stops it."""
