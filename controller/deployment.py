@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 
 from controller.budget import Budget
 from controller.compose_file import ComposeFile
@@ -25,6 +26,8 @@ from controller.resumption import Resumption
 log = logging.getLogger(__name__)
 
 LOG_LINES = 30
+# Docker notes when a container started once it runs, and what fails at once has written why by then.
+WRITES_BEFORE = timedelta(milliseconds=250)
 PORT_TRIES = 5
 _PORT_IN_USE = ("address already in use", "port is already allocated")
 _NETWORK_GONE = re.compile(r"network \S+ not found")
@@ -164,7 +167,9 @@ class Deployment:
 
     def logs(self, container: Container) -> list[str]:
         """Its last lines, of this run of it alone."""
-        return self._docker.logs(container.id, tail=LOG_LINES, since=container.started_at)
+        begun = container.started_at
+        since = None if begun is None else begun - WRITES_BEFORE
+        return self._docker.logs(container.id, tail=LOG_LINES, since=since)
 
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:
         """CPU and memory per container."""

@@ -75,11 +75,12 @@ def on_starting(server: Any) -> None:
 
     A broken one ends here with all its errors and exit code 2.
     """
-    from controller.composition import check
-
     global _lock
     try:
         _lock = instance_lock.take(_settings.project, f"http://{bind}", os.environ)
+        # Behind the lock: it takes its time, and a second controller is to end at once.
+        from controller.composition import check
+
         check(_settings)
     except ConfigInvalid as exc:
         on_exit(server)

@@ -121,15 +121,21 @@ def test_what_is_no_event_is_none(line: str) -> None:
 class TestHappenings:
     def note(self, happenings: Happenings, *actions: str, container_id: str = "abc") -> None:
         for action in actions:
-            name, _, signal = action.partition(" ")
-            number = int(signal) if signal else None
-            happenings.note(Event(action=name, container_id=container_id, model_id="tiny", signal=number))
+            name, _, told = action.partition(" ")
+            number = int(told) if told else None
+            signal, exit_code = (None, number) if name == "die" else (number, None)
+            happenings.note(
+                Event(action=name, container_id=container_id, model_id="tiny", signal=signal, exit_code=exit_code)
+            )
 
     @pytest.mark.parametrize(
         ("actions", "ending"),
         [
             (("start", "die"), Ending(seen=True)),
             (("start", "oom", "die"), Ending(seen=True, oom=True)),
+            (("start", "die 137", "oom"), Ending(seen=True, oom=True, exit_code=137)),
+            (("start", "die 137"), Ending(seen=True, exit_code=137)),
+            (("die 137", "start", "die 1"), Ending(seen=True, exit_code=1)),
             (("kill 15", "die"), Ending(seen=True, ordered=True)),
             (("kill", "die"), Ending(seen=True, ordered=True)),
             (("kill 9", "die", "stop"), Ending(seen=True, ordered=True)),
@@ -165,3 +171,12 @@ class TestHappenings:
             asked = pool.submit(happenings.ending, "abc", HANG_S)
             self.note(happenings, "kill 9", "die")
             assert Ending(seen=True, ordered=True) == asked.result(HANG_S)
+
+    def test_word_of_the_kernel_is_awaited(self) -> None:
+        """A kill that nobody ordered may be the kernel's for want of memory, which is told a little later."""
+        happenings = Happenings()
+        self.note(happenings, "die 137")
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(happenings.ending, "abc", HANG_S)
+            self.note(happenings, "oom")
+            assert asked.result(HANG_S).oom

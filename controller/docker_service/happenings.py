@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from controller.docker_service.events import Event
 
 MOST_CONTAINERS = 256
+# 128 + SIGKILL.
+KILLED = 137
 # The signals that ask a process to end: INT, QUIT, KILL and TERM. Others (HUP, USR1) come as `kill`, too.
 _ENDING_SIGNALS = (2, 3, 9, 15)
 
@@ -19,9 +21,11 @@ class Ending:
 
     `ordered`: somebody told Docker to stop, kill or remove it, by hand or we ourselves. A process that ended by itself,
     or was killed past Docker, was ended by nobody's order. `oom`: the kernel ended a process of it for want of memory.
+    `exit_code`: as its end told it.
     """
 
     seen: bool = False
+    exit_code: int | None = None
     ordered: bool = False
     oom: bool = False
 
@@ -44,6 +48,7 @@ class Happenings:
             self._endings[event.container_id] = replace(
                 before,
                 seen=before.seen or event.action in ("die", "destroy"),
+                exit_code=before.exit_code if event.exit_code is None else event.exit_code,
                 ordered=before.ordered or _is_order(event),
                 oom=before.oom or event.action == "oom",
             )
@@ -55,9 +60,15 @@ class Happenings:
     def ending(self, container_id: str, timeout_s: float) -> Ending:
         """How the container ended; waits `timeout_s` at most for Docker to tell, after which nothing is known."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._of(container_id).seen, timeout_s):
-                return Ending()
-            return self._of(container_id)
+            self._changed.wait_for(lambda: self._is_told(container_id), timeout_s)
+            found = self._of(container_id)
+            return found if found.seen else Ending()
+
+    def _is_told(self, container_id: str) -> bool:
+        """Whether all is known. The kernel's kill for want of memory and the end that it makes are told by different
+        sources, in either order."""
+        found = self._of(container_id)
+        return found.seen and (found.exit_code != KILLED or found.ordered or found.oom)
 
     def _of(self, container_id: str) -> Ending:
         return self._endings.get(container_id, Ending())
