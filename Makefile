@@ -2,6 +2,9 @@ PYTHON ?= python3
 SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
+# Python is begun some hundred times by the tests, and would read all our modules as source each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help up serve down logs lint test test-fast test-llamacpp faults faults-mutants soak bench bench-peers clean
 
@@ -46,7 +49,7 @@ faults-mutants: ## break each promise by one line, in a copy, and see its test f
 MINUTES ?= 15
 soak: ## random interleavings and faults for a while (MINUTES=15); what the controller holds before and after
 	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest tests/supervisor/test_state_machine.py -qq --hypothesis-profile=long
+	$(VENV_PYTHON) -m pytest tests/supervisor/test_state_machine.py -qq --hypothesis-profile=long --timeout=0
 	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -qq -s --soak-minutes=$(MINUTES)
 
 test-llamacpp: bench-peers ## the tests with llama.cpp's own server, which bench-peers builds

@@ -16,6 +16,9 @@ from tests.promises.table import Outcome, as_text
 
 # `pytest --hypothesis-profile=long`: other examples each time, for a machine with nothing better to do. Where CI is
 # set, hypothesis takes the same ones, so that what fails there came with the change.
+# How long an example takes says something of the machine alone.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 settings.register_profile("long", max_examples=2000)
 OUTCOMES = pytest.StashKey[dict[str, Outcome]]()
 Figure = Callable[[str, object], None]
@@ -40,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return not config.getoption("--promises") or promise_of(item.name) is not None
 
     config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
-    items[:] = filter(is_wanted, items)
+    items[:] = sorted(filter(is_wanted, items), key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture

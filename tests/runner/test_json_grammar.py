@@ -90,6 +90,7 @@ def refusal(schema: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(SCHEMAS, st.randoms(use_true_random=False))
 def test_whatever_it_lets_through_keeps_the_schema(schema: Any, chance: random.Random) -> None:

@@ -48,6 +48,7 @@ def slow_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idling.log, "info", linger)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("hasty_threads", "slow_log")
 def test_l2_no_request_is_lost_to_an_idle_stop(pool: ThreadPoolExecutor, figure: Figure) -> None:
     """One to three requests at the moment when the model falls due, sometimes with a stop by hand: each gets a lease.

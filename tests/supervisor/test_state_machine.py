@@ -23,6 +23,8 @@ from tests.fakes import HANG_S, make_spec
 from tests.supervisor.parking_docker import ParkingDocker
 from tests.supervisor.world import ParkingClock, ParkingPool, ours, settle
 
+pytestmark = pytest.mark.long
+
 # What each needs of the budget: the small ones fit beside each other, the large one beside none.
 NEEDS = {"one": 1, "two": 1, "large": 2}
 BUDGET = 2
