@@ -172,9 +172,9 @@ class House:
         return code
 
     def await_death(self) -> None:
-        """Return when the controller, which a test has made kill itself, is gone."""
+        """Return when the controller, which a test has made kill itself, is gone: by that, and nothing else."""
         assert self._process is not None
-        self._process.wait(30)
+        assert self._process.wait(30) == -signal.SIGKILL
         self._process = None
 
     def kill(self) -> None:

@@ -111,7 +111,8 @@ def test_preparing_happens_once(house: House) -> None:
     assert created == []
     assert house.post("/stop", {"model_id": "made"}).ok
     assert requests.delete(f"{house.url}/models/made/files", timeout=30).ok
-    assert docker("volume", "ls", "-q", "--filter", "label=orchestrar.prepare=made").split() == []
+    labels = ("label=orchestrar.prepare=made", f"label=com.docker.compose.project={house.project}")
+    assert docker("volume", "ls", "-q", *(x for label in labels for x in ("--filter", label))).split() == []
 
 
 def test_an_emptied_volume_is_filled_again(house: House) -> None:

@@ -16,6 +16,8 @@ from tests.docker.house import House
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 PARIS = "What is the capital of France?"
+# Long enough that what is made while a piece is sent leaves some for others.
+COLOURS = "Name three colours."
 GREEDY = {"temperature": 0}
 
 
@@ -70,14 +72,15 @@ def test_a_pull_prepares_the_model(house: House, client: ollama.Client) -> None:
 
 def test_chat_is_the_native_answer(house: House, client: ollama.Client) -> None:
     """Text, reason and counts are those of `POST /inference`, whole and streamed, and the times add up."""
-    expected = native(house, prompt=PARIS)
-    whole = client.chat("smollm2", user(PARIS), options=GREEDY)
-    *parts, last = client.chat("smollm2", user(PARIS), options=GREEDY, stream=True)
+    expected = native(house, prompt=COLOURS, max_tokens=24)
+    options = {**GREEDY, "num_predict": 24}
+    whole = client.chat("smollm2", user(COLOURS), options=options)
+    *parts, last = client.chat("smollm2", user(COLOURS), options=options, stream=True)
     assert expected["text"] == whole.message.content
     assert expected["text"] == "".join(part.message.content or "" for part in parts)
     assert len(parts) > 1
     for answer in (whole, last):
-        assert "stop" == answer.done_reason
+        assert expected["finish_reason"] == answer.done_reason
         usage = expected["usage"]
         assert (usage["prompt_tokens"], usage["completion_tokens"]) == (answer.prompt_eval_count, answer.eval_count)
         assert answer.prompt_eval_duration is not None

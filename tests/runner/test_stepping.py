@@ -136,6 +136,12 @@ def submit(loop: StepLoop, *tokens: int, stop: tuple[str, ...] = ()) -> FakeSink
     return sink
 
 
+def submit_together(loop: StepLoop, *requests: tuple[int, ...]) -> list[FakeSink]:
+    """All of them join before one step."""
+    with loop._changed:
+        return [submit(loop, *tokens) for tokens in requests]
+
+
 def test_requests_join_while_others_run(pipeline: FakePipeline, loop: StepLoop) -> None:
     """A request that comes while another generates is in the very next step, and each gets its own text."""
     first = submit(loop, 1, 2, 3)
@@ -152,7 +158,7 @@ def test_requests_join_while_others_run(pipeline: FakePipeline, loop: StepLoop) 
 
 def test_all_is_done_on_the_one_thread_that_steps(pipeline: FakePipeline, loop: StepLoop) -> None:
     """Nobody else is woken for a token: each is text in its reader's hands before the next step begins."""
-    sinks = [submit(loop, 1, 2, 3), submit(loop, 4, 5, 6)]
+    sinks = submit_together(loop, (1, 2, 3), (4, 5, 6))
     pipeline.permits.release(3)
     for sink in sinks:
         sink.end()
@@ -284,7 +290,7 @@ def test_closing_ends_what_runs(pipeline: FakePipeline) -> None:
 def test_draining_waits_for_everyone(pipeline: FakePipeline, loop: StepLoop) -> None:
     """It returns once the batch is empty, at once where it is, and also when a step has failed everyone."""
     loop.drain()
-    sinks = [submit(loop, 1, 2), submit(loop, 3)]
+    sinks = submit_together(loop, (1, 2), (3,))
     drained = threading.Event()
 
     def drain() -> None:

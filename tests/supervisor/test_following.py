@@ -81,6 +81,7 @@ def test_an_event_in_the_middle_of_a_start_is_kept(house: House, follower: Follo
     house.supervisor.stop("tiny")
     looks.clear()
     house.backend.up_gate.clear()
+    house.backend.up_reached.clear()
     waiting = house.later(lease, house)
     assert house.backend.up_reached.wait(10)
     follower.note(event("die", "tiny-2"))

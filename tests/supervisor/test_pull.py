@@ -75,10 +75,10 @@ def test_a_pull_makes_present_and_starts_nothing(absent: House, download: Downlo
 
 def test_pulls_share_one_preparation(absent: House, download: Download) -> None:
     """Two pulls at once prepare once; one that comes later has nothing to do."""
-    pulls = [absent.later(follow, absent.supervisor.pull("tiny")) for _ in range(2)]
-    assert download.reached.wait(HANG_S)
+    pulls = [absent.supervisor.pull("tiny") for _ in range(2)]
+    assert [next(pull) for pull in pulls] == [HALF, HALF]
     download.go_on.set()
-    assert [pull.result(HANG_S) for pull in pulls] == [[HALF], [HALF]]
+    assert [follow(pull) for pull in pulls] == [[], []]
     assert absent.backend.calls == ["prepare tiny"]
 
 

@@ -32,9 +32,10 @@ def test_two_starts_of_one_model_are_noticed(docker: ParkingDocker) -> None:
             pool.submit(docker.up, "one")
             until(lambda count=count: len(docker.under_way) == count)  # type: ignore[misc]
         assert ["up one was asked for beside ['up one']"] == docker.wrong
+        # One by one: both would find that nothing runs yet.
         for call in list(docker.under_way):
             docker.answer(call, succeeds=True)
-        until(lambda: docker.running("one") is not None)
+            until(lambda: docker.running("one") is not None)
         pool.submit(docker.up, "one")
         until(lambda: len(docker.under_way) == 1)
         assert "up one was asked for beside ['one-1']" == docker.wrong[-1]

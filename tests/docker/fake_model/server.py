@@ -57,6 +57,13 @@ HOSTILE: dict[str, tuple[bytes, bytes, float]] = {
 }
 
 
+class Server(ThreadingHTTPServer):
+    """Takes as many connections at once as a test may make."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -228,8 +235,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    server = ThreadingHTTPServer(("0.0.0.0", 8000), Handler)
-    server.daemon_threads = True
+    server = Server(("0.0.0.0", 8000), Handler)
     threading.Thread(target=server.serve_forever).start()
     eat(float(os.environ.get("FAKE_EAT_MB", "0")))
     if "FAKE_LOG_EVERY_S" in os.environ:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from controller import deployment
+from controller import compose_file
 from controller.app import create_app
 from controller.docker_service import DockerService
 from controller.preparation import Preparation
@@ -47,7 +47,7 @@ def only_create(service: DockerService, model_id: str) -> None:
 
 
 POINTS: dict[str, Callable[[], None]] = {
-    "rendered": lambda: setattr(deployment, "render", dying(vars(deployment)["render"])),
+    "rendered": lambda: setattr(compose_file, "render", dying(vars(compose_file)["render"])),
     "half written": lambda: setattr(os, "fsync", dying(os.fsync, before=True)),
     "renamed": lambda: setattr(
         os, "replace", dying(os.replace, when=lambda _, __, path: str(path).endswith("/compose.yaml"))

@@ -30,10 +30,17 @@ def with_a_clock(
 ) -> tuple[House, Path]:
     """A controller, gunicorn's master included, whose wall clock is wrong by the seconds in a file."""
     offset = folder / "offset"
-    offset.write_text("0")
+    set_wrong_by(offset, 0)
     house = build_house(models, start=False, ORCHESTRAR_TEST_CLOCK=str(offset), **environ)
     house.start(config=Path(__file__).with_name("clock_conf.py"))
     return house, offset
+
+
+def set_wrong_by(offset: Path, seconds: int) -> None:
+    """In one step: whoever asks for the time reads the file."""
+    fresh = offset.with_name("fresh")
+    fresh.write_text(str(seconds))
+    fresh.replace(offset)
 
 
 @pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S], ids=["a day ahead", "a day back"])
@@ -46,17 +53,17 @@ def test_f10_a_wall_clock_that_jumps_changes_nothing(
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(house.ask, "echo", "hello")
         until("it starts", lambda: house.status("echo")["state"] == "starting", 10)
-        offset.write_text(str(jump_s))
+        set_wrong_by(offset, jump_s)
         response = answer.result(30)
     assert "hello" == response.json()["text"]
     assert 0 < response.json()["timings"]["start_s"] < 20
     stream = Reader(house.ask("echo", {"tokens": 6, "delay_s": 0.5}, stream=True))
     assert stream.begun.wait(10)
-    offset.write_text("0")
+    set_wrong_by(offset, 0)
     last = stream.read()[-1]
     assert last is not None
     assert last["done"] is True
-    offset.write_text(str(jump_s))
+    set_wrong_by(offset, jump_s)
     until("the idle model has ended", lambda: house.containers("echo") == [], IDLE_S + 10)
     stopped_after_s = time.monotonic() - stream.ended_at
     figure(f"idle stop at {jump_s / DAY_S:+g} day after", f"{stopped_after_s:.1f} s of {IDLE_S:g} s")
@@ -71,7 +78,7 @@ def test_f10_a_jump_cuts_no_grace(build_house: Build, tmp_path: Path, jump_s: in
     assert stream.begun.wait(30)
     process = house.begin_to_end()
     until("new connections are refused", house.refuses, 2)
-    offset.write_text(str(jump_s))
+    set_wrong_by(offset, jump_s)
     last = stream.read()[-1]
     assert last is not None
     assert last["done"] is True

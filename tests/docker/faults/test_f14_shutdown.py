@@ -46,7 +46,7 @@ def test_f14_no_stream_is_cut_and_models_stay(build_house: Build, figure: Figure
     """With streams in flight and requests in the queue behind them, all that can end within the grace period ends
     whole, new connections are refused at once, and the next controller adopts the running model."""
     house = build_house({"talk": {"max_concurrency": SEATS}}, ORCHESTRAR_STOP_GRACE_S=str(GRACE_S))
-    readers = begin_streams(house, seconds=3)
+    readers = begin_streams(house, seconds=5)
     (container,) = house.containers("talk")
     with ThreadPoolExecutor(STREAMS) as pool:
         queued = [pool.submit(house.ask, "talk", {"tokens": 20, "delay_s": 0.1}) for _ in range(STREAMS - SEATS)]

@@ -62,15 +62,20 @@ def zombies(house: House) -> int:
     return count
 
 
+def is_quiet(house: House) -> bool:
+    """Whether one `docker events` is all that runs of the controller's."""
+    commands = list(house.docker_commands().values())
+    return len(commands) == 1 and " events " in commands[0] and zombies(house) == 0
+
+
 def check_recovery(house: House) -> None:
     """Starts work again in the same controller, events are heard again, and no command is left over."""
     until("it is well again", lambda: health(house)["status"] == "ok", RECOVERED_WITHIN_S)
     assert house.ask("sleeps", "good morning").json()["text"] == "good morning"
     house.compose("kill", "serves")
     until("events are heard", lambda: house.status("serves")["state"] == "stopped", RECOVERED_WITHIN_S)
-    until("only docker events runs", lambda: all(" events " in c for c in house.docker_commands().values()), 20)
-    assert len(house.docker_commands()) == 1
-    assert zombies(house) == 0
+    # At once, since looks at Docker begin and end all the time; what is left over for good never lets it be.
+    until("only docker events is left, and nothing uncollected", lambda: is_quiet(house), 20)
 
 
 def check_stays_stopped(house: House, model_id: str) -> None:

@@ -66,12 +66,13 @@ def test_f3_a_model_that_dies_before_its_first_byte_is_asked_again(
     house.post("/run", {"model_id": "echo"}).raise_for_status()
     port = house.status("echo")["port"]
     before = requests.get(f"http://127.0.0.1:{port}/counters", timeout=5).json()["prefill_steps"]
-    script = {"prefill_s": 1.5, "tokens": 3, "early_head": early_head}
+    script = {"prefill_s": 3, "tokens": 3, "early_head": early_head}
+    (container,) = house.containers("echo")
     with ThreadPoolExecutor(1) as pool, house.counted_events("start") as started:
         answer = pool.submit(ask, house, "/inference", script, stream=stream)
         counters = f"http://127.0.0.1:{port}/counters"
         until("it works", lambda: requests.get(counters, timeout=5).json()["prefill_steps"] > before, 5)
-        docker("kill", *house.containers("echo"))
+        docker("kill", container)
         response = answer.result(60)
         text = response.text
     assert 200 == response.status_code, text

@@ -30,7 +30,7 @@ def error_of(house: House, model_id: str) -> dict[str, Any] | None:
 
 def test_f4_a_start_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:
     """The card has Docker's evidence, the limit, and what to raise."""
-    house = build_house({"hungry": {"env": {"FAKE_EAT_MB": "300", "FAKE_START_S": "1"}}})
+    house = build_house({"hungry": {"env": {"FAKE_EAT_MB": "300", "FAKE_START_S": "5"}}})
     refused = house.ask("hungry", "hello")
     error = check_error(refused.status_code, refused.json(), 503, "start_failed")
     assert "ran out of memory while starting, at its limit of 128m" in error["message"]

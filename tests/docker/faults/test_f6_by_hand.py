@@ -31,7 +31,7 @@ BY_HAND: dict[str, Callable[[House], object]] = {
 
 @pytest.fixture(scope="module")
 def house(build_house: Build) -> House:
-    return build_house({"echo": {}, "loading": {"env": {"FAKE_START_S": "2"}}})
+    return build_house({"echo": {}, "loading": {"env": {"FAKE_START_S": "5"}}})
 
 
 def state(house: House, model_id: str = "echo") -> str:

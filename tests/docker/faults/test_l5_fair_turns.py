@@ -51,7 +51,7 @@ def test_l5_steady_traffic_starves_nobody(build_house: Build, figure: Figure) ->
     """Under unbroken traffic on one model another one, for which there is no room beside it, starts after its
     `min_residency`, and the longest request in flight, and a stop and a start. The first one's requests are all
     answered, too, some of them after its own return."""
-    house = build_house({"busy": MODEL, "other": MODEL}, top={"memory_budget": "150m"})
+    house = build_house({"busy": MODEL, "other": MODEL}, top={"memory_budget": "140m"})
     assert house.ask("busy", "hello").ok
     traffic = Traffic(house, "busy")
     try:
@@ -78,7 +78,7 @@ def test_l5_waiting_ends_at_max_wait(build_house: Build, figure: Figure) -> None
     """A long stream keeps its model: the request for another one gets 504 at `max_wait`, and the model that was to go
     takes requests again, with its stream whole."""
     house = build_house(
-        {"busy": {**MODEL, "min_residency": "1s"}, "other": {**MODEL, "max_wait": "3s"}}, top={"memory_budget": "150m"}
+        {"busy": {**MODEL, "min_residency": "1s"}, "other": {**MODEL, "max_wait": "3s"}}, top={"memory_budget": "140m"}
     )
     stream = Reader(house.ask("busy", {"tokens": 100, "delay_s": 0.1}, stream=True))
     assert stream.begun.wait(30)
