@@ -146,7 +146,7 @@ class Supervisor:
         self._idling.stop_if_due(slot)
         with self._lock:
             # The look at all models may have found it idle at the same moment, and be the one that stops it.
-            while slot.is_retiring and not self._life.is_closing:
+            while slot.is_retiring and not slot.leases and not self._life.is_closing:
                 self._clock.wait(slot.changed, None)
 
     def stop(self, model_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -58,7 +59,7 @@ def crash(house: House, point: str, armed: Path) -> None:
         armed.touch()
         with suppress(requests.ConnectionError):
             house.post(way, {"model_id": "echo"})
-    house.await_death()
+    assert house.await_death() == -signal.SIGKILL
     armed.unlink()
 
 
