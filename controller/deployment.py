@@ -166,7 +166,7 @@ class Deployment:
         self._docker.stop(container_id, grace_s=grace_s)
 
     def logs(self, container: Container) -> list[str]:
-        """Its last lines, of this run of it alone."""
+        """Its last lines, of this run of it alone but for a moment before."""
         begun = container.started_at
         since = None if begun is None else begun - WRITES_BEFORE
         return self._docker.logs(container.id, tail=LOG_LINES, since=since)

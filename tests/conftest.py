@@ -14,11 +14,11 @@ from hypothesis import settings
 from tests.promises.listed import promise_of
 from tests.promises.table import Outcome, as_text
 
-# `pytest --hypothesis-profile=long`: other examples each time, for a machine with nothing better to do. Where CI is
-# set, hypothesis takes the same ones, so that what fails there came with the change.
 # How long an example takes says something of the machine alone.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+# `pytest --hypothesis-profile=long`: other examples each time, for a machine with nothing better to do. Where CI is
+# set, hypothesis takes the same ones, so that what fails there came with the change.
 settings.register_profile("long", max_examples=2000)
 OUTCOMES = pytest.StashKey[dict[str, Outcome]]()
 Figure = Callable[[str, object], None]

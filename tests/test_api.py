@@ -128,6 +128,18 @@ class TestNames:
             by_name(Registry(models={"tiny": make_spec("tiny", aliases=("small",))}).resolve, "small", ask)
         assert ["tiny"] == asked
 
+    def test_a_name_that_goes_is_refused_as_before(self) -> None:
+        """By the model that is being stopped: it may stay after all, so asking again is of use."""
+        registry = Registry(models={"tiny": make_spec("tiny")})
+
+        def ask(_spec: ModelSpec, _left_s: float | None) -> Response:
+            nonlocal registry
+            registry = Registry(models={})
+            raise ModelStopping("it is being stopped")
+
+        with pytest.raises(ModelStopping):
+            by_name(lambda name: registry.resolve(name), "tiny", ask)
+
     def test_the_wait_is_one(self) -> None:
         """Who has waited for the model that was to go has so much less time left for the other one."""
         left: list[float | None] = []

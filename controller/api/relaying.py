@@ -58,15 +58,18 @@ def by_name(
     """What `ask` answers for the model of this name, given the time it may still wait for it (None: all of it).
 
     A reload may give the name to another model while the request is on its way, and have the one before refuse it:
-    then the new one is asked.
+    then the new one is asked. Where the name is nobody's by then, the refusal stands.
     """
     begun = time.monotonic()
     spec, left_s = resolve(name), None
     while True:
         try:
             return ask(spec, left_s)
-        except (ModelStopping, ModelNotFound):
-            meant_now = resolve(name)
+        except (ModelStopping, ModelNotFound) as refusal:
+            try:
+                meant_now = resolve(name)
+            except ModelNotFound:
+                raise refusal from None
             if meant_now.id == spec.id:
                 raise
             spec, left_s = meant_now, meant_now.max_wait_s - (time.monotonic() - begun)

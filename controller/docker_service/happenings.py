@@ -58,7 +58,7 @@ class Happenings:
             self._changed.notify_all()
 
     def ending(self, container_id: str, timeout_s: float) -> Ending:
-        """How the container ended; waits `timeout_s` at most for Docker to tell, after which nothing is known."""
+        """How the container ended; waits `timeout_s` at most for Docker to tell all, then goes by what it has told."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_told(container_id), timeout_s)
             found = self._of(container_id)

@@ -58,9 +58,9 @@ class Admission:
     def admit(self, slot: Slot, attempt: Attempt, is_closing: Callable[[], bool]) -> None:
         """Give the model its part of the budget; blocks until there is room. Called without the lock.
 
-        Raises NoRoom when there never can be, when nobody waits for it any more, or when there was none for `max_wait`:
-        whoever was to make room for it serves on then. Cancelled; a Docker error when others would have to be stopped
-        and Docker does not answer.
+        Raises NoRoom when there never can be, when nobody waits for it any more, or when there was none for `max_wait`
+        and a moment: whoever was to make room for it serves on then. Cancelled; a Docker error when others would have
+        to be stopped and Docker does not answer.
         """
         needed = self._backend.needs(slot.spec.id)
         asked_at = self._clock.monotonic()

@@ -104,16 +104,22 @@ class Supervisor:
         )
 
     def run(
-        self, model_id: str, *, wait: bool, token: CancelToken | None = None, keep_alive_s: float | None = None
+        self,
+        model_id: str,
+        *,
+        wait: bool,
+        max_wait_s: float | None = None,
+        token: CancelToken | None = None,
+        keep_alive_s: float | None = None,
     ) -> ModelView:
-        """Start the model and, with `wait`, return when it is ready; raises like `acquire`.
+        """Start the model and, with `wait`, return when it is ready; waits and raises like `acquire`.
 
         One that is left alone after failures is tried at once.
         """
         with self._lock:
             self._slots[model_id].failures.forgive()
         if wait:
-            self.acquire(model_id, token=token).release(keep_alive_s=keep_alive_s)
+            self.acquire(model_id, max_wait_s=max_wait_s, token=token).release(keep_alive_s=keep_alive_s)
         else:
             with self._lock:
                 slot = self._slots[model_id]
@@ -145,7 +151,8 @@ class Supervisor:
             slot.keep_alive_s = 0.0
         self._idling.stop_if_due(slot)
         with self._lock:
-            # The look at all models may have found it idle at the same moment, and be the one that stops it.
+            # The look at all models may have found it idle at the same moment, and be the one that stops it. Who drains
+            # it is somebody else.
             while slot.is_retiring and not slot.leases and not self._life.is_closing:
                 self._clock.wait(slot.changed, None)
 

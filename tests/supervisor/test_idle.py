@@ -9,7 +9,7 @@ from controller.docker_service import Container
 from controller.errors import DockerTimeout
 from controller.supervisor import State
 from tests.fakes import HANG_S
-from tests.supervisor.house import House, lease
+from tests.supervisor.house import House, lease, until
 
 
 class TestIdle:
@@ -102,6 +102,16 @@ class TestIdle:
         expiring.result(HANG_S)
         assert house.state() is State.STOPPED
         reaping.result(HANG_S)
+
+    def test_who_expires_it_waits_for_no_drain(self, house: House) -> None:
+        """While somebody's stop lets a request come to its end, `expire` does not wait: the model is in use."""
+        held = lease(house)
+        stopping = house.later(house.supervisor.stop, "tiny")
+        until(lambda: house.state() is State.DRAINING)
+        house.later(house.supervisor.expire, "tiny").result(HANG_S)
+        assert not stopping.done()
+        held.release()
+        stopping.result(HANG_S)
 
     def test_an_idle_timeout_of_0_keeps_for_ever(self, pool: ThreadPoolExecutor) -> None:
         """`idle_timeout: 0` keeps a model until somebody stops it."""

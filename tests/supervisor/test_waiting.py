@@ -35,6 +35,16 @@ class TestWaiting:
         lease(house).release()
         assert house.backend.calls == ["up tiny"]
 
+    def test_who_loads_it_waits_no_longer_than_it_has(self, house: House) -> None:
+        """`run` keeps to what is left of a wait that began with another model."""
+        house.backend.up_gate.clear()
+        run = house.later(house.supervisor.run, "tiny", wait=True, max_wait_s=5)
+        house.clock.until_waiting(1)
+        house.clock.advance(5)
+        assert isinstance(error_of(run), DeadlineExceeded)
+        house.backend.up_gate.set()
+        assert house.settled() is State.READY
+
     def test_a_lease_tells_what_is_left(self, house: House) -> None:
         """Of the time that a request may wait, what the start and the queue have taken is gone."""
         house.backend.up_gate.clear()

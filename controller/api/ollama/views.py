@@ -62,11 +62,11 @@ def show() -> Response:
 def chat() -> Response:
     """The next turn of a conversation; without messages, loading or unloading."""
     body = read_body(ChatBody, raw_body())
+    wording = OllamaWording(body.model, is_chat=True)
 
     def asked(spec: ModelSpec, left_s: float | None) -> Response:
-        wording = OllamaWording(body.model, is_chat=True)
         if not body.messages:
-            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
+            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"), left_s)
         require(tasks.CHAT, spec, body.model, param="model")
         return _ask(spec, CHAT, chat_request(body, spec), body.keep_alive, wording, left_s)
 
@@ -77,11 +77,11 @@ def chat() -> Response:
 def generate() -> Response:
     """An answer to a prompt; without one, loading or unloading."""
     body = read_body(GenerateBody, raw_body())
+    wording = OllamaWording(body.model, is_chat=False)
 
     def asked(spec: ModelSpec, left_s: float | None) -> Response:
-        wording = OllamaWording(body.model, is_chat=False)
         if not body.prompt:
-            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"))
+            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"), left_s)
         require(tasks.TEXT, spec, body.model, param="model")
         path, for_runner = generate_request(body, spec)
         return _ask(spec, path, for_runner, body.keep_alive, wording, left_s)
@@ -143,19 +143,25 @@ def _ask(
 def _embed(body: EmbedBody, wording: Wording, nothing: dict[str, Any]) -> Response:
     def asked(spec: ModelSpec, left_s: float | None) -> Response:
         if not body.input:
-            return _load(spec, body.keep_alive, nothing, nothing)
+            return _load(spec, body.keep_alive, nothing, nothing, left_s)
         require(tasks.EMBEDDINGS, spec, body.model, param="model")
         return _ask(spec, EMBEDDINGS, embed_request(body, spec), body.keep_alive, wording, left_s)
 
     return by_name(_resolve, body.model, asked)
 
 
-def _load(spec: ModelSpec, keep_alive_s: float | None, loaded: dict[str, Any], unloaded: dict[str, Any]) -> Response:
+def _load(
+    spec: ModelSpec,
+    keep_alive_s: float | None,
+    loaded: dict[str, Any],
+    unloaded: dict[str, Any],
+    left_s: float | None,
+) -> Response:
     """A request without input starts the model, or with a `keep_alive` of 0 stops it when nobody uses it."""
     supervisor = services().supervisor
     with services().relay.place(), services().leaving_client(request.environ) as token:
         if keep_alive_s == 0:
             supervisor.expire(spec.id)
             return jsonify(unloaded)
-        supervisor.run(spec.id, wait=True, token=token, keep_alive_s=keep_alive_s)
+        supervisor.run(spec.id, wait=True, max_wait_s=left_s, token=token, keep_alive_s=keep_alive_s)
         return jsonify(loaded)
