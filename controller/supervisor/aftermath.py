@@ -47,9 +47,11 @@ class Aftermath:
         """Return when it is known whether the lease's container serves, and the supervisor knows it, too.
 
         Either it answers, or Docker says that it has ended, or neither for so long that it is ended, because nobody
-        listens there any more. Raises a Docker error.
+        listens there any more. The request that asks may be out of time before that (`Lease.left_s`): then it returns,
+        and whoever comes next finds out. Raises a Docker error.
         """
-        with self._turn(lease.model_id):
+        out_of_time_at = self._clock.monotonic() + lease.left_s
+        with self._turn(lease):
             deadline = self._clock.monotonic() + BELIEVED_AFTER_S
             while self._is_believed(lease):
                 container = self._backend.inspect(lease.container_id)
@@ -62,6 +64,8 @@ class Aftermath:
                 if self._clock.monotonic() >= deadline:
                     self._give_up(lease, health)
                     return
+                if self._clock.monotonic() >= out_of_time_at:
+                    return
                 self._clock.sleep(POLL_S)
 
     def _give_up(self, lease: Lease, health: Readiness) -> None:
@@ -72,10 +76,12 @@ class Aftermath:
             self._supervisor.adopt(lease.model_id)
 
     @contextmanager
-    def _turn(self, model_id: str) -> Iterator[None]:
-        turn = self._turns[model_id]
-        if not turn.acquire(timeout=TURN_WITHIN_S):
-            raise DockerTimeout(f"{model_id} died, and Docker did not say in time what became of it; try again soon")
+    def _turn(self, lease: Lease) -> Iterator[None]:
+        turn = self._turns[lease.model_id]
+        if not turn.acquire(timeout=max(0.0, min(TURN_WITHIN_S, lease.left_s))):
+            raise DockerTimeout(
+                f"{lease.model_id} died, and Docker did not say in time what became of it; try again soon"
+            )
         try:
             yield
         finally:

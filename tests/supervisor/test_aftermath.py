@@ -52,6 +52,21 @@ def test_docker_is_believed_in_the_end(house: House, aftermath: Aftermath) -> No
     assert BELIEVED_AFTER_S <= house.clock.monotonic() - before < BELIEVED_AFTER_S + 1
 
 
+def test_nobody_finds_out_for_longer_than_they_wait(house: House) -> None:
+    """A request that has little time left ends with it, and ends no model on so short a look."""
+    aftermath = Aftermath(
+        house.supervisor, house.backend, lambda port, path: Readiness(ready=False, broken=True), clock=house.clock
+    )
+    lease(house).release()
+    held = house.supervisor.acquire("tiny", max_wait_s=2)
+    before = house.clock.monotonic()
+    aftermath.settle(held)
+    assert house.clock.monotonic() - before < 3
+    container = house.backend.inspect(held.container_id)
+    assert container is not None
+    assert (house.state(), container.status) == (State.READY, "running")
+
+
 def test_a_server_that_listens_no_more_is_started_anew(house: House) -> None:
     """Its container runs and would for ever: it is ended, as a failure of the model, and the next request starts it."""
     aftermath = Aftermath(
