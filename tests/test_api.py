@@ -93,6 +93,7 @@ class TestNames:
             ("/inference", {"model_id": "small", "prompt": "hi"}),
             ("/v1/completions", {"model": "small", "prompt": "hi"}),
             ("/api/generate", {"model": "small"}),
+            ("/run", {"model_id": "small"}),
         ],
     )
     def test_a_name_is_followed_to_another_model(

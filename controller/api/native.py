@@ -19,7 +19,7 @@ from controller.api.views import model_row, plan_body, pulled, seconds, status_r
 from controller.errors import BodyInvalid
 from controller.metrics import CONTENT_TYPE
 from controller.registry import ModelSpec
-from controller.supervisor import State
+from controller.supervisor import ModelView, State
 
 blueprint = Blueprint("native", __name__)
 
@@ -95,10 +95,18 @@ def plan() -> Response:
 def run() -> tuple[Response, int]:
     """Start a model; waits until it is ready unless told not to."""
     body = read_body(RunBody, raw_body())
-    spec = services().registry.resolve(body.model_id)
     with services().relay.place(), services().leaving_client(request.environ) as token:
-        view = services().supervisor.run(spec.id, wait=body.wait, token=token)
-    answer = {"model_id": spec.id, "state": view.state.value, "port": view.port, "url": f"http://127.0.0.1:{view.port}"}
+
+        def started(spec: ModelSpec, left_s: float | None) -> ModelView:
+            return services().supervisor.run(spec.id, wait=body.wait, max_wait_s=left_s, token=token)
+
+        view = by_name(services().registry.resolve, body.model_id, started)
+    answer = {
+        "model_id": view.spec.id,
+        "state": view.state.value,
+        "port": view.port,
+        "url": f"http://127.0.0.1:{view.port}",
+    }
     return jsonify({**answer, "start_s": seconds(view.start_s)}), 200 if view.state is State.READY else 202
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flask import Response, g, request
 
@@ -20,6 +20,8 @@ from controller.supervisor import CancelToken
 
 OK = 200
 EVENT_STREAM = "text/event-stream"
+
+Answered = TypeVar("Answered")
 
 
 class Wording(Protocol):
@@ -53,8 +55,8 @@ class AsItCame:
 
 
 def by_name(
-    resolve: Callable[[str], ModelSpec], name: str, ask: Callable[[ModelSpec, float | None], Response]
-) -> Response:
+    resolve: Callable[[str], ModelSpec], name: str, ask: Callable[[ModelSpec, float | None], Answered]
+) -> Answered:
     """What `ask` answers for the model of this name, given the time it may still wait for it (None: all of it).
 
     A reload may give the name to another model while the request is on its way, and have the one before refuse it:
