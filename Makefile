@@ -2,6 +2,9 @@ PYTHON ?= python3
 SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
+# These tests mostly wait, for Docker and for time to pass. Real models, which compute, keep to themselves.
+TWO_FILES_AT_ONCE = -n 2 --dist loadfile --no-loadscope-reorder
+
 # Python is begun some hundred times by the tests, and would read all our modules as source each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -36,7 +39,8 @@ test-fast: ## the tests that need no Docker
 test: ## set everything up, then lint and the whole test suite
 	@$(SETUP) test-env
 	@$(MAKE) --no-print-directory lint test-fast
-	$(VENV_PYTHON) -m pytest -m "docker or real_model"
+	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -m "docker and not real_model"
+	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -m real_model
 
 faults: ## the tests of docs/reliability.md, and a table of their verdicts and figures (also in faults.json)
 	@$(SETUP) test-env

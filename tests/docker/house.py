@@ -25,6 +25,8 @@ START_DEADLINE_S = 30.0
 CONFIG = ROOT / "controller" / "gunicorn_conf.py"
 FAKE_IMAGE = "orchestrar-test-fake:latest"
 
+handed_out: set[int] = set()
+
 
 def docker(*arguments: str, check: bool = True, cwd: Path | None = None) -> str:
     """Run docker as a user would; returns what it printed."""
@@ -42,15 +44,24 @@ def docker_with_a_log(folder: Path) -> str:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on, away from the ephemeral range."""
+    """The first of `count` ports in a row that nobody listens on, away from the ephemeral range.
+
+    They are nobody else's in this run, whose workers have a share each: most are listened on only later.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = 20_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     for _ in range(200):
-        first = random.randrange(10_000, 30_000)
+        first = 10_000 + worker * share + random.randrange(share - count)
+        ports = range(first, first + count)
+        if not handed_out.isdisjoint(ports):
+            continue
         try:
-            for port in range(first, first + count):
+            for port in ports:
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
         except OSError:
             continue
+        handed_out.update(ports)
         return first
     raise AssertionError("no free ports")
 

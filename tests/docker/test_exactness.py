@@ -7,7 +7,7 @@ import pytest
 from bench.quality.measuring import Comparison, PreparedModel, compare
 from tests.prompts import TWENTY_PROMPTS
 
-pytestmark = [pytest.mark.real_model, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.real_model, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from controller.settings import ROOT
 from tests.docker.house import House, docker, until
 from tests.prompts import TWENTY_PROMPTS
 
-pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_model, pytest.mark.long, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 IMAGE = "orchestrar-runner:latest"
