@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from controller.errors import DockerTimeout
+from controller.errors import DeadlineExceeded, DockerTimeout
 from controller.readiness import Readiness
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.hangs import DEAF
@@ -47,8 +47,8 @@ class Aftermath:
         """Return when it is known whether the lease's container serves, and the supervisor knows it, too.
 
         Either it answers, or Docker says that it has ended, or neither for so long that it is ended, because nobody
-        listens there any more. The request that asks may be out of time before that (`Lease.left_s`): then it returns,
-        and whoever comes next finds out. Raises a Docker error.
+        listens there any more. Raises a Docker error, and DeadlineExceeded when the request that asks is out of time
+        before that (`Lease.left_s`): whoever comes next finds out.
         """
         out_of_time_at = self._clock.monotonic() + lease.left_s
         with self._turn(lease):
@@ -65,7 +65,7 @@ class Aftermath:
                     self._give_up(lease, health)
                     return
                 if self._clock.monotonic() >= out_of_time_at:
-                    return
+                    raise _out_of_time(lease)
                 self._clock.sleep(POLL_S)
 
     def _give_up(self, lease: Lease, health: Readiness) -> None:
@@ -79,6 +79,8 @@ class Aftermath:
     def _turn(self, lease: Lease) -> Iterator[None]:
         turn = self._turns[lease.model_id]
         if not turn.acquire(timeout=max(0.0, min(TURN_WITHIN_S, lease.left_s))):
+            if lease.left_s < TURN_WITHIN_S:
+                raise _out_of_time(lease)
             raise DockerTimeout(
                 f"{lease.model_id} died, and Docker did not say in time what became of it; try again soon"
             )
@@ -91,3 +93,9 @@ class Aftermath:
         """Whether the supervisor would still send requests there."""
         view = self._supervisor.view(lease.model_id)
         return view.state is State.READY and view.container is not None and view.container.id == lease.container_id
+
+
+def _out_of_time(lease: Lease) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{lease.model_id} died before it answered, and there was no time left to wait for another try; ask again"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controller.errors import DeadlineExceeded
 from controller.readiness import Readiness
 from controller.supervisor import Aftermath, State
 from controller.supervisor.aftermath import BELIEVED_AFTER_S
@@ -60,11 +61,21 @@ def test_nobody_finds_out_for_longer_than_they_wait(house: House) -> None:
     lease(house).release()
     held = house.supervisor.acquire("tiny", max_wait_s=2)
     before = house.clock.monotonic()
-    aftermath.settle(held)
+    with pytest.raises(DeadlineExceeded):
+        aftermath.settle(held)
     assert house.clock.monotonic() - before < 3
     container = house.backend.inspect(held.container_id)
     assert container is not None
     assert (house.state(), container.status) == (State.READY, "running")
+
+
+def test_nobody_waits_for_longer_while_another_finds_out(house: House, aftermath: Aftermath) -> None:
+    """Who has no time left for that is told so at once, and nothing of Docker."""
+    lease(house).release()
+    held = house.supervisor.acquire("tiny", max_wait_s=0)
+    house.backend.end("tiny-1", exit_code=137)
+    with aftermath._turn(lease(house)), pytest.raises(DeadlineExceeded):
+        aftermath.settle(held)
 
 
 def test_a_server_that_listens_no_more_is_started_anew(house: House) -> None:
