@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from controller.docker_service import Container
 from controller.errors import OrchestrarError, UpstreamError, UpstreamTimeout
@@ -17,7 +18,7 @@ from controller.supervisor.view import ModelView
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 4.0
 # How long one look waits for an answer, and for the next look where none was waited for. Three in a row without one,
 # and a processor at rest: it hangs; three times nobody who listens: its server has ended within its container.
 SILENCE_S = 2.0
@@ -30,7 +31,7 @@ DEAF = "listened on its port no more, though its container ran, and was ended"
 
 
 class HangWatch:
-    """Asks each ready model for its health every 5 s; what hangs is found within 15 s.
+    """Asks each ready model for its health every 4 s; what hangs is found within 15 s.
 
     `probe` waits SILENCE_S for an answer. `cut` breaks off all requests at a container with an error.
     """
@@ -62,20 +63,26 @@ class HangWatch:
         self._closed.set()
 
     def look(self) -> None:
-        """One round over all models. A silent one is examined in a thread of its own, so that it delays no other."""
+        """One round over all models, at once. A silent one is examined in a thread of its own: it delays no other."""
         views = self._supervisor.snapshot()
         paused = {view.container.id for view in views if view.state is State.PAUSED and view.container is not None}
         self._paused_since = {found: since for found, since in self._paused_since.items() if found in paused}
+        asked: list[tuple[str, Container]] = []
         for view in views:
             container = view.container
             if container is None or container.id in self._suspects:
                 continue
             if view.state is State.PAUSED:
                 self._cut_if_paused_long(view, container)
-            elif _has_work(view) and not self._answer(container).answered:
-                self._suspects.add(container.id)
-                name = f"examine {view.spec.id}"
-                threading.Thread(target=self._examine, args=(view.spec.id, container), name=name, daemon=True).start()
+            elif _has_work(view):
+                asked.append((view.spec.id, container))
+        with ThreadPoolExecutor(len(asked) or 1, thread_name_prefix="health") as pool:
+            answers = pool.map(self._answer, [container for _, container in asked])
+            silent = [one for one, answer in zip(asked, answers, strict=True) if not answer.answered]
+        for model_id, container in silent:
+            self._suspects.add(container.id)
+            name = f"examine {model_id}"
+            threading.Thread(target=self._examine, args=(model_id, container), name=name, daemon=True).start()
 
     def _loop(self) -> None:
         while not self._closed.wait(LOOK_EVERY_S):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -52,6 +53,20 @@ def test_a_hung_model_is_ended(house: House, watched: Watched) -> None:
     assert house.backend.calls == ["up tiny", "stop tiny-1"]
     watched.lease.release()
     assert lease(house).container_id == "tiny-2"
+
+
+def test_models_that_hang_are_asked_at_once(house: House, watched: Watched) -> None:
+    """However many are silent, the look takes as long as for one."""
+    house.supervisor.acquire("other")
+    together = threading.Barrier(2)
+
+    def probe(_port: int, _path: str) -> Readiness:
+        together.wait(HANG_S)
+        return SILENT
+
+    watched.watch._probe = probe
+    watched.watch.look()
+    until(lambda: {"tiny-1", "other-2"} == {container_id for container_id, _ in watched.cut})
 
 
 def test_one_that_hangs_while_it_makes_room_is_ended(house: House, watched: Watched) -> None:
