@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,8 +49,10 @@ def free_ports(count: int) -> int:
 
     They are nobody else's in this run, whose workers have a share each: most are listened on only later.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    share = 20_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    # One that takes the place of a crashed one has a number of its own, and that one's share.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
+    share = 20_000 // workers
     for _ in range(200):
         first = 10_000 + worker * share + random.randrange(share - count)
         ports = range(first, first + count)
@@ -269,16 +272,23 @@ class House:
     @contextmanager
     def counted_events(self, event: str) -> Iterator[list[str]]:
         """The names of the project's containers that had this event within the block, by Docker's own record."""
-        since = f"{time.time():.6f}"
-        found: list[str] = []
-        yield found
-        until_now = f"{time.time():.6f}"
-        lines = docker(
-            "events", "--since", since, "--until", until_now, "--filter", f"event={event}",
+        seen = [
+            "docker", "events", "--since", f"{time.time():.6f}", "--filter", f"event={event}",
             "--filter", f"label=com.docker.compose.project={self.project}",
-            "--format", '{{index .Actor.Attributes "name"}}',
-        )  # fmt: skip
-        found.extend(lines.split())
+            "--format", '{{.TimeNano}} {{.Actor.ID}} {{index .Actor.Attributes "name"}}',
+        ]  # fmt: skip
+        found: list[str] = []
+        # Docker remembers its last 256 events; told at once are all.
+        with tempfile.TemporaryFile("w+") as told, subprocess.Popen(seen, stdout=told) as following:
+            try:
+                yield found
+            finally:
+                following.terminate()
+            lines = set(docker(*seen[1:], "--until", f"{time.time():.6f}").splitlines())
+            following.wait(30)
+            told.seek(0)
+            lines |= {line for line in told.read().splitlines() if line.count(" ") == 2}
+        found.extend(line.rpartition(" ")[2] for line in sorted(lines))
 
 
 def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]], **top: Any) -> str:
