@@ -119,7 +119,10 @@ class Reloader:
         before, after = self._in_force.models, found.models
         was, will_be = self._files.described(self._in_force), self._files.described(found)
         kept = [model_id for model_id in after if model_id in before]
-        remade = tuple(model_id for model_id in kept if was[model_id] != will_be[model_id] or model_id in drifted)
+        ports, written = self._files.ports(), {spec.port for spec in after.values()}
+        # Somebody's port from now on, which one without a port of its own has to leave.
+        ousted = {model_id for model_id in kept if after[model_id].port is None and ports.get(model_id) in written}
+        remade = tuple(m for m in kept if was[m] != will_be[m] or m in drifted or m in ousted)
         adjusted = tuple(m for m in kept if m not in remade and before[m] != after[m])
         return Changes(
             added=tuple(model_id for model_id in after if model_id not in before),

@@ -188,7 +188,7 @@ class FakeBackend:
         return {i: Usage(cpu_percent=1.0, memory_bytes=1000) for i in container_ids}
 
     def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
-        return {spec.id: f"{spec.image} {sorted(spec.env.items())}" for spec in registry.models.values()}
+        return {spec.id: f"{spec.image} {spec.port} {sorted(spec.env.items())}" for spec in registry.models.values()}
 
     def write(self) -> None:
         self.calls.append("write")

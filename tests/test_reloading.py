@@ -150,6 +150,11 @@ class TestReload:
         assert world.done[-1] == "change a b d, remake d"
         assert world.taken.models["d"].port == 8003
 
+    def test_an_automatic_port_that_is_written_down_is_left(self, world: World) -> None:
+        """Its model gets another one, and is made anew so that the port is free for the one that names it."""
+        world.file = registry("a", "b", "c", a=make_spec("a", port=world.ports()["b"]))
+        assert {"a", "b"} == set(world.reloader.reload().remade)
+
     def test_drift_is_cured_by_whoever_asks_for_a_reload(self, world: World) -> None:
         """Another image or template makes a running model anew then, and never because the file was looked at."""
         world.drifted_ids, world.outdated_ids = {"b"}, {"c"}

@@ -17,6 +17,9 @@ from controller.supervisor.table import Table
 
 log = logging.getLogger(__name__)
 
+# For a container's own SIGTERM and its SIGKILL, once its requests had their grace.
+LEAVE_S = 5.0
+
 
 class Changing:
     """One for all models; `lock` is the supervisor's. One change at a time, says whoever calls."""
@@ -29,6 +32,8 @@ class Changing:
         self._drain_s = drain_s
         # Closed to requests by us, until they are gone or reopened.
         self._dropped: list[Slot] = []
+        # Of the changes under way: who has a port still that is another's now.
+        self._on_ports: set[Slot] = set()
 
     def change(self, models: Mapping[str, ModelSpec], *, remade: Collection[str]) -> None:
         """Work by these entries from now on. Models that are `remade` and run are drained, stopped and started anew.
@@ -36,6 +41,8 @@ class Changing:
         Requests wait meanwhile. Returns when that is under way; models that are gone were dropped before (`drop`).
         """
         changed = {spec.id for spec in models.values() if spec.id in self._slots and self._slots[spec.id].spec != spec}
+        with self._lock:
+            had_port = {port: slot for slot in (self._slots[name] for name in remade) if (port := _port_of(slot))}
         self._slots.replace(models.values())
         with self._lock:
             self._dropped.clear()
@@ -43,9 +50,11 @@ class Changing:
                 self._slots[model_id].failures.forgive()
                 self._slots[model_id].changed.notify_all()
             outdated = [(slot, slot.attempt, slot.container) for slot in (self._slots[name] for name in remade)]
+            before_it = {slot: had_port.get(slot.spec.port or 0, slot) for slot, _, _ in outdated}
+            self._on_ports |= {holder for slot, holder in before_it.items() if holder is not slot}
         for slot, attempt, container in outdated:
-            name = f"remake {slot.spec.id}"
-            threading.Thread(target=self._remake, args=(slot, attempt, container), name=name, daemon=True).start()
+            name, work = f"remake {slot.spec.id}", (slot, attempt, container, before_it[slot])
+            threading.Thread(target=self._remake, args=work, name=name, daemon=True).start()
 
     def drop(self, model_ids: Collection[str]) -> None:
         """Drain and stop models that are to be no more; returns when they have stopped, and refuse requests until they
@@ -83,11 +92,18 @@ class Changing:
         self._life.cancel(slot, within_s=self._drain_s)
         self._life.retire(slot, drain_s=self._drain_s)
 
-    def _remake(self, slot: Slot, attempt: Attempt | None, outdated: Container | None) -> None:
+    def _remake(self, slot: Slot, attempt: Attempt | None, outdated: Container | None, before_it: Slot) -> None:
         """The body of a thread: have what the model was before the change end, and start what its entry says now.
 
-        One that cannot be stopped serves on, and is tried again a while later.
+        One that cannot be stopped serves on, and is tried again a while later. `before_it` has had the port that this
+        one gets.
         """
+        try:
+            self._end_and_start(slot, attempt, outdated, before_it)
+        finally:
+            self._left_port(slot)
+
+    def _end_and_start(self, slot: Slot, attempt: Attempt | None, outdated: Container | None, before_it: Slot) -> None:
         outdated_id = outdated.id if outdated is not None else None
         serves = outdated is not None
         is_claimed = attempt is not None and self._life.supersede(slot, attempt)
@@ -96,9 +112,15 @@ class Changing:
         while is_claimed or self._claims(slot, outdated_id, serves=serves):
             is_claimed = False
             try:
-                self._life.retire(slot, drain_s=self._drain_s, is_claimed=True)
+                self._life.retire(
+                    slot,
+                    drain_s=self._drain_s,
+                    is_claimed=True,
+                    before_rest=lambda: self._change_ports(slot, before_it),
+                )
             except OrchestrarError as exc:
                 log.warning("%s: could not be stopped to be made anew: %s", slot.spec.id, exc.message)
+                self._left_port(slot)
                 self._pause(slot)
             else:
                 return
@@ -119,8 +141,29 @@ class Changing:
             self._life.claim(slot)
             return True
 
+    def _change_ports(self, slot: Slot, before_it: Slot) -> None:
+        """Leave the old port, and wait until the new one was left, for little more than its model has to do so."""
+        self._left_port(slot)
+        with self._lock:
+            until = self._clock.monotonic() + self._drain_s + LEAVE_S
+            while before_it in self._on_ports and not self._life.is_closing:
+                if (left_s := until - self._clock.monotonic()) <= 0:
+                    return
+                self._clock.wait(before_it.changed, left_s)
+
+    def _left_port(self, slot: Slot) -> None:
+        """It has ended, or stays after all: who waits for its port finds out which."""
+        with self._lock:
+            self._on_ports.discard(slot)
+            slot.changed.notify_all()
+
     def _pause(self, slot: Slot) -> None:
         with self._lock:
             until = self._clock.monotonic() + STOP_AGAIN_AFTER_S
             while (left_s := until - self._clock.monotonic()) > 0 and not self._life.is_closing:
                 self._clock.wait(slot.changed, left_s)
+
+
+def _port_of(slot: Slot) -> int | None:
+    """The host port of what runs of it, or may."""
+    return slot.spec.port if slot.container is None else slot.container.port

@@ -122,8 +122,16 @@ class Lifecycle:
         slot.claimed_as = State.READY if slot.state is State.DRAINING else slot.state
         slot.enter(State.DRAINING)
 
-    def retire(self, slot: Slot, *, drain_s: float, is_claimed: bool = False) -> None:
-        """Drain, stop whatever serves the model, and come to rest.
+    def retire(
+        self,
+        slot: Slot,
+        *,
+        drain_s: float,
+        is_claimed: bool = False,
+        before_rest: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Drain, stop whatever serves the model, and come to rest, from which it may start; `before_rest` may delay
+        that.
 
         When that fails the model stays what it was, or rests if what served it is gone and what else runs is not known.
 
@@ -143,6 +151,7 @@ class Lifecycle:
         except BaseException:
             self._not_retired(slot, is_gone=bool(ended))
             raise
+        before_rest()
         resting = self.resting_state(slot.spec.id)
         with self._lock:
             self._let_go(slot)

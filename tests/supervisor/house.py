@@ -15,6 +15,7 @@ from controller.supervisor import Lease, State, Supervisor
 from tests.fakes import HANG_S, FakeBackend, FakeClock, make_spec
 
 T = TypeVar("T")
+STOP_GRACE_S = 30
 
 
 class House:
@@ -29,7 +30,7 @@ class House:
 
     def boot(self) -> Supervisor:
         """A supervisor as after a start of the controller."""
-        return Supervisor(self.specs, self.backend, self.backend.probe, clock=self.clock, stop_grace_s=30)
+        return Supervisor(self.specs, self.backend, self.backend.probe, clock=self.clock, stop_grace_s=STOP_GRACE_S)
 
     def later(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
         return self._pool.submit(call, *args, **kwargs)

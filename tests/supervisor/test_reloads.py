@@ -13,8 +13,9 @@ from controller.placement import Amount
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.reloading import Changes, Reloader
 from controller.supervisor import State
+from controller.supervisor.changing import LEAVE_S
 from tests.fakes import HANG_S, make_spec
-from tests.supervisor.house import House, error_of, until
+from tests.supervisor.house import STOP_GRACE_S, House, error_of, until
 
 
 class Reloads:
@@ -158,3 +159,63 @@ class TestLooksMeanwhile:
         assert ["other"] == [view.spec.id for view in house.supervisor.snapshot()]
         with pytest.raises(OrchestrarError, match="was removed"):
             house.supervisor.view("tiny")
+
+
+class TestPorts:
+    @pytest.fixture
+    def exchanged(self, house: House, reloads: Reloads) -> dict[str, ModelSpec]:
+        """Two models that run, each on a port of its own, and their entries with the ports exchanged."""
+        house.backend.after_up = lambda container: replace(container, port=reloads.file[container.model_id].port)
+        tiny, other = replace(house.specs["tiny"], port=7001), replace(house.specs["other"], port=7002)
+        reloads.later(tiny, other).result(HANG_S)
+        for name in ("tiny", "other"):
+            reloads.ask(name)
+        return {"tiny": replace(tiny, port=7002), "other": replace(other, port=7001)}
+
+    def test_models_may_exchange_them(self, house: House, reloads: Reloads, exchanged: dict[str, ModelSpec]) -> None:
+        """The first to have ended starts once the other has ended what is in flight and left its port."""
+        held = house.supervisor.acquire("other")
+        reloads.later(*exchanged.values()).result(HANG_S)
+        until(lambda: "stop tiny-1" in house.backend.calls)
+        asked = house.later(reloads.ask, "tiny")
+        until(lambda: house.supervisor.view("tiny").waiting == 1)
+        assert house.state("tiny") is State.DRAINING
+        held.release()
+        asked.result(HANG_S)
+        reloads.ask("other")
+        done = [call for call in house.backend.calls if call.startswith(("up", "stop"))]
+        assert ["up tiny", "up other", "stop tiny-1", "stop other-2"] == done[:4]
+        assert {"up tiny", "up other"} == set(done[4:])
+        assert {"tiny": 7002, "other": 7001} == {view.spec.id: view.port for view in house.supervisor.snapshot()}
+
+    def test_one_that_cannot_be_stopped_delays_no_other(
+        self, house: House, reloads: Reloads, exchanged: dict[str, ModelSpec]
+    ) -> None:
+        """A model whose port is not left is started all the same, to find out who has it."""
+        stop = house.backend.stop
+
+        def failing_stop(container_id: str, *, grace_s: int) -> None:
+            if container_id.startswith("other"):
+                raise DockerError("Docker did not stop it")
+            stop(container_id, grace_s=grace_s)
+
+        house.backend.stop = failing_stop  # type: ignore[method-assign]
+        reloads.later(*exchanged.values()).result(HANG_S)
+        reloads.ask("tiny")
+        assert house.backend.calls.count("up tiny") == 2
+        assert house.backend.calls.count("up other") == 1
+
+    def test_a_stop_that_takes_too_long_is_not_waited_for(
+        self, house: House, reloads: Reloads, exchanged: dict[str, ModelSpec]
+    ) -> None:
+        """The wait for the port ends soon after the other's grace, whatever keeps that from ending."""
+        house.supervisor.acquire("other")
+        reloads.later(*exchanged.values()).result(HANG_S)
+        until(lambda: "stop tiny-1" in house.backend.calls)
+        asked = house.later(reloads.ask, "tiny")
+        until(lambda: house.supervisor.view("tiny").waiting == 1)
+        house.backend.stop_gate.clear()
+        house.clock.until_waiting(3)
+        house.clock.advance(STOP_GRACE_S + LEAVE_S)
+        asked.result(HANG_S)
+        house.backend.stop_gate.set()
