@@ -243,8 +243,11 @@ class Starter:
         log = self._backend.logs(container)
         self._backend.stop(container.id, grace_s=0)
         phase = signs.last_phase or "starting"
+        fix = (
+            "see in its last log lines (details.log) what it was about; where it is only slow, raise its start_timeout "
+            f"above {spec.start_timeout_s:g}s in models.yaml"
+        )
         raise StartFailed(
-            f"{spec.id} made no progress for {spec.start_timeout_s:g} s while {phase} and was stopped; "
-            "its last log lines are in details.log, and `start_timeout` in models.yaml allows more",
-            details=container.card(phase, log, peak_bytes=signs.peak_bytes or None),
+            f"{spec.id} made no progress for {spec.start_timeout_s:g} s while {phase} and was stopped; {fix}",
+            details=container.card(phase, log, fix, signs.peak_bytes or None),
         )

@@ -40,5 +40,6 @@ def test_l8_silence_ends_the_start(build_house: Build, figure: Figure) -> None:
     error = check_error(refused.status_code, refused.json(), 503, "start_failed")
     figure("silent start ended", f"after {took_s:.1f} s")
     assert "made no progress for 3 s" in error["message"]
+    assert "raise its start_timeout above 3s" in error["details"]["fix"]
     assert TIMEOUT_S <= took_s < 3 * TIMEOUT_S
     assert [] == house.containers("silent")
