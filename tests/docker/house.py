@@ -213,6 +213,12 @@ class House:
         (worker,) = map(int, children.split())
         return worker
 
+    def memory_mb(self, *, peak: bool = False) -> float:
+        """What the controller's worker holds, or the most that it has held."""
+        name = "VmHWM" if peak else "VmRSS"
+        status = Path(f"/proc/{self.worker_pid()}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name)) / 1024
+
     def docker_commands(self) -> dict[int, str]:
         """The docker commands that this house's controller runs, or has not collected: pid → command line."""
         found = {}

@@ -5,6 +5,7 @@ FAKE_LOG_EVERY_S  a log line so often while it starts
 FAKE_PHASE_EVERY_S  another phase in /health so often while it starts
 FAKE_EXIT         exit with this code instead of starting
 FAKE_EAT_MB       take so much memory at the start
+FAKE_EAT_S        and so long for that
 FAKE_IGNORE_TERM  stay on SIGTERM
 
 A prompt that is a JSON object is a script; any other is echoed. On /v1/chat/completions the last message is the prompt.
@@ -211,9 +212,10 @@ def usage(script: dict[str, Any]) -> dict[str, int]:
     return {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
 
 
-def eat(megabytes: float) -> None:
+def eat(megabytes: float, over_s: float = 0) -> None:
     """Take memory for good, in pages that were written to."""
     for _ in range(int(megabytes)):
+        time.sleep(over_s / megabytes)
         eaten.append(bytearray(b"x") * (1 << 20))
 
 
@@ -237,7 +239,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     server = Server(("0.0.0.0", 8000), Handler)
     threading.Thread(target=server.serve_forever).start()
-    eat(float(os.environ.get("FAKE_EAT_MB", "0")))
+    eat(float(os.environ.get("FAKE_EAT_MB", "0")), float(os.environ.get("FAKE_EAT_S", "0")))
     if "FAKE_LOG_EVERY_S" in os.environ:
         threading.Thread(target=chat, args=[float(os.environ["FAKE_LOG_EVERY_S"])]).start()
 

@@ -129,13 +129,17 @@ class Soak:
         self.over = threading.Event()
         self.answers: Counter[str] = Counter()
         self.wrong: list[str] = []
+        # What the controller's worker held at the end of each quarter.
+        self.memory_mb: list[float] = []
         self._lock = threading.Lock()
 
     def run(self, minutes: float) -> None:
         with ThreadPoolExecutor(CLIENTS + 1) as pool:
             futures = [pool.submit(self._client, random.Random(f"{self.seed}.{n}")) for n in range(CLIENTS)]
             futures.append(pool.submit(self.faults.run, random.Random(f"{self.seed}.faults"), self.over))
-            self.over.wait(minutes * 60)
+            for _ in range(4):
+                self.over.wait(minutes * 60 / 4)
+                self.memory_mb.append(self.house.memory_mb())
             self.over.set()
             for future in futures:
                 future.result(2 * HANG_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -43,33 +42,17 @@ def house(build_house: Build) -> House:
     return house
 
 
-def peak_mb(pid: int) -> float:
-    """The most that the controller's worker has held."""
-    return memory_mb(pid, "VmHWM")
-
-
-def rss_mb(pid: int) -> float:
-    """What it holds."""
-    return memory_mb(pid, "VmRSS")
-
-
-def memory_mb(pid: int, field: str) -> float:
-    (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    (line,) = [x for x in Path(f"/proc/{worker}/status").read_text().splitlines() if x.startswith(field)]
-    return int(line.split()[1]) / 1024
-
-
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("way", WAYS)
 def test_f13_the_answer_is_a_502(house: House, figure: Figure, way: str, stream: bool) -> None:
     """Whatever the model does instead of answering, the client gets a 502 in time, the controller's memory keeps within
     its bound, and the next request, to the same model, is answered."""
-    before_mb = peak_mb(house.pid)
+    before_mb = house.memory_mb(peak=True)
     begun = time.monotonic()
     response = house.ask("bad", {"hostile": way}, stream=stream)
     check_error(response.status_code, response.json(), 502, WAYS[way])
     took_s = time.monotonic() - begun
-    grown_mb = peak_mb(house.pid) - before_mb
+    grown_mb = house.memory_mb(peak=True) - before_mb
     WORST.update(s=max(WORST["s"], took_s), mb=max(WORST["mb"], grown_mb))
     figure("slowest 502 after", f"{WORST['s']:.1f} s")
     figure("memory grew at most by", f"{WORST['mb']:.0f} MB")
@@ -81,11 +64,11 @@ def test_f13_the_answer_is_a_502(house: House, figure: Figure, way: str, stream:
 def test_f13_many_at_once_keep_within_a_bound(house: House, figure: Figure) -> None:
     """Sixteen bodies without end at once: each client gets a 502, or a 503 while the others take all the memory that
     there is for large answers, and all of them together take no more than that."""
-    before_mb = rss_mb(house.pid)
+    before_mb = house.memory_mb()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         asked = [pool.submit(house.ask, "bad", {"hostile": "body without end"}) for _ in range(AT_ONCE)]
         statuses = [response.result().status_code for response in asked]
-    grown_mb = peak_mb(house.pid) - before_mb
+    grown_mb = house.memory_mb(peak=True) - before_mb
     figure(f"{AT_ONCE} at once: memory grew at most by", f"{grown_mb:.0f} MB")
     assert {502, 503} >= set(statuses)
     assert grown_mb < AT_ONCE_GROWTH_MB

@@ -29,14 +29,18 @@ def error_of(house: House, model_id: str) -> dict[str, Any] | None:
 
 
 def test_f4_a_start_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:
-    """The card has Docker's evidence, the limit, and what to raise."""
-    house = build_house({"hungry": {"env": {"FAKE_EAT_MB": "300", "FAKE_START_S": "5"}}})
+    """The card has Docker's evidence, the limit, the peak that was seen, and what to raise."""
+    house = build_house({"hungry": {"env": {"FAKE_EAT_MB": "300", "FAKE_EAT_S": "6", "FAKE_START_S": "20"}}})
     refused = house.ask("hungry", "hello")
     error = check_error(refused.status_code, refused.json(), 503, "start_failed")
     assert "ran out of memory while starting, at its limit of 128m" in error["message"]
     assert "raise its resources.memory above 128m" in error["details"]["fix"]
     assert (True, LIMIT) == (error["details"]["oom_killed"], error["details"]["memory_limit_bytes"])
+    peak = error["details"]["memory_peak_bytes"]
+    assert LIMIT / 4 <= peak <= LIMIT
+    assert f"the largest sample of its use was {peak // 1024**2}m" in error["details"]["fix"]
     figure("limit", "128m")
+    figure("largest sample of a start that grew to it", f"{peak // 1024**2}m")
 
 
 def test_f4_a_server_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:

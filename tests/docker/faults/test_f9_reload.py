@@ -22,14 +22,15 @@ MUTATION = Mutation(
     "if m in was or",
     "test_f9_only_what_changed_is_made_anew",
 )
-BROKEN = [
-    "models:\n  a: {source: [",
-    "",
-    "models: {}\n",
-    "models:\n  a:\n    sauce: file:///nowhere\n",
-    "\x00",
-    "models: 3\n",
-]
+# What stands in the file, and the lines that are named.
+BROKEN = {
+    "models:\n  a: {source: [": [2],
+    "": [1],
+    "models: {}\n": [1],
+    "models:\n  a:\n    sauce: file:///nowhere\n": [2, 3],
+    "\x00": [1],
+    "models: 3\n": [1],
+}
 
 
 class Asking:
@@ -71,11 +72,11 @@ def test_f9_a_broken_file_keeps_the_old_one(build_house: Build, figure: Figure) 
     assert house.ask("a", "hello").ok
     (container,) = house.containers("a")
     right = (house.folder / "models.yaml").read_text()
-    for text in BROKEN:
+    for text, lines in BROKEN.items():
         house.write_models(text)
         refused = house.post("/reload", {})
         error = check_error(refused.status_code, refused.json(), 400, "config_invalid")
-        assert "models.yaml" in error["message"]
+        assert all(f"models.yaml:{line}: " in error["message"] for line in lines)
         shown = house.get("/health").json()
         assert ("degraded", False) == (shown["status"], shown["config"]["ok"])
         assert error["details"]["problems"] == house.get("/models").json()["config"]["problems"]

@@ -6,6 +6,9 @@ import json
 import time
 from collections import Counter
 
+import pytest
+import requests
+
 from tests.conftest import Figure
 from tests.docker.conftest import Build
 from tests.docker.house import House, docker, until
@@ -59,8 +62,15 @@ def left_alone_s(house: House) -> float:
 
 
 def test_l7_what_others_do_does_not_count(build_house: Build) -> None:
-    """Stops by hand, as many as there may be, are followed by starts without any wait."""
-    house = build_house({"echo": {}})
+    """Stops by hand, as many as there may be, are followed by starts without any wait; and clients that leave during a
+    start, all of them, end nothing."""
+    house = build_house({"echo": {}, "slow": {"env": {"FAKE_START_S": "2"}}})
+    with house.counted_events("start") as started:
+        for _ in range(3):
+            with pytest.raises(requests.Timeout):
+                house.post("/inference", {"model_id": "slow", "prompt": "hello"}, timeout=0.3)
+        until("it is ready all the same", lambda: house.status("slow")["state"] == "ready", 20)
+    assert (1, 0) == (len(started), house.status("slow")["failures"])
     for command in ("stop", "kill", "stop", "kill"):
         assert house.ask("echo", "hello").ok
         (container,) = house.containers("echo")
