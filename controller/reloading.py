@@ -119,7 +119,7 @@ class Reloader:
         before, after = self._in_force.models, found.models
         was, will_be = self._files.described(self._in_force), self._files.described(found)
         kept = [model_id for model_id in after if model_id in before]
-        ports, written = self._files.ports(), {spec.port for spec in after.values()}
+        ports, written = self._files.ports(), {spec.port for spec in after.values()} - {None}
         # Somebody's port from now on, which one without a port of its own has to leave.
         ousted = {model_id for model_id in kept if after[model_id].port is None and ports.get(model_id) in written}
         remade = tuple(m for m in kept if was[m] != will_be[m] or m in drifted or m in ousted)
