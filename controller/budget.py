@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.files import write_atomic
 from controller.placement import Amount
+from controller.system.files import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from controller.budget import Demand
 from controller.engines import Engine
 from controller.errors import SourceError
-from controller.files import write_atomic, writing_to
 from controller.ports import PortBook
 from controller.preparation import Preparation
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.rendering import ModelFiles, Target, memory_limit_bytes, render
+from controller.system.files import write_atomic, writing_to
 
 
 class ComposeFile:

@@ -15,7 +15,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 from controller.arrival import Arrival, Stage, body_deadline
-from controller.turnstile import TURNSTILE
+from controller.system.turnstile import TURNSTILE
 
 RECEIVE_BYTES = 64 * 1024
 # The kernel's buffer before each client. Left alone it grows to megabytes, and has room again only when a quarter of

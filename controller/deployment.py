@@ -13,7 +13,6 @@ from controller.docker_service import Container, DockerService, Ending, Usage
 from controller.docker_service.cgroup import working_set_bytes
 from controller.engines import Engine
 from controller.errors import DockerError, DockerTimeout, ModelBusy, PortTaken, StartFailed
-from controller.files import writing_to
 from controller.images import Images
 from controller.model_facts import ModelFacts
 from controller.placement import Amount
@@ -22,6 +21,7 @@ from controller.preparation import OnProgress, Preparation
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.rendering import prepare_service
 from controller.resumption import Resumption
+from controller.system.files import writing_to
 
 log = logging.getLogger(__name__)
 

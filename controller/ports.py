@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from controller.errors import ConfigInvalid, PortTaken
-from controller.files import write_atomic
+from controller.system.files import write_atomic
 
 LAST_PORT = 65535
 

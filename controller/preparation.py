@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 
 from controller.docker_service import Container, DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
-from controller.files import write_atomic, writing_to
 from controller.model_facts import ModelFacts
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
+from controller.system.files import write_atomic, writing_to
 
 log = logging.getLogger(__name__)
 

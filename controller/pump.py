@@ -12,7 +12,7 @@ import time
 from typing import Protocol, runtime_checkable
 
 from controller.errors import UpstreamTimeout
-from controller.turnstile import TURNSTILE
+from controller.system.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)
 

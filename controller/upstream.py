@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
 from controller.http1 import Body, BrokenOff, Head, Malformed
-from controller.turnstile import TURNSTILE
+from controller.system.turnstile import TURNSTILE
 
 # A runner writes a comment every 2 s while it has no token, so a longer silence in a stream is a fault; a plain
 # answer is silent until it is whole.

@@ -23,7 +23,7 @@ from controller.arrival import HEAD_S, MAX_HEAD_BYTES, Stage
 from controller.connection import ClientSocket, Connection
 from controller.errors import BodyInvalid, OrchestrarError, RequestTimeout
 from controller.signalled import SignalledWorker
-from controller.turnstile import TURNSTILE
+from controller.system.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)
 

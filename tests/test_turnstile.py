@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from controller.turnstile import Turnstile
+from controller.system.turnstile import Turnstile
 from tests.fakes import HANG_S
 
 Later = Callable[[Callable[[], None]], "Future[None]"]

@@ -25,13 +25,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from controller.errors import AccessDenied, ChecksumMismatch, SourceError
-from controller.files import write_atomic
 from controller.source_ref import HubSource
 from controller.sources import transfer
 from controller.sources.disk import empty, require_room
 from controller.sources.hub_files import choose
 from controller.sources.transfer import Stream, Target, Transient
 from controller.sources.values import Fetched, Job
+from controller.system.files import write_atomic
 
 _TIMEOUT = httpx2.Timeout(transfer.TIMEOUT_READ_S, connect=transfer.TIMEOUT_CONNECT_S)
 

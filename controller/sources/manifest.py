@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from controller.files import fsync_folder, write_atomic
 from controller.sources.values import Job
+from controller.system.files import fsync_folder, write_atomic
 
 NAME = "complete.json"
 _FORMAT = 1

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from controller.errors import SourceError
-from controller.files import write_atomic
 from controller.sources.disk import require_room
 from controller.sources.values import Job
+from controller.system.files import write_atomic
 
 T = TypeVar("T")
 

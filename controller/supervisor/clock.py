@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Protocol
 
-from controller.turnstile import TURNSTILE
+from controller.system.turnstile import TURNSTILE
 
 
 class Clock(Protocol):

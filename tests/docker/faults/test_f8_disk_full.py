@@ -21,7 +21,7 @@ from tests.promises.mutation import Mutation
 
 APP = "tests.docker.faults.full_disk_app:create_app()"
 MUTATION = Mutation(
-    "controller/files.py",
+    "controller/system/files.py",
     "    handle, name = tempfile.mkstemp(",
     "    path.write_text(text[:9])\n    handle, name = tempfile.mkstemp(",
     "test_f8_a_full_disk_breaks_no_file",
