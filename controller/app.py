@@ -20,14 +20,14 @@ from controller.leftovers import Leftovers, retire_leftovers
 from controller.proxy import Proxy
 from controller.pump import Pump
 from controller.registry import LiveRegistry, Registry
+from controller.registry.file_watch import FileWatch, stamp_of
+from controller.registry.reload import Reloader
 from controller.relay import Relay
-from controller.reloading import Reloader
 from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
 from controller.supervisor.hangs import SILENCE_S
 from controller.upstream import READ_TIMEOUT_S
-from controller.watch_file import FileWatch, stamp_of
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from controller.placement import Amount
 from controller.preparation import OnProgress
 from controller.readiness import Readiness
 from controller.registry import LiveRegistry, ModelSpec, Registry
-from controller.source_ref import FileSource
+from controller.registry.source_ref import FileSource
 
 # How long a test waits in real time for a thread before it calls that a hang.
 HANG_S = 10.0

@@ -17,7 +17,7 @@ from controller.docker_service import Container, DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed
 from controller.preparation import Preparation, PreparationProgress, needs_preparing
 from controller.registry import ModelSpec
-from controller.source_ref import FileSource
+from controller.registry.source_ref import FileSource
 from controller.sources import SourceStore
 from tests.fakes import HANG_S, FakeClock, make_container
 

@@ -9,7 +9,7 @@ import pytest
 
 from controller.errors import ConfigInvalid, ModelNotFound
 from controller.registry import GenerationDefaults, ModelSpec, Registry, Resources, load_registry
-from controller.source_ref import HubSource, PypiSource
+from controller.registry.source_ref import HubSource, PypiSource
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "config" / "models.yaml"

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.registry import GenerationDefaults, ModelSpec, Resources, load_registry
-from controller.registry.schema import schema_text
-from controller.source_ref import HubSource, parse_source
+from controller.registry.file.json_schema import schema_text
+from controller.registry.source_ref import HubSource, parse_source
 
 ENGINES = ("transformers", "llamacpp")
 VALIDATOR = jsonschema.Draft7Validator(json.loads(schema_text()))

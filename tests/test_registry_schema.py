@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel
 
 from controller.registry import load_registry
-from controller.registry.file_model import DefaultsPart, GenerationPart, ModelPart, ModelsFile, ResourcesPart
-from controller.registry.schema import SCHEMA_PATH, main, schema_text
+from controller.registry.file.file_model import DefaultsPart, GenerationPart, ModelPart, ModelsFile, ResourcesPart
+from controller.registry.file.json_schema import SCHEMA_PATH, main, schema_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "config" / "models.yaml"

@@ -9,8 +9,8 @@ import pytest
 
 from controller.errors import ConfigInvalid, DockerUnavailable, FilesUnwritable, ModelNotFound
 from controller.registry import LiveRegistry, ModelSpec, Registry
-from controller.reloading import Changes, Reloader
-from controller.watch_file import FileWatch, stamp_of
+from controller.registry.file_watch import FileWatch, stamp_of
+from controller.registry.reload import Changes, Reloader
 from tests.fakes import make_spec
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from controller.engines import Engine
 from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec, Resources, load_registry
+from controller.registry.source_ref import FileSource
 from controller.rendering import ModelFiles, Target, engine_names, read_engines, render
 from controller.rendering.memory import foreign_memory_bytes, serving_memory_bytes
 from controller.settings import ROOT
-from controller.source_ref import FileSource
 from tests.fakes import make_spec
 from tests.intent import HARDENED, intended_file
 

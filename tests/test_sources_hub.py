@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import AccessDenied, ChecksumMismatch, SourceError
-from controller.source_ref import HubSource
+from controller.registry.source_ref import HubSource
 from controller.sources import Progress, SourceStore
 from tests.hub_server import FileServer, HubServer, Repo, fetch, make_store
 

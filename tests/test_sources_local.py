@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import AccessDenied, ChecksumMismatch, SourceError
-from controller.source_ref import FileSource
+from controller.registry.source_ref import FileSource
 from controller.sources import SourceStore
 from tests.hub_server import fetch, make_store
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import Cancelled, ChecksumMismatch, SourceError
-from controller.source_ref import PypiSource
+from controller.registry.source_ref import PypiSource
 from controller.sources import Progress
 from controller.sources.pip_output import PipProgress, explain, without_credentials
 from tests.hub_server import FileServer, Gate, fetch, make_store

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import Cancelled, ModelBusy, SourceError
-from controller.source_ref import HubSource
+from controller.registry.source_ref import HubSource
 from controller.sources import StoredSource
 from tests.hub_server import Gate, HubServer, Repo, fetch, make_store
 

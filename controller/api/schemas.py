@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from controller.errors import BodyInvalid
-from controller.registry.quantities import duration_s
+from controller.registry.file.quantities import duration_s
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 # A runner bounds these by its model; here they only have to be sane.

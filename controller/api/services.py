@@ -17,8 +17,8 @@ from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
 from controller.pump import Pump, Source
 from controller.registry import LiveRegistry
+from controller.registry.reload import Reloader
 from controller.relay import Relay
-from controller.reloading import Reloader
 from controller.supervisor import CancelToken, Supervisor
 
 

@@ -10,14 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from controller.errors import ConfigInvalid
-from controller.registry.auto_engine import auto_engine
-from controller.registry.checks import findings
-from controller.registry.file_model import DefaultsPart, ModelPart, ModelsFile
-from controller.registry.problems import FileBroken, FileRefused, Problem, field_name
-from controller.registry.shape import shape
+from controller.registry.file.auto_engine import auto_engine
+from controller.registry.file.checks import findings
+from controller.registry.file.file_model import DefaultsPart, ModelPart, ModelsFile
+from controller.registry.file.problems import FileBroken, FileRefused, Problem, field_name
+from controller.registry.file.shape import shape
+from controller.registry.file.yaml_lines import parse_yaml
+from controller.registry.source_ref import HubSource, SourceRef
 from controller.registry.spec import Defaults, GenerationDefaults, ModelSpec, Registry, Resources
-from controller.registry.yaml_lines import parse_yaml
-from controller.source_ref import HubSource, SourceRef
 
 MAX_FILE_BYTES = 1 << 20
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from controller.errors import ModelNotFound
-from controller.registry.problems import closest, quoted
-from controller.source_ref import SourceRef
+from controller.registry.file.problems import closest, quoted
+from controller.registry.source_ref import SourceRef
 
 Task: TypeAlias = Literal["chat", "completion", "embedding"]
 Dtype: TypeAlias = Literal["auto", "bfloat16", "float16", "float32"]

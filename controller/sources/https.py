@@ -10,7 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import requests
 
 from controller.errors import AccessDenied, SourceError
-from controller.source_ref import HttpsSource
+from controller.registry.source_ref import HttpsSource
 from controller.sources import transfer, weights
 from controller.sources.transfer import Stream, Target, Transient
 from controller.sources.values import Fetched, Job

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from controller.errors import AccessDenied, ChecksumMismatch, SourceError
-from controller.source_ref import HubSource
+from controller.registry.source_ref import HubSource
 from controller.sources import transfer
 from controller.sources.disk import empty, require_room
 from controller.sources.hub_files import choose

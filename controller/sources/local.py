@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from controller.errors import AccessDenied, SourceError
-from controller.source_ref import FileSource
+from controller.registry.source_ref import FileSource
 from controller.sources import weights
 from controller.sources.values import StoredSource
 

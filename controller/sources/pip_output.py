@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from controller.source_ref import PypiSource
+from controller.registry.source_ref import PypiSource
 
 _RAW = re.compile(rb"Progress (\d+) of (\d+)")
 _ANNOUNCED = re.compile(rb"Downloading \S+ \((\d+(?:\.\d+)?) (bytes|kB|MB|GB)\)")

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from controller.errors import SourceError
-from controller.source_ref import PypiSource
+from controller.registry.source_ref import PypiSource
 from controller.sources import weights
 from controller.sources.disk import empty, no_room, require_room
 from controller.sources.pip_output import PipProgress, explain, without_credentials

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controller.errors import ChecksumMismatch, SourceError
-from controller.source_ref import FileSource, HttpsSource, HubSource, PypiSource, SourceRef
+from controller.registry.source_ref import FileSource, HttpsSource, HubSource, PypiSource, SourceRef
 from controller.sources import https, local, manifest, pypi
 from controller.sources.disk import explain_os_error, make_readable, remove_tree
 from controller.sources.hub import Hub

@@ -11,7 +11,7 @@ import pytest
 from controller.errors import DockerError, DockerTimeout, FilesUnwritable, ModelStopping, OrchestrarError
 from controller.placement import Amount
 from controller.registry import LiveRegistry, ModelSpec, Registry
-from controller.reloading import Changes, Reloader
+from controller.registry.reload import Changes, Reloader
 from controller.supervisor import State
 from controller.supervisor.changing import LEAVE_S
 from tests.fakes import HANG_S, make_spec

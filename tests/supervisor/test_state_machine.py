@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from controller.docker_service import Ending
 from controller.errors import ModelStopping, OrchestrarError
 from controller.registry import LiveRegistry, ModelSpec, Registry
-from controller.reloading import Reloader
+from controller.registry.reload import Reloader
 from controller.supervisor import CancelToken, Lease, Supervisor, changing
 from controller.supervisor.model import RESTING, Slot, State
 from tests.fakes import HANG_S, make_spec

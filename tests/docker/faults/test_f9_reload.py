@@ -17,7 +17,7 @@ from tests.errorshape import check_error
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/reloading.py",
+    "controller/registry/reload.py",
     "if was[m] != will_be[m] or",
     "if m in was or",
     "test_f9_only_what_changed_is_made_anew",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from controller.source_ref import SourceRef
+from controller.registry.source_ref import SourceRef
 
 AUTO_ENGINE = "transformers"
 FAST_ENGINE = "openvino"

@@ -1,4 +1,4 @@
-"""`python -m controller.registry.schema` writes config/models.schema.json for editors; `--check` compares it."""
+"""`python -m controller.registry.file.json_schema` writes config/models.schema.json for editors; `--check` compares it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema
 
-from controller.registry.file_model import ModelsFile
+from controller.registry.file.file_model import ModelsFile
 
-SCHEMA_PATH = Path(__file__).resolve().parents[2] / "config" / "models.schema.json"
+SCHEMA_PATH = Path(__file__).resolve().parents[3] / "config" / "models.schema.json"
 
 
 class _EditorSchema(GenerateJsonSchema):
@@ -46,14 +46,14 @@ def schema_text() -> str:
 def main(arguments: list[str]) -> int:
     """Writes the schema, or with --check says whether the file is up to date."""
     if arguments not in ([], ["--check"]):
-        print("usage: python -m controller.registry.schema [--check]", file=sys.stderr)
+        print("usage: python -m controller.registry.file.json_schema [--check]", file=sys.stderr)
         return 2
     if not arguments:
         SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")
         return 0
     if SCHEMA_PATH.exists() and SCHEMA_PATH.read_text(encoding="utf-8") == schema_text():
         return 0
-    print(f"{SCHEMA_PATH} is out of date; run: python -m controller.registry.schema", file=sys.stderr)
+    print(f"{SCHEMA_PATH} is out of date; run: python -m controller.registry.file.json_schema", file=sys.stderr)
     return 1
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, TypeAlias
 
-from controller.registry.auto_engine import AUTO_ENGINE, FAST_ENGINE
-from controller.registry.problems import KeyPath, closest, one_line, quoted
-from controller.source_ref import HttpsSource, HubSource, SourceRef, parse_source
+from controller.registry.file.auto_engine import AUTO_ENGINE, FAST_ENGINE
+from controller.registry.file.problems import KeyPath, closest, one_line, quoted
+from controller.registry.source_ref import HttpsSource, HubSource, SourceRef, parse_source
 
 Finding: TypeAlias = tuple[KeyPath, str]
 

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from controller.registry.problems import closest, describe
-from controller.registry.quantities import (
+from controller.registry.file.problems import closest, describe
+from controller.registry.file.quantities import (
     DURATION_PATTERN,
     SIZE_PATTERN,
     duration_s,

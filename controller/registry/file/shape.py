@@ -8,9 +8,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from controller.registry.checks import Finding
-from controller.registry.file_model import ModelsFile
-from controller.registry.problems import KeyPath, closest, describe
+from controller.registry.file.checks import Finding
+from controller.registry.file.file_model import ModelsFile
+from controller.registry.file.problems import KeyPath, closest, describe
 
 _MOST_ERRORS = 200
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from controller.registry.rules import choice, duration, flag, number, one_or_many, size, text, whole
-from controller.source_ref import FORMS, MAX_SOURCE_LENGTH, SourceRef, parse_revision, parse_source
+from controller.registry.file.rules import choice, duration, flag, number, one_or_many, size, text, whole
+from controller.registry.source_ref import FORMS, MAX_SOURCE_LENGTH, SourceRef, parse_revision, parse_source
 
 ID_PATTERN = r"^(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,62}$"
 MIB, TIB = 1 << 20, 1 << 40

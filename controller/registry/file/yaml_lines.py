@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from controller.registry.problems import FileBroken, KeyPath, Problem, field_name, one_line
+from controller.registry.file.problems import FileBroken, KeyPath, Problem, field_name, one_line
 
 MAX_DEPTH = 32
 MAX_VALUES = 50_000
