@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from flask import Flask
 
 from controller.app import create_app
-from controller.docker_service import Container, Ending, Usage
+from controller.docker.container import Container, Usage
+from controller.docker.endings import Ending
 from controller.errors import StartFailed
 from controller.model_facts import ModelFacts
 from controller.placement import Amount

@@ -13,8 +13,8 @@ from controller.api import errors, guard, native, ollama, openai
 from controller.api.services import Services, Watch
 from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
-from controller.docker_service import DockerService
-from controller.docker_service.health import EngineHealth
+from controller.docker.health import EngineHealth
+from controller.docker.service import DockerService
 from controller.errors import OrchestrarError
 from controller.leftovers import Leftovers, retire_leftovers
 from controller.proxy import Proxy

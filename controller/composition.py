@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from controller.budget import Budget
 from controller.compose_file import ComposeFile
 from controller.deployment import Deployment
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.engines import Engine, is_pinned
 from controller.errors import ConfigInvalid
 from controller.images import Images

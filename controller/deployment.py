@@ -9,8 +9,10 @@ from datetime import timedelta
 
 from controller.budget import Budget
 from controller.compose_file import ComposeFile
-from controller.docker_service import Container, DockerService, Ending, Usage
-from controller.docker_service.cgroup import working_set_bytes
+from controller.docker.cgroup import working_set_bytes
+from controller.docker.container import Container, Usage
+from controller.docker.endings import Ending
+from controller.docker.service import DockerService
 from controller.engines import Engine
 from controller.errors import DockerError, DockerTimeout, ModelBusy, PortTaken, StartFailed
 from controller.images import Images

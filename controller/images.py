@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.engines import BY_DIGEST, BY_ID, Engine
 from controller.errors import ImageMissing
 from controller.preparation import OnProgress, PreparationProgress

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
-from controller.docker_service import Container, DockerService
+from controller.docker.container import Container
+from controller.docker.service import DockerService
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from controller.docker_service import Container, DockerService
+from controller.docker.container import Container
+from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
 from controller.model_facts import ModelFacts
 from controller.registry import ModelSpec

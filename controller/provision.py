@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from controller.composition import compose_deployment, read_registry
 from controller.deployment import Deployment
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, OrchestrarError
 from controller.preparation import PreparationProgress
 from controller.registry import LiveRegistry

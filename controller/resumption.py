@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from controller.docker_service import Container, DockerService
+from controller.docker.container import Container
+from controller.docker.service import DockerService
 from controller.errors import DockerError, DockerTimeout
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from controller.docker_service import Container, Ending, Usage
+from controller.docker.container import Container, Usage
+from controller.docker.endings import Ending
 from controller.errors import OrchestrarError
 from controller.model_facts import ModelFacts
 from controller.placement import Amount

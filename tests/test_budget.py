@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.budget import MARGIN_BYTES, Budget, Demand, available_bytes, gpus_here
-from controller.docker_service.cgroup import working_set_bytes
+from controller.docker.cgroup import working_set_bytes
 
 GIB = 1 << 30
 MIB = 1 << 20

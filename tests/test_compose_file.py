@@ -10,7 +10,7 @@ import pytest
 
 from controller.composition import compose_deployment
 from controller.deployment import Deployment
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, FilesUnwritable, ModelNotFound
 from controller.placement import Amount
 from controller.registry import LiveRegistry, Registry

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from controller.deployment import Deployment
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import DockerError, DockerTimeout, StartFailed
 from controller.registry import LiveRegistry, Registry
 from tests.fakes import make_container, make_spec

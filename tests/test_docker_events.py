@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.docker_service import events
-from controller.docker_service.events import Event, EventFeed, read_event
-from controller.docker_service.happenings import MOST_CONTAINERS, Ending, Happenings
+from controller.docker import events
+from controller.docker.endings import MOST_CONTAINERS, Ending, Happenings
+from controller.docker.events import Event, EventFeed, read_event
 from controller.settings import ROOT
 from tests.fakes import HANG_S
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.docker_service import DockerService, calls
-from controller.docker_service.health import EngineHealth
+from controller.docker import calls
+from controller.docker.health import EngineHealth
+from controller.docker.service import DockerService
 from controller.errors import Cancelled, DockerError, DockerTimeout, DockerUnavailable
 from tests.fakes import HANG_S
 
@@ -36,7 +37,7 @@ def test_a_hung_call_is_ended_with_its_children(
 ) -> None:
     """A docker command that hangs, and ignores SIGTERM, is killed at its deadline together with its plugin process."""
     stand_in(tmp_path, monkeypatch, f"trap '' TERM; sh -c 'echo $$ > {tmp_path}/child; trap \"\" TERM; sleep 60'")
-    monkeypatch.setattr("controller.docker_service.COMPOSE_DEADLINE_S", 0.3)
+    monkeypatch.setattr("controller.docker.service.COMPOSE_DEADLINE_S", 0.3)
     monkeypatch.setattr(calls, "KILL_AFTER_S", 0.2)
     begun = time.monotonic()
     with pytest.raises(DockerTimeout, match="docker compose up tiny: Docker did not finish in time"):
@@ -52,7 +53,7 @@ def test_nobody_waits_for_ever_for_a_turn(
 ) -> None:
     """Who waits behind Compose commands that hang gets DockerTimeout, and the turn goes on to the next afterwards."""
     stand_in(tmp_path, monkeypatch, f"echo run >> {tmp_path}/runs; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done")
-    monkeypatch.setattr("controller.docker_service.TURN_DEADLINE_S", 0.2)
+    monkeypatch.setattr("controller.docker.service.TURN_DEADLINE_S", 0.2)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(service.up, "first")
         while not (tmp_path / "runs").exists():
@@ -75,7 +76,7 @@ def test_a_pull_that_hangs_is_ended(
     pids = tmp_path / "pids"
     monkeypatch.setattr(calls, "KILL_AFTER_S", 0.2)
     if way == "deadline":
-        monkeypatch.setattr("controller.docker_service.PULL_DEADLINE_S", 0.5)
+        monkeypatch.setattr("controller.docker.service.PULL_DEADLINE_S", 0.5)
 
     def cancelled() -> bool:
         return way == "cancelled" and pids.exists() and len(pids.read_text().split()) == 2

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.engines import Engine
 from controller.errors import ImageMissing
 from controller.images import Images

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import DockerUnavailable
 from controller.leftovers import Leftovers, retire_leftovers
 from tests.fakes import make_container

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 from filelock import FileLock
 
-from controller.docker_service import Container, DockerService
+from controller.docker.container import Container
+from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed
 from controller.preparation import Preparation, PreparationProgress, needs_preparing
 from controller.registry import ModelSpec

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.composition import compose_deployment, read_registry
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.preparation import Preparation
 from controller.registry import LiveRegistry
 from controller.rendering import read_engines

@@ -11,7 +11,7 @@ from flask import current_app
 
 from controller.clients import ClientWatcher
 from controller.connection import ClientSocket
-from controller.docker_service.health import EngineHealth
+from controller.docker.health import EngineHealth
 from controller.engines import Engine
 from controller.model_facts import ModelFacts
 from controller.proxy import Proxy

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import OrchestrarError
 from controller.supervisor.lifecycle import TERM_GRACE_S
 from controller.supervisor.starting import Backend

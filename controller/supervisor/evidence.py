@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from controller.docker_service import Container, Ending
+from controller.docker.container import Container
+from controller.docker.endings import Ending
 from controller.errors import ModelDied, StartFailed, StartInterrupted
 
 MIB = 1024 * 1024

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 
-from controller.docker_service.events import Event
+from controller.docker.events import Event
 from controller.errors import OrchestrarError
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.model import State

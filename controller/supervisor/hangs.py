@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import OrchestrarError, UpstreamError, UpstreamTimeout
 from controller.readiness import Readiness
 from controller.supervisor.clock import Clock, SystemClock

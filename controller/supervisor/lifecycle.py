@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import (
     Cancelled,
     DockerError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import ModelNotFound
 from controller.supervisor.admission import Admission
 from controller.supervisor.model import Slot, State

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from controller.docker_service import Container, Usage
+from controller.docker.container import Container, Usage
 from controller.errors import OrchestrarError, Unavailable
 from controller.placement import Amount
 from controller.preparation import PreparationProgress

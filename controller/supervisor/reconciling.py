@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import ModelDied
 from controller.metrics import Metrics
 from controller.supervisor.clock import Clock

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Protocol
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.preparation import PreparationProgress
 from controller.supervisor.admission import Admission
 from controller.supervisor.clock import Clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 
 # Weights that are being read show as memory; less than that is no sign of it.
 GROWTH_BYTES = 16 * 1024 * 1024

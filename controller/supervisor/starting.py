@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from controller.docker_service import Container, Ending, Usage
+from controller.docker.container import Container, Usage
+from controller.docker.endings import Ending
 from controller.errors import Cancelled, StartFailed, StartInterrupted
 from controller.model_facts import ModelFacts
 from controller.placement import Amount

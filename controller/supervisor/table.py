@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
 from controller.supervisor.model import Slot, State

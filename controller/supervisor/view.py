@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from controller.docker_service import Container, Usage
+from controller.docker.container import Container, Usage
 from controller.errors import DeadlineExceeded, ModelPaused, ModelPreparing, OrchestrarError
 from controller.metrics import Gauges
 from controller.preparation import PreparationProgress

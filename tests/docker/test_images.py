@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.errors import Cancelled, DockerUnavailable, SourceError
 from controller.settings import ROOT
 from tests.docker.conftest import Build

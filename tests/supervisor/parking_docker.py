@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from controller.docker_service import Container, Usage
+from controller.docker.container import Container, Usage
 from controller.errors import (
     Cancelled,
     DockerError,

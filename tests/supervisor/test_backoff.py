@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.docker_service import Ending
+from controller.docker.endings import Ending
 from controller.errors import BackingOff, ImageMissing, StartFailed
 from controller.supervisor import State
 from controller.supervisor.backoff import delay_s

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import DockerError, ModelPaused
 from controller.supervisor import State
 from tests.fakes import HANG_S, make_container

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import (
     DockerUnavailable,
     StartFailed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.docker_service import Event
+from controller.docker.events import Event
 from controller.errors import DockerUnavailable
 from controller.supervisor import Follower, State
 from controller.supervisor.following import LOOK_AGAIN_S

@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import DeadlineExceeded, DockerError, DockerTimeout, DockerUnavailable
 from controller.placement import Amount
 from controller.supervisor import State

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from controller.docker_service import Ending, Usage
+from controller.docker.container import Usage
+from controller.docker.endings import Ending
 from controller.errors import BackingOff, UpstreamError
 from controller.placement import Amount
 from controller.readiness import Readiness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import DockerTimeout
 from controller.supervisor import State
 from tests.fakes import HANG_S

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.docker_service import Container, Usage
+from controller.docker.container import Container, Usage
 from controller.errors import DeadlineExceeded, DockerError, DockerUnavailable, ModelBusy, NoRoom, StartFailed
 from controller.placement import Amount
 from controller.readiness import Readiness

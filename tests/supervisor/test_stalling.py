@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.supervisor.stalling import GROWTH_BYTES, Signs
 from tests.fakes import make_container
 

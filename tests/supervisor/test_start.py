@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller.docker_service import Container
+from controller.docker.container import Container
 from controller.errors import (
     ImageMissing,
     OrchestrarError,

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from controller.docker_service import Ending
+from controller.docker.endings import Ending
 from controller.errors import ModelStopping, OrchestrarError
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.registry.reload import Reloader

@@ -1,4 +1,4 @@
-"""`python -m controller.registry.file.json_schema` writes config/models.schema.json for editors; `--check` compares it."""
+"""Write config/models.schema.json for editors: `python -m controller.registry.file.json_schema [--check]`."""
 
 from __future__ import annotations
 

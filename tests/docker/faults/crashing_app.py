@@ -13,7 +13,7 @@ from typing import Any
 
 from controller import compose_file
 from controller.app import create_app
-from controller.docker_service import DockerService
+from controller.docker.service import DockerService
 from controller.preparation import Preparation
 from controller.proxy import Proxy
 

@@ -19,7 +19,7 @@ from tests.docker.house import House, docker, until
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/docker_service/calls.py",
+    "controller/docker/calls.py",
     'client_call=["timeout", f"--kill-after={KILL_AFTER_S}", f"{deadline_s:g}", "docker"],',
     'client_call=["docker"],',
     "test_f2_an_engine_that_hangs",

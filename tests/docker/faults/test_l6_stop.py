@@ -14,7 +14,7 @@ from tests.promises.mutation import Mutation
 
 GRACE_S = 5.0
 MUTATION = Mutation(
-    "controller/docker_service/__init__.py",
+    "controller/docker/service.py",
     '"stop", "--time", str(grace_s), container_id',
     '"stop", container_id',
     "test_l6_a_stop_is_bounded",

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from python_on_whales.exceptions import DockerException
 
-from controller.docker_service.calls import last_line, translate
+from controller.docker.calls import last_line, translate
 from controller.errors import Cancelled, DockerError, OrchestrarError, SourceError
 
 OnLayers: TypeAlias = Callable[[int, int], None]

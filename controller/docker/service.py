@@ -14,8 +14,8 @@ from python_on_whales import DockerClient
 from python_on_whales.exceptions import NoSuchContainer, NoSuchImage, NoSuchVolume
 from python_on_whales.utils import run as run_command
 
-from controller.docker_service.calls import client, translated
-from controller.docker_service.container import (
+from controller.docker.calls import client, translated
+from controller.docker.container import (
     MODEL_LABEL,
     NOT_ONEOFF,
     PREPARE_LABEL,
@@ -24,22 +24,10 @@ from controller.docker_service.container import (
     Usage,
     read_container,
 )
-from controller.docker_service.events import Event, EventFeed
-from controller.docker_service.happenings import Ending, Happenings
-from controller.docker_service.pulling import OnLayers, pull
+from controller.docker.endings import Ending, Happenings
+from controller.docker.events import Event, EventFeed
+from controller.docker.image_pull import OnLayers, pull
 from controller.errors import DockerError, DockerTimeout
-
-__all__ = [
-    "MODEL_LABEL",
-    "PREPARE_LABEL",
-    "Container",
-    "DockerService",
-    "Ending",
-    "Event",
-    "EventFeed",
-    "OnLayers",
-    "Usage",
-]
 
 COMPOSE_DEADLINE_S = 30.0
 TURN_DEADLINE_S = 60.0

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller.docker_service.container import MODEL_LABEL, PROJECT_LABEL
+from controller.docker.container import MODEL_LABEL, PROJECT_LABEL
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from controller.docker_service.events import Event
+from controller.docker.events import Event
 
 MOST_CONTAINERS = 256
 # 128 + SIGKILL.
