@@ -14,7 +14,7 @@ import pytest
 from controller.errors import Cancelled, ChecksumMismatch, SourceError
 from controller.registry.source_ref import PypiSource
 from controller.sources import Progress
-from controller.sources.pip_output import PipProgress, explain, without_credentials
+from controller.sources.pypi.pip_output import PipProgress, explain, without_credentials
 from tests.hub_server import FileServer, Gate, fetch, make_store
 
 WEIGHTS = os.urandom(1_500_000)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from controller.errors import ChecksumMismatch, SourceError
 from controller.registry.source_ref import FileSource, HttpsSource, HubSource, PypiSource, SourceRef
-from controller.sources import https, local, manifest, pypi
+from controller.sources import https, local, manifest
 from controller.sources.disk import explain_os_error, make_readable, remove_tree
-from controller.sources.hub import Hub
+from controller.sources.hub.client import Hub
 from controller.sources.manifest import Manifest
+from controller.sources.pypi import wheel as pypi
 from controller.sources.values import Fetched, Job, Progress, StoredSource
 from controller.system import file_lock as lock
 from controller.system.files import fsync_folder

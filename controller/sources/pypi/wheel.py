@@ -20,7 +20,7 @@ from controller.errors import SourceError
 from controller.registry.source_ref import PypiSource
 from controller.sources import weights
 from controller.sources.disk import empty, no_room, require_room
-from controller.sources.pip_output import PipProgress, explain, without_credentials
+from controller.sources.pypi.pip_output import PipProgress, explain, without_credentials
 from controller.sources.values import Fetched, Job
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")

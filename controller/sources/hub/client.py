@@ -28,7 +28,7 @@ from controller.errors import AccessDenied, ChecksumMismatch, SourceError
 from controller.registry.source_ref import HubSource
 from controller.sources import transfer
 from controller.sources.disk import empty, require_room
-from controller.sources.hub_files import choose
+from controller.sources.hub.files import choose
 from controller.sources.transfer import Stream, Target, Transient
 from controller.sources.values import Fetched, Job
 from controller.system.files import write_atomic
