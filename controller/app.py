@@ -26,7 +26,7 @@ from controller.relay import Relay
 from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
-from controller.supervisor.hangs import SILENCE_S
+from controller.supervisor.watching.hangs import SILENCE_S
 from controller.upstream import READ_TIMEOUT_S
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
-from controller.model_facts import ModelFacts
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
+from controller.supervisor.model_facts import ModelFacts
 from controller.system.files import write_atomic, writing_to
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from controller.api.relaying import by_name
 from controller.api.schemas import InferenceBody, read_body
 from controller.app import create_app
 from controller.errors import ModelNotFound, ModelStopping
-from controller.placement import Amount
 from controller.registry import ModelSpec, Registry
 from controller.settings import ROOT, Settings
+from controller.supervisor.memory.placement import Amount
 from tests.errorshape import check_error
 from tests.fakes import HANG_S, FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving

@@ -12,10 +12,10 @@ from controller.composition import compose_deployment
 from controller.deployment import Deployment
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, FilesUnwritable, ModelNotFound
-from controller.placement import Amount
 from controller.registry import LiveRegistry, Registry
 from controller.rendering import read_engines
 from controller.settings import ROOT, Settings
+from controller.supervisor.memory.placement import Amount
 from tests.fakes import make_spec
 
 BEFORE = Registry(models={"a": make_spec("a")})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.model_facts import file_format, quantization
+from controller.supervisor.model_facts import file_format, quantization
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.placement import Amount, Holder, place
+from controller.supervisor.memory.placement import Amount, Holder, place
 
 GIB = 1 << 30
 

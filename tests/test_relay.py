@@ -14,11 +14,11 @@ from controller.api.services import Services
 from controller.app import create_app
 from controller.errors import ModelDied, Overloaded, ShutDown, Unavailable
 from controller.proxy import Proxy, Upstream
-from controller.readiness import Readiness
 from controller.registry import Registry
 from controller.relay import KEPT_PLACES, Exchange
 from controller.settings import Settings
 from controller.supervisor import CancelToken, Lease
+from controller.supervisor.readiness import Readiness
 from tests.fakes import HANG_S, FakeBackend, make_spec
 
 

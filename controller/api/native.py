@@ -17,9 +17,9 @@ from controller.api.services import services
 from controller.api.tasks import CHAT, TEXT, require
 from controller.api.views import model_row, plan_body, pulled, seconds, status_row
 from controller.errors import BodyInvalid
-from controller.metrics import CONTENT_TYPE
 from controller.registry import ModelSpec
 from controller.supervisor import ModelView, State
+from controller.supervisor.metrics import CONTENT_TYPE
 
 blueprint = Blueprint("native", __name__)
 

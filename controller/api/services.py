@@ -13,13 +13,13 @@ from controller.clients import ClientWatcher
 from controller.connection import ClientSocket
 from controller.docker.health import EngineHealth
 from controller.engines import Engine
-from controller.model_facts import ModelFacts
 from controller.proxy import Proxy
 from controller.pump import Pump, Source
 from controller.registry import LiveRegistry
 from controller.registry.reload import Reloader
 from controller.relay import Relay
 from controller.supervisor import CancelToken, Supervisor
+from controller.supervisor.model_facts import ModelFacts
 
 
 class Watch(Protocol):

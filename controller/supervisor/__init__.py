@@ -1,15 +1,15 @@
 """The only owner of lifecycle state, threads and leases."""
 
-from controller.supervisor.aftermath import Aftermath
-from controller.supervisor.following import Follower
-from controller.supervisor.hangs import HangWatch
-from controller.supervisor.model import CancelToken, Lease, State
-from controller.supervisor.monitor import Monitor
-from controller.supervisor.plan import Plan
-from controller.supervisor.pulling import Pull
-from controller.supervisor.starting import Backend
+from controller.supervisor.memory.plan import Plan
+from controller.supervisor.pull import Pull
+from controller.supervisor.slot import CancelToken, Lease, State
+from controller.supervisor.starts.starter import Backend
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
+from controller.supervisor.watching.dead_model import Aftermath
+from controller.supervisor.watching.docker_events import Follower
+from controller.supervisor.watching.hangs import HangWatch
+from controller.supervisor.watching.monitor import Monitor
 
 __all__ = [
     "Aftermath",

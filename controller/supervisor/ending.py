@@ -9,7 +9,7 @@ import time
 from controller.docker.container import Container
 from controller.errors import OrchestrarError
 from controller.supervisor.lifecycle import TERM_GRACE_S
-from controller.supervisor.starting import Backend
+from controller.supervisor.starts.starter import Backend
 
 log = logging.getLogger(__name__)
 

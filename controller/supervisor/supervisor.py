@@ -8,24 +8,24 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from controller.errors import ModelBusy, ModelNotFound, OrchestrarError
-from controller.metrics import Gauges, Metrics
-from controller.readiness import Readiness
 from controller.registry import ModelSpec
-from controller.supervisor.changing import Changing
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.ending import stop_all
-from controller.supervisor.idling import Idling
+from controller.supervisor.leases import Turns, refuse_while_stopping
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.measuring import Measuring
-from controller.supervisor.model import RESTING, CancelToken, Lease, Slot, State
-from controller.supervisor.plan import Plan
-from controller.supervisor.preloading import Preloading
-from controller.supervisor.pulling import Pull, is_pull
-from controller.supervisor.reconciling import Reconciling
-from controller.supervisor.starting import Backend
+from controller.supervisor.memory.measuring import Measuring
+from controller.supervisor.memory.plan import Plan
+from controller.supervisor.metrics import Gauges, Metrics
+from controller.supervisor.policies.config_change import Changing
+from controller.supervisor.policies.idle_stop import Idling
+from controller.supervisor.policies.preload import Preloading
+from controller.supervisor.pull import Pull, is_pull
+from controller.supervisor.readiness import Readiness
+from controller.supervisor.slot import RESTING, CancelToken, Lease, Slot, State
+from controller.supervisor.starts.starter import Backend
 from controller.supervisor.table import Table
-from controller.supervisor.turns import Turns, refuse_while_stopping
 from controller.supervisor.view import ModelView, gauges_of, view_of
+from controller.supervisor.watching.reconcile import Reconciling
 
 
 class Supervisor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from controller.docker.container import Container
 from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
-from controller.supervisor.model import Slot, State
+from controller.supervisor.slot import Slot, State
 
 
 class Table:

@@ -7,10 +7,10 @@ from typing import Any
 
 from controller.docker.container import Container, Usage
 from controller.errors import DeadlineExceeded, ModelPaused, ModelPreparing, OrchestrarError
-from controller.metrics import Gauges
 from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
-from controller.supervisor.model import Slot, State
+from controller.supervisor.metrics import Gauges
+from controller.supervisor.slot import Slot, State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from controller.errors import (
     PreparationFailed,
     StartFailed,
 )
-from controller.placement import Amount
 from controller.preparation import OnProgress, PreparationProgress
-from controller.readiness import Readiness
 from controller.registry import LiveRegistry, Registry
+from controller.supervisor.memory.placement import Amount
+from controller.supervisor.readiness import Readiness
 from tests.fakes import FakeBackend, make_container
 from tests.supervisor.world import PARKED_S, ParkingClock
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from controller.errors import DeadlineExceeded
-from controller.readiness import Readiness
 from controller.supervisor import Aftermath, State
-from controller.supervisor.aftermath import BELIEVED_AFTER_S
+from controller.supervisor.readiness import Readiness
+from controller.supervisor.watching.dead_model import BELIEVED_AFTER_S
 from tests.supervisor.house import House, lease
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from controller.docker.endings import Ending
 from controller.errors import BackingOff, ImageMissing, StartFailed
 from controller.supervisor import State
-from controller.supervisor.backoff import delay_s
+from controller.supervisor.failures.backoff import delay_s
 from tests.fakes import make_container
 from tests.supervisor.house import House, lease
 

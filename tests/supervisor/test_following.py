@@ -7,7 +7,7 @@ import pytest
 from controller.docker.events import Event
 from controller.errors import DockerUnavailable
 from controller.supervisor import Follower, State
-from controller.supervisor.following import LOOK_AGAIN_S
+from controller.supervisor.watching.docker_events import LOOK_AGAIN_S
 from tests.supervisor.house import House, lease
 
 

@@ -11,10 +11,10 @@ import pytest
 from controller.docker.container import Usage
 from controller.docker.endings import Ending
 from controller.errors import BackingOff, UpstreamError
-from controller.placement import Amount
-from controller.readiness import Readiness
 from controller.supervisor import HangWatch, Lease, State
-from controller.supervisor.hangs import PAUSE_GRACE_S
+from controller.supervisor.memory.placement import Amount
+from controller.supervisor.readiness import Readiness
+from controller.supervisor.watching.hangs import PAUSE_GRACE_S
 from tests.fakes import HANG_S
 from tests.supervisor.house import House, lease, until
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from controller.errors import ModelStopping
-from controller.supervisor import idling
+from controller.supervisor.policies import idle_stop as idling
 from tests.conftest import Figure
 from tests.fakes import HANG_S
 from tests.promises.mutation import Mutation
@@ -21,7 +21,7 @@ RACES = 10_000
 SEED = 20_240
 STOPS_BY_HAND = 0.2
 MUTATION = Mutation(
-    "controller/supervisor/idling.py",
+    "controller/supervisor/policies/idle_stop.py",
     "            self._life.claim(slot)\n",
     "            pass\n",
     "test_l2_no_request_is_lost_to_an_idle_stop",

@@ -9,10 +9,10 @@ import pytest
 
 from controller.docker.container import Container, Usage
 from controller.errors import DeadlineExceeded, DockerError, DockerUnavailable, ModelBusy, NoRoom, StartFailed
-from controller.placement import Amount
-from controller.readiness import Readiness
 from controller.supervisor import State, Supervisor
-from controller.supervisor.starting import NOT_PREPARED_EXIT
+from controller.supervisor.memory.placement import Amount
+from controller.supervisor.readiness import Readiness
+from controller.supervisor.starts.starter import NOT_PREPARED_EXIT
 from tests.fakes import HANG_S, make_container
 from tests.supervisor.house import House, error_of, until
 

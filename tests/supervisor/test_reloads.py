@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 
 from controller.errors import DockerError, DockerTimeout, FilesUnwritable, ModelStopping, OrchestrarError
-from controller.placement import Amount
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.registry.reload import Changes, Reloader
 from controller.supervisor import State
-from controller.supervisor.changing import LEAVE_S
+from controller.supervisor.memory.placement import Amount
+from controller.supervisor.policies.config_change import LEAVE_S
 from tests.fakes import HANG_S, make_spec
 from tests.supervisor.house import STOP_GRACE_S, House, error_of, until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.docker.container import Container
-from controller.supervisor.stalling import GROWTH_BYTES, Signs
+from controller.supervisor.starts.stall_timer import GROWTH_BYTES, Signs
 from tests.fakes import make_container
 
 

@@ -17,8 +17,9 @@ from controller.docker.endings import Ending
 from controller.errors import ModelStopping, OrchestrarError
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.registry.reload import Reloader
-from controller.supervisor import CancelToken, Lease, Supervisor, changing
-from controller.supervisor.model import RESTING, Slot, State
+from controller.supervisor import CancelToken, Lease, Supervisor
+from controller.supervisor.policies import config_change as changing
+from controller.supervisor.slot import RESTING, Slot, State
 from tests.fakes import HANG_S, make_spec
 from tests.supervisor.parking_docker import ParkingDocker
 from tests.supervisor.world import ParkingClock, ParkingPool, ours, settle

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from controller.supervisor.model import Slot
+from controller.supervisor.slot import Slot
 from tests.fakes import HANG_S, FakeClock
 from tests.supervisor.house import until
 

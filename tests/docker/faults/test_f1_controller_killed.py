@@ -18,7 +18,7 @@ from tests.promises.mutation import Mutation
 BOUND_S = 10.0
 TOOK_S: list[float] = []
 MUTATION = Mutation(
-    "controller/supervisor/reconciling.py",
+    "controller/supervisor/watching/reconcile.py",
     'elif found is not None and found.status == "running":',
     'elif found is not None and found.status == "paused":',
     "test_f1_the_next_controller_finds_all_right",

@@ -14,7 +14,7 @@ from tests.promises.mutation import Mutation
 
 LIMIT = 128 * 1024 * 1024
 MUTATION = Mutation(
-    "controller/supervisor/evidence.py",
+    "controller/supervisor/failures/cause.py",
     "if not container.oom_killed:",
     "if container.exit_code != 137:",
     "test_f4_a_kill_is_not_called_out_of_memory",

@@ -16,7 +16,7 @@ from tests.docker.house import House, docker, until
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/supervisor/reconciling.py",
+    "controller/supervisor/watching/reconcile.py",
     'if found is not None and found.status == "paused":',
     "if False:",
     "test_f5_a_pause_by_hand",

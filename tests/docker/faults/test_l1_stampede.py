@@ -16,7 +16,7 @@ from tests.promises.mutation import Mutation
 
 CLIENTS = 200
 MUTATION = Mutation(
-    "controller/supervisor/turns.py",
+    "controller/supervisor/leases.py",
     "if slot.state in RESTING:",
     "if slot.state is not State.READY:",
     "test_l1_a_stampede_causes_one_start",

@@ -14,7 +14,7 @@ from tests.promises.mutation import Mutation
 
 IDLE_S = 2.0
 MUTATION = Mutation(
-    "controller/supervisor/model.py",
+    "controller/supervisor/slot.py",
     "if self.state is not State.READY or self.leases or self.queue",
     "if self.state is not State.READY or self.queue",
     "test_l3_a_long_stream_is_not_cut",

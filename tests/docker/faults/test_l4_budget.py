@@ -14,7 +14,7 @@ from tests.promises.mutation import Mutation
 SMALL = {"resources": {"cpus": 1, "memory": "100m"}, "min_residency": "1s"}
 BUDGET = {"memory_budget": "200m"}
 MUTATION = Mutation(
-    "controller/placement.py",
+    "controller/supervisor/memory/placement.py",
     "pinned = [holder for holder in holders if holder.pinned]",
     "pinned = []",
     "test_l4_what_may_not_go_is_named",

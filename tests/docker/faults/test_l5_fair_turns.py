@@ -19,7 +19,7 @@ IN_FLIGHT_S = 0.5
 STOP_AND_START_S = 5.0
 MODEL = {"resources": {"cpus": 1, "memory": "100m"}, "min_residency": f"{RESIDENCY_S:g}s"}
 MUTATION = Mutation(
-    "controller/placement.py",
+    "controller/supervisor/memory/placement.py",
     "patience_s = max(self.min_residency_s - waited_s, 0.0) if self.in_use else 0.0",
     "patience_s = 9e9 if self.in_use else 0.0",
     "test_l5_steady_traffic_starves_nobody",

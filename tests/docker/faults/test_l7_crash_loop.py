@@ -18,7 +18,7 @@ from tests.promises.mutation import Mutation
 WATCHED_S = 9.0
 LOOKED_AT_S = 1.0
 MUTATION = Mutation(
-    "controller/supervisor/backoff.py",
+    "controller/supervisor/failures/backoff.py",
     "self.retry_at = now + delay_s(self.starts, jitter)",
     "self.retry_at = now",
     "test_l7_a_crash_loop_backs_off",

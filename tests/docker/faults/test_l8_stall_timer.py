@@ -13,7 +13,7 @@ from tests.promises.mutation import Mutation
 
 TIMEOUT_S = 3
 MUTATION = Mutation(
-    "controller/supervisor/stalling.py",
+    "controller/supervisor/starts/stall_timer.py",
     "self._log, self._progress_at = log, now",
     "self._log = log",
     "test_l8_progress_extends_the_start",

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from controller.errors import DeadlineExceeded, DockerTimeout
-from controller.readiness import Readiness
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.hangs import DEAF
-from controller.supervisor.model import Lease, State
-from controller.supervisor.starting import Backend
+from controller.supervisor.readiness import Readiness
+from controller.supervisor.slot import Lease, State
+from controller.supervisor.starts.starter import Backend
 from controller.supervisor.supervisor import Supervisor
+from controller.supervisor.watching.hangs import DEAF
 
 log = logging.getLogger(__name__)
 

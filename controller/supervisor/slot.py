@@ -10,10 +10,10 @@ from typing import Any
 
 from controller.docker.container import Container, Usage
 from controller.errors import OrchestrarError, Unavailable
-from controller.placement import Amount
 from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
-from controller.supervisor.backoff import Failures
+from controller.supervisor.failures.backoff import Failures
+from controller.supervisor.memory.placement import Amount
 
 
 class State(str, Enum):

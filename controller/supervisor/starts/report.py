@@ -8,9 +8,9 @@ from typing import Protocol
 
 from controller.docker.container import Container
 from controller.preparation import PreparationProgress
-from controller.supervisor.admission import Admission
 from controller.supervisor.clock import Clock
-from controller.supervisor.model import Attempt, Slot, State
+from controller.supervisor.memory.admission import Admission
+from controller.supervisor.slot import Attempt, Slot, State
 
 log = logging.getLogger(__name__)
 

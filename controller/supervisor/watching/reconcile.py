@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from controller.docker.container import Container
 from controller.errors import ModelDied
-from controller.metrics import Metrics
 from controller.supervisor.clock import Clock
-from controller.supervisor.evidence import death_of, retry_at
+from controller.supervisor.failures.cause import death_of, retry_at
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.measuring import Measuring
-from controller.supervisor.model import Slot, State
-from controller.supervisor.starting import Backend
+from controller.supervisor.memory.measuring import Measuring
+from controller.supervisor.metrics import Metrics
+from controller.supervisor.slot import Slot, State
+from controller.supervisor.starts.starter import Backend
 from controller.supervisor.table import Table
 
 log = logging.getLogger(__name__)

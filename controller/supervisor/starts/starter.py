@@ -8,15 +8,15 @@ from typing import Any, Protocol
 from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
 from controller.errors import Cancelled, StartFailed, StartInterrupted
-from controller.model_facts import ModelFacts
-from controller.placement import Amount
 from controller.preparation import OnProgress, PreparationProgress
-from controller.readiness import Readiness
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.supervisor.clock import Clock
-from controller.supervisor.evidence import start_failure
-from controller.supervisor.model import State
-from controller.supervisor.stalling import Signs
+from controller.supervisor.failures.cause import start_failure
+from controller.supervisor.memory.placement import Amount
+from controller.supervisor.model_facts import ModelFacts
+from controller.supervisor.readiness import Readiness
+from controller.supervisor.slot import State
+from controller.supervisor.starts.stall_timer import Signs
 from controller.supervisor.view import paused_by_hand
 
 POLL_S = 0.05

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.placement import Amount, Holder, Placement
-from controller.supervisor.model import State
+from controller.supervisor.memory.placement import Amount, Holder, Placement
+from controller.supervisor.slot import State
 
 MIB = 1024 * 1024
 

@@ -7,7 +7,7 @@ import copy
 from controller.errors import BackingOff, Cancelled, ModelStopping, Overloaded
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.model import RESTING, CancelToken, Slot, State, shutting_down
+from controller.supervisor.slot import RESTING, CancelToken, Slot, State, shutting_down
 from controller.supervisor.view import paused_by_hand, too_late
 
 

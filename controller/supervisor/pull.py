@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from controller.errors import Cancelled
 from controller.preparation import PreparationProgress
 from controller.supervisor.clock import Clock
-from controller.supervisor.model import Attempt, CancelToken, Slot
+from controller.supervisor.slot import Attempt, CancelToken, Slot
 
 # A caller who hears nothing for longer cannot tell it from a fault.
 SILENCE_S = 2.0

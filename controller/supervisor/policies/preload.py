@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from controller.errors import DockerError, DockerUnavailable
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.model import RESTING, Attempt, Slot, State
+from controller.supervisor.slot import RESTING, Attempt, Slot, State
 from controller.supervisor.table import Table
 
 log = logging.getLogger(__name__)

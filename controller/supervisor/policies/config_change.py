@@ -12,7 +12,7 @@ from controller.errors import OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
-from controller.supervisor.model import Attempt, Slot, shutting_down
+from controller.supervisor.slot import Attempt, Slot, shutting_down
 from controller.supervisor.table import Table
 
 log = logging.getLogger(__name__)
