@@ -21,11 +21,9 @@ from controller.app import create_app
 from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
 from controller.errors import StartFailed
-from controller.preparation import OnProgress
 from controller.registry import LiveRegistry, Registry
 from controller.settings import ROOT
-from controller.supervisor.memory.placement import Amount
-from controller.supervisor.model_facts import ModelFacts
+from controller.supervisor.backend import Amount, ModelFacts, OnProgress
 
 MODEL = "stub"
 START_DEADLINE_S = 30.0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.supervisor.memory.placement import Amount
+from controller.supervisor.backend import Amount
 from controller.system.files import write_atomic
 
 log = logging.getLogger(__name__)

@@ -17,12 +17,11 @@ from controller.engines import Engine
 from controller.errors import DockerError, DockerTimeout, ModelBusy, PortTaken, StartFailed
 from controller.images import Images
 from controller.ports import PortBook
-from controller.preparation import OnProgress, Preparation
+from controller.preparation import Preparation
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.rendering import prepare_service
 from controller.resumption import Resumption
-from controller.supervisor.memory.placement import Amount
-from controller.supervisor.model_facts import ModelFacts
+from controller.supervisor.backend import Amount, ModelFacts, OnProgress
 from controller.system.files import writing_to
 
 log = logging.getLogger(__name__)

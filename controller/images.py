@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from controller.docker.service import DockerService
 from controller.engines import BY_DIGEST, BY_ID, Engine
 from controller.errors import ImageMissing
-from controller.preparation import OnProgress, PreparationProgress
 from controller.registry import ModelSpec
+from controller.supervisor.backend import OnProgress, PreparationProgress
 
 PHASE = "fetching the image"
 

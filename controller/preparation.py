@@ -20,7 +20,7 @@ from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
-from controller.supervisor.model_facts import ModelFacts
+from controller.supervisor.backend import ModelFacts, OnProgress, PreparationProgress
 from controller.system.files import write_atomic, writing_to
 
 log = logging.getLogger(__name__)
@@ -40,19 +40,6 @@ class Clock(Protocol):
     """The part of the `time` module that waiting for a container needs."""
 
     def sleep(self, seconds: float, /) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparationProgress:
-    """How far a preparation is: `fraction` from 0 to 1 where it can be told, bytes while downloading."""
-
-    phase: str
-    fraction: float | None = None
-    done_bytes: int | None = None
-    total_bytes: int | None = None
-
-
-OnProgress = Callable[[PreparationProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from controller.composition import compose_deployment, read_registry
 from controller.deployment import Deployment
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, OrchestrarError
-from controller.preparation import PreparationProgress
 from controller.registry import LiveRegistry
 from controller.rendering import read_engines
 from controller.settings import Settings
+from controller.supervisor.backend import PreparationProgress
 
 MIB = 1024 * 1024
 HEARTBEAT_S = 5.0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
 from controller.http1 import Body, BrokenOff, Head, Malformed, split_head
-from controller.supervisor.readiness import Readiness
+from controller.supervisor.backend import Readiness
 from controller.system.turnstile import TURNSTILE
 from controller.upstream import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, Connection, Upstream
 

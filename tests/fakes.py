@@ -12,12 +12,9 @@ from typing import Any
 from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
 from controller.errors import OrchestrarError
-from controller.preparation import OnProgress
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.registry.source_ref import FileSource
-from controller.supervisor.memory.placement import Amount
-from controller.supervisor.model_facts import ModelFacts
-from controller.supervisor.readiness import Readiness
+from controller.supervisor.backend import Amount, ModelFacts, OnProgress, Readiness
 
 # How long a test waits in real time for a thread before it calls that a hang.
 HANG_S = 10.0

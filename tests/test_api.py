@@ -21,7 +21,7 @@ from controller.app import create_app
 from controller.errors import ModelNotFound, ModelStopping
 from controller.registry import ModelSpec, Registry
 from controller.settings import ROOT, Settings
-from controller.supervisor.memory.placement import Amount
+from controller.supervisor.backend import Amount
 from tests.errorshape import check_error
 from tests.fakes import HANG_S, FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving

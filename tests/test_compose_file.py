@@ -15,7 +15,7 @@ from controller.errors import ConfigInvalid, FilesUnwritable, ModelNotFound
 from controller.registry import LiveRegistry, Registry
 from controller.rendering import read_engines
 from controller.settings import ROOT, Settings
-from controller.supervisor.memory.placement import Amount
+from controller.supervisor.backend import Amount
 from tests.fakes import make_spec
 
 BEFORE = Registry(models={"a": make_spec("a")})

@@ -11,7 +11,7 @@ from controller.docker.service import DockerService
 from controller.engines import Engine
 from controller.errors import ImageMissing
 from controller.images import Images
-from controller.preparation import PreparationProgress
+from controller.supervisor.backend import PreparationProgress
 from tests.fakes import make_spec
 
 DIGEST = "sha256:" + "ab" * 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.supervisor.model_facts import file_format, quantization
+from controller.api.ollama.file_names import file_format, quantization
 
 
 @pytest.mark.parametrize(

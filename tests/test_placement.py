@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.supervisor.memory.placement import Amount, Holder, place
+from controller.supervisor.backend import Amount
+from controller.supervisor.memory.placement import Holder, place
 
 GIB = 1 << 30
 

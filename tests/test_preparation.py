@@ -16,10 +16,11 @@ from filelock import FileLock
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed
-from controller.preparation import Preparation, PreparationProgress, needs_preparing
+from controller.preparation import Preparation, needs_preparing
 from controller.registry import ModelSpec
 from controller.registry.source_ref import FileSource
 from controller.sources import SourceStore
+from controller.supervisor.backend import PreparationProgress
 from tests.fakes import HANG_S, FakeClock, make_container
 
 FACTS = (

@@ -14,10 +14,10 @@ from flask.testing import FlaskClient
 
 from controller.app import create_app
 from controller.errors import DockerTimeout, SourceError
-from controller.preparation import PreparationProgress
 from controller.registry import Registry
 from controller.settings import Settings
 from controller.supervisor import State
+from controller.supervisor.backend import PreparationProgress
 from tests.errorshape import check_error
 from tests.fakes import HANG_S, FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving

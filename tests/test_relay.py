@@ -18,7 +18,7 @@ from controller.registry import Registry
 from controller.relay import KEPT_PLACES, Exchange
 from controller.settings import Settings
 from controller.supervisor import CancelToken, Lease
-from controller.supervisor.readiness import Readiness
+from controller.supervisor.backend import Readiness
 from tests.fakes import HANG_S, FakeBackend, make_spec
 
 

@@ -14,9 +14,9 @@ from controller.api.relaying import EVENT_STREAM, stream_response
 from controller.api.services import Services
 from controller.api.views import preparing, pulled
 from controller.errors import ModelNotFound, OrchestrarError
-from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
 from controller.supervisor import ModelView
+from controller.supervisor.backend import PreparationProgress
 
 
 class Wording(Protocol):

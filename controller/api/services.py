@@ -19,7 +19,7 @@ from controller.registry import LiveRegistry
 from controller.registry.reload import Reloader
 from controller.relay import Relay
 from controller.supervisor import CancelToken, Supervisor
-from controller.supervisor.model_facts import ModelFacts
+from controller.supervisor.backend import ModelFacts
 
 
 class Watch(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from controller.engines import Engine
-from controller.preparation import PreparationProgress
 from controller.supervisor import ModelView, Plan
-from controller.supervisor.memory.placement import Amount, Holder
+from controller.supervisor.backend import Amount, PreparationProgress
+from controller.supervisor.memory.placement import Holder
 
 
 def seconds(value: float | None) -> float | None:

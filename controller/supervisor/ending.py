@@ -8,8 +8,8 @@ import time
 
 from controller.docker.container import Container
 from controller.errors import OrchestrarError
+from controller.supervisor.backend import Backend
 from controller.supervisor.lifecycle import TERM_GRACE_S
-from controller.supervisor.starts.starter import Backend
 
 log = logging.getLogger(__name__)
 

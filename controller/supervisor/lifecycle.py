@@ -19,14 +19,14 @@ from controller.errors import (
     NoRoom,
     OrchestrarError,
 )
+from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock
 from controller.supervisor.failures.cause import retry_at
 from controller.supervisor.memory.admission import Admission
 from controller.supervisor.metrics import Metrics
-from controller.supervisor.readiness import Readiness
 from controller.supervisor.slot import Attempt, Slot, State, shutting_down
 from controller.supervisor.starts.report import Report
-from controller.supervisor.starts.starter import Backend, NothingRuns, Starter
+from controller.supervisor.starts.starter import NothingRuns, Starter
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 
 from controller.errors import Cancelled
-from controller.preparation import PreparationProgress
+from controller.supervisor.backend import PreparationProgress
 from controller.supervisor.clock import Clock
 from controller.supervisor.slot import Attempt, CancelToken, Slot
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from controller.docker.container import Container, Usage
 from controller.errors import OrchestrarError, Unavailable
-from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
+from controller.supervisor.backend import Amount, PreparationProgress
 from controller.supervisor.failures.backoff import Failures
-from controller.supervisor.memory.placement import Amount
 
 
 class State(str, Enum):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from controller.errors import ModelBusy, ModelNotFound, OrchestrarError
 from controller.registry import ModelSpec
+from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.ending import stop_all
 from controller.supervisor.leases import Turns, refuse_while_stopping
@@ -20,9 +21,7 @@ from controller.supervisor.policies.config_change import Changing
 from controller.supervisor.policies.idle_stop import Idling
 from controller.supervisor.policies.preload import Preloading
 from controller.supervisor.pull import Pull, is_pull
-from controller.supervisor.readiness import Readiness
 from controller.supervisor.slot import RESTING, CancelToken, Lease, Slot, State
-from controller.supervisor.starts.starter import Backend
 from controller.supervisor.table import Table
 from controller.supervisor.view import ModelView, gauges_of, view_of
 from controller.supervisor.watching.reconcile import Reconciling

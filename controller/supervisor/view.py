@@ -7,8 +7,8 @@ from typing import Any
 
 from controller.docker.container import Container, Usage
 from controller.errors import DeadlineExceeded, ModelPaused, ModelPreparing, OrchestrarError
-from controller.preparation import PreparationProgress
 from controller.registry import ModelSpec
+from controller.supervisor.backend import PreparationProgress
 from controller.supervisor.metrics import Gauges
 from controller.supervisor.slot import Slot, State
 

@@ -14,8 +14,7 @@ import pytest
 from flask import Flask
 
 from controller.errors import SourceError
-from controller.preparation import PreparationProgress
-from controller.supervisor.model_facts import ModelFacts
+from controller.supervisor.backend import ModelFacts, PreparationProgress
 from tests.fakes import FakeBackend
 from tests.ollama_api.engine import CHAT, COMPLETIONS, EMBEDDINGS, Engine, wait_for
 

@@ -17,8 +17,8 @@ from controller.api.ollama.requests import chat_request
 from controller.api.openai_events import MAX_EVENT_BYTES
 from controller.api.translating import Translated
 from controller.errors import UpstreamAnswered, UpstreamError, UpstreamInvalid
-from controller.preparation import PreparationProgress
 from controller.relay import Waited
+from controller.supervisor.backend import PreparationProgress
 from tests.fakes import FakeClock, make_spec
 
 WAITED = Waited(start_s=2.0, queue_s=1.0)

@@ -17,10 +17,8 @@ from controller.errors import (
     PreparationFailed,
     StartFailed,
 )
-from controller.preparation import OnProgress, PreparationProgress
 from controller.registry import LiveRegistry, Registry
-from controller.supervisor.memory.placement import Amount
-from controller.supervisor.readiness import Readiness
+from controller.supervisor.backend import Amount, OnProgress, PreparationProgress, Readiness
 from tests.fakes import FakeBackend, make_container
 from tests.supervisor.world import PARKED_S, ParkingClock
 

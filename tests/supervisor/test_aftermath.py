@@ -6,7 +6,7 @@ import pytest
 
 from controller.errors import DeadlineExceeded
 from controller.supervisor import Aftermath, State
-from controller.supervisor.readiness import Readiness
+from controller.supervisor.backend import Readiness
 from controller.supervisor.watching.dead_model import BELIEVED_AFTER_S
 from tests.supervisor.house import House, lease
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from controller.errors import Cancelled, DockerError, ModelStopping
-from controller.preparation import OnProgress, PreparationProgress
 from controller.supervisor import State
+from controller.supervisor.backend import OnProgress, PreparationProgress
 from tests.fakes import HANG_S, make_container
 from tests.supervisor.house import House, error_of, lease, until
 

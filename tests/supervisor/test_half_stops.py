@@ -11,7 +11,7 @@ import pytest
 from controller.docker.container import Container
 from controller.errors import DeadlineExceeded, DockerError, DockerTimeout, DockerUnavailable
 from controller.supervisor import State
-from controller.supervisor.memory.placement import Amount
+from controller.supervisor.backend import Amount
 from tests.fakes import HANG_S, make_container
 from tests.supervisor.house import House, error_of, lease, until
 

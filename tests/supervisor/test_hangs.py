@@ -12,8 +12,7 @@ from controller.docker.container import Usage
 from controller.docker.endings import Ending
 from controller.errors import BackingOff, UpstreamError
 from controller.supervisor import HangWatch, Lease, State
-from controller.supervisor.memory.placement import Amount
-from controller.supervisor.readiness import Readiness
+from controller.supervisor.backend import Amount, Readiness
 from controller.supervisor.watching.hangs import PAUSE_GRACE_S
 from tests.fakes import HANG_S
 from tests.supervisor.house import House, lease, until

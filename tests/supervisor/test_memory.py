@@ -10,8 +10,7 @@ import pytest
 from controller.docker.container import Container, Usage
 from controller.errors import DeadlineExceeded, DockerError, DockerUnavailable, ModelBusy, NoRoom, StartFailed
 from controller.supervisor import State, Supervisor
-from controller.supervisor.memory.placement import Amount
-from controller.supervisor.readiness import Readiness
+from controller.supervisor.backend import Amount, Readiness
 from controller.supervisor.starts.starter import NOT_PREPARED_EXIT
 from tests.fakes import HANG_S, make_container
 from tests.supervisor.house import House, error_of, until

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.errors import Overloaded, StartFailed
-from controller.supervisor.memory.placement import Amount
+from controller.supervisor.backend import Amount
 from tests.supervisor.house import House, lease
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from controller.errors import DockerUnavailable, StartFailed
 from controller.supervisor import Follower, Monitor, State
-from controller.supervisor.memory.placement import Amount
+from controller.supervisor.backend import Amount
 from tests.fakes import HANG_S
 from tests.supervisor.house import House, error_of, until
 

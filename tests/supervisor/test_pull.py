@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from controller.errors import Cancelled, ModelBusy, ModelStopping, SourceError, StartFailed
-from controller.preparation import OnProgress, PreparationProgress
 from controller.supervisor import CancelToken, Pull, State
+from controller.supervisor.backend import OnProgress, PreparationProgress
 from tests.fakes import HANG_S
 from tests.supervisor.house import House, error_of, lease, until
 

@@ -12,7 +12,7 @@ from controller.errors import DockerError, DockerTimeout, FilesUnwritable, Model
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.registry.reload import Changes, Reloader
 from controller.supervisor import State
-from controller.supervisor.memory.placement import Amount
+from controller.supervisor.backend import Amount
 from controller.supervisor.policies.config_change import LEAVE_S
 from tests.fakes import HANG_S, make_spec
 from tests.supervisor.house import STOP_GRACE_S, House, error_of, until

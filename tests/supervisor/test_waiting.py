@@ -16,8 +16,8 @@ from controller.errors import (
     Overloaded,
     Unavailable,
 )
-from controller.preparation import PreparationProgress
 from controller.supervisor import CancelToken, State
+from controller.supervisor.backend import PreparationProgress
 from tests.fakes import HANG_S
 from tests.supervisor.house import House, error_of, lease, until
 

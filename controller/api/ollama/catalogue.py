@@ -9,9 +9,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from controller.api.ollama.answers import rfc3339
+from controller.api.ollama.file_names import file_format, quantization
 from controller.registry import GenerationDefaults, ModelSpec
 from controller.supervisor import ModelView, State
-from controller.supervisor.model_facts import ModelFacts, file_format, quantization
+from controller.supervisor.backend import ModelFacts
 
 Facts = Callable[[str], ModelFacts | None]
 

@@ -7,8 +7,8 @@ from typing import Any
 from controller.api.errors import ollama_error
 from controller.api.relaying import as_json
 from controller.errors import OrchestrarError
-from controller.preparation import PreparationProgress
 from controller.supervisor import ModelView
+from controller.supervisor.backend import PreparationProgress
 
 SUCCESS = {"status": "success"}
 

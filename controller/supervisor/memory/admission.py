@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from controller.errors import Cancelled, NoRoom
+from controller.supervisor.backend import Amount, Backend
 from controller.supervisor.clock import Clock
-from controller.supervisor.memory.placement import Amount, Holder, Placement, place
+from controller.supervisor.memory.placement import Holder, Placement, place
 from controller.supervisor.metrics import Metrics
 from controller.supervisor.slot import RESTING, Attempt, Slot, State
-from controller.supervisor.starts.starter import Backend
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from controller.docker.container import Container
 from controller.errors import ModelNotFound
+from controller.supervisor.backend import Backend
 from controller.supervisor.memory.admission import Admission
 from controller.supervisor.slot import Slot, State
-from controller.supervisor.starts.starter import Backend
 from controller.supervisor.table import Table
 
 

@@ -5,32 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from controller.supervisor.backend import Amount
+
+NOTHING = Amount(memory_bytes=0)
 # A model that was never measured costs what a small one does; it only weighs models against each other.
 UNKNOWN_RELOAD_S = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Amount:
-    """What a model takes of the machine, or what there is of it; `gpus` None in what there is = not known, no bound."""
-
-    memory_bytes: int
-    gpus: int | None = 0
-
-    def covers(self, needed: Amount) -> bool:
-        """Whether `needed` fits into this."""
-        return needed.memory_bytes <= self.memory_bytes and (self.gpus is None or (needed.gpus or 0) <= self.gpus)
-
-    def plus(self, other: Amount) -> Amount:
-        return Amount(
-            memory_bytes=self.memory_bytes + other.memory_bytes,
-            gpus=None if self.gpus is None else self.gpus + (other.gpus or 0),
-        )
-
-    def minus(self, other: Amount) -> Amount:
-        return Amount(
-            memory_bytes=self.memory_bytes - other.memory_bytes,
-            gpus=None if self.gpus is None else self.gpus - (other.gpus or 0),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +65,7 @@ class Placement:
     look_again_in_s: float = 0.0
     waits_for: tuple[str, ...] = ()
     held_by: tuple[Holder, ...] = ()
-    spare: Amount = Amount(memory_bytes=0)
+    spare: Amount = NOTHING
 
 
 def place(needed: Amount, holders: Iterable[Holder], room: Amount, *, waited_s: float = 0.0) -> Placement:

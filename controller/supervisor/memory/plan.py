@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.supervisor.memory.placement import Amount, Holder, Placement
+from controller.supervisor.backend import Amount
+from controller.supervisor.memory.placement import Holder, Placement
 from controller.supervisor.slot import State
 
 MIB = 1024 * 1024

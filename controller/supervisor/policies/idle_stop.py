@@ -6,10 +6,10 @@ import logging
 import threading
 
 from controller.errors import OrchestrarError
+from controller.supervisor.backend import Backend
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
 from controller.supervisor.slot import Slot
-from controller.supervisor.starts.starter import Backend
 from controller.supervisor.table import Table
 
 log = logging.getLogger(__name__)

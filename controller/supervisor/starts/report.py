@@ -7,7 +7,7 @@ import threading
 from typing import Protocol
 
 from controller.docker.container import Container
-from controller.preparation import PreparationProgress
+from controller.supervisor.backend import PreparationProgress
 from controller.supervisor.clock import Clock
 from controller.supervisor.memory.admission import Admission
 from controller.supervisor.slot import Attempt, Slot, State

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from controller.errors import DeadlineExceeded, DockerTimeout
+from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.readiness import Readiness
 from controller.supervisor.slot import Lease, State
-from controller.supervisor.starts.starter import Backend
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.watching.hangs import DEAF
 

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from controller.docker.container import Container
 from controller.errors import OrchestrarError, UpstreamError, UpstreamTimeout
+from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.readiness import Readiness
 from controller.supervisor.slot import State
-from controller.supervisor.starts.starter import Backend
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from controller.docker.container import Container
 from controller.errors import ModelDied
+from controller.supervisor.backend import Backend
 from controller.supervisor.clock import Clock
 from controller.supervisor.failures.cause import death_of, retry_at
 from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.memory.measuring import Measuring
 from controller.supervisor.metrics import Metrics
 from controller.supervisor.slot import Slot, State
-from controller.supervisor.starts.starter import Backend
 from controller.supervisor.table import Table
 
 log = logging.getLogger(__name__)

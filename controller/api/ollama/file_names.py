@@ -1,30 +1,13 @@
-"""What is known of a model's files on this machine, without reading them."""
+"""What the names of a model's files tell of its weights."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 # As llama.cpp's tools write it into file names: model.Q4_K_M.gguf, model-f16.gguf.
 _QUANTIZATION = re.compile(r"(?:^|[-_.])((?:IQ|Q)[0-9](?:_[0-9A-Z]+)*|BF16|F16|F32)(?=[-.]|$)", re.IGNORECASE)
 _SHORT_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """A downloaded model's; `parameters` and what follows are None, empty or false until a conversion has told them."""
-
-    size_bytes: int
-    content_hash: str
-    modified_at_s: float
-    files: tuple[str, ...]
-    parameters: int | None = None
-    context_length: int | None = None
-    architecture: str = ""
-    dtype: str = ""
-    has_tools: bool = False
-    """Whether its chat template knows tools."""
 
 
 def file_format(names: Iterable[str]) -> str:
