@@ -28,8 +28,8 @@ from bench.figures import Measured, ratios, table
 from bench.peers_setup import BENCH, PYTHON
 from bench.servers import MODEL, Ours, Running, Server, llamacpp, transformers_serve
 from bench.streams import one_round
+from controller.deployment.engine_templates import read_engines
 from controller.registry import load_registry
-from controller.rendering import read_engines
 from controller.settings import ROOT, Settings
 from controller.sources import SourceStore
 from tests.docker.house import House

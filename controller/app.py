@@ -13,17 +13,17 @@ from controller.api import errors, guard, native, ollama, openai
 from controller.api.services import Services, Watch
 from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
+from controller.deployment.engine_templates import read_engines
+from controller.deployment.removed_models import Leftovers, retire_leftovers
 from controller.docker.health import EngineHealth
 from controller.docker.service import DockerService
 from controller.errors import OrchestrarError
-from controller.leftovers import Leftovers, retire_leftovers
 from controller.proxy import Proxy
 from controller.pump import Pump
 from controller.registry import LiveRegistry, Registry
 from controller.registry.file_watch import FileWatch, stamp_of
 from controller.registry.reload import Reloader
 from controller.relay import Relay
-from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
 from controller.supervisor.watching.hangs import SILENCE_S

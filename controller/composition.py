@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from controller.budget import Budget
-from controller.compose_file import ComposeFile
-from controller.deployment import Deployment
+from controller.deployment.compose_file import ComposeFile
+from controller.deployment.deployment import Deployment
+from controller.deployment.engine_templates import read_engines
+from controller.deployment.engines import Engine, is_pinned
+from controller.deployment.images import Images
+from controller.deployment.memory_budget import Budget
+from controller.deployment.ports import PortBook
+from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
-from controller.engines import Engine, is_pinned
 from controller.errors import ConfigInvalid
-from controller.images import Images
-from controller.ports import PortBook
-from controller.preparation import Preparation
 from controller.registry import LiveRegistry, ModelSpec, Registry, load_registry
-from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.sources import SourceStore
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from controller.composition import compose_deployment, read_registry
-from controller.deployment import Deployment
+from controller.deployment.deployment import Deployment
+from controller.deployment.engine_templates import read_engines
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, OrchestrarError
 from controller.registry import LiveRegistry
-from controller.rendering import read_engines
 from controller.settings import Settings
 from controller.supervisor.backend import PreparationProgress
 

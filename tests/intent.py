@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.rendering import Target
+from controller.deployment.rendering.target import Target
 
 HARDENED: dict[str, Any] = {
     "user": "10001:10001",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.budget import MARGIN_BYTES, Budget, Demand, available_bytes, gpus_here
+from controller.deployment.memory_budget import MARGIN_BYTES, Budget, Demand, available_bytes, gpus_here
 from controller.docker.cgroup import working_set_bytes
 
 GIB = 1 << 30

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from controller.composition import compose_deployment
-from controller.deployment import Deployment
+from controller.deployment.deployment import Deployment
+from controller.deployment.engine_templates import read_engines
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, FilesUnwritable, ModelNotFound
 from controller.registry import LiveRegistry, Registry
-from controller.rendering import read_engines
 from controller.settings import ROOT, Settings
 from controller.supervisor.backend import Amount
 from tests.fakes import make_spec
@@ -66,7 +66,7 @@ def test_what_cannot_be_written_is_not_described(world: World, monkeypatch: pyte
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("controller.compose_file.write_atomic", full_disk)
+    monkeypatch.setattr("controller.deployment.compose_file.write_atomic", full_disk)
     with pytest.raises(FilesUnwritable):
         world.deployment.take(AFTER)
     assert BEFORE is world.registry.now

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from controller.deployment import Deployment
+from controller.deployment.deployment import Deployment
 from controller.docker.container import Container
 from controller.errors import DockerError, DockerTimeout, StartFailed
 from controller.registry import LiveRegistry, Registry

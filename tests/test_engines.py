@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from controller.composition import read_registry
-from controller.engines import Engine
+from controller.deployment.engine_templates import read_engines
+from controller.deployment.engines import Engine
 from controller.errors import ConfigInvalid
-from controller.rendering import read_engines
 from controller.settings import ROOT, Settings
 
 DIGEST = "sha256:" + "ab" * 32

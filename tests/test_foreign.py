@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from controller.api.foreign import way_to
 from controller.api.openai_events import MAX_EVENT_BYTES, EventReader
-from controller.engines import Engine
+from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, ModelDied, TaskUnsupported, UpstreamAnswered, UpstreamError, UpstreamInvalid
 from controller.model_error import error_of
 from controller.registry import GenerationDefaults

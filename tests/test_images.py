@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from controller.deployment.engines import Engine
+from controller.deployment.images import Images
 from controller.docker.service import DockerService
-from controller.engines import Engine
 from controller.errors import ImageMissing
-from controller.images import Images
 from controller.supervisor.backend import PreparationProgress
 from tests.fakes import make_spec
 

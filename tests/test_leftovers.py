@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from controller.deployment.removed_models import Leftovers, retire_leftovers
 from controller.docker.container import Container
 from controller.errors import DockerUnavailable
-from controller.leftovers import Leftovers, retire_leftovers
 from tests.fakes import make_container
 
 

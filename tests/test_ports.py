@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.deployment.ports import PortBook, port_is_free
 from controller.errors import ConfigInvalid, PortTaken
-from controller.ports import PortBook, port_is_free
 
 
 def book(path: Path, first: int = 8001) -> PortBook:
@@ -71,7 +71,7 @@ def test_a_full_disk_keeps_no_port_back(tmp_path: Path, monkeypatch: pytest.Monk
 
     ports = book(tmp_path)
     with monkeypatch.context() as patches:
-        patches.setattr("controller.ports.write_atomic", refuse)
+        patches.setattr("controller.deployment.ports.write_atomic", refuse)
         assert {"b": 8001} == ports.assign({"b": None})
         assert {"a": 8002, "b": 8001} == ports.assign({"a": None, "b": None})
         with pytest.raises(OSError, match="No space"):

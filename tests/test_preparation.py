@@ -13,10 +13,10 @@ from typing import Any, cast
 import pytest
 from filelock import FileLock
 
+from controller.deployment.preparation import Preparation, needs_preparing
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed
-from controller.preparation import Preparation, needs_preparing
 from controller.registry import ModelSpec
 from controller.registry.source_ref import FileSource
 from controller.sources import SourceStore
@@ -174,8 +174,8 @@ def test_a_deletion_waits_for_a_bounded_time(
     preparation: Preparation, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another process prepares the model its files cannot be deleted, and nobody waits for that for ever."""
-    monkeypatch.setattr("controller.preparation.TURN_WITHIN_S", 0.2)
-    monkeypatch.setattr("controller.preparation.POLL_S", 0.1)
+    monkeypatch.setattr("controller.deployment.preparation.TURN_WITHIN_S", 0.2)
+    monkeypatch.setattr("controller.deployment.preparation.POLL_S", 0.1)
     folder = preparation._facts_dir
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{spec.id}.lock"), pytest.raises(ModelBusy, match="another process"):

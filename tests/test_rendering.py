@@ -11,12 +11,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.engines import Engine
+from controller.deployment.engine_templates import engine_names, read_engines
+from controller.deployment.engines import Engine
+from controller.deployment.rendering.memory_limits import foreign_memory_bytes, serving_memory_bytes
+from controller.deployment.rendering.render import render
+from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec, Resources, load_registry
 from controller.registry.source_ref import FileSource
-from controller.rendering import ModelFiles, Target, engine_names, read_engines, render
-from controller.rendering.memory import foreign_memory_bytes, serving_memory_bytes
 from controller.settings import ROOT
 from tests.fakes import make_spec
 from tests.intent import HARDENED, intended_file

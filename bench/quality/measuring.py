@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from controller.composition import compose_deployment, read_registry
+from controller.deployment.engine_templates import read_engines
+from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
-from controller.preparation import Preparation
 from controller.registry import LiveRegistry
-from controller.rendering import read_engines
 from controller.settings import ROOT, Settings
 from controller.sources import SourceStore
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.api.foreign_answers import NativeAnswer, RenamedAnswer
-from controller.engines import Engine
+from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, TaskUnsupported
 from controller.registry import ModelSpec
 from controller.relay import Answer

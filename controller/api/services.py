@@ -11,8 +11,8 @@ from flask import current_app
 
 from controller.clients import ClientWatcher
 from controller.connection import ClientSocket
+from controller.deployment.engines import Engine
 from controller.docker.health import EngineHealth
-from controller.engines import Engine
 from controller.proxy import Proxy
 from controller.pump import Pump, Source
 from controller.registry import LiveRegistry

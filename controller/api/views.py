@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.engines import Engine
+from controller.deployment.engines import Engine
 from controller.supervisor import ModelView, Plan
 from controller.supervisor.backend import Amount, PreparationProgress
 from controller.supervisor.memory.placement import Holder

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from controller import compose_file
 from controller.app import create_app
+from controller.deployment import compose_file
+from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
-from controller.preparation import Preparation
 from controller.proxy import Proxy
 
 __all__ = ["create_app"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from controller.engines import Engine
+from controller.deployment.engines import Engine
+from controller.deployment.rendering.target import ModelFiles, Target
 from controller.registry import ModelSpec
-from controller.rendering.target import ModelFiles, Target
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

@@ -11,7 +11,7 @@ import jinja2
 from jinja2 import nodes
 from pydantic import ValidationError
 
-from controller.engines import Engine
+from controller.deployment.engines import Engine
 from controller.errors import ConfigInvalid
 
 SUFFIX = ".yaml.j2"

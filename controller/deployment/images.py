@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
+from controller.deployment.engines import BY_DIGEST, BY_ID, Engine
 from controller.docker.service import DockerService
-from controller.engines import BY_DIGEST, BY_ID, Engine
 from controller.errors import ImageMissing
 from controller.registry import ModelSpec
 from controller.supervisor.backend import OnProgress, PreparationProgress

@@ -8,13 +8,15 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from controller.budget import Demand
-from controller.engines import Engine
+from controller.deployment.engines import Engine
+from controller.deployment.memory_budget import Demand
+from controller.deployment.ports import PortBook
+from controller.deployment.preparation import Preparation
+from controller.deployment.rendering.memory_limits import memory_limit_bytes
+from controller.deployment.rendering.render import render
+from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import SourceError
-from controller.ports import PortBook
-from controller.preparation import Preparation
 from controller.registry import LiveRegistry, ModelSpec, Registry
-from controller.rendering import ModelFiles, Target, memory_limit_bytes, render
 from controller.system.files import write_atomic, writing_to
 
 

@@ -11,18 +11,12 @@ from typing import Any
 
 import jinja2
 
-from controller.engines import Engine
+from controller.deployment.engine_templates import read_engines
+from controller.deployment.engines import Engine
+from controller.deployment.rendering.memory_limits import FOREIGN_CONTEXT, memory_limit_bytes, preparing_memory_bytes
+from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec
-from controller.rendering.facts import engine_names, read_engines
-from controller.rendering.memory import (
-    FOREIGN_CONTEXT,
-    memory_limit_bytes,
-    preparing_memory_bytes,
-)
-from controller.rendering.target import ModelFiles, Target
-
-__all__ = ["ModelFiles", "Target", "engine_names", "memory_limit_bytes", "prepare_service", "read_engines", "render"]
 
 MODEL_MOUNT = "/model"
 SOURCE_MOUNT = "/source"

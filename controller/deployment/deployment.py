@@ -7,20 +7,20 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from controller.budget import Budget
-from controller.compose_file import ComposeFile
+from controller.deployment.compose_file import ComposeFile
+from controller.deployment.container_restart import Resumption
+from controller.deployment.engines import Engine
+from controller.deployment.images import Images
+from controller.deployment.memory_budget import Budget
+from controller.deployment.ports import PortBook
+from controller.deployment.preparation import Preparation
+from controller.deployment.rendering.render import prepare_service
 from controller.docker.cgroup import working_set_bytes
 from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
 from controller.docker.service import DockerService
-from controller.engines import Engine
 from controller.errors import DockerError, DockerTimeout, ModelBusy, PortTaken, StartFailed
-from controller.images import Images
-from controller.ports import PortBook
-from controller.preparation import Preparation
 from controller.registry import LiveRegistry, ModelSpec, Registry
-from controller.rendering import prepare_service
-from controller.resumption import Resumption
 from controller.supervisor.backend import Amount, ModelFacts, OnProgress
 from controller.system.files import writing_to
 
