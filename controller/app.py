@@ -18,16 +18,16 @@ from controller.deployment.removed_models import Leftovers, retire_leftovers
 from controller.docker.health import EngineHealth
 from controller.docker.service import DockerService
 from controller.errors import OrchestrarError
-from controller.proxy import Proxy
-from controller.pump import Pump
+from controller.proxy.forwarding import Relay
+from controller.proxy.runner_client import Proxy
+from controller.proxy.runner_response import READ_TIMEOUT_S
+from controller.proxy.stream_pump import Pump
 from controller.registry import LiveRegistry, Registry
 from controller.registry.file_watch import FileWatch, stamp_of
 from controller.registry.reload import Reloader
-from controller.relay import Relay
 from controller.settings import Settings
 from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
 from controller.supervisor.watching.hangs import SILENCE_S
-from controller.upstream import READ_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 

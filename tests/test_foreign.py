@@ -15,9 +15,9 @@ from controller.api.foreign import way_to
 from controller.api.openai_events import MAX_EVENT_BYTES, EventReader
 from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, ModelDied, TaskUnsupported, UpstreamAnswered, UpstreamError, UpstreamInvalid
-from controller.model_error import error_of
+from controller.proxy.forwarding import Answer, Waited
+from controller.proxy.model_errors import error_of
 from controller.registry import GenerationDefaults
-from controller.relay import Answer, Waited
 from tests.fakes import make_spec
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.http1 import MAX_CHUNK_LINE_BYTES, Body, BrokenOff, Head, Malformed, split_head
+from controller.proxy.http1 import MAX_CHUNK_LINE_BYTES, Body, BrokenOff, Head, Malformed, split_head
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from controller.errors import UpstreamTimeout
-from controller.pump import Pump
+from controller.proxy.stream_pump import Pump
 from tests.fakes import HANG_S
 
 END = b"<end>"

@@ -13,9 +13,9 @@ import pytest
 from controller.api.services import Services
 from controller.app import create_app
 from controller.errors import ModelDied, Overloaded, ShutDown, Unavailable
-from controller.proxy import Proxy, Upstream
+from controller.proxy.forwarding import KEPT_PLACES, Exchange
+from controller.proxy.runner_client import Proxy, Upstream
 from controller.registry import Registry
-from controller.relay import KEPT_PLACES, Exchange
 from controller.settings import Settings
 from controller.supervisor import CancelToken, Lease
 from controller.supervisor.backend import Readiness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.errors import ModelDied, UpstreamTimeout
-from controller.sent import Sent
+from controller.proxy.in_flight import Sent
 
 
 def test_a_cut_fires_what_breaks_it_off() -> None:

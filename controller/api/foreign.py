@@ -11,8 +11,8 @@ from typing import Any
 from controller.api.foreign_answers import NativeAnswer, RenamedAnswer
 from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, TaskUnsupported
+from controller.proxy.forwarding import Answer
 from controller.registry import ModelSpec
-from controller.relay import Answer
 
 INFERENCE, CHAT, COMPLETIONS = "/inference", "/v1/chat/completions", "/v1/completions"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from controller.api.openai_events import DONE, SILENCE, Event, EventReader, finish_reason_of, text_of, usage_of
 from controller.errors import UpstreamError, UpstreamInvalid
-from controller.relay import Answer
+from controller.proxy.forwarding import Answer
 
 EVENT_STREAM = "text/event-stream"
 MAX_TEXT_CHARS = 16 * 1024 * 1024

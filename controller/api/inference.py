@@ -9,8 +9,8 @@ from flask import Response
 from controller.api.relaying import AsItCame, as_json, relay
 from controller.api.schemas import InferenceBody
 from controller.api.services import Services
+from controller.proxy.forwarding import Answer, Waited
 from controller.registry import ModelSpec
-from controller.relay import Answer, Waited
 
 
 def ask(services: Services, spec: ModelSpec, body: InferenceBody, left_s: float | None) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from controller.errors import UpstreamAnswered, UpstreamInvalid
-from controller.model_error import error_of
+from controller.proxy.model_errors import error_of
 
 # A chunk holds a token or a few; embeddings and whole answers do not come as events.
 MAX_EVENT_BYTES = 1024 * 1024

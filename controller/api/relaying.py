@@ -13,9 +13,9 @@ from controller.api.errors import envelope
 from controller.api.foreign import way_to
 from controller.api.services import Services
 from controller.errors import ModelNotFound, ModelStopping, OrchestrarError
-from controller.event_stream import EventStream
+from controller.proxy.event_stream import EventStream
+from controller.proxy.forwarding import Answer, Pieces, Waited
 from controller.registry import ModelSpec
-from controller.relay import Answer, Pieces, Waited
 from controller.supervisor import CancelToken
 
 OK = 200

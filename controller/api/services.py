@@ -13,11 +13,11 @@ from controller.clients import ClientWatcher
 from controller.connection import ClientSocket
 from controller.deployment.engines import Engine
 from controller.docker.health import EngineHealth
-from controller.proxy import Proxy
-from controller.pump import Pump, Source
+from controller.proxy.forwarding import Relay
+from controller.proxy.runner_client import Proxy
+from controller.proxy.stream_pump import Pump, Source
 from controller.registry import LiveRegistry
 from controller.registry.reload import Reloader
-from controller.relay import Relay
 from controller.supervisor import CancelToken, Supervisor
 from controller.supervisor.backend import ModelFacts
 

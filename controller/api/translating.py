@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from controller.errors import UpstreamError
-from controller.pump import Source
-from controller.relay import Pieces
+from controller.proxy.forwarding import Pieces
+from controller.proxy.stream_pump import Source
 
 
 class Translation(Protocol):

@@ -17,7 +17,7 @@ from controller.api.ollama.requests import chat_request
 from controller.api.openai_events import MAX_EVENT_BYTES
 from controller.api.translating import Translated
 from controller.errors import UpstreamAnswered, UpstreamError, UpstreamInvalid
-from controller.relay import Waited
+from controller.proxy.forwarding import Waited
 from controller.supervisor.backend import PreparationProgress
 from tests.fakes import FakeClock, make_spec
 

@@ -14,7 +14,7 @@ from controller.api.openai_events import DONE, EventReader
 from controller.api.relaying import as_json
 from controller.api.translating import translated
 from controller.errors import OrchestrarError, UpstreamInvalid
-from controller.relay import Answer, Pieces, Waited
+from controller.proxy.forwarding import Answer, Pieces, Waited
 
 NS_PER_S = 1_000_000_000
 

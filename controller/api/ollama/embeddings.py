@@ -10,7 +10,7 @@ from typing import Any
 from controller.api.ollama.answers import Times, object_in
 from controller.api.relaying import AsItCame, as_json
 from controller.errors import UpstreamInvalid
-from controller.relay import Answer, Waited
+from controller.proxy.forwarding import Answer, Waited
 
 
 class EmbedWording(AsItCame):

@@ -15,7 +15,7 @@ from controller.app import create_app
 from controller.deployment import compose_file
 from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
-from controller.proxy import Proxy
+from controller.proxy.runner_client import Proxy
 
 __all__ = ["create_app"]
 

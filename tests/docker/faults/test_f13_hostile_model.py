@@ -31,7 +31,10 @@ WAYS = {
 }
 WORST = {"s": 0.0, "mb": 0.0}
 MUTATION = Mutation(
-    "controller/proxy.py", "ANSWER_HEAD_S = 10.0", "ANSWER_HEAD_S = 1000.0", "test_f13_the_answer_is_a_502"
+    "controller/proxy/runner_client.py",
+    "ANSWER_HEAD_S = 10.0",
+    "ANSWER_HEAD_S = 1000.0",
+    "test_f13_the_answer_is_a_502",
 )
 
 

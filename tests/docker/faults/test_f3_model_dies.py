@@ -18,7 +18,7 @@ from tests.errorshape import check_error
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/relay.py",
+    "controller/proxy/forwarding.py",
     "for last_try in (False, True):",
     "for last_try in (True,):",
     "test_f3_a_model_that_dies_before_its_first_byte_is_asked_again",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from controller.errors import UpstreamError
-from controller.relay import Pieces
+from controller.proxy.forwarding import Pieces
 
 
 class EventStream(Iterator[bytes]):

@@ -20,9 +20,9 @@ from controller.errors import (
     UpstreamError,
     UpstreamInvalid,
 )
-from controller.model_error import error_of
-from controller.proxy import Proxy, Upstream
-from controller.sent import Sent
+from controller.proxy.in_flight import Sent
+from controller.proxy.model_errors import error_of
+from controller.proxy.runner_client import Proxy, Upstream
 from controller.supervisor import CancelToken, Lease, Supervisor
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
-from controller.http1 import Body, BrokenOff, Head, Malformed, split_head
+from controller.proxy.http1 import Body, BrokenOff, Head, Malformed, split_head
+from controller.proxy.runner_response import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, Connection, Upstream
 from controller.supervisor.backend import Readiness
 from controller.system.turnstile import TURNSTILE
-from controller.upstream import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, Connection, Upstream
 
 __all__ = ["Proxy", "Upstream"]
 

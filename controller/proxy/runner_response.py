@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
-from controller.http1 import Body, BrokenOff, Head, Malformed
+from controller.proxy.http1 import Body, BrokenOff, Head, Malformed
 from controller.system.turnstile import TURNSTILE
 
 # A runner writes a comment every 2 s while it has no token, so a longer silence in a stream is a fault; a plain
