@@ -160,7 +160,7 @@ def controller_before(port: int) -> Iterator[tuple[int, int]]:
             "ORCHESTRAR_LOG_LEVEL": "warning",
             "XDG_STATE_HOME": str(folder),
         }
-        config = str(ROOT / "controller" / "gunicorn_conf.py")
+        config = str(ROOT / "controller" / "server" / "gunicorn_conf.py")
         command = [sys.executable, "-m", "gunicorn", "--config", config, "bench.stubbed_controller:create()"]
         master = stack.enter_context(_process(command, environ))
         _until_healthy(own_port, master)

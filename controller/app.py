@@ -11,7 +11,6 @@ from flask import Flask
 
 from controller.api import errors, guard, native, ollama, openai
 from controller.api.services import Services, Watch
-from controller.clients import ClientWatcher
 from controller.composition import compose_deployment, read_registry
 from controller.deployment.engine_templates import read_engines
 from controller.deployment.removed_models import Leftovers, retire_leftovers
@@ -25,6 +24,7 @@ from controller.proxy.stream_pump import Pump
 from controller.registry import LiveRegistry, Registry
 from controller.registry.file_watch import FileWatch, stamp_of
 from controller.registry.reload import Reloader
+from controller.server.disconnects import ClientWatcher
 from controller.settings import Settings
 from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
 from controller.supervisor.watching.hangs import SILENCE_S

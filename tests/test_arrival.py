@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.arrival import (
+from controller.server.request_gathering import (
     BODY_S,
     GATHERED_BODY_BYTES,
     HEAD_S,

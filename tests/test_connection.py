@@ -11,8 +11,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from controller import connection
-from controller.connection import MOST_READERS, ClientSocket, NoReaderLeft, Unreader
+from controller.server import client_connection as connection
+from controller.server.client_connection import MOST_READERS, ClientSocket, NoReaderLeft, Unreader
 from tests.fakes import HANG_S
 
 STALL_S = 0.3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import InstanceRuns
-from controller.instance_lock import docker_host, take
+from controller.server.instance_lock import docker_host, take
 
 URL = "http://127.0.0.1:8000"
 

@@ -11,12 +11,12 @@ from contextlib import closing, suppress
 
 import pytest
 
-from controller.clients import ClientWatcher
 from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
 from controller.proxy import runner_client as proxy_module
 from controller.proxy import runner_response as upstream_module
 from controller.proxy.runner_client import Proxy, Upstream
 from controller.proxy.runner_response import Room
+from controller.server.disconnects import ClientWatcher
 from tests.fakes import HANG_S
 
 Script = Callable[[socket.socket], None]

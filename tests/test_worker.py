@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from controller.worker import ControllerWorker
+from controller.server.worker import ControllerWorker
 from tests.fakes import HANG_S
 
 

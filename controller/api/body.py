@@ -6,8 +6,8 @@ from flask import current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from controller.connection import NoReaderLeft
 from controller.errors import BodyInvalid, OrchestrarError, Overloaded, RequestTimeout
+from controller.server.client_connection import NoReaderLeft
 
 
 def raw_body() -> bytes:

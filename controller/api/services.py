@@ -9,8 +9,6 @@ from typing import Any, Protocol
 
 from flask import current_app
 
-from controller.clients import ClientWatcher
-from controller.connection import ClientSocket
 from controller.deployment.engines import Engine
 from controller.docker.health import EngineHealth
 from controller.proxy.forwarding import Relay
@@ -18,6 +16,8 @@ from controller.proxy.runner_client import Proxy
 from controller.proxy.stream_pump import Pump, Source
 from controller.registry import LiveRegistry
 from controller.registry.reload import Reloader
+from controller.server.client_connection import ClientSocket
+from controller.server.disconnects import ClientWatcher
 from controller.supervisor import CancelToken, Supervisor
 from controller.supervisor.backend import ModelFacts
 

@@ -23,7 +23,7 @@ from controller.settings import ROOT
 from tests.promises.table import NeverUp
 
 START_DEADLINE_S = 30.0
-CONFIG = ROOT / "controller" / "gunicorn_conf.py"
+CONFIG = ROOT / "controller" / "server" / "gunicorn_conf.py"
 FAKE_IMAGE = "orchestrar-test-fake:latest"
 
 handed_out: set[int] = set()

@@ -8,4 +8,4 @@ _right = time.time
 _offset = Path(os.environ["ORCHESTRAR_TEST_CLOCK"])
 time.time = lambda: _right() + float(_offset.read_text())
 
-from controller.gunicorn_conf import *  # noqa: E402, F403
+from controller.server.gunicorn_conf import *  # noqa: E402, F403

@@ -16,7 +16,7 @@ from tests.docker.house import House, until
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/clients.py",
+    "controller/server/disconnects.py",
     "on_leave()\n",
     "pass\n",
     "test_f11_work_before_the_first_token_ends",

@@ -30,7 +30,7 @@ STREAM_KB, WHOLE_KB = 4000, 500
 # Faster than what is called nothing, and too slow for a megabyte in 30 s.
 STEADY_BYTES_PER_S = 16 * 1024
 MUTATION = Mutation(
-    "controller/arrival.py",
+    "controller/server/request_gathering.py",
     "return Stage.TOO_LONG if len(self.received) > MAX_HEAD_BYTES else Stage.MORE",
     "return Stage.READY",
     "test_f12_slow_senders_and_stalled_readers",

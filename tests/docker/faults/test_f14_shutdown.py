@@ -24,7 +24,7 @@ GRACE_S = 15
 # Until a cut stream has said so, a start has let go, and gunicorn has noticed.
 MARGIN_S = 6.0
 MUTATION = Mutation(
-    "controller/signalled.py",
+    "controller/server/signals.py",
     "self._later(self.grace_s, ",
     "self._later(1.0, ",
     "test_f14_no_stream_is_cut_and_models_stay",

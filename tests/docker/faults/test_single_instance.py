@@ -29,7 +29,7 @@ def house(build_house: Build) -> House:
 def second(house: House) -> subprocess.CompletedProcess[str]:
     """Another controller on the same project, at another port."""
     environ = {**house.environ(), "ORCHESTRAR_PORT": str(free_ports(1))}
-    command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "controller" / "gunicorn_conf.py")]
+    command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "controller" / "server" / "gunicorn_conf.py")]
     return subprocess.run(
         [*command, "controller.app:create_app()"],
         cwd=ROOT, env=environ, capture_output=True, text=True, timeout=30, check=False,

@@ -19,10 +19,10 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 
 from controller.api.errors import envelope
-from controller.arrival import HEAD_S, MAX_HEAD_BYTES, Stage
-from controller.connection import ClientSocket, Connection
 from controller.errors import BodyInvalid, OrchestrarError, RequestTimeout
-from controller.signalled import SignalledWorker
+from controller.server.client_connection import ClientSocket, Connection
+from controller.server.request_gathering import HEAD_S, MAX_HEAD_BYTES, Stage
+from controller.server.signals import SignalledWorker
 from controller.system.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)

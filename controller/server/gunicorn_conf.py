@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from gunicorn import arbiter
 
-from controller import instance_lock
-from controller.connection import MOST_READERS, MOST_WRITERS
 from controller.errors import ConfigInvalid, InstanceRuns
+from controller.server import instance_lock
+from controller.server.client_connection import MOST_READERS, MOST_WRITERS
 from controller.settings import Settings
 
 # Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that /health and /status
@@ -45,8 +45,8 @@ except ConfigInvalid as exc:
 
 bind = f"{f'[{_settings.host}]' if ':' in _settings.host else _settings.host}:{_settings.port}"
 workers = 1
-worker_class = "controller.worker.ControllerWorker"
-logger_class = "controller.worker.ControllerLogger"
+worker_class = "controller.server.worker.ControllerWorker"
+logger_class = "controller.server.worker.ControllerLogger"
 threads = _settings.max_in_flight + MOST_READERS + MOST_WRITERS + SPARE_THREADS
 worker_connections = max(1000, 2 * threads)
 timeout = 60

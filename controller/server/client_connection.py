@@ -14,7 +14,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-from controller.arrival import Arrival, Stage, body_deadline
+from controller.server.request_gathering import Arrival, Stage, body_deadline
 from controller.system.turnstile import TURNSTILE
 
 RECEIVE_BYTES = 64 * 1024
