@@ -14,9 +14,9 @@ import pytest
 from flask import Response
 from flask.testing import FlaskClient
 
+from controller.api.bodies import InferenceBody, read_body
+from controller.api.dispatch import by_name
 from controller.api.ollama.bodies import GenerateBody
-from controller.api.relaying import by_name
-from controller.api.schemas import InferenceBody, read_body
 from controller.app import create_app
 from controller.errors import ModelNotFound, ModelStopping
 from controller.registry import ModelSpec, Registry

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api.foreign import way_to
-from controller.api.openai_events import MAX_EVENT_BYTES, EventReader
+from controller.api.translation.openai_events import MAX_EVENT_BYTES, EventReader
+from controller.api.translation.to_openai import way_to
 from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, ModelDied, TaskUnsupported, UpstreamAnswered, UpstreamError, UpstreamInvalid
 from controller.proxy.forwarding import Answer, Waited

@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Response
 
-from controller.api.relaying import AsItCame, as_json, relay
-from controller.api.schemas import InferenceBody
+from controller.api.bodies import InferenceBody
+from controller.api.dispatch import AsItCame, as_json, relay
 from controller.api.services import Services
 from controller.proxy.forwarding import Answer, Waited
 from controller.registry import ModelSpec

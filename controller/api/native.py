@@ -8,11 +8,11 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from controller import __version__
-from controller.api import pulling
+from controller.api import pulls as pulling
+from controller.api.bodies import InferenceBody, ModelBody, PullBody, RunBody, read_body
 from controller.api.body import raw_body
+from controller.api.dispatch import by_name
 from controller.api.inference import ask
-from controller.api.relaying import by_name
-from controller.api.schemas import InferenceBody, ModelBody, PullBody, RunBody, read_body
 from controller.api.services import services
 from controller.api.tasks import CHAT, TEXT, require
 from controller.api.views import model_row, plan_body, pulled, seconds, status_row

@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from controller.api.bodies import EmbeddingsBody, OpenAIBody, read_body
 from controller.api.body import raw_body
-from controller.api.relaying import AsItCame, by_name, relay
-from controller.api.schemas import EmbeddingsBody, OpenAIBody, read_body
+from controller.api.dispatch import AsItCame, by_name, relay
 from controller.api.services import services
 from controller.api.tasks import CHAT, EMBEDDINGS, TEXT, Use, require
 from controller.errors import ModelNotFound

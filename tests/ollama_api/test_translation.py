@@ -14,8 +14,8 @@ from controller.api.ollama.bodies import ChatBody
 from controller.api.ollama.embeddings import EmbedWording
 from controller.api.ollama.progress import StatusLines
 from controller.api.ollama.requests import chat_request
-from controller.api.openai_events import MAX_EVENT_BYTES
-from controller.api.translating import Translated
+from controller.api.translation.openai_events import MAX_EVENT_BYTES
+from controller.api.translation.stream import Translated
 from controller.errors import UpstreamAnswered, UpstreamError, UpstreamInvalid
 from controller.proxy.forwarding import Waited
 from controller.supervisor.backend import PreparationProgress

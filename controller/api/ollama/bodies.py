@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Field, model_validator
 
-from controller.api.schemas import Body, KeepAlive, Name
+from controller.api.bodies import Body, KeepAlive, Name
 
 
 def _refuse(value: Any) -> None:

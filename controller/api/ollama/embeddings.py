@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from controller.api.dispatch import AsItCame, as_json
 from controller.api.ollama.answers import Times, object_in
-from controller.api.relaying import AsItCame, as_json
 from controller.errors import UpstreamInvalid
 from controller.proxy.forwarding import Answer, Waited
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.api.dispatch import as_json
 from controller.api.errors import ollama_error
-from controller.api.relaying import as_json
 from controller.errors import OrchestrarError
 from controller.supervisor import ModelView
 from controller.supervisor.backend import PreparationProgress

@@ -9,16 +9,17 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from controller import __version__
-from controller.api import pulling, tasks
+from controller.api import pulls as pulling
+from controller.api import tasks
+from controller.api.bodies import read_body
 from controller.api.body import raw_body
+from controller.api.dispatch import Wording, by_name, relay
 from controller.api.ollama import catalogue
 from controller.api.ollama.answers import OllamaWording
 from controller.api.ollama.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, NamedBody, PullBody
 from controller.api.ollama.embeddings import EmbeddingsWording, EmbedWording
 from controller.api.ollama.progress import SUCCESS, StatusLines
 from controller.api.ollama.requests import CHAT, EMBEDDINGS, chat_request, embed_request, generate_request
-from controller.api.relaying import Wording, by_name, relay
-from controller.api.schemas import read_body
 from controller.api.services import services
 from controller.api.tasks import require
 from controller.errors import ModelNotFound

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from flask import Response, g, request
 
+from controller.api.dispatch import EVENT_STREAM, stream_response
 from controller.api.errors import envelope, public
-from controller.api.relaying import EVENT_STREAM, stream_response
 from controller.api.services import Services
 from controller.api.views import preparing, pulled
 from controller.errors import ModelNotFound, OrchestrarError

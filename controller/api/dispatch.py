@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 from flask import Response, g, request
 
 from controller.api.errors import envelope
-from controller.api.foreign import way_to
 from controller.api.services import Services
+from controller.api.translation.to_openai import way_to
 from controller.errors import ModelNotFound, ModelStopping, OrchestrarError
 from controller.proxy.event_stream import EventStream
 from controller.proxy.forwarding import Answer, Pieces, Waited

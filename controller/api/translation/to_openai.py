@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from controller.api.foreign_answers import NativeAnswer, RenamedAnswer
+from controller.api.translation.from_openai import NativeAnswer, RenamedAnswer
 from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, TaskUnsupported
 from controller.proxy.forwarding import Answer

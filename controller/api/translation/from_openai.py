@@ -6,7 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from controller.api.openai_events import DONE, SILENCE, Event, EventReader, finish_reason_of, text_of, usage_of
+from controller.api.translation.openai_events import (
+    DONE,
+    SILENCE,
+    Event,
+    EventReader,
+    finish_reason_of,
+    text_of,
+    usage_of,
+)
 from controller.errors import UpstreamError, UpstreamInvalid
 from controller.proxy.forwarding import Answer
 
