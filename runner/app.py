@@ -33,6 +33,6 @@ def application() -> Flask:
     # Flask and pydantic take as long to import as the engine's library, and two imports at once wait for each other.
     # What follows the library's spends its time outside of Python.
     loader.imported.wait()
-    from runner.server import create_app
+    from runner.api.routes import create_app
 
     return create_app(engine, settings, loader)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from runner.grammar_rules import Grammar
+from runner.grammar.rules import Grammar
 
 FinishReason = Literal["stop", "length", "cancelled"]
 # In which form a model was trained to write calls of tools.

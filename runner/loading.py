@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from runner.engine import Capabilities, Embedder, Engine, EngineError, GenerationRequest, PartialSampling, Phase
-from runner.jobs import Job
+from runner.engines.job import Job
 
 log = logging.getLogger("runner")
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.chat_template import tool_syntax
 from runner.convert.gguf_header import is_gguf, read_header
 from runner.engine import EngineError
+from runner.engines.chat_template import tool_syntax
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
 
 SOURCE, PREPARED = Path("/source"), Path("/prepared")
@@ -115,7 +115,7 @@ def _for_transformers(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
 
 def _for_openvino(gguf: Path, weights: Path, dtype: str) -> dict[str, Any]:
     from runner.convert.openvino import convert_to_openvino
-    from runner.engines.openvino_memory import kv_bytes_per_token as kv_bytes_of_cache
+    from runner.engines.openvino.kv_memory import kv_bytes_per_token as kv_bytes_of_cache
 
     config = convert_to_openvino(gguf, weights, on_progress=_report)
     return {

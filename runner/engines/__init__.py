@@ -20,16 +20,16 @@ def make_engine(settings: RunnerSettings) -> Engine | Embedder:
 
 def _transformers(settings: RunnerSettings) -> Engine | Embedder:
     if settings.task == "embedding":
-        from runner.engines.transformers_embedding import TransformersEmbedder
+        from runner.engines.torch.embedder import TransformersEmbedder
 
         return TransformersEmbedder(settings)
-    from runner.engines.transformers import TransformersEngine
+    from runner.engines.torch.engine import TransformersEngine
 
     return TransformersEngine(settings)
 
 
 def _openvino(settings: RunnerSettings) -> Engine:
-    from runner.engines.openvino import OpenVinoEngine
+    from runner.engines.openvino.engine import OpenVinoEngine
 
     return OpenVinoEngine(settings)
 

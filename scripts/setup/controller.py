@@ -26,8 +26,9 @@ STOP_MARGIN_S = 20.0
 
 def gunicorn_command(layout: Layout) -> list[str]:
     """The server's command line; the path of its pid file is also what we know our own process by."""
+    config = layout.root / "controller" / "server" / "gunicorn_conf.py"
     return [
-        str(layout.venv / "bin" / "gunicorn"), "--config", str(layout.root / "controller" / "server" / "gunicorn_conf.py"),
+        str(layout.venv / "bin" / "gunicorn"), "--config", str(config),
         "--pid", str(layout.pid_file), "controller.app:create_app()",
     ]  # fmt: skip
 

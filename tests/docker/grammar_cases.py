@@ -8,8 +8,8 @@ from pathlib import Path
 import openvino_genai
 
 from runner.engine import EngineError
-from runner.engines.grammars import GrammarRefused
-from runner.engines.openvino_grammar import GrammarCompiler
+from runner.engines.openvino.grammar_cache import GrammarRefused
+from runner.engines.openvino.grammar_compiler import GrammarCompiler
 
 MODEL = Path("/prepared/weights")
 TEXTS = ('root ::= "a"', "root ::= nosuch", 'root ::= "a', "root ::= [z-a]", 'other ::= "a"')

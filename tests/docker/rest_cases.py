@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine import EngineError, GenerationRequest, PartialSampling, Phase, Piece
-from runner.engines.openvino import OpenVinoEngine
-from runner.memory import anonymous_bytes
+from runner.engines.memory import anonymous_bytes
+from runner.engines.openvino.engine import OpenVinoEngine
 from runner.settings import RunnerSettings
 
 MODEL = Path("/prepared/weights")

@@ -10,20 +10,20 @@ import json
 from typing import Any
 
 from runner.engine import EncodedRequest, Sampling
-from runner.engines.lean_import import import_torch
-from runner.engines.row_batch import RowBatch
-from runner.engines.stepping import StepLoop
+from runner.engines.detokenizer import ByteDetokenizer
+from runner.engines.job import Job
+from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
-from runner.jobs import Job
-from runner.text import ByteDetokenizer
+from runner.engines.torch.lean_import import import_torch
+from runner.engines.torch.row_batch import RowBatch
 
 torch = import_torch()
 
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM  # noqa: E402
 from transformers.utils.logging import set_verbosity_error  # noqa: E402
 
-from runner.engines.torch_probe import make_forward  # noqa: E402
-from runner.engines.torch_sampling import Sampler  # noqa: E402
+from runner.engines.torch.probe import make_forward  # noqa: E402
+from runner.engines.torch.sampling import Sampler  # noqa: E402
 
 COMMON: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from runner.api.routes import create_app
 from runner.loading import Loader
-from runner.server import create_app
 from runner.settings import RunnerSettings
 from tests.runner.fake_engine import FakeEmbedder, FakeEngine
 

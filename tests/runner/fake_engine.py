@@ -18,7 +18,7 @@ from runner.engine import (
     Sink,
     ToolSyntax,
 )
-from runner.sampling_defaults import resolve_sampling
+from runner.engines.sampling_defaults import resolve_sampling
 from tests.runner.one_at_a_time import OneAtATime
 
 CONTEXT_LENGTH = 100

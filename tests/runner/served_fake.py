@@ -9,9 +9,9 @@ from pathlib import Path
 
 from flask import Flask
 
+from runner.api.routes import create_app
 from runner.engine import EncodedRequest, Piece
 from runner.loading import Loader
-from runner.server import create_app
 from runner.settings import RunnerSettings
 from tests.runner.fake_engine import FakeEngine
 

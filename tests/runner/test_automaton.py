@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.automaton import Alt, Chars, Node, Repeat, Seq, regular, text
-from runner.grammar_rules import Rules
+from runner.grammar.automaton import Alt, Chars, Node, Repeat, Seq, regular, text
+from runner.grammar.rules import Rules
 from tests.runner import ebnf
 from tests.runner.test_number_grammar import as_expression
 

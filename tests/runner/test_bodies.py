@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.bodies import parse_inference_body
-from runner.errors import Refused
+from runner.api.bodies.native import parse_inference_body
+from runner.api.errors import Refused
 
 
 def refusal(body: object) -> Refused:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.chat_template import template_messages, template_tools, tool_syntax
 from runner.engine import Constraints, GenerationRequest, Message, Tool, ToolCall
+from runner.engines.chat_template import template_messages, template_tools, tool_syntax
 
 
 def test_calls_and_answers_as_templates_know_them() -> None:

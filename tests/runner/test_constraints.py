@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from runner.constraints import MAX_FORCED_CALLS, constrained
+from runner.api.constraints import MAX_FORCED_CALLS, constrained
+from runner.api.errors import Refused
+from runner.api.tool_calls import Call, ToolCallParser
 from runner.engine import Capabilities, Constraints, GenerationRequest, Message, Tool, ToolCall, ToolSyntax
-from runner.errors import Refused
-from runner.tool_calls import Call, ToolCallParser
 from tests.runner import ebnf
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1}}}

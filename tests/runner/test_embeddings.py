@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from runner.embedding_bodies import MAX_INPUTS
-from runner.embeddings import BATCH_TOKENS, EmbeddingJob, in_batches
-from runner.turns import TurnQueue, Work
+from runner.api.bodies.embeddings import MAX_INPUTS
+from runner.api.embeddings import BATCH_TOKENS, EmbeddingJob, in_batches
+from runner.api.work_queue import TurnQueue, Work
 from tests.runner.conftest import Served
 from tests.runner.fake_engine import CONTEXT_LENGTH, FakeEmbedder, FakeEngine
 from tests.runner.test_server import LateGate, assert_error

@@ -9,9 +9,9 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.api.client_socket import Wire
+from runner.api.event_stream import KEEP_ALIVE, EventStream, NativeFormat, TextEvent, sse_event
 from runner.engine import EngineError, FinishReason, Piece
-from runner.events import KEEP_ALIVE, EventStream, NativeFormat, TextEvent, sse_event
-from runner.wire import Wire
 from tests.runner.watched_job import WatchedJob
 
 TIMEOUT_S = 20.0

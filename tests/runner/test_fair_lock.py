@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from runner.fair_lock import FairLock
+from runner.engines.openvino.fair_lock import FairLock
 
 DEADLINE_S = 20
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from runner.engine import EncodedRequest, EngineError, Piece, PromptInvalid, Sampling, Sink
-from runner.engines.grammars import BYTES_PER_COUNTED, FULL_BYTES, GrammarRefused, Grammars
-from runner.engines.openvino_grammar import told
-from runner.grammar_rules import Grammar
-from runner.jobs import Job
+from runner.engines.job import Job
+from runner.engines.openvino.grammar_cache import BYTES_PER_COUNTED, FULL_BYTES, GrammarRefused, Grammars
+from runner.engines.openvino.grammar_compiler import told
+from runner.grammar.rules import Grammar
 
 DEADLINE_S = 20
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from runner.engine import EngineError, FinishReason, Piece
-from runner.jobs import GenerationFailed
+from runner.engines.job import GenerationFailed
 from tests.runner.watched_job import WatchedJob
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from runner.grammar_rules import MAX_COUNTED, MAX_TEXT, SchemaInvalid
-from runner.json_grammar import schema_grammar
+from runner.grammar.json_schema import schema_grammar
+from runner.grammar.rules import MAX_COUNTED, MAX_TEXT, SchemaInvalid
 from tests.runner import ebnf
 
 NAMES = st.text(max_size=4).filter(lambda text: not re.search("[\ud800-\udfff]", text))

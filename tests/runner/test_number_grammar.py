@@ -9,9 +9,9 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.automaton import Chars, Node, Repeat, Seq, regular
-from runner.grammar_rules import Rules
-from runner.number_grammar import decimals, integers
+from runner.grammar.automaton import Chars, Node, Repeat, Seq, regular
+from runner.grammar.numbers import decimals, integers
+from runner.grammar.rules import Rules
 from tests.runner import ebnf
 
 INTEGERS = st.none() | st.integers(-1500, 1500)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from runner.engine import EncodedRequest, EngineError, Sampling
-from runner.jobs import GenerationFailed, Job
+from runner.engines.job import GenerationFailed, Job
 from tests.runner.fake_engine import FakeEngine
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from runner.bodies import parse_inference_body
+from runner.api.bodies.native import parse_inference_body
+from runner.api.bodies.openai import CHAT_NEUTRAL, COMPLETION_NEUTRAL, parse_chat_body, parse_completion_body
+from runner.api.errors import Refused
 from runner.engine import Constraints, Message, Tool, ToolCall
-from runner.errors import Refused
-from runner.openai_bodies import CHAT_NEUTRAL, COMPLETION_NEUTRAL, parse_chat_body, parse_completion_body
 from tests.runner.test_openai import CHAT, COMPLETIONS, chat
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from runner.engines.rest import GROWN_BYTES, REST_S, Rest
+from runner.engines.openvino.idle_reload import GROWN_BYTES, REST_S, Rest
 
 
 class Engine:

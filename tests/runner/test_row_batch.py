@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from runner.engine import EncodedRequest, Sampling
-from runner.engines.row_batch import RowBatch, RowSequence
-from runner.engines.stepping import RequestFailed
+from runner.engines.step_loop import RequestFailed
+from runner.engines.torch.row_batch import RowBatch, RowSequence
 
 EOS = 3
 PLENTY = 10_000

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.engine import PartialSampling, PromptInvalid
-from runner.sampling_defaults import SANE, encoded_request, resolve_sampling
+from runner.engines.sampling_defaults import SANE, encoded_request, resolve_sampling
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 100))

@@ -6,7 +6,7 @@ import pytest
 
 from runner.engine import EngineError, PartialSampling, Sampling
 from runner.engines import make_engine
-from runner.sampling_defaults import resolve_sampling
+from runner.engines.sampling_defaults import resolve_sampling
 from runner.settings import RunnerSettings, read_settings
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.tool_calls import Call, ToolCallParser
+from runner.api.tool_calls import Call, ToolCallParser
 
 NAMES = ("get_weather", "add")
 WEATHER = Call("get_weather", '{"city": "Paris"}')

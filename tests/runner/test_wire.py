@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.wire import Wire, wire_of
+from runner.api.client_socket import Wire, wire_of
 
 TIMEOUT_S = 20.0
 

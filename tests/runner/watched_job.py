@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from runner.engine import EncodedRequest, Sampling
-from runner.jobs import Job
+from runner.engines.job import Job
 
 
 class WatchedJob(Job):

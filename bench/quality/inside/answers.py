@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.quality.inside.perplexity import perplexity
 from runner.engine import EncodedRequest, EngineError, FinishReason, GenerationRequest, PartialSampling, Piece
-from runner.engines.openvino import MODEL_FILE, OpenVinoEngine
-from runner.engines.openvino_arithmetic import arithmetic
+from runner.engines.openvino.engine import MODEL_FILE, OpenVinoEngine
+from runner.engines.openvino.precision import arithmetic
 from runner.engines.token_text import TokenText
 from runner.settings import RunnerSettings
 

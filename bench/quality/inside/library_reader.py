@@ -10,8 +10,8 @@ from pathlib import Path
 import openvino_genai
 
 from bench.quality.inside.perplexity import perplexity
-from runner.engines.openvino import MODEL_FILE
-from runner.engines.openvino_arithmetic import arithmetic
+from runner.engines.openvino.engine import MODEL_FILE
+from runner.engines.openvino.precision import arithmetic
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from runner.chat_template import template_messages, template_tools, tool_syntax
 from runner.engine import (
     Capabilities,
     EncodedRequest,
@@ -22,13 +21,14 @@ from runner.engine import (
     PromptInvalid,
     Sink,
 )
-from runner.engines.pretrained import LOCAL, load_config, load_model
-from runner.engines.row_batch import RowBatch
-from runner.engines.stepping import StepLoop
+from runner.engines.chat_template import template_messages, template_tools, tool_syntax
+from runner.engines.detokenizer import Detokenizer
+from runner.engines.sampling_defaults import encoded_request
+from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
-from runner.sampling_defaults import encoded_request
+from runner.engines.torch.pretrained import LOCAL, load_config, load_model
+from runner.engines.torch.row_batch import RowBatch
 from runner.settings import RunnerSettings
-from runner.text import Detokenizer
 
 log = logging.getLogger("runner")
 
@@ -55,7 +55,7 @@ class TransformersEngine:
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("importing")
-        from runner.engines.lean_import import import_torch
+        from runner.engines.torch.lean_import import import_torch
 
         torch = import_torch()
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -110,8 +110,8 @@ class TransformersEngine:
         self._loop = self._batch = self._model = self._tokenizer = self._own_tokenizer = None
 
     def _start_batch(self) -> None:
-        from runner.engines.torch_probe import make_forward
-        from runner.engines.torch_sampling import Sampler
+        from runner.engines.torch.probe import make_forward
+        from runner.engines.torch.sampling import Sampler
 
         forward, room = make_forward(self._model, rows=self._settings.max_concurrency, length=self._context_length)
         if room.context_length < self._context_length:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from runner.api.tool_calls import HERMES, MISTRAL
 from runner.engine import GenerationRequest, Message, ToolSyntax
-from runner.tool_calls import HERMES, MISTRAL
 
 
 def template_messages(request: GenerationRequest) -> list[dict[str, Any]]:

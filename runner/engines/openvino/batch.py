@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from runner.engine import EncodedRequest, FinishReason
-from runner.engines.stepping import BatchSequence, RequestFailed, Tokens
+from runner.engines.step_loop import BatchSequence, RequestFailed, Tokens
 
 
 class OpenVinoBatch:

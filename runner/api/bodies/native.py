@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from runner.api.errors import Refused
 from runner.engine import Constraints, GenerationRequest, Message, PartialSampling
-from runner.errors import Refused
 
 # The controller's own bound is lower; this one holds for who calls a runner by its port.
 MAX_BODY_BYTES = 16 * 1024 * 1024

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.chat_template import template_messages, template_tools, tool_syntax
 from runner.engine import GenerationRequest, PromptInvalid
-from runner.text import ByteDetokenizer, Detokenizer
+from runner.engines.chat_template import template_messages, template_tools, tool_syntax
+from runner.engines.detokenizer import ByteDetokenizer, Detokenizer
 
 # Enough to meet every kind of token next to many others.
 PROBED_TOKENS = 512

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from runner.bodies import MAX_BODY_BYTES, parse_inference_body
-from runner.embedding_bodies import parse_embeddings_body
-from runner.embeddings import Embeddings
+from runner.api.bodies.embeddings import parse_embeddings_body
+from runner.api.bodies.native import MAX_BODY_BYTES, parse_inference_body
+from runner.api.bodies.openai import parse_chat_body, parse_completion_body
+from runner.api.embeddings import Embeddings
+from runner.api.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, RouteNotFound, RunnerError
+from runner.api.event_stream import KEEP_ALIVE_AFTER_S, NativeFormat
+from runner.api.generations import Generations, client_socket, json_response
+from runner.api.metrics import CONTENT_TYPE, Counted
+from runner.api.openai_formats import ChatFormat, CompletionFormat
 from runner.engine import Embedder, Engine
-from runner.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, RouteNotFound, RunnerError
-from runner.events import KEEP_ALIVE_AFTER_S, NativeFormat
-from runner.generations import Generations, client_socket, json_response
 from runner.loading import Loader
-from runner.metrics import CONTENT_TYPE, Counted
-from runner.openai_bodies import parse_chat_body, parse_completion_body
-from runner.openai_formats import ChatFormat, CompletionFormat
 from runner.settings import RunnerSettings
 
 log = logging.getLogger("runner")

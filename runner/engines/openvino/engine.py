@@ -18,18 +18,18 @@ from runner.engine import (
     Phase,
     Sink,
 )
-from runner.engines.grammars import Grammars
-from runner.engines.openvino_arithmetic import arithmetic
-from runner.engines.openvino_batch import OpenVinoBatch, last_line
-from runner.engines.openvino_grammar import GrammarCompiler
-from runner.engines.openvino_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
-from runner.engines.rest import REST_S, Rest
-from runner.engines.stepping import StepLoop
+from runner.engines.memory import anonymous_bytes, memory_limit_bytes
+from runner.engines.openvino.batch import OpenVinoBatch, last_line
+from runner.engines.openvino.fair_lock import FairLock
+from runner.engines.openvino.grammar_cache import Grammars
+from runner.engines.openvino.grammar_compiler import GrammarCompiler
+from runner.engines.openvino.idle_reload import REST_S, Rest
+from runner.engines.openvino.kv_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
+from runner.engines.openvino.precision import arithmetic
+from runner.engines.sampling_defaults import encoded_request
+from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
-from runner.fair_lock import FairLock
 from runner.kernels import LIBRARY, OWN_PRODUCTS
-from runner.memory import anonymous_bytes, memory_limit_bytes
-from runner.sampling_defaults import encoded_request
 from runner.settings import RunnerSettings
 
 log = logging.getLogger("runner")
@@ -71,7 +71,7 @@ class OpenVinoEngine:
         on_phase("importing")
         import openvino_genai
 
-        from runner.engines.openvino_tokenizer import OpenVinoTokenizer
+        from runner.engines.openvino.tokenizer import OpenVinoTokenizer
 
         on_phase("loading")
         folder = self._settings.model_path

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from runner.automaton import Alt, Chars, Node, Repeat, Seq, regular, text
-from runner.grammar_rules import Grammar, Rules, SchemaInvalid, json_text, literal
-from runner.number_grammar import decimals, integers
-from runner.schema_keywords import (
+from runner.grammar.automaton import Alt, Chars, Node, Repeat, Seq, regular, text
+from runner.grammar.numbers import decimals, integers
+from runner.grammar.rules import Grammar, Rules, SchemaInvalid, json_text, literal
+from runner.grammar.schema_keywords import (
     DECIDING,
     Path,
     check_apart,
@@ -28,7 +28,7 @@ from runner.schema_keywords import (
     refuse_unheld,
     types_of,
 )
-from runner.string_grammar import FORMATS, pattern_node
+from runner.grammar.strings import FORMATS, pattern_node
 
 EMPTY = '""'
 MAX_DEPTH = 64

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainValidator
 
-from runner.bodies import StrictBody, checked, read_object
+from runner.api.bodies.native import StrictBody, checked, read_object
 
 # OpenAI's own bound, which its clients know.
 MAX_INPUTS = 2048

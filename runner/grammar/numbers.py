@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from decimal import Decimal
 
-from runner.automaton import Alt, Chars, Node, Repeat, Seq, text
+from runner.grammar.automaton import Alt, Chars, Node, Repeat, Seq, text
 
 # A small model left alone goes on with digits for ever, and 64 bits hold no more than these exactly.
 INTEGER_DIGITS = 15

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from runner.api.errors import Refused
 from runner.engine import Capabilities, Constraints, GenerationRequest, Tool, ToolSyntax
-from runner.errors import Refused
-from runner.grammar_rules import Rules, SchemaInvalid, json_text, literal
-from runner.json_grammar import schema_rule
+from runner.grammar.json_schema import schema_rule
+from runner.grammar.rules import Rules, SchemaInvalid, json_text, literal
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from runner.engine import EncodedRequest, FinishReason, Sampling
-from runner.engines.stepping import RequestFailed, Tokens
+from runner.engines.step_loop import RequestFailed, Tokens
 
 # A request joins only where everybody has room for so many more tokens, so that nobody is put back right away.
 HEADROOM_TOKENS = 64

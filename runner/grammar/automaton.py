@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 
-from runner.grammar_rules import Rules, SchemaInvalid, literal
+from runner.grammar.rules import Rules, SchemaInvalid, literal
 
 # First and last code points.
 Ranges = list[tuple[int, int]]

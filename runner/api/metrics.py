@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from runner.engine import Engine
-from runner.jobs import Job
+from runner.engines.job import Job
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 EmbeddingOutcome = Literal["done", "cancelled", "failed"]

@@ -6,10 +6,10 @@ import time
 import uuid
 from typing import Any, ClassVar
 
-from runner.events import TextEvent, sse_event, usage
-from runner.jobs import Job
-from runner.openai_bodies import ChatBody, CompletionBody
-from runner.tool_calls import Call, ToolCallParser
+from runner.api.bodies.openai import ChatBody, CompletionBody
+from runner.api.event_stream import TextEvent, sse_event, usage
+from runner.api.tool_calls import Call, ToolCallParser
+from runner.engines.job import Job
 
 DONE = b"data: [DONE]\n\n"
 

@@ -14,16 +14,16 @@ from typing import Any
 
 from flask import Response, g, request
 
-from runner.disconnects import DisconnectWatcher
-from runner.embedding_bodies import EmbeddingsBody
+from runner.api.bodies.embeddings import EmbeddingsBody
+from runner.api.disconnects import DisconnectWatcher
+from runner.api.errors import Broken, Refused, Unavailable
+from runner.api.generations import SPARE_PLACES, check_readiness, client_socket, json_response, no_place
+from runner.api.metrics import EmbeddingMetrics, EmbeddingOutcome
+from runner.api.work_queue import TurnQueue
 from runner.engine import Embedder, PromptInvalid
-from runner.errors import Broken, Refused, Unavailable
-from runner.generations import SPARE_PLACES, check_readiness, client_socket, json_response, no_place
-from runner.jobs import GenerationFailed
+from runner.engines.job import GenerationFailed
 from runner.loading import Loader
-from runner.metrics import EmbeddingMetrics, EmbeddingOutcome
 from runner.settings import RunnerSettings
-from runner.turns import TurnQueue
 
 log = logging.getLogger("runner")
 

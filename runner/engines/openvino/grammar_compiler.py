@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine import EngineError
-from runner.engines.grammars import GrammarRefused
+from runner.engines.openvino.grammar_cache import GrammarRefused
 from runner.kernels import LIBRARY
 
 # The library compiles in threads of its own, eight of them; the batch goes first.

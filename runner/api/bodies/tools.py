@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
-from runner.bodies import StrictBody
+from runner.api.bodies.native import StrictBody
 from runner.engine import Tool, ToolCall
 
 MAX_TOOLS = 128

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
-from runner.grammar_rules import SchemaInvalid, json_text
+from runner.grammar.rules import SchemaInvalid, json_text
 
 # Where in a schema: ("properties", "age", "anyOf[1]").
 Path = tuple[str, ...]

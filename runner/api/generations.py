@@ -10,16 +10,16 @@ from typing import Any, Protocol
 
 from flask import Request, Response, g, request
 
-from runner.constraints import constrained
-from runner.disconnects import DisconnectWatcher
+from runner.api.client_socket import wire_of
+from runner.api.constraints import constrained
+from runner.api.disconnects import DisconnectWatcher
+from runner.api.errors import Broken, Refused, Unavailable
+from runner.api.event_stream import EventStream, Format
+from runner.api.metrics import Metrics
 from runner.engine import Engine, EngineError, GenerationRequest, Lifecycle, PromptInvalid
-from runner.errors import Broken, Refused, Unavailable
-from runner.events import EventStream, Format
-from runner.jobs import GenerationFailed, Job
+from runner.engines.job import GenerationFailed, Job
 from runner.loading import Loader
-from runner.metrics import Metrics
 from runner.settings import RunnerSettings
-from runner.wire import wire_of
 
 log = logging.getLogger("runner")
 

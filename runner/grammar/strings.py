@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from runner.automaton import Alt, Chars, Node, Ranges, Repeat, Seq, text
-from runner.grammar_rules import SchemaInvalid
+from runner.grammar.automaton import Alt, Chars, Node, Ranges, Repeat, Seq, text
+from runner.grammar.rules import SchemaInvalid
 
 _DATE = r"[12]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
 _HOUR = r"([01]\d|2[0-3]):[0-5]\d"

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from runner.bodies import ResponseFormat, SamplingBody, StrictBody, checked, read_object
+from runner.api.bodies.native import ResponseFormat, SamplingBody, StrictBody, checked, read_object
+from runner.api.bodies.tools import NamedChoice, ToolBody, ToolCallBody, ToolChoice, Tools
+from runner.api.errors import Refused
 from runner.engine import Constraints, GenerationRequest, Message, PartialSampling, Tool
-from runner.errors import Refused
-from runner.tool_bodies import NamedChoice, ToolBody, ToolCallBody, ToolChoice, Tools
 
 # Parameter → the values, besides null, that ask for nothing.
 _ANY_ROUTE: dict[str, tuple[Any, ...]] = {

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from runner.errors import Broken, RunnerError, Unavailable
-from runner.jobs import GenerationFailed, Job, Outlet
-from runner.wire import Wire
+from runner.api.client_socket import Wire
+from runner.api.errors import Broken, RunnerError, Unavailable
+from runner.engines.job import GenerationFailed, Job, Outlet
 
 # A silent connection looks dead to clients and to everything between; readers skip this line.
 KEEP_ALIVE = b":\n\n"
