@@ -44,7 +44,7 @@ test: ## set everything up, then lint and the whole test suite
 
 faults: ## the tests of docs/reliability.md, and a table of their verdicts and figures (also in faults.json)
 	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest tests/docker/faults tests/supervisor -q --promises=faults.json
+	$(VENV_PYTHON) -m pytest tests/docker/faults tests/controller/supervisor -q --promises=faults.json
 
 faults-mutants: ## break each promise by one line, in a copy, and see its test fail (PROMISES="L1 F3" for some)
 	@$(SETUP) test-env
@@ -53,7 +53,7 @@ faults-mutants: ## break each promise by one line, in a copy, and see its test f
 MINUTES ?= 15
 soak: ## random interleavings and faults for a while (MINUTES=15); what the controller holds before and after
 	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest tests/supervisor/test_state_machine.py -qq --hypothesis-profile=long --timeout=0
+	$(VENV_PYTHON) -m pytest tests/controller/supervisor/test_state_machine.py -qq --hypothesis-profile=long --timeout=0
 	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -qq -s --soak-minutes=$(MINUTES)
 
 test-llamacpp: bench-peers ## the tests with llama.cpp's own server, which bench-peers builds

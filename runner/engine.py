@@ -9,12 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from runner.grammar.rules import Grammar
-
 FinishReason = Literal["stop", "length", "cancelled"]
 # In which form a model was trained to write calls of tools.
 ToolSyntax = Literal["hermes", "llama", "mistral"]
 Phase = Literal["importing", "loading", "warming"]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """EBNF whose texts come from the rule `root`; `counted` characters of strings make it dear to compile."""
+
+    text: str
+    counted: int = 0
 
 
 class EngineError(Exception):

@@ -1,138 +1,163 @@
-"""The house's import rules: each module may use what its row names, and nothing below it."""
+"""The import rules of docs/design/imports.md, held against the code: the page is the table, this file has none."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from controller.settings import ROOT
 
-# Module → what it may import, of ours and of others. docs/design.md shows the same table with the reasons.
-RULES: dict[str, set[str]] = {
-    "errors": set(),
-    "files": {"errors"},
-    "instance_lock": {"errors"},
-    "readiness": set(),
-    "clients": set(),
-    "turnstile": set(),
-    "arrival": set(),
-    "connection": {"gunicorn", "arrival", "turnstile"},
-    "pump": {"errors", "turnstile"},
-    "metrics": {"prometheus_client"},
-    "placement": set(),
-    "budget": {"files", "placement"},
-    "model_facts": set(),
-    "source_ref": {"errors"},
-    "engines": {"pydantic"},
-    "settings": {"errors"},
-    "registry": {"pydantic", "pydantic_core", "yaml", "errors", "source_ref", "files", "settings"},
-    "rendering": {"jinja2", "pydantic", "registry", "engines", "errors"},
-    "ports": {"errors", "files"},
-    "sources": {"huggingface_hub", "httpx2", "requests", "urllib3", "errors", "source_ref", "files"},
-    "docker_service": {"python_on_whales", "errors"},
-    "preparation": {"filelock", "docker_service", "sources", "registry", "errors", "files", "model_facts"},
-    "images": {"docker_service", "preparation", "registry", "engines", "errors"},
-    "resumption": {"docker_service", "errors"},
-    "leftovers": {"docker_service", "errors"},
-    "compose_file": {"registry", "rendering", "ports", "preparation", "engines", "errors", "files", "budget"},
-    "deployment": {"registry", "rendering", "ports", "docker_service", "preparation", "images", "resumption", "engines",
-                   "errors", "files", "model_facts", "budget", "placement", "compose_file"},
-    "http1": set(),
-    "upstream": {"errors", "http1", "turnstile"},
-    "proxy": {"errors", "http1", "readiness", "turnstile", "upstream"},
-    "supervisor": {"registry", "docker_service", "preparation", "errors", "readiness", "model_facts", "turnstile",
-                   "placement", "metrics"},
-    "watch_file": set(),
-    "reloading": {"registry", "errors"},
-    "sent": {"errors"},
-    "model_error": set(),
-    "relay": {"supervisor", "proxy", "sent", "model_error", "errors"},
-    "event_stream": {"relay", "errors"},
-    "composition": {"settings", "registry", "rendering", "ports", "sources", "docker_service", "preparation",
-                    "deployment", "images", "engines", "errors", "budget", "compose_file"},
-    "api": {"flask", "werkzeug", "gunicorn", "pydantic", "supervisor", "registry", "relay", "model_error", "proxy",
-            "clients", "connection", "pump", "event_stream", "docker_service", "preparation", "engines", "errors",
-            "model_facts", "placement", "metrics", "reloading"},
-    "app": {"flask", "api", "clients", "composition", "docker_service", "errors", "leftovers", "proxy",
-            "pump", "registry", "relay", "reloading", "rendering", "settings", "supervisor", "upstream", "watch_file"},
-    "signalled": {"gunicorn"},
-    "worker": {"gunicorn", "api", "arrival", "connection", "errors", "signalled", "turnstile"},
-    "provision": {"rich", "composition", "deployment", "docker_service", "errors", "preparation", "registry",
-                  "rendering", "settings"},
-    "gunicorn_conf": {"gunicorn", "composition", "connection", "errors", "instance_lock", "settings"},
-}  # fmt: skip
-# The only home of each of these libraries.
-HOMES = {
-    "python_on_whales": "docker_service",
-    "flask": "api app",
-    "jinja2": "rendering",
-    "yaml": "registry",
-    "prometheus_client": "metrics",
-}
+PAGE = ROOT / "docs" / "design" / "imports.md"
+PACKAGES = ("controller", "runner")
+STANDARD = set(sys.stdlib_module_names) | {"__future__"}
+
+Rules = dict[str, set[str]]
+each_package = pytest.mark.parametrize("package", PACKAGES)
 
 
-def imports_of(file: Path) -> set[str]:
-    """Names of modules that a file imports anywhere: ours by the part after `controller.`, others by the first."""
-    found: set[str] = set()
+def table(heading: str) -> list[list[str]]:
+    """The rows below a heading of the page: the words between backticks of each cell."""
+    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return [[" ".join(re.findall(r"`([^`]+)`", cell)) for cell in row] for row in rows]
+
+
+def rules_of(package: str) -> Rules:
+    """Entry of a package → what it may import: other entries, parts of them (`supervisor.backend`), libraries."""
+    return {name: set(allowed.split()) for names, _, allowed in table(package) for name in names.split()}
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def entry_of(file: Path) -> str:
+    """The folder, or the file, at the top of its package that a file belongs to."""
+    return file.relative_to(ROOT).parts[1].removesuffix(".py")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of both packages by its dotted name."""
+    return {module_name(file): file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))}
+
+
+def imported_by(file: Path, known: Mapping[str, object]) -> Iterator[str]:
+    """Dotted names of what a file imports anywhere in it: ours as modules, of others the first part."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
-            names = [
-                f"{node.module}.{alias.name}" if node.module == "controller" else str(node.module)
-                for alias in node.names
-            ]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in known else str(node.module) for name in names]
+        else:
+            continue
         for name in names:
-            parts = name.split(".")
-            found.add(parts[1] if parts[0] == "controller" and len(parts) > 1 else parts[0])
-    return found
+            top = name.split(".")[0]
+            if top in PACKAGES or top not in STANDARD:
+                yield name if top in PACKAGES else top
 
 
-def modules() -> dict[str, list[Path]]:
-    """Every top-level module of the controller with its files."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted((ROOT / "controller").rglob("*.py")):
-        name = file.relative_to(ROOT / "controller").parts[0].removesuffix(".py")
-        if name != "__init__":
-            found.setdefault(name, []).append(file)
-    return found
+def uses_of(package: str) -> Rules:
+    """Entry of a package → what its files import beyond themselves and the standard library."""
+    known, uses = modules(), {}
+    for name, file in known.items():
+        if name.split(".")[0] != package or name == package:
+            continue
+        mine = uses.setdefault(entry_of(file), set[str]())
+        for target in imported_by(file, known):
+            inside = target.removeprefix(f"{package}.")
+            if target != package and inside.split(".")[0] != entry_of(file):
+                mine.add(inside)
+    return uses
 
 
-def test_every_module_has_a_rule() -> None:
-    """The table names exactly the modules that there are."""
-    assert sorted(RULES) == sorted(modules())
+def is_covered(used: str, allowance: str) -> bool:
+    return used == allowance or used.startswith(f"{allowance}.")
 
 
-@pytest.mark.parametrize("module", sorted(RULES))
-def test_imports_follow_the_table(module: str) -> None:
-    """A module imports the standard library, itself, and what its row names."""
-    allowed = RULES[module] | {module, "__version__"} | set(sys.stdlib_module_names)
-    for file in modules()[module]:
-        assert imports_of(file) - allowed == set(), file.name
+def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
+    """The nodes that remain when those without an open dependency are taken away, again and again."""
+    left = {name: {used for used in uses if used in graph and used != name} for name, uses in graph.items()}
+    while free := [name for name, uses in left.items() if not uses & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
 
 
-def test_rules_point_one_way() -> None:
-    """No two modules may import each other, directly or by way of others."""
-    done: set[str] = set()
-    while len(done) < len(RULES):
-        free = {name for name, uses in RULES.items() if name not in done and uses & set(RULES) <= done}
-        assert free, f"a cycle among {sorted(set(RULES) - done)}"
-        done |= free
+@each_package
+def test_every_entry_has_a_row(package: str) -> None:
+    """The table names exactly the files and folders at the top of the package that hold code."""
+    assert sorted(uses_of(package)) == sorted(rules_of(package))
 
 
-@pytest.mark.parametrize("library", sorted(HOMES))
-def test_each_library_has_one_home(library: str) -> None:
+@each_package
+def test_imports_follow_the_table(package: str) -> None:
+    """Each folder imports the standard library, itself, and what its row names."""
+    rules = rules_of(package)
+    beyond = {
+        entry: {used for used in uses if not any(is_covered(used, allowance) for allowance in rules[entry])}
+        for entry, uses in uses_of(package).items()
+    }
+    assert {} == {entry: uses for entry, uses in beyond.items() if uses}
+
+
+@each_package
+def test_every_allowance_is_used(package: str) -> None:
+    """A row names nothing that its folder could do without."""
+    uses = uses_of(package)
+    idle = {
+        entry: {allowance for allowance in allowed if not any(is_covered(used, allowance) for used in uses[entry])}
+        for entry, allowed in rules_of(package).items()
+    }
+    assert {} == {entry: allowed for entry, allowed in idle.items() if allowed}
+
+
+@each_package
+def test_rows_point_up_the_table(package: str) -> None:
+    """A folder uses only what stands above it, so no two folders import each other, even by way of others."""
+    rules = rules_of(package)
+    order = list(rules)
+    down = {
+        entry: [used for used in allowed if used.split(".")[0] in order[order.index(entry) :]]
+        for entry, allowed in rules.items()
+    }
+    assert {} == {entry: used for entry, used in down.items() if used}
+
+
+@each_package
+def test_no_circle_within_a_folder(package: str) -> None:
+    """No file imports itself by way of others; a package's own `__init__` is what it gathers."""
+    known = modules()
+    graph = {
+        name: {used for used in imported_by(file, known) if not name.startswith(f"{used}.")}
+        for name, file in known.items()
+        if name.startswith(f"{package}.")
+    }
+    assert [] == circle_in(graph)
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"), [(library, homes) for library, homes in table("Libraries with one home")]
+)
+def test_each_library_has_one_home(library: str, homes: str) -> None:
     """A library with a home is imported nowhere else."""
-    users = {name for name, files in modules().items() if any(library in imports_of(file) for file in files)}
-    assert users <= set(HOMES[library].split())
+    known = modules()
+    users = {name for name, file in known.items() if library in imported_by(file, known)}
+    assert users
+    assert [] == [user for user in sorted(users) if not any(is_covered(user, home) for home in homes.split())]
 
 
-def test_the_runner_stands_alone() -> None:
-    """The runner shares nothing with the controller but HTTP, and knows nothing of Docker."""
-    for file in (ROOT / "runner").rglob("*.py"):
-        assert imports_of(file) & {"controller", "python_on_whales", "docker"} == set(), file
+def test_what_is_not_so_is_noticed(tmp_path: Path) -> None:
+    """The reading itself: a name from a package counts as the module that it is, and a circle is found."""
+    file = tmp_path / "file.py"
+    file.write_text("import os.path, yaml.nodes\nfrom controller.proxy import http1\nfrom controller import errors\n")
+    known = {"controller.proxy.http1": file, "controller.errors": file}
+    assert {"yaml", "controller.proxy.http1", "controller.errors"} == set(imported_by(file, known))
+    assert ["a", "b"] == circle_in({"a": {"b"}, "b": {"a"}, "c": {"a"}} | {"c": set()})

@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 from flask import Response, g, request
 
-from controller.api.errors import envelope
 from controller.api.services import Services
 from controller.api.translation.to_openai import way_to
+from controller.error_bodies import envelope
 from controller.errors import ModelNotFound, ModelStopping, OrchestrarError
 from controller.proxy.event_stream import EventStream
 from controller.proxy.forwarding import Answer, Pieces, Waited

@@ -1,14 +1,14 @@
-"""One table from exception to answer, and one envelope for every route."""
+"""One table from exception to answer, for every route."""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from controller.error_bodies import envelope, ollama_error
 from controller.errors import (
     BodyInvalid,
     BodyTooLarge,
@@ -21,37 +21,6 @@ from controller.errors import (
 )
 
 log = logging.getLogger(__name__)
-
-
-def envelope(error: OrchestrarError, request_id: str | None) -> dict[str, object]:
-    """The one shape of an error, in a body or in an event of a stream."""
-    if isinstance(error, UpstreamAnswered):
-        missing: dict[str, object] = {
-            "message": error.message,
-            "type": error.type,
-            "code": error.code,
-            "param": None,
-            "details": {},
-        }
-        return {"error": {**missing, "request_id": request_id, **error.body["error"], "src": "model"}}
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "code": error.code,
-            "param": error.param,
-            "src": "orchestrar",
-            "request_id": request_id,
-            "details": error.details,
-        }
-    }
-
-
-def ollama_error(error: OrchestrarError, request_id: str | None) -> dict[str, object]:
-    """The shape that Ollama's clients read, on its routes alone."""
-    inner: Any = envelope(error, request_id)["error"]
-    # Its clients take an empty text for no error.
-    return {"error": inner["message"] or inner["code"], "code": inner["code"], "request_id": request_id}
 
 
 def public(error: OrchestrarError) -> OrchestrarError:

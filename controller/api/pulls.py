@@ -10,9 +10,10 @@ from typing import Any, Protocol
 from flask import Response, g, request
 
 from controller.api.dispatch import EVENT_STREAM, stream_response
-from controller.api.errors import envelope, public
+from controller.api.errors import public
 from controller.api.services import Services
 from controller.api.views import preparing, pulled
+from controller.error_bodies import envelope
 from controller.errors import ModelNotFound, OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor import ModelView

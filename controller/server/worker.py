@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 
-from controller.api.errors import envelope
+from controller.error_bodies import envelope
 from controller.errors import BodyInvalid, OrchestrarError, RequestTimeout
 from controller.server.client_connection import ClientSocket, Connection
 from controller.server.request_gathering import HEAD_S, MAX_HEAD_BYTES, Stage

@@ -73,7 +73,7 @@ class SourceStore:
             if isinstance(ref, FileSource):
                 return self._fetch_local(ref, sha256, job)
             self._root.mkdir(parents=True, exist_ok=True)
-            with lock.hold(self._lock(ref), job):
+            with lock.hold(self._lock(ref), job.wait):
                 return self.lookup(ref, sha256) or self._download(ref, sha256, job)
         except OSError as error:
             raise explain_os_error(error, self._root, job.needed_bytes) from error

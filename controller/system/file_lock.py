@@ -1,25 +1,24 @@
-"""One downloader per source, across threads and processes."""
+"""One holder of a lock file at a time, across threads and processes."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from controller.errors import ModelBusy
-from controller.sources.values import Job
 
 _POLL_S = 0.1
 
 
 @contextmanager
-def hold(path: Path, job: Job) -> Iterator[None]:
-    """Hold the lock file, waiting for another downloader to end; raises Cancelled while waiting."""
+def hold(path: Path, wait: Callable[[float], object]) -> Iterator[None]:
+    """Hold the lock file, calling `wait(seconds)` between tries; raises what that raises."""
     with _opened(path) as descriptor:
         while not _take(descriptor):
-            job.wait(_POLL_S)
+            wait(_POLL_S)
         yield
 
 

@@ -12,7 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-HERMES, MISTRAL, LLAMA = "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
+from runner.engines.chat_template import HERMES, LLAMA, MISTRAL
+
 OPENERS = (HERMES, MISTRAL, LLAMA)
 CLOSER = "</tool_call>"
 # What may stand between calls.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from runner.api.tool_calls import HERMES, MISTRAL
 from runner.engine import GenerationRequest, Message, ToolSyntax
+
+# What opens a call in the text of models of these forms.
+HERMES, MISTRAL, LLAMA = "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
 
 
 def template_messages(request: GenerationRequest) -> list[dict[str, Any]]:

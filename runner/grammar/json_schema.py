@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from runner.engine import Grammar
 from runner.grammar.automaton import Alt, Chars, Node, Repeat, Seq, regular, text
 from runner.grammar.numbers import decimals, integers
-from runner.grammar.rules import Grammar, Rules, SchemaInvalid, json_text, literal
+from runner.grammar.rules import Rules, SchemaInvalid, json_text, literal
 from runner.grammar.schema_keywords import (
     DECIDING,
     Path,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
+
+from runner.engine import Grammar
 
 # What compiling takes grows with both: with the text little for each character; with the bounds of strings' lengths
 # much for each character that they count, up to a steady state.
@@ -29,14 +30,6 @@ _JSON_RULES = {
 
 class SchemaInvalid(Exception):
     """The schema is none, or none that a grammar can hold an answer to; its text says where and why."""
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """EBNF whose texts come from the rule `root`; `counted` characters of strings make it dear to compile."""
-
-    text: str
-    counted: int = 0
 
 
 class Rules:

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.controller.deployment.test_rendering import GOLDEN, golden_targets, rendered
 from tests.docker.conftest import Build
 from tests.docker.house import House, docker
-from tests.test_rendering import GOLDEN, golden_targets, rendered
 
 
 @pytest.fixture(scope="module")

@@ -72,4 +72,7 @@ def promise_of(name: str) -> str | None:
 def files_of(promise: str) -> list[Path]:
     """The files with tests of the promise, those on a real engine first."""
     name = f"test_{promise.lower()}_*.py"
-    return [*sorted((TESTS / "docker" / "faults").glob(name)), *sorted((TESTS / "supervisor").glob(name))]
+    return [
+        *sorted((TESTS / "docker" / "faults").glob(name)),
+        *sorted((TESTS / "controller" / "supervisor").glob(name)),
+    ]

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from controller.settings import ROOT
 from runner.healthcheck import is_healthy
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60
 
 

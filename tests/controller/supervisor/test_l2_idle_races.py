@@ -1,0 +1,110 @@
+"""L2: no request is lost to an idle stop; on a fake Docker, thousands of times."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from controller.errors import ModelStopping
+from controller.supervisor.policies import idle_stop as idling
+from tests.conftest import Figure
+from tests.controller.supervisor.house import House
+from tests.fakes import HANG_S
+from tests.promises.mutation import Mutation
+
+RACES = 10_000
+SEED = 20_240
+STOPS_BY_HAND = 0.2
+MUTATION = Mutation(
+    "controller/supervisor/policies/idle_stop.py",
+    "            self._life.claim(slot)\n",
+    "            pass\n",
+    "test_l2_no_request_is_lost_to_an_idle_stop",
+)
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take the interpreter from each other every 20 µs, in the middle of anything."""
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(2e-5)
+    yield
+    sys.setswitchinterval(usual_s)
+
+
+@pytest.fixture
+def slow_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever logs lets the others pass: between a decision and its deed there is time enough for a request."""
+    pause = threading.Event()
+
+    def linger(*_: object) -> None:
+        pause.wait(0.0002)
+
+    monkeypatch.setattr(idling.log, "info", linger)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("hasty_threads", "slow_log")
+def test_l2_no_request_is_lost_to_an_idle_stop(pool: ThreadPoolExecutor, figure: Figure) -> None:
+    """One to three requests at the moment when the model falls due, sometimes with a stop by hand: each gets a lease.
+
+    Its container runs until the release. Only beside a stop by hand may a request be refused, with `model_stopping`.
+    """
+    rng = random.Random(SEED)
+    house = House(pool)
+    pause = threading.Event()
+    slow_stop_s = [0.0]
+    stop = house.backend.stop
+
+    def slow_stop(container_id: str, *, grace_s: int) -> None:
+        pause.wait(slow_stop_s[0])
+        stop(container_id, grace_s=grace_s)
+        pause.wait(slow_stop_s[0])
+
+    def runs(container_id: str) -> bool:
+        found = house.backend.inspect(container_id)
+        return found is not None and found.running
+
+    def request(delay_s: float, hold_s: float) -> None:
+        if delay_s:
+            pause.wait(delay_s)
+        held = house.supervisor.acquire("tiny")
+        assert runs(held.container_id)
+        if hold_s:
+            pause.wait(hold_s)
+        # A stop by hand waits for this; so does everything else that ends a container.
+        assert runs(held.container_id)
+        held.release()
+
+    house.backend.stop = slow_stop  # type: ignore[method-assign]
+    met = refused = 0
+    for number in range(RACES):
+        request(0, 0)
+        house.clock.advance(900)
+        stops_before = sum(call.startswith("stop") for call in house.backend.calls)
+        slow_stop_s[0] = rng.choice([0, 0, 0.0002])
+        by_hand = rng.random() < STOPS_BY_HAND
+        delays = [(rng.choice([0, 0, 0.0001, 0.0003]), rng.choice([0, 0, 0.0002])) for _ in range(rng.randint(1, 3))]
+        calls = [lambda: house.supervisor.stop("tiny")] if by_hand else []
+        calls += [house.supervisor.reap, *((lambda d=d, h=h: request(d, h)) for d, h in delays)]
+        rng.shuffle(calls)
+        for future in [house.later(call) for call in calls]:
+            try:
+                future.result(HANG_S)
+            except ModelStopping:
+                assert by_hand, f"a request was refused in race {number}, in which nobody stopped the model"
+                refused += 1
+        met += sum(call.startswith("stop") for call in house.backend.calls) > stops_before
+        house.backend.calls.clear()
+    house.supervisor.close()
+    figure("races", RACES)
+    figure("of which with a stop in them", met)
+    figure("refused beside a stop by hand", refused)
+    figure("lost", 0)
+    figure("hangs", 0)
+    assert met > RACES / 10

@@ -1,0 +1,61 @@
+"""The state machine's Docker notices what it is there to notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from controller.registry import LiveRegistry, Registry
+from tests.controller.supervisor.house import until
+from tests.controller.supervisor.parking_docker import ParkingDocker
+from tests.controller.supervisor.world import ParkingClock
+from tests.fakes import make_spec
+
+NEEDS = {"one": 1, "two": 1, "large": 2}
+
+
+@pytest.fixture
+def docker() -> Iterator[ParkingDocker]:
+    registry = LiveRegistry(Registry(models={model_id: make_spec(model_id) for model_id in NEEDS}))
+    made = ParkingDocker(registry, NEEDS, 2, ParkingClock())
+    yield made
+    for call in list(made.under_way):
+        made.answer(call, succeeds=False)
+
+
+def test_two_starts_of_one_model_are_noticed(docker: ParkingDocker) -> None:
+    """A second start while the first is under way is wrong, and so is one beside its running container."""
+    with ThreadPoolExecutor() as pool:
+        for count in (1, 2):
+            pool.submit(docker.up, "one")
+            until(lambda count=count: len(docker.under_way) == count)  # type: ignore[misc]
+        assert ["up one was asked for beside ['up one']"] == docker.wrong
+        # One by one: both would find that nothing runs yet.
+        for call in list(docker.under_way):
+            docker.answer(call, succeeds=True)
+            until(lambda: docker.running("one") is not None)
+        pool.submit(docker.up, "one")
+        until(lambda: len(docker.under_way) == 1)
+        assert "up one was asked for beside ['one-1']" == docker.wrong[-1]
+        docker.answer(docker.under_way[0], succeeds=True)
+    assert 1 == len([found for found in docker.containers.values() if found.running])
+
+
+def test_a_start_beyond_the_budget_is_noticed(docker: ParkingDocker) -> None:
+    """What we started counts against the budget whatever others started, and theirs where the supervisor knows."""
+    theirs = docker.create("one", by_hand=True)
+    docker.ours.add(docker.create("two").id)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(docker.up, "large")
+        until(lambda: len(docker.under_way) == 1)
+        assert ["up large was asked for with ['large', 'two'], which take 3 together"] == docker.wrong
+        docker.answer(docker.under_way[0], succeeds=False)
+        docker.end("two-3", exit_code=0)
+        docker.wrong.clear()
+        docker.counted = {theirs.id}
+        pool.submit(docker.up, "large")
+        until(lambda: len(docker.under_way) == 1)
+        assert ["up large was asked for with ['large', 'one'], which take 3 together"] == docker.wrong
+        docker.answer(docker.under_way[0], succeeds=False)

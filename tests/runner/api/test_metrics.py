@@ -1,0 +1,82 @@
+"""What `GET /metrics` of the runner tells."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.runner.api.test_routes import LateGate, read_event
+from tests.runner.conftest import Served
+from tests.runner.fake_engine import FakeEmbedder, FakeEngine
+
+Serve = Callable[..., Served]
+
+
+def metrics(served: Served) -> dict[str, float]:
+    """Each value by its name without the prefix, with its one label's value."""
+    connection = served.connect()
+    connection.request("GET", "/metrics")
+    response = connection.getresponse()
+    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    text = response.read().decode()
+    connection.close()
+    return {
+        " ".join([sample.name.removeprefix("orchestrar_runner_"), *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def wait_for(served: Served, name: str, value: float) -> None:
+    """An answer's end reaches its client a moment before it is counted."""
+    for _ in range(2000):
+        if metrics(served)[name] == value:
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError(metrics(served))
+
+
+def test_each_generation_is_counted_by_its_end(serve: Serve) -> None:
+    """A client that leaves in the middle shows as cancelled, with the tokens made for it; nothing stays in flight."""
+    gate = LateGate()
+    engine = FakeEngine(gate=gate)
+    served = serve(engine)
+    connection, response = served.stream({"prompt": "one two three"})
+    gate.release()
+    assert {"text": "one "} == read_event(response)
+    assert 1 == metrics(served)["in_flight"]
+    response.close()
+    connection.close()
+    wait_for(served, "requests_total cancelled", 1)
+    gate.release(10)
+    assert 200 == served.request("POST", "/inference", {"prompt": "four five"})[0]
+    served.request("POST", "/inference", {"prompt": "six seven", "max_tokens": 1})
+    engine.break_after = 0
+    assert 500 == served.request("POST", "/inference", {"prompt": "eight"})[0]
+    wait_for(served, "requests_total failed", 1)
+    found = metrics(served)
+    assert (1, 1, 0) == (found["requests_total stop"], found["requests_total length"], found["in_flight"])
+    assert 4 == found["completion_tokens_total"]
+    assert len("one two threefour fivesix seveneight") == found["prompt_tokens_total"]
+
+
+def test_the_use_of_the_cache_is_told_where_the_engine_knows_it(serve: Serve) -> None:
+    """What is not known is not a number."""
+    engine = FakeEngine()
+    served = serve(engine)
+    assert metrics(served)["kv_cache_use_ratio"] != metrics(served)["kv_cache_use_ratio"]
+    engine.cache_use = lambda: 0.25  # type: ignore[method-assign]
+    assert 0.25 == metrics(served)["kv_cache_use_ratio"]
+
+
+def test_embeddings_are_counted_too(serve: Serve) -> None:
+    """Requests by how they ended, their texts and tokens; one that is refused was never taken on."""
+    served = serve(FakeEmbedder())
+    assert metrics(served)["embedding_requests_total done"] == 0
+    assert served.request("POST", "/v1/embeddings", {"input": ["ab", "@"]})[0] == 200
+    assert served.request("POST", "/v1/embeddings", {"input": [""]})[0] == 400
+    wait_for(served, "embedding_requests_total done", 1)
+    found = metrics(served)
+    assert (found["embedded_texts_total"], found["prompt_tokens_total"], found["in_flight"]) == (2, 3, 0)

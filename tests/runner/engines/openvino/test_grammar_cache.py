@@ -1,0 +1,198 @@
+"""The grammars that a library knows: each compiled once, never beside a request that joins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PromptInvalid, Sampling, Sink
+from runner.engines.job import Job
+from runner.engines.openvino.grammar_cache import BYTES_PER_COUNTED, FULL_BYTES, GrammarRefused, Grammars
+from runner.engines.openvino.grammar_compiler import told
+
+DEADLINE_S = 20
+
+
+class Compiler:
+    """Takes note of what it is given; each waits for a permit if there is a gate."""
+
+    def __init__(self, gate: threading.Semaphore | None = None) -> None:
+        self.gate = gate
+        self.begun = threading.Semaphore(0)
+        self.compiled: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        self.begun.release()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=DEADLINE_S)
+        if "broken" in text:
+            raise GrammarRefused("no such rule")
+        if "unlucky" in text:
+            raise EngineError("the compiler has no memory")
+        self.compiled.append(text)
+
+
+def in_threads(*targets: object) -> list[threading.Thread]:
+    threads = [threading.Thread(target=target, daemon=True) for target in targets]  # type: ignore[arg-type]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def joined(threads: list[threading.Thread]) -> bool:
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def test_each_is_compiled_once() -> None:
+    """Many requests with one grammar at once cost one compilation."""
+    compiler = Compiler(threading.Semaphore(0))
+    grammars = Grammars(compiler)
+    threads = in_threads(*[lambda: grammars.compile(Grammar("a"))] * 5)
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    assert compiler.gate is not None
+    compiler.gate.release(5)
+    assert joined(threads)
+    grammars.compile(Grammar("b"))
+    assert ["a", "b"] == compiler.compiled
+
+
+class Loop:
+    """Takes requests and does nothing with them until it is told."""
+
+    def __init__(self) -> None:
+        self.sinks: list[Sink] = []
+
+    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+        self.sinks.append(sink)
+
+
+def request(text: str) -> EncodedRequest:
+    sampling = Sampling(max_tokens=1, temperature=0, top_p=1, top_k=0)
+    return EncodedRequest(prompt_tokens=(1,), sampling=sampling, grammar=Grammar(text))
+
+
+PIECE = Piece(text="x", completion_tokens=1)
+END: list[Callable[[Sink], None]] = [lambda sink: sink.put(PIECE), lambda sink: sink.fail(EngineError("no room"))]
+
+
+@pytest.mark.parametrize("first", END, ids=["token", "failure"])
+def test_nothing_is_compiled_while_a_request_joins(first: Callable[[Sink], None]) -> None:
+    """A new grammar waits until all that join have their first token, or will not have one."""
+    compiler, loop = Compiler(), Loop()
+    grammars = Grammars(compiler)
+    for _ in range(2):
+        grammars.submit(request("a"), Job(request("a")), loop.submit)
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    threads = in_threads(lambda: grammars.compile(Grammar("b")))
+    first(loop.sinks[0])
+    assert not compiler.begun.acquire(timeout=0.05)
+    first(loop.sinks[1])
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    assert joined(threads)
+
+
+def test_nobody_joins_while_something_is_compiled() -> None:
+    """A request waits for a compilation that runs, though its own grammar is known."""
+    compiler, loop = Compiler(threading.Semaphore(1)), Loop()
+    grammars = Grammars(compiler)
+    grammars.compile(Grammar("a"))
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    threads = in_threads(lambda: grammars.compile(Grammar("b")))
+    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    threads += in_threads(lambda: grammars.submit(request("a"), Job(request("a")), loop.submit))
+    threads[1].join(0.05)
+    assert [] == loop.sinks
+    assert compiler.gate is not None
+    compiler.gate.release()
+    assert joined(threads)
+    assert 1 == len(loop.sinks)
+
+
+def test_who_joins_is_who_was_asked_for() -> None:
+    """Pieces, the end and the wish to leave pass between the request's own sink and the batch."""
+    loop, job = Loop(), Job(request("a"))
+    Grammars(Compiler()).submit(request("a"), job, loop.submit)
+    (sink,) = loop.sinks
+    sink.begin()
+    sink.put(PIECE)
+    sink.put(Piece(text="y", completion_tokens=2, finish_reason="stop"))
+    assert ("xy", "stop") == (job.whole_text(), job.finish_reason)
+    assert job.queue_s is not None
+    leaver = Job(request("a"))
+    Grammars(Compiler()).submit(request("a"), leaver, loop.submit)
+    leaver.cancel()
+    assert loop.sinks[1].is_cancelled()
+
+
+def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
+    """A request that is refused at once does not count as joining."""
+
+    def refuse(_request: EncodedRequest, _sink: Sink) -> None:
+        raise EngineError("closed")
+
+    grammars = Grammars(Compiler())
+    with pytest.raises(EngineError, match="closed"):
+        grammars.submit(request("a"), Job(request("a")), refuse)
+    assert joined(in_threads(lambda: grammars.compile(Grammar("b"))))
+
+
+def test_a_grammar_that_fails_is_the_clients() -> None:
+    """It is refused with the library's reason; the next one is compiled."""
+    compiler = Compiler()
+    grammars = Grammars(compiler)
+    for _ in range(2):
+        with pytest.raises(PromptInvalid, match="compiled: no such rule") as caught:
+            grammars.compile(Grammar("broken"))
+        assert ("invalid_schema", "response_format") == (caught.value.code, caught.value.param)
+    grammars.compile(Grammar("good"))
+    assert ["good"] == compiler.compiled
+
+
+def test_a_compiler_that_fails_is_not_the_clients_fault() -> None:
+    """A failure of our own is no refusal of the request, and the next try is one."""
+    compiler = Compiler()
+    grammars = Grammars(compiler)
+    for tries in (1, 2):
+        with pytest.raises(EngineError, match="no memory") as caught:
+            grammars.compile(Grammar("unlucky"))
+        assert not isinstance(caught.value, PromptInvalid)
+        assert compiler.begun.acquire(timeout=0), tries
+
+
+XGRAMMAR = "[00:26:28] /build/_deps/xgrammar-src/cpp/grammar_parser.cc:552: EBNF parser error at line 1, column 10: "
+FILE = (
+    "Exception from src/inference/src/cpp/core.cpp:84:\nCheck 'path' failed:\nCould not open the file: xgrammar.xml\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (RuntimeError(XGRAMMAR + 'Rule "nosuch" is not defined\n'), GrammarRefused, 'Rule "nosuch" is not defined'),
+        (RuntimeError(FILE), EngineError, "RuntimeError: Exception from"),
+        (PermissionError("setpriority"), EngineError, "PermissionError: setpriority"),
+    ],
+)
+def test_only_what_reads_grammars_refuses_them(error: Exception, kind: type[Exception], words: str) -> None:
+    """What the library throws where it reads a grammar is the grammar's fault; all else is the engine's, in full."""
+    found = told(error)
+    assert type(found) is kind
+    assert words in str(found)
+    assert kind is EngineError or words == str(found)
+
+
+def test_they_fill_a_bounded_memory() -> None:
+    """What is known, and what failed, counts until there is no more room."""
+    grammars = Grammars(Compiler())
+    assert not grammars.is_full()
+    for number in range(FULL_BYTES // (100 * BYTES_PER_COUNTED)):
+        grammars.compile(Grammar(f"{number}", counted=100))
+        grammars.compile(Grammar(f"{number}", counted=100))
+    assert not grammars.is_full()
+    with pytest.raises(PromptInvalid):
+        grammars.compile(Grammar("broken", counted=100))
+    assert grammars.is_full()

@@ -1,0 +1,261 @@
+"""Schemas as grammars: whatever a grammar lets through keeps the schema, and what it cannot hold is refused by name."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from runner.grammar.json_schema import schema_grammar
+from runner.grammar.rules import MAX_COUNTED, MAX_TEXT, SchemaInvalid
+from tests.runner.grammar import ebnf
+
+NAMES = st.text(max_size=4).filter(lambda text: not re.search("[\ud800-\udfff]", text))
+COUNTS = st.integers(0, 4)
+
+
+def optional(**keywords: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=keywords)
+
+
+def fixed(**values: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.just(values)
+
+
+def merged(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.tuples(*parts).map(lambda found: {key: value for part in found for key, value in part.items()})
+
+
+BOUNDS = st.one_of(st.integers(-1200, 1200), st.decimals(-120, 120, places=2).map(float))
+NUMBERS = merged(
+    st.sampled_from([{"type": "integer"}, {"type": "number"}]),
+    optional(minimum=BOUNDS, exclusiveMinimum=BOUNDS),
+    optional(maximum=BOUNDS, exclusiveMaximum=BOUNDS),
+)
+STRINGS = merged(fixed(type="string"), optional(minLength=COUNTS, maxLength=COUNTS.map(lambda n: n + 4)))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=2),
+    max_leaves=4,
+)
+LEAVES = st.one_of(
+    NUMBERS,
+    STRINGS,
+    st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": ["string", "null", "integer"]}, {}, True]),
+    st.builds(lambda values: {"enum": values}, st.lists(VALUES, min_size=1, max_size=3)),
+    st.builds(lambda value: {"const": value}, VALUES),
+)
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    properties = st.dictionaries(NAMES, inner, max_size=4)
+    objects = st.builds(
+        lambda found, chosen, further: {
+            "type": "object",
+            "properties": found,
+            "required": [name for name in found if chosen.random() < 0.5],
+            **further,
+        },
+        properties,
+        st.randoms(use_true_random=False),
+        optional(additionalProperties=st.booleans() | inner, title=NAMES),
+    )
+    maps = merged(fixed(type="object"), optional(additionalProperties=st.just(True) | inner))
+    arrays = merged(
+        fixed(type="array"),
+        optional(items=inner, minItems=COUNTS, maxItems=COUNTS.map(lambda n: n + 4)),
+        optional(prefixItems=st.lists(inner, min_size=1, max_size=3)),
+    )
+    return st.one_of(objects, maps, arrays, st.builds(lambda options: {"anyOf": options}, st.lists(inner, min_size=1)))
+
+
+SCHEMAS = st.recursive(LEAVES, containers, max_leaves=8)
+
+
+def samples(schema: Any, chance: random.Random, count: int = 5) -> list[Any]:
+    """Values of texts that the schema's grammar lets through."""
+    grammar = ebnf.read(schema_grammar(schema).text)
+    return [json.loads(grammar.sample(chance)) for _ in range(count)]
+
+
+def refusal(schema: Any) -> str:
+    with pytest.raises(SchemaInvalid) as caught:
+        schema_grammar(schema)
+    return str(caught.value)
+
+
+@pytest.mark.long
+@settings(max_examples=400, deadline=None)
+@given(SCHEMAS, st.randoms(use_true_random=False))
+def test_whatever_it_lets_through_keeps_the_schema(schema: Any, chance: random.Random) -> None:
+    """Any text of the grammar is JSON and valid; a schema is refused only where it lets nothing through."""
+    Draft202012Validator.check_schema(schema)
+    try:
+        grammar = ebnf.read(schema_grammar(schema).text)
+    except SchemaInvalid:
+        assert "lets nothing through" in refusal(schema)
+        return
+    for _ in range(5):
+        Draft202012Validator(schema).validate(json.loads(grammar.sample(chance)))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"Node": {"properties": {"next": {"$ref": "#/$defs/Node"}, "n": {"type": "integer"}}}},
+         "$ref": "#/$defs/Node"},
+        {"properties": {"children": {"type": "array", "items": {"$ref": "#"}}}, "required": ["children"]},
+        {"properties": {"a/b~c": {"type": "integer"}, "x": {"$ref": "#/properties/a~1b~0c"}}, "required": ["x"]},
+        {"allOf": [{"type": "integer", "minimum": 3}], "title": "alone"},
+        {"required": ["b", "a"], "properties": {"a": {"type": "null"}}},
+        {"type": "object", "required": ["z"], "additionalProperties": {"type": "boolean"}},
+        {"type": "string", "enum": ["a", 1, "b"]},
+        {"properties": {"a": {"type": "integer"}}, "additionalProperties": False},
+        {"items": {"type": "integer"}, "uniqueItems": False},
+        {"minLength": 2},
+        {"type": "array", "prefixItems": [{"const": 1}, {"const": 2}], "items": False},
+        {"type": "array", "prefixItems": [{"const": 1}, {"const": 2}], "maxItems": 1},
+        {"type": "array", "prefixItems": [{"const": 1}], "minItems": 3},
+        {"oneOf": [{"type": "integer"}, {"type": ["string", "null"]}]},
+        {"oneOf": [{"properties": {"kind": {"const": kind}}, "required": ["kind"]} for kind in ("cat", "dog")],
+         "discriminator": {"propertyName": "kind"}},
+    ],
+)  # fmt: skip
+def test_it_follows_what_generators_of_schemas_write(schema: Any) -> None:
+    """References, also to itself, tuples, disjoint oneOf, and keywords that tell the type."""
+    values = samples(schema, random.Random(7), 50)
+    for value in values:
+        Draft202012Validator(schema).validate(value)
+    assert len({json.dumps(value) for value in values}) > 1 or "prefixItems" in schema
+
+
+def test_optional_properties_come_and_go() -> None:
+    """Each choice of optional properties can be written, and none without the required one."""
+    schema = {"properties": {name: {"const": 1} for name in "abcd"}, "required": ["c"]}
+    found = {"".join(value) for value in samples(schema, random.Random(1), 400)}
+    assert found == {"c", "ac", "bc", "cd", "abc", "acd", "bcd", "abcd"}
+    assert {"".join(value) for value in samples({"properties": {"a": True, "b": True}}, random.Random(1), 100)} == {
+        "", "a", "b", "ab",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, '"uniqueItems"'),
+        ({"not": {}}, '"not"'),
+        ({"type": "integer", "multipleOf": 5}, '"multipleOf"'),
+        ({"type": "object", "properties": {"a": {"if": {}}}}, 'properties.a has "if"'),
+        ({"type": "object", "minProperties": 1}, '"minProperties"'),
+        ({"allOf": [{"type": "integer"}, {"minimum": 3}]}, "allOf"),
+        ({"anyOf": [{"const": 1}], "minimum": 3}, '"minimum" beside "anyOf"'),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {}}, "properties": {}}, '"properties" beside "$ref"'),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"oneOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"a": {"const": 2}}}]}, "oneOf"),
+        ({"$ref": "https://example.org/schema"}, "must point into this schema"),
+        ({"$ref": "#/$defs/missing"}, "not there"),
+        ({"$ref": "#"}, "refers to itself"),
+        ({"anyOf": [{"$ref": "#/anyOf/1"}, {"$ref": "#/anyOf/0"}]}, "refers to itself"),
+        ({"type": "strin"}, "one or several of"),
+        ({"type": []}, "one or several of"),
+        ({"enum": []}, "lets nothing through"),
+        ({"enum": 5}, "must be a list"),
+        ({"type": "string", "const": 5}, "lets nothing through"),
+        ({"type": "integer", "minimum": 5, "maximum": 4}, "lets nothing through"),
+        ({"type": "integer", "exclusiveMinimum": 0.5, "exclusiveMaximum": 1}, "lets nothing through"),
+        ({"type": "array", "minItems": 2, "maxItems": 1}, "lets nothing through"),
+        ({"type": "array", "items": False, "minItems": 1}, "lets nothing through"),
+        ({"properties": {"a": False}}, "properties.a lets nothing through"),
+        ({"required": ["a"], "additionalProperties": False}, "additionalProperties lets nothing through"),
+        (False, "lets nothing through"),
+        ({"properties": []}, "properties must be an object"),
+        ({"required": "a"}, "required must be a list"),
+        ({"type": "string", "minLength": -1}, "minLength"),
+        ({"type": "string", "maxLength": True}, "maxLength"),
+        ({"type": "integer", "minimum": "5"}, "minimum must be a number"),
+        ({"type": "integer", "exclusiveMinimum": True}, "exclusiveMinimum must be a number"),
+        ({"type": "number", "minimum": 1e300}, "more digits"),
+        ({"type": "number", "minimum": 1e-300}, "more digits"),
+        ({"type": "number", "maximum": 10**400}, "more digits"),
+        ({"const": float("inf")}, "too large"),
+        ({"const": "\ud800"}, "half a character"),
+        ({"properties": {"\udfff": {}}}, "half a character"),
+        ({"type": "array", "minItems": 10**6}, "minItems"),
+        ({"type": "string", "minLength": 1, "pattern": "a"}, "all at once"),
+        ({"type": "array", "items": [{"type": "integer"}]}, "items must be an object"),
+        (5, "must be an object"),
+        ({"anyOf": [{"items": {}, "minItems": n} for n in range(60)]}, "alternatives"),
+        ({"properties": {f"property {n}": {} for n in range(MAX_TEXT // 20)}}, f"{MAX_TEXT} characters"),
+        ({"enum": [f"a number of choices {n}" for n in range(5000)]}, "states"),
+        ({"prefixItems": [{"maxLength": MAX_COUNTED // 4 + n} for n in range(8)]}, "too long to compile"),
+    ],
+)
+def test_what_cannot_be_held_is_refused_by_name(schema: Any, says: str) -> None:
+    """The reason names the place, and never is a schema taken and then not kept."""
+    assert says in refusal(schema)
+
+
+def test_depth_is_bounded() -> None:
+    """However deep, a schema is refused in words."""
+    schema: Any = {"type": "integer"}
+    for _ in range(300):
+        schema = {"type": "array", "items": schema}
+    assert "nested" in refusal(schema)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[A-Z]{2}-\\d{4}$", "^[a-z0-9]+(-[a-z0-9]+)*$", "^(foo|ba[rz])?$", "^[^@\\s]+@[\\w.-]+\\.(com|org)$", "a|b$",
+        "^\\+?[0-9 ()-]{7,20}$", "^.{0,5}$", "^#[0-9a-fA-F]{6}$", "\\\"\\\\", "^[\\u00e0-\\u00ff]+$", "^\\S+$",
+        "[\\]\\-^a]", "^(?:ab){2,3}?$", "^$", "x*", "^[^,]*$", "^\\W\\D$", "a\\nb", "^[\\d,-]+$", "\\x41\\/", "[a-]",
+        "^(a|ab)(c|bcd)*$", "^(a?)*b$", "^([a-z]{1,3}){2,4}$", "^(\\d{1,3}\\.){3}\\d{1,3}$",
+    ],
+)  # fmt: skip
+def test_patterns_are_matched(pattern: str) -> None:
+    """Whatever is let through matches, and is JSON."""
+    schema = {"type": "string", "pattern": pattern}
+    for value in samples(schema, random.Random(3), 60):
+        assert re.search(pattern, value), value
+        Draft202012Validator(schema).validate(value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("(?=a)b", "(?=…)"), ("a(b", "open"), ("a)", "closes"), ("\\bword", "\\b"), ("\\p{L}", "\\p"),
+        ("(a)\\1", "\\1"), ("a^b", '"^"'), ("a$b", '"$"'), ("*a", '"*"'), ("[b-a]", "range"), ("[a", "ends too early"),
+        ("a{3,1}", "from 3 to 1"), ("((a{99}){99}){99}", "states"), ("(a|b)*a(a|b){20}", "states"),
+        ("\\u00e", "digits"), ("([a-z]{1,9}-){2,99}", "compile"), ("\x01", "not written"), ("[]a]", "not written"),
+        ("(" * 20 + ")" * 20, "groups"),
+        ("a" * 2000, "1000 characters"), ("[a-z]{700}", "compile"),
+    ],
+)  # fmt: skip
+def test_patterns_that_cannot_be_followed_are_refused(pattern: str, says: str) -> None:
+    """In words that name what it is."""
+    assert says in refusal({"type": "string", "pattern": pattern})
+
+
+@pytest.mark.parametrize("format_name", ["date", "time", "date-time", "uuid", "ipv4", "email"])
+def test_formats_are_kept(format_name: str) -> None:
+    """What stands for a date, a time or an id can be read as one."""
+    import datetime
+    import ipaddress
+    import uuid
+
+    read: Any = {
+        "date": datetime.date.fromisoformat,
+        "time": lambda text: datetime.time.fromisoformat(re.sub(r"\.\d+", "", text).replace("Z", "+00:00")),
+        "date-time": lambda text: datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", text).replace("Z", "+00:00")),
+        "uuid": uuid.UUID,
+        "ipv4": ipaddress.IPv4Address,
+        "email": re.compile(r"[^@\s]+@[^@\s]+\.[a-z]+").fullmatch,
+    }[format_name]
+    for value in samples({"type": "string", "format": format_name}, random.Random(5), 200):
+        assert read(value) is not None
