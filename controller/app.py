@@ -13,20 +13,20 @@ from controller.api import errors, guard, native, ollama, openai
 from controller.api.services import Services, Watch
 from controller.composition import compose_deployment, read_registry
 from controller.deployment.engine_templates import read_engines
-from controller.deployment.removed_models import Leftovers, retire_leftovers
-from controller.docker.health import EngineHealth
+from controller.deployment.removed_models import RemovedModels, retire_removed_models
+from controller.docker.health import DockerHealth
 from controller.docker.service import DockerService
 from controller.errors import OrchestrarError
-from controller.proxy.forwarding import Relay
-from controller.proxy.runner_client import Proxy
+from controller.proxy.forwarding import ModelProxy
+from controller.proxy.runner_client import RunnerClient
 from controller.proxy.runner_response import READ_TIMEOUT_S
-from controller.proxy.stream_pump import Pump
+from controller.proxy.stream_pump import StreamPump
 from controller.registry import LiveRegistry, Registry
 from controller.registry.file_watch import FileWatch, stamp_of
 from controller.registry.reload import Reloader
 from controller.server.disconnects import ClientWatcher
 from controller.settings import Settings
-from controller.supervisor import Aftermath, Backend, Follower, HangWatch, Monitor, Supervisor
+from controller.supervisor import Backend, DeadModelCheck, DockerEventFollower, HangWatch, Monitor, Supervisor
 from controller.supervisor.watching.hangs import SILENCE_S
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def create_app(
     *,
     registry: Registry | None = None,
     backend: Backend | None = None,
-    proxy: Proxy | None = None,
+    proxy: RunnerClient | None = None,
 ) -> Flask:
     """The WSGI application, with its threads running; whatever is not given is the real thing.
 
@@ -54,9 +54,9 @@ def create_app(
     # What runs; a model that goes is no longer offered while it still ends what it has.
     deployed = LiveRegistry(offered.now)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
-    leftovers = Leftovers(docker, lambda: deployed.models.keys())
+    leftovers = RemovedModels(docker, lambda: deployed.models.keys())
     is_real = backend is None
-    engine = EngineHealth(docker.version)
+    engine = DockerHealth(docker.version)
     can_look = backend is not None or _answers(engine)
     if backend is None:
         deployment = compose_deployment(settings, deployed, docker, engines)
@@ -65,12 +65,12 @@ def create_app(
             tidy()
         deployment.write()
         backend = deployment
-    proxy = proxy or Proxy()
+    proxy = proxy or RunnerClient()
     supervisor = Supervisor(offered.models, backend, proxy.probe, stop_grace_s=settings.stop_grace_s)
-    relay = Relay(
+    relay = ModelProxy(
         supervisor,
         proxy,
-        Aftermath(supervisor, backend, proxy.probe).settle,
+        DeadModelCheck(supervisor, backend, proxy.probe).settle,
         max_in_flight=settings.max_in_flight,
     )
     if can_look:
@@ -81,7 +81,7 @@ def create_app(
         offered=offered,
         models=supervisor,
         files=backend,
-        remove_leftovers=lambda known: retire_leftovers(docker, lambda: known) if is_real else None,
+        remove_leftovers=lambda known: retire_removed_models(docker, lambda: known) if is_real else None,
         take_templates=lambda: engines.update(read_engines(settings.templates_dir)),
     )
     watches = _watch(supervisor, backend, proxy, relay, docker, tidy) if is_real else ()
@@ -102,7 +102,7 @@ def create_app(
         facts=backend.facts,
         engine=engine,
         clients=ClientWatcher(),
-        pump=Pump(silence_s=READ_TIMEOUT_S),
+        pump=StreamPump(silence_s=READ_TIMEOUT_S),
         watches=watches,
     )
     guard.install(app, settings.allowed_hosts)
@@ -113,7 +113,7 @@ def create_app(
     return app
 
 
-def _answers(engine: EngineHealth) -> bool:
+def _answers(engine: DockerHealth) -> bool:
     """Whether Docker can be looked at now. Where it cannot, each look would keep the controller from serving until its
     deadline; the watch begun later makes up for them."""
     report = engine.report(LOOK_PATIENCE_S)
@@ -122,7 +122,7 @@ def _answers(engine: EngineHealth) -> bool:
     return bool(report["ok"])
 
 
-def _tidy(leftovers: Leftovers, end_orphans: Callable[[], None]) -> bool:
+def _tidy(leftovers: RemovedModels, end_orphans: Callable[[], None]) -> bool:
     """End what runs for nobody; False when Docker kept it from that, and it is to be tried again."""
     try:
         leftovers.retire()
@@ -146,13 +146,13 @@ def _take_over(supervisor: Supervisor, backend: Backend) -> None:
 def _watch(
     supervisor: Supervisor,
     backend: Backend,
-    proxy: Proxy,
-    relay: Relay,
+    proxy: RunnerClient,
+    relay: ModelProxy,
     docker: DockerService,
     tidy: Callable[[], bool],
 ) -> tuple[Watch, ...]:
     """Follow what happens to containers outside of our doing, until closed."""
-    follower = Follower(supervisor, after_gap=tidy)
+    follower = DockerEventFollower(supervisor, after_gap=tidy)
     hangs = HangWatch(supervisor, backend, partial(proxy.probe, timeout_s=SILENCE_S), relay.cut)
     feed = docker.follow(follower.note, follower.note_gap)
     watches: tuple[Watch, ...] = (feed, follower, hangs)

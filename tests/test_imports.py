@@ -66,11 +66,12 @@ def imported_by(file: Path, known: Mapping[str, object]) -> Iterator[str]:
 
 def uses_of(package: str) -> Rules:
     """Entry of a package → what its files import beyond themselves and the standard library."""
-    known, uses = modules(), {}
+    known = modules()
+    uses: Rules = {}
     for name, file in known.items():
         if name.split(".")[0] != package or name == package:
             continue
-        mine = uses.setdefault(entry_of(file), set[str]())
+        mine = uses.setdefault(entry_of(file), set())
         for target in imported_by(file, known):
             inside = target.removeprefix(f"{package}.")
             if target != package and inside.split(".")[0] != entry_of(file):

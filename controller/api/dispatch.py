@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from flask import Response, g, request
 
 from controller.api.services import Services
-from controller.api.translation.to_openai import way_to
+from controller.api.translation.to_openai import route_for
 from controller.error_bodies import envelope
 from controller.errors import ModelNotFound, ModelStopping, OrchestrarError
 from controller.proxy.event_stream import EventStream
@@ -24,7 +24,7 @@ EVENT_STREAM = "text/event-stream"
 Answered = TypeVar("Answered")
 
 
-class Wording(Protocol):
+class AnswerFormat(Protocol):
     """How one answer is told to its client; made anew for each request."""
 
     stream_type: str
@@ -84,7 +84,7 @@ def relay(
     body: bytes,
     *,
     stream: bool,
-    wording: Wording,
+    wording: AnswerFormat,
     left_s: float | None,
     keep_alive_s: float | None = None,
 ) -> Response:
@@ -93,7 +93,7 @@ def relay(
     The path and the body are those of our runner; a server that speaks otherwise gets and gives them in other words.
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
-    way = way_to(spec, services.engines[spec.engine], path, body)
+    way = route_for(spec, services.engines[spec.engine], path, body)
     request_id: str = g.request_id
     token = CancelToken()
     unwatch = services.watch(request.environ, token)

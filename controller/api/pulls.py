@@ -20,7 +20,7 @@ from controller.supervisor import ModelView
 from controller.supervisor.backend import PreparationProgress
 
 
-class Wording(Protocol):
+class PullFormat(Protocol):
     """How one pull is told to its client."""
 
     stream_type: str
@@ -75,7 +75,7 @@ def pull(services: Services, model_id: str, *, wait: bool) -> tuple[ModelView, b
         return services.supervisor.view(model_id), under_way.is_over
 
 
-def pull_streamed(services: Services, model_id: str, wording: Wording) -> Response:
+def pull_streamed(services: Services, model_id: str, wording: PullFormat) -> Response:
     """The pull as it goes on. What fails before there is anything to tell is raised, and answered as an error."""
     return stream_response(_Progress(services, model_id, wording, g.request_id), wording.stream_type)
 
@@ -83,7 +83,7 @@ def pull_streamed(services: Services, model_id: str, wording: Wording) -> Respon
 class _Progress(Iterator[bytes]):
     """The body of a streamed pull. A class for the same reason as `relay.EventStream`."""
 
-    def __init__(self, services: Services, model_id: str, wording: Wording, request_id: str) -> None:
+    def __init__(self, services: Services, model_id: str, wording: PullFormat, request_id: str) -> None:
         self._services = services
         self._model_id = model_id
         self._wording = wording

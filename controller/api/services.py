@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from flask import current_app
 
 from controller.deployment.engines import Engine
-from controller.docker.health import EngineHealth
-from controller.proxy.forwarding import Relay
-from controller.proxy.runner_client import Proxy
-from controller.proxy.stream_pump import Pump, Source
+from controller.docker.health import DockerHealth
+from controller.proxy.forwarding import ModelProxy
+from controller.proxy.runner_client import RunnerClient
+from controller.proxy.stream_pump import Source, StreamPump
 from controller.registry import LiveRegistry
 from controller.registry.reload import Reloader
 from controller.server.client_connection import ClientSocket
@@ -38,12 +38,12 @@ class Services:
     engines: Mapping[str, Engine]
     supervisor: Supervisor
     reloader: Reloader
-    relay: Relay
-    proxy: Proxy
+    relay: ModelProxy
+    proxy: RunnerClient
     facts: Callable[[str], ModelFacts | None]
-    engine: EngineHealth
+    engine: DockerHealth
     clients: ClientWatcher
-    pump: Pump
+    pump: StreamPump
     watches: tuple[Watch, ...] = ()
 
     def cut(self) -> None:

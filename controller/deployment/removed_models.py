@@ -17,7 +17,7 @@ GRACE_S = 5
 AT_ONCE = 8
 
 
-def retire_leftovers(
+def retire_removed_models(
     docker: DockerService, known: Callable[[], Collection[str]], *, grace_s: int = GRACE_S
 ) -> list[str]:
     """Stop and remove, by id, the project's containers of models that are not `known`; returns their names.
@@ -41,7 +41,7 @@ def retire_leftovers(
         return list(pool.map(retire, left))
 
 
-class Leftovers:
+class RemovedModels:
     """Retires them once, as soon as Docker can be reached. Thread-safe."""
 
     def __init__(self, docker: DockerService, known: Callable[[], Collection[str]]) -> None:
@@ -54,5 +54,5 @@ class Leftovers:
         """Do it unless it was done. Raises a Docker error; then it is for the next call to do."""
         with self._lock:
             if not self._done:
-                retire_leftovers(self._docker, self._known)
+                retire_removed_models(self._docker, self._known)
                 self._done = True

@@ -40,7 +40,7 @@ def client(deadline_s: float, *, project: str, files: list[Path], folder: Path) 
 
 
 @contextmanager
-def translated(doing: str, missing: type[DockerException] | tuple[()] = ()) -> Iterator[None]:
+def docker_errors(doing: str, missing: type[DockerException] | tuple[()] = ()) -> Iterator[None]:
     """Turn python-on-whales' exceptions into ours: `doing` ("starting x") begins the message.
 
     An exception of the kind `missing` ends the block in silence: the thing looked for is not there.

@@ -30,7 +30,7 @@ class Ending:
     oom: bool = False
 
 
-class Happenings:
+class ContainerEndings:
     """Remembers, of the containers that had events last, how each came to its end. Thread-safe; only `ending` blocks.
 
     A feed that was away when a container died says nothing of it, so take `Container.oom_killed` as evidence, too. A

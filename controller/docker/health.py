@@ -14,7 +14,7 @@ WAIT_S = 0.3
 HUNG_S = 3.0
 
 
-class EngineHealth:
+class DockerHealth:
     """Asks in a thread of its own when the last answer is old; whoever asks waits for a bounded time. Thread-safe."""
 
     def __init__(self, ask_version: Callable[[], str], monotonic: Callable[[], float] = time.monotonic) -> None:

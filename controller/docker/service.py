@@ -14,7 +14,7 @@ from python_on_whales import DockerClient
 from python_on_whales.exceptions import NoSuchContainer, NoSuchImage, NoSuchVolume
 from python_on_whales.utils import run as run_command
 
-from controller.docker.calls import client, translated
+from controller.docker.calls import client, docker_errors
 from controller.docker.container import (
     MODEL_LABEL,
     NOT_ONEOFF,
@@ -24,7 +24,7 @@ from controller.docker.container import (
     Usage,
     read_container,
 )
-from controller.docker.endings import Ending, Happenings
+from controller.docker.endings import ContainerEndings, Ending
 from controller.docker.events import Event, EventFeed
 from controller.docker.image_pull import OnLayers, pull
 from controller.errors import DockerError, DockerTimeout
@@ -52,18 +52,18 @@ class DockerService:
         self._folder = compose_dir
         # Compose calls on one project race with each other (two `up`s both create), so they take turns.
         self._compose_turn = threading.Lock()
-        self._happenings = Happenings()
+        self._happenings = ContainerEndings()
         self._hashed: tuple[str, dict[str, str]] | None = None
 
     def version(self) -> str:
         """The engine's version."""
-        with translated("asking Docker for its version"):
+        with docker_errors("asking Docker for its version"):
             server = self._client(LOOK_DEADLINE_S).version().server
             return (server.version if server else None) or "unknown"
 
     def memory_bytes(self) -> int:
         """The memory of the engine's machine."""
-        with translated("asking Docker for its memory"):
+        with docker_errors("asking Docker for its memory"):
             found = self._client(LOOK_DEADLINE_S).system.info().mem_total
         if not found:
             raise DockerError("Docker does not say how much memory there is; write memory_budget in models.yaml")
@@ -84,7 +84,7 @@ class DockerService:
 
     def up(self, service: str) -> None:
         """`docker compose up` of one service, nothing else touched; does not wait for it to be healthy."""
-        with self._turn(f"docker compose up {service}"), translated(f"docker compose up {service}"):
+        with self._turn(f"docker compose up {service}"), docker_errors(f"docker compose up {service}"):
             self._client(COMPOSE_DEADLINE_S).compose.up(
                 [service], detach=True, dependencies=False, no_build=True, quiet=True, color=False
             )
@@ -112,7 +112,7 @@ class DockerService:
         if known is not None and known[0] == described:
             return known[1]
         whales = self._client(COMPOSE_DEADLINE_S, profiles=["*"])
-        with translated("docker compose config --hash"):
+        with docker_errors("docker compose config --hash"):
             # python-on-whales has no method for `config --hash`; its command line is the one it would build itself.
             lines = run_command([*whales.compose.docker_compose_cmd, "config", "--hash", "*"])
         hashes = dict(line.split() for line in str(lines).splitlines() if len(line.split()) == 2)
@@ -134,13 +134,13 @@ class DockerService:
 
     def inspect(self, container_id: str) -> Container | None:
         """The container as it is now; None when it is gone."""
-        with translated("looking at a container", NoSuchContainer):
+        with docker_errors("looking at a container", NoSuchContainer):
             return read_container(self._client(LOOK_DEADLINE_S).container.inspect(container_id))
         return None
 
     def state_and_image(self, container_id: str, image: str) -> tuple[str, str]:
         """A container's status, and the id that an image's name means now, in one call; DockerError without either."""
-        with translated("looking at a container and its image"):
+        with docker_errors("looking at a container and its image"):
             docker = self._client(LOOK_DEADLINE_S).client_config.docker_cmd
             container, found = json.loads(str(run_command([*docker, "inspect", container_id, image])))
             try:
@@ -150,37 +150,37 @@ class DockerService:
 
     def start(self, container_id: str) -> None:
         """Start an ended container; does not wait for it to be healthy."""
-        with translated("starting a container"):
+        with docker_errors("starting a container"):
             self._client(COMPOSE_DEADLINE_S).container.start(container_id)
 
     def logs(self, container_id: str, *, tail: int, since: datetime | None = None) -> list[str]:
         """The last `tail` lines it wrote, since a time on Docker's own clock; empty when it is gone."""
-        with translated("reading a container's log", NoSuchContainer):
+        with docker_errors("reading a container's log", NoSuchContainer):
             return str(self._client(LOOK_DEADLINE_S).container.logs(container_id, tail=tail, since=since)).splitlines()
         return []
 
     def stop(self, container_id: str, *, grace_s: int) -> None:
         """SIGTERM, SIGKILL after `grace_s`; returns when the process has ended or was gone already."""
-        with translated("stopping a container", NoSuchContainer):
+        with docker_errors("stopping a container", NoSuchContainer):
             # python-on-whales 0.81 drops a time given in seconds, and Docker then waits as long as the container asks.
             docker = self._client(grace_s + LOOK_DEADLINE_S).client_config.docker_cmd
             run_command([*docker, "container", "stop", "--time", str(grace_s), container_id])
 
     def remove(self, container_id: str) -> None:
         """Remove a container, running or not; its named volumes stay."""
-        with translated("removing a container", NoSuchContainer):
+        with docker_errors("removing a container", NoSuchContainer):
             self._client(LOOK_DEADLINE_S).container.remove(container_id, force=True)
 
     def usage(self, container_ids: Iterable[str]) -> dict[str, Usage]:
         """What each container uses now, by its id; Docker measures for about 2 s."""
-        with translated("measuring containers", NoSuchContainer):
+        with docker_errors("measuring containers", NoSuchContainer):
             rows = self._client(LOOK_DEADLINE_S).stats(containers=list(container_ids))
             return {r.container_id: Usage(cpu_percent=r.cpu_percentage, memory_bytes=r.memory_used) for r in rows}
         return {}
 
     def image_id(self, reference: str) -> str | None:
         """The local image's id; None when there is none."""
-        with translated(f"looking for the image {reference}", NoSuchImage):
+        with docker_errors(f"looking for the image {reference}", NoSuchImage):
             return str(self._client(LOOK_DEADLINE_S).image.inspect(reference).id)
         return None
 
@@ -193,19 +193,19 @@ class DockerService:
 
     def volume_created_at(self, name: str) -> datetime | None:
         """When the volume was made: tells a volume from a later one of the same name. None when there is none."""
-        with translated(f"looking for the volume {name}", NoSuchVolume):
+        with docker_errors(f"looking for the volume {name}", NoSuchVolume):
             return self._client(LOOK_DEADLINE_S).volume.inspect(name).created_at
         return None
 
     def volumes(self, model_id: str) -> list[str]:
         """The names of the prepared volumes of this model."""
         labels = self._filters(f"{PREPARE_LABEL}={model_id}")
-        with translated("listing volumes"):
+        with docker_errors("listing volumes"):
             return [volume.name for volume in self._client(LOOK_DEADLINE_S).volume.list(filters=labels)]
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume that no container uses."""
-        with translated(f"removing the volume {name}", NoSuchVolume):
+        with docker_errors(f"removing the volume {name}", NoSuchVolume):
             self._client(LOOK_DEADLINE_S).volume.remove(name)
 
     @contextmanager
@@ -222,9 +222,9 @@ class DockerService:
         whales = self._client(LOOK_DEADLINE_S)
         # What `docker compose run` makes carries the service's labels, too, and serves nobody.
         filters = self._filters(label, NOT_ONEOFF)
-        with translated("listing containers"):
+        with docker_errors("listing containers"):
             ids = [found.id for found in whales.container.list(all=True, filters=filters)]
-        with translated("looking at containers", NoSuchContainer):
+        with docker_errors("looking at containers", NoSuchContainer):
             return [read_container(found) for found in whales.container.inspect(ids)] if ids else []
         # One went away between the listing and the look at it.
         return [container for container in map(self.inspect, ids) if container is not None]

@@ -20,9 +20,9 @@ from controller.errors import (
     UpstreamError,
     UpstreamInvalid,
 )
-from controller.proxy.in_flight import Sent
+from controller.proxy.in_flight import InFlightRequest
 from controller.proxy.model_errors import error_of
-from controller.proxy.runner_client import Proxy, Upstream
+from controller.proxy.runner_client import RunnerClient, RunnerResponse
 from controller.supervisor import CancelToken, Lease, Supervisor
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Answer(Pieces, Protocol):
     def read_whole(self) -> bytes: ...
 
 
-class Relay:
+class ModelProxy:
     """Sends requests to models, at most `max_in_flight` at once. Thread-safe.
 
     `settle` is called when a model's connection ended before its answer: it returns when the supervisor knows whether
@@ -72,14 +72,14 @@ class Relay:
     """
 
     def __init__(
-        self, supervisor: Supervisor, proxy: Proxy, settle: Callable[[Lease], None], *, max_in_flight: int
+        self, supervisor: Supervisor, proxy: RunnerClient, settle: Callable[[Lease], None], *, max_in_flight: int
     ) -> None:
         self._supervisor = supervisor
         self._proxy = proxy
         self._settle = settle
         self._places = threading.BoundedSemaphore(max_in_flight)
         self._kept_places = threading.BoundedSemaphore(KEPT_PLACES)
-        self._sent: set[Sent] = set()
+        self._sent: set[InFlightRequest] = set()
         self._is_over = False
         self._max_in_flight = max_in_flight
 
@@ -93,7 +93,7 @@ class Relay:
         token: CancelToken,
         left_s: float | None = None,
         keep_alive_s: float | None,
-    ) -> Exchange:
+    ) -> ModelAnswer:
         """The model's answer, begun; the caller closes it. Starts the model where needed, and waits for it `left_s` at
         most (default: its `max_wait`).
 
@@ -122,7 +122,7 @@ class Relay:
             if sent.container_id == container_id:
                 sent.cut(cause)
 
-    def _ended(self, sent: Sent) -> None:
+    def _ended(self, sent: InFlightRequest) -> None:
         self._sent.discard(sent)
         self._places.release()
 
@@ -166,13 +166,13 @@ class Relay:
         token: CancelToken,
         left_s: float | None,
         keep_alive_s: float | None,
-    ) -> Exchange:
+    ) -> ModelAnswer:
         headers = {"X-Request-Id": request_id}
         start_s = queue_s = 0.0
         for last_try in (False, True):
             lease = self._supervisor.acquire(model_id, max_wait_s=left_s, token=token)
             start_s, queue_s = start_s + lease.start_s, queue_s + lease.queue_s
-            sent = Sent(lease.container_id, token.on_cancel)
+            sent = InFlightRequest(lease.container_id, token.on_cancel)
             self._sent.add(sent)
             try:
                 # Whoever comes too late for the list of those to be cut sees this.
@@ -198,7 +198,7 @@ class Relay:
                 log.warning("%s died before it answered, asking again", model_id)
             else:
                 waited = Waited(start_s=start_s, queue_s=queue_s)
-                return Exchange(upstream, lease, keep_alive_s, waited, sent, self._ended)
+                return ModelAnswer(upstream, lease, keep_alive_s, waited, sent, self._ended)
         raise AssertionError("unreachable: the last try returns or raises")
 
 
@@ -206,17 +206,17 @@ def _shut_down() -> ShutDown:
     return ShutDown("the controller is shutting down and had to cut this answer; ask again")
 
 
-class Exchange:
+class ModelAnswer:
     """An answer under way, with what must be given back at its end. `close` is idempotent; not thread-safe."""
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: RunnerResponse,
         lease: Lease,
         keep_alive_s: float | None,
         waited: Waited,
-        sent: Sent,
-        on_close: Callable[[Sent], None],
+        sent: InFlightRequest,
+        on_close: Callable[[InFlightRequest], None],
     ) -> None:
         self.waited = waited
         self.status = upstream.status
@@ -225,7 +225,7 @@ class Exchange:
         self._lease = lease
         self._keep_alive_s = keep_alive_s
         self._sent = sent
-        self._on_close: Callable[[Sent], None] | None = on_close
+        self._on_close: Callable[[InFlightRequest], None] | None = on_close
 
     def read_piece(self) -> bytes:
         """The next piece of the body as it arrived; empty at its proper end, UpstreamError at any other."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from controller.errors import UpstreamError
 
 
-class Sent:
+class InFlightRequest:
     """A request at a model: where, and why it was broken off, if it was. `on_cancel` is its client's way to do so."""
 
     def __init__(self, container_id: str, on_cancel: Callable[[Callable[[], None]], None]) -> None:

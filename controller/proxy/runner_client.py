@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
 from controller.proxy.http1 import Body, BrokenOff, Head, Malformed, split_head
-from controller.proxy.runner_response import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, Connection, Upstream
+from controller.proxy.runner_response import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, RunnerConnection, RunnerResponse
 from controller.supervisor.backend import Readiness
 from controller.system.turnstile import TURNSTILE
 
-__all__ = ["Proxy", "Upstream"]
+__all__ = ["RunnerClient", "RunnerResponse"]
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ _KEEP_IDLE_S = 30.0
 _DIED_FIRST = "the model ended the connection before its answer began"
 
 
-class Proxy:
+class RunnerClient:
     """Forwards to runners on this machine over kept connections. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: dict[int, list[tuple[float, Connection]]] = defaultdict(list)
+        self._idle: dict[int, list[tuple[float, RunnerConnection]]] = defaultdict(list)
 
     def probe(self, port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Readiness:
         """One GET of the path that tells; any answer but a 200 means not yet. `timeout_s` bounds the whole of it."""
@@ -67,7 +67,7 @@ class Proxy:
         body: bytes,
         headers: dict[str, str],
         on_abort: Callable[[Callable[[], None]], None],
-    ) -> Upstream:
+    ) -> RunnerResponse:
         """Send a JSON body; returns when the answer's head is there. `on_abort` is given what breaks the request off.
 
         Raises ModelDied when no byte of an answer came (so sending it again is safe), UpstreamTimeout, or
@@ -98,8 +98,8 @@ class Proxy:
                     idle.pop()[1].sock.close()
 
     def _exchange(
-        self, connection: Connection, request: bytes, on_abort: Callable[[Callable[[], None]], None]
-    ) -> Upstream:
+        self, connection: RunnerConnection, request: bytes, on_abort: Callable[[Callable[[], None]], None]
+    ) -> RunnerResponse:
         abort = Abort(connection.sock)
         try:
             on_abort(abort.fire)
@@ -110,9 +110,9 @@ class Proxy:
             abort.disarm()
             connection.sock.close()
             raise
-        return Upstream(connection, head, begun, abort, self._put)
+        return RunnerResponse(connection, head, begun, abort, self._put)
 
-    def _take(self, port: int) -> Connection | None:
+    def _take(self, port: int) -> RunnerConnection | None:
         with self._lock:
             idle = self._idle[port]
             while idle:
@@ -122,7 +122,7 @@ class Proxy:
                 connection.sock.close()
         return None
 
-    def _put(self, connection: Connection) -> None:
+    def _put(self, connection: RunnerConnection) -> None:
         now = time.monotonic()
         with self._lock:
             idle = self._idle[connection.port]
@@ -131,13 +131,13 @@ class Proxy:
             idle.append((now, connection))
 
 
-def _connect(port: int) -> Connection:
+def _connect(port: int) -> RunnerConnection:
     try:
         sock = socket.create_connection((HOST, port), CONNECT_TIMEOUT_S)
     except (ConnectionError, TimeoutError) as exc:
         raise ModelDied(f"the model's port takes no connection: {exc}") from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Connection(port, sock)
+    return RunnerConnection(port, sock)
 
 
 def _request_bytes(port: int, path: str, body: bytes, headers: dict[str, str]) -> bytes:
@@ -200,7 +200,7 @@ def _get(sock: socket.socket, port: int, path: str, deadline: float) -> tuple[in
     return head.status, content
 
 
-def _is_usable(since: float, connection: Connection) -> bool:
+def _is_usable(since: float, connection: RunnerConnection) -> bool:
     """Whether a connection, idle since then, may be asked; one that is readable was closed by the other end (or answers
     what nobody asked)."""
     poll = select.poll()

@@ -30,14 +30,14 @@ _BROKE_OFF = "the model's connection broke in the middle of its answer; the mode
 
 
 @dataclass(frozen=True)
-class Connection:
+class RunnerConnection:
     """A connection to a runner, at its port."""
 
     port: int
     sock: socket.socket
 
 
-class Room:
+class BufferBudget:
     """What all whole answers together may take. Thread-safe."""
 
     def __init__(self, left_bytes: int) -> None:
@@ -65,7 +65,7 @@ class Room:
                 self._left_bytes += taken
 
 
-_room = Room(SHARED_BYTES)
+_room = BufferBudget(SHARED_BYTES)
 
 
 class Abort:
@@ -90,7 +90,7 @@ class Abort:
             self._sock = None
 
 
-class Upstream:
+class RunnerResponse:
     """An answer that has begun: status and content type are known, the body comes in pieces. Not thread-safe.
 
     Its bytes are read here by `read_piece`, or elsewhere: whoever waits for `fileno` gives them to `feed`.
@@ -98,17 +98,17 @@ class Upstream:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: RunnerConnection,
         head: Head,
         begun: bytes,
         abort: Abort,
-        give_back: Callable[[Connection], None],
+        give_back: Callable[[RunnerConnection], None],
     ) -> None:
         self.status = head.status
         self.content_type = head.content_type
         self._head = head
         self._body = Body(head)
-        self._connection: Connection | None = connection
+        self._connection: RunnerConnection | None = connection
         self._abort = abort
         self._give_back = give_back
         self._failed: ModelDied | UpstreamInvalid | None = None

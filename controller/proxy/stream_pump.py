@@ -37,7 +37,7 @@ class Source(Protocol):
         """Told that the connection failed; over then."""
 
 
-class Pump:
+class StreamPump:
     """One thread that waits for whatever can go on: a source that has more, a client that takes more. Thread-safe."""
 
     def __init__(self, *, silence_s: float) -> None:

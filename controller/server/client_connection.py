@@ -14,7 +14,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-from controller.server.request_gathering import Arrival, Stage, body_deadline
+from controller.server.request_gathering import RequestGatherer, Stage, body_deadline
 from controller.system.turnstile import TURNSTILE
 
 RECEIVE_BYTES = 64 * 1024
@@ -123,7 +123,7 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
             _readers.release()
 
 
-class Connection(TConn):  # type: ignore[misc]
+class ClientConnection(TConn):  # type: ignore[misc]
     """A client's connection and the request that arrives on it."""
 
     def __init__(self, cfg: Any, sock: ClientSocket, client: Any, server: Any) -> None:
@@ -131,7 +131,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.initialized = True
         self.parser = RequestParser(cfg, sock, client)
         self.parser.unreader = self._unreader = Unreader(sock)
-        self.arrival = Arrival(time.monotonic())
+        self.arrival = RequestGatherer(time.monotonic())
         self.drained_bytes = 0
 
     def init(self) -> None:
@@ -157,7 +157,7 @@ class Connection(TConn):  # type: ignore[misc]
     def turn_to_next(self) -> Stage:
         """Begin with the next request; some of it may have come with the last one."""
         now = time.monotonic()
-        self.arrival = Arrival(now)
+        self.arrival = RequestGatherer(now)
         ahead = self._unreader.buf.getvalue()
         return self.arrival.add(ahead, now) if ahead else Stage.MORE
 

@@ -29,7 +29,7 @@ def body_deadline(begun_at: float, heard_at: float, received_bytes: int) -> floa
     return min(heard_at + SILENCE_S, begun_at + BODY_S + received_bytes / SLOWEST_BYTES_PER_S)
 
 
-class Arrival:
+class RequestGatherer:
     """What has come of one request; its time counts from `now`."""
 
     def __init__(self, now: float) -> None:

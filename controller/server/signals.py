@@ -16,7 +16,7 @@ from gunicorn.workers.gthread import ThreadWorker
 LAST_WORD_S = 1.0
 
 
-class SignalledWorker(ThreadWorker):  # type: ignore[misc]
+class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
     """What a signal interrupts may hold any lock: its handler only leaves word, and the main loop does the rest.
 
     That is at its first turn for what came before there was an app.

@@ -20,9 +20,9 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseExc
 
 from controller.error_bodies import envelope
 from controller.errors import BodyInvalid, OrchestrarError, RequestTimeout
-from controller.server.client_connection import ClientSocket, Connection
+from controller.server.client_connection import ClientConnection, ClientSocket
 from controller.server.request_gathering import HEAD_S, MAX_HEAD_BYTES, Stage
-from controller.server.signals import SignalledWorker
+from controller.server.signals import SignalHandlingWorker
 from controller.system.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class ControllerLogger(Logger):  # type: ignore[misc]
         """Nothing: requests are not logged."""
 
 
-class ControllerWorker(SignalledWorker):
+class ControllerWorker(SignalHandlingWorker):
     """A connection has a thread only from when its request has arrived until its answer is sent.
 
     Before and after that the main loop waits for it, without blocking and with a deadline for each. What is no HTTP, or
@@ -53,8 +53,8 @@ class ControllerWorker(SignalledWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # In the order of their coming.
-        self._arriving: dict[Connection, None] = {}
-        self._lingering: dict[Connection, float] = {}
+        self._arriving: dict[ClientConnection, None] = {}
+        self._lingering: dict[ClientConnection, float] = {}
         self._swept_at = 0.0
 
     def accept(self, listener: Any) -> None:
@@ -76,11 +76,11 @@ class ControllerWorker(SignalledWorker):
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections:
             self._shed()
-        conn = Connection(self.cfg, ClientSocket(accepted), address, listener.getsockname())
+        conn = ClientConnection(self.cfg, ClientSocket(accepted), address, listener.getsockname())
         self._await_request(conn, conn.receive())
         return True
 
-    def _await_request(self, conn: Connection, stage: Stage) -> None:
+    def _await_request(self, conn: ClientConnection, stage: Stage) -> None:
         """Go on with a connection that the poller does not know."""
         if stage is Stage.READY:
             self.enqueue_req(conn)
@@ -92,14 +92,14 @@ class ControllerWorker(SignalledWorker):
             self._arriving[conn] = None
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._arrives, conn))
 
-    def _arrives(self, conn: Connection, sock: socket.socket) -> None:
+    def _arrives(self, conn: ClientConnection, sock: socket.socket) -> None:
         """More of a request has come; what was given up by another event of the same round is nobody's any more."""
         if conn in self._arriving and (stage := conn.receive()) is not Stage.MORE:
             del self._arriving[conn]
             self.poller.unregister(sock)
             self._await_request(conn, stage)
 
-    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+    def on_client_socket_readable(self, conn: ClientConnection, client: socket.socket) -> None:
         """A kept connection has the first of another request; its time counts from now."""
         if conn not in self.keepalived_conns:
             return
@@ -108,7 +108,7 @@ class ControllerWorker(SignalledWorker):
         conn.turn_to_next()
         self._await_request(conn, conn.receive())
 
-    def handle(self, conn: Connection) -> Stage | None:
+    def handle(self, conn: ClientConnection) -> Stage | None:
         """Answer a request that has arrived; how far the next one is, or None at the connection's end.
 
         A client that asks again at once keeps its thread: by way of the main loop two threads had to be woken. Only
@@ -129,7 +129,7 @@ class ControllerWorker(SignalledWorker):
             if not has_thread or (stage is Stage.MORE and not _asks_again(conn.sock)):
                 return stage
 
-    def finish_request(self, conn: Connection, fs: Future[Stage | None]) -> None:
+    def finish_request(self, conn: ClientConnection, fs: Future[Stage | None]) -> None:
         """A thread is done with a connection; gunicorn would wait up to 2 s for its end, on the main loop's thread."""
         stage = None if fs.cancelled() or fs.exception() is not None else fs.result()
         if stage is None:
@@ -184,14 +184,14 @@ class ControllerWorker(SignalledWorker):
         with suppress(OSError):
             client.sendall(_refusal(error, status.get(type(exc), "400 Bad Request")))
 
-    def _refuse(self, conn: Connection, error: OrchestrarError, status: str) -> None:
+    def _refuse(self, conn: ClientConnection, error: OrchestrarError, status: str) -> None:
         """Say why and leave; a client whose buffer has no room for that hears nothing."""
         self.log.info("a request was refused: %s", error.message)
         with suppress(OSError):
             conn.sock.send(_refusal(error, status))
         self._linger(conn)
 
-    def _linger(self, conn: Connection) -> None:
+    def _linger(self, conn: ClientConnection) -> None:
         """Close it once its client has, at most a while later: closed at once, its last bytes could be lost on it."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
@@ -204,16 +204,16 @@ class ControllerWorker(SignalledWorker):
         else:
             self._close(conn)
 
-    def _drains(self, conn: Connection, sock: socket.socket) -> None:
+    def _drains(self, conn: ClientConnection, sock: socket.socket) -> None:
         if conn in self._lingering and not conn.drain():
             self._end_linger(conn)
 
-    def _end_linger(self, conn: Connection) -> None:
+    def _end_linger(self, conn: ClientConnection) -> None:
         del self._lingering[conn]
         self.poller.unregister(conn.sock)
         self._close(conn)
 
-    def _close(self, conn: Connection) -> None:
+    def _close(self, conn: ClientConnection) -> None:
         self.nr_conns -= 1
         conn.close()
 
@@ -234,7 +234,7 @@ class ControllerWorker(SignalledWorker):
 
 def _refusal(error: OrchestrarError, status: str) -> bytes:
     body = json.dumps(envelope(error, uuid.uuid4().hex)).encode()
-    fields = f"Connection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    fields = f"ClientConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + body
 
 
@@ -242,7 +242,7 @@ def _too_long() -> OrchestrarError:
     return BodyInvalid(f"the request is not usable: its head has no end within {MAX_HEAD_BYTES} bytes")
 
 
-def _too_slow(conn: Connection) -> OrchestrarError:
+def _too_slow(conn: ClientConnection) -> OrchestrarError:
     part = f"head did not come within {HEAD_S:g} s" if conn.arrival.is_in_head else "body came too slowly"
     return RequestTimeout(f"the request's {part}; send it at once")
 

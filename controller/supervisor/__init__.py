@@ -6,16 +6,16 @@ from controller.supervisor.pull import Pull
 from controller.supervisor.slot import CancelToken, Lease, State
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
-from controller.supervisor.watching.dead_model import Aftermath
-from controller.supervisor.watching.docker_events import Follower
+from controller.supervisor.watching.dead_model import DeadModelCheck
+from controller.supervisor.watching.docker_events import DockerEventFollower
 from controller.supervisor.watching.hangs import HangWatch
 from controller.supervisor.watching.monitor import Monitor
 
 __all__ = [
-    "Aftermath",
     "Backend",
     "CancelToken",
-    "Follower",
+    "DeadModelCheck",
+    "DockerEventFollower",
     "HangWatch",
     "Lease",
     "ModelView",

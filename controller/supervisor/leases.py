@@ -11,7 +11,7 @@ from controller.supervisor.slot import RESTING, CancelToken, Slot, State, shutti
 from controller.supervisor.view import paused_by_hand, too_late
 
 
-class Turns:
+class LeaseQueue:
     """The queues of all models; every method runs with the supervisor's lock held."""
 
     def __init__(self, life: Lifecycle, clock: Clock) -> None:

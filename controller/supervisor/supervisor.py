@@ -12,19 +12,19 @@ from controller.registry import ModelSpec
 from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.ending import stop_all
-from controller.supervisor.leases import Turns, refuse_while_stopping
+from controller.supervisor.leases import LeaseQueue, refuse_while_stopping
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.memory.measuring import Measuring
+from controller.supervisor.memory.measuring import UsageMeter
 from controller.supervisor.memory.plan import Plan
 from controller.supervisor.metrics import Gauges, Metrics
-from controller.supervisor.policies.config_change import Changing
-from controller.supervisor.policies.idle_stop import Idling
-from controller.supervisor.policies.preload import Preloading
+from controller.supervisor.policies.config_change import ConfigChange
+from controller.supervisor.policies.idle_stop import IdleStopper
+from controller.supervisor.policies.preload import Preloader
 from controller.supervisor.pull import Pull, is_pull
 from controller.supervisor.slot import RESTING, CancelToken, Lease, Slot, State
-from controller.supervisor.table import Table
+from controller.supervisor.table import SlotTable
 from controller.supervisor.view import ModelView, gauges_of, view_of
-from controller.supervisor.watching.reconcile import Reconciling
+from controller.supervisor.watching.reconcile import Reconciler
 
 
 class Supervisor:
@@ -60,17 +60,17 @@ class Supervisor:
             jitter=jitter,
         )
         self.metrics.show(self.gauges)
-        self._turns = Turns(self._life, self._clock)
-        self._slots = Table(self._lock, self._life.resting_state)
+        self._turns = LeaseQueue(self._life, self._clock)
+        self._slots = SlotTable(self._lock, self._life.resting_state)
         self._slots.replace(models.values())
-        self._idling = Idling(self._slots, self._life, backend, self._clock, self._lock)
-        self._measuring = Measuring(self._slots, self._life.admission, backend, self._lock)
-        self._reconciling = Reconciling(
+        self._idling = IdleStopper(self._slots, self._life, backend, self._clock, self._lock)
+        self._measuring = UsageMeter(self._slots, self._life.admission, backend, self._lock)
+        self._reconciling = Reconciler(
             self._slots, self._life, self._measuring, backend, self._clock, self._lock, self.metrics, jitter
         )
-        self._preloading = Preloading(self._slots, self._life, self._clock)
+        self._preloading = Preloader(self._slots, self._life, self._clock)
         self._preloading.want(self._slots.values())
-        self._changing = Changing(self._slots, self._life, self._clock, self._lock, stop_grace_s)
+        self._changing = ConfigChange(self._slots, self._life, self._clock, self._lock, stop_grace_s)
 
     def acquire(self, model_id: str, *, max_wait_s: float | None = None, token: CancelToken | None = None) -> Lease:
         """A lease on the ready model, started first where needed; blocks at most `max_wait_s` (default: the model's).

@@ -11,7 +11,7 @@ from controller.registry import ModelSpec
 from controller.supervisor.slot import Slot, State
 
 
-class Table:
+class SlotTable:
     """Whoever goes through it sees it as it was when they began: a change makes a new one. Thread-safe."""
 
     def __init__(self, lock: threading.Lock, resting_state: Callable[[str], State]) -> None:

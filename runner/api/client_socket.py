@@ -10,16 +10,16 @@ from typing import Any
 _IS_CHUNKED = {"HTTP/1.1": True, "HTTP/1.0": False}
 
 
-def wire_of(environ: dict[str, Any]) -> Wire | None:
+def writer_of(environ: dict[str, Any]) -> ClientSocketWriter | None:
     """The wire of a request; None where the server does not give its socket away, or frames bodies in another way."""
     client, is_chunked = environ.get("gunicorn.socket"), _IS_CHUNKED.get(environ.get("SERVER_PROTOCOL", ""))
     # Not a subclass, which encrypts; and without a time-out the descriptor itself would block.
     if type(client) is not socket.socket or client.gettimeout() is None or is_chunked is None:
         return None
-    return Wire(client, is_chunked=is_chunked)
+    return ClientSocketWriter(client, is_chunked=is_chunked)
 
 
-class Wire:
+class ClientSocketWriter:
     """One thread at a time. The server must not use or close the socket meanwhile."""
 
     def __init__(self, client: socket.socket, *, is_chunked: bool) -> None:

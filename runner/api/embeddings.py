@@ -19,7 +19,7 @@ from runner.api.disconnects import DisconnectWatcher
 from runner.api.errors import Broken, Refused, Unavailable
 from runner.api.generations import SPARE_PLACES, check_readiness, client_socket, json_response, no_place
 from runner.api.metrics import EmbeddingMetrics, EmbeddingOutcome
-from runner.api.work_queue import TurnQueue
+from runner.api.work_queue import WorkQueue
 from runner.engine import Embedder, PromptInvalid
 from runner.engines.job import GenerationFailed
 from runner.loading import Loader
@@ -43,7 +43,7 @@ class EmbeddingJob:
         self._outcomes: queue.SimpleQueue[list[list[float]] | GenerationFailed | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
 
-    def vectors(self, turns: TurnQueue) -> list[list[float]]:
+    def vectors(self, turns: WorkQueue) -> list[list[float]]:
         """A vector for each text, in their order; blocks. Raises GenerationFailed, or Unavailable when cancelled."""
         found: list[list[float]] = [[]] * len(self._tokens)
         for batch in self._batches:
@@ -97,7 +97,7 @@ class Embeddings:
         self._embedder = embedder
         self._model_id = settings.model_id
         self._loader = loader
-        self._turns = TurnQueue(embedder, on_failure=loader.fail_after_last_words)
+        self._turns = WorkQueue(embedder, on_failure=loader.fail_after_last_words)
         self._watcher = DisconnectWatcher()
         self.metrics = EmbeddingMetrics()
         self._places = threading.BoundedSemaphore(settings.max_concurrency + SPARE_PLACES)

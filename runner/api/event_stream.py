@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from runner.api.client_socket import Wire
+from runner.api.client_socket import ClientSocketWriter
 from runner.api.errors import Broken, RunnerError, Unavailable
 from runner.engines.job import GenerationFailed, Job, Outlet
 
@@ -103,7 +103,7 @@ class EventStream:
         request_id: str,
         on_close: Callable[[], None],
         silence_s: float,
-        wire: Wire | None = None,
+        wire: ClientSocketWriter | None = None,
     ) -> None:
         self._job = job
         self._format = wording

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from flask import Request, Response, g, request
 
-from runner.api.client_socket import wire_of
+from runner.api.client_socket import writer_of
 from runner.api.constraints import constrained
 from runner.api.disconnects import DisconnectWatcher
 from runner.api.errors import Broken, Refused, Unavailable
@@ -81,7 +81,7 @@ class Generations:
             request_id=request_id,
             on_close=close,
             silence_s=self._silence_s,
-            wire=wire_of(request.environ),
+            wire=writer_of(request.environ),
         )
         try:
             self._engine.submit(job.request, job)

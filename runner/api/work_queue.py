@@ -21,7 +21,7 @@ class Work(Protocol):
         """Called by a queue's worker with the engine that the work was made for; never raises."""
 
 
-class TurnQueue:
+class WorkQueue:
     """Runs work on as many threads as the engine has room for, in the order in which they came.
 
     `on_failure` gets the reason when the engine can serve no more, once for each job that met it.

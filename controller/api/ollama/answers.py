@@ -11,7 +11,7 @@ from typing import Any
 from controller.api.dispatch import as_json
 from controller.api.ollama.tool_calls import CallCollector, worded_calls
 from controller.api.translation.openai_events import DONE, EventReader
-from controller.api.translation.stream import translated
+from controller.api.translation.stream import translate_stream
 from controller.error_bodies import ollama_error
 from controller.errors import OrchestrarError, UpstreamInvalid
 from controller.proxy.forwarding import Answer, Pieces, Waited
@@ -44,7 +44,7 @@ class Times:
 
 
 class OllamaWording:
-    """One answer to `/api/chat` or `/api/generate`; made when the request arrives. See `relaying.Wording`."""
+    """One answer to `/api/chat` or `/api/generate`; made when the request arrives. See `dispatch.AnswerFormat`."""
 
     stream_type = "application/x-ndjson"
 
@@ -69,7 +69,7 @@ class OllamaWording:
         return self.last(whole, choice, object_in(answer, "usage"), times)
 
     def streamed(self, answer: Answer) -> Pieces:
-        return translated(answer, Lines(self, answer.waited))
+        return translate_stream(answer, Lines(self, answer.waited))
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
         return as_json(ollama_error(error, request_id))

@@ -14,7 +14,7 @@ SUCCESS = {"status": "success"}
 
 
 class StatusLines:
-    """One pull as lines of JSON. See `pulling.Wording`."""
+    """One pull as lines of JSON. See `pulls.PullFormat`."""
 
     stream_type = "application/x-ndjson"
 

@@ -13,7 +13,7 @@ from controller.api import pulls as pulling
 from controller.api import tasks
 from controller.api.bodies import read_body
 from controller.api.body import raw_body
-from controller.api.dispatch import Wording, by_name, relay
+from controller.api.dispatch import AnswerFormat, by_name, relay
 from controller.api.ollama import catalogue
 from controller.api.ollama.answers import OllamaWording
 from controller.api.ollama.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, NamedBody, PullBody
@@ -131,7 +131,7 @@ def _ask(
     path: str,
     asked: dict[str, Any],
     keep_alive_s: float | None,
-    wording: Wording,
+    wording: AnswerFormat,
     left_s: float | None,
 ) -> Response:
     streamed = bool(asked.get("stream"))
@@ -141,7 +141,7 @@ def _ask(
     )
 
 
-def _embed(body: EmbedBody, wording: Wording, nothing: dict[str, Any]) -> Response:
+def _embed(body: EmbedBody, wording: AnswerFormat, nothing: dict[str, Any]) -> Response:
     def asked(spec: ModelSpec, left_s: float | None) -> Response:
         if not body.input:
             return _load(spec, body.keep_alive, nothing, nothing, left_s)

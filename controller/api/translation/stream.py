@@ -20,7 +20,7 @@ class Translation(Protocol):
         """Told that there is no more; raises UpstreamInvalid when the answer was not whole."""
 
 
-class Translated:
+class TranslatedStream:
     """An answer's pieces in other words, each as soon as it can be worded."""
 
     def __init__(self, pieces: Pieces, translation: Translation) -> None:
@@ -54,7 +54,7 @@ class Translated:
         return worded
 
 
-class TranslatedSource(Translated):
+class TranslatedSource(TranslatedStream):
     """The same of pieces that come by themselves. See `pump.Source`."""
 
     def __init__(self, pieces: Pieces, source: Source, translation: Translation) -> None:
@@ -80,8 +80,8 @@ class TranslatedSource(Translated):
         self._source.broke(cause)
 
 
-def translated(pieces: Pieces, translation: Translation) -> Translated:
+def translate_stream(pieces: Pieces, translation: Translation) -> TranslatedStream:
     """The answer in other words, to be asked for, and where its pieces come by themselves to be waited for as well."""
     if isinstance(pieces, Source):
         return TranslatedSource(pieces, pieces, translation)
-    return Translated(pieces, translation)
+    return TranslatedStream(pieces, translation)

@@ -18,7 +18,7 @@ INFERENCE, CHAT, COMPLETIONS = "/inference", "/v1/chat/completions", "/v1/comple
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class UpstreamRequest:
     """Where a request goes, with which body, and what its answer is read through."""
 
     path: str
@@ -26,22 +26,22 @@ class Way:
     read: Callable[[Answer], Answer] = lambda answer: answer
 
 
-def way_to(
+def route_for(
     spec: ModelSpec, engine: Engine, path: str, body: bytes, *, clock: Callable[[], float] = time.monotonic
-) -> Way:
+) -> UpstreamRequest:
     """The way of a request as it came (a JSON object, checked) to the model's server.
 
     Our runner takes it as it is. Raises TaskUnsupported for what the model or its server does not do.
     """
     if engine.own:
-        return Way(path=path, body=body)
+        return UpstreamRequest(path=path, body=body)
     asked = _object(body)
     if path == INFERENCE:
         return _inference(spec, engine, asked, clock)
     _require_route(spec, engine, path)
     name = asked.get("model")
     sent = {**asked, **_defaults(spec, path, asked), "model": spec.id}
-    return Way(
+    return UpstreamRequest(
         path=path,
         body=body if sent == asked else _json(sent),
         read=lambda answer: RenamedAnswer(answer, str(name), in_stream=name != spec.id),
@@ -80,7 +80,7 @@ def _defaults(spec: ModelSpec, path: str, asked: dict[str, Any]) -> dict[str, An
     return {name: value for name, value in given.items() if asked.get(name) is None}
 
 
-def _inference(spec: ModelSpec, engine: Engine, asked: dict[str, Any], clock: Callable[[], float]) -> Way:
+def _inference(spec: ModelSpec, engine: Engine, asked: dict[str, Any], clock: Callable[[], float]) -> UpstreamRequest:
     """A body of `POST /inference` in the words of the OpenAI API.
 
     The server is always asked for a stream: that tells when the first token came, and is read in one way alone.
@@ -98,4 +98,4 @@ def _inference(spec: ModelSpec, engine: Engine, asked: dict[str, Any], clock: Ca
     stream = {"stream": True, "stream_options": {"include_usage": True}}
     body = {"model": spec.id, **text, **sampling, **_defaults(spec, path, sampling), **stream}
     begun_s = clock()
-    return Way(path=path, body=_json(body), read=lambda answer: NativeAnswer(answer, begun_s, clock))
+    return UpstreamRequest(path=path, body=_json(body), read=lambda answer: NativeAnswer(answer, begun_s, clock))

@@ -10,13 +10,13 @@ from controller.errors import ModelNotFound
 from controller.supervisor.backend import Backend
 from controller.supervisor.memory.admission import Admission
 from controller.supervisor.slot import Slot, State
-from controller.supervisor.table import Table
+from controller.supervisor.table import SlotTable
 
 
-class Measuring:
+class UsageMeter:
     """One for all models; `lock` is the supervisor's."""
 
-    def __init__(self, slots: Table, admission: Admission, backend: Backend, lock: threading.Lock) -> None:
+    def __init__(self, slots: SlotTable, admission: Admission, backend: Backend, lock: threading.Lock) -> None:
         self._slots = slots
         self._admission = admission
         self._backend = backend

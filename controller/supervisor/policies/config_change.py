@@ -13,7 +13,7 @@ from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
 from controller.supervisor.slot import Attempt, Slot, shutting_down
-from controller.supervisor.table import Table
+from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 LEAVE_S = 5.0
 
 
-class Changing:
+class ConfigChange:
     """One for all models; `lock` is the supervisor's. One change at a time, says whoever calls."""
 
-    def __init__(self, slots: Table, life: Lifecycle, clock: Clock, lock: threading.Lock, drain_s: float) -> None:
+    def __init__(self, slots: SlotTable, life: Lifecycle, clock: Clock, lock: threading.Lock, drain_s: float) -> None:
         self._slots = slots
         self._life = life
         self._clock = clock

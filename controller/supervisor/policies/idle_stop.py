@@ -10,15 +10,15 @@ from controller.supervisor.backend import Backend
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
 from controller.supervisor.slot import Slot
-from controller.supervisor.table import Table
+from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
 
 
-class Idling:
+class IdleStopper:
     """One for all models; `lock` is the supervisor's."""
 
-    def __init__(self, slots: Table, life: Lifecycle, backend: Backend, clock: Clock, lock: threading.Lock) -> None:
+    def __init__(self, slots: SlotTable, life: Lifecycle, backend: Backend, clock: Clock, lock: threading.Lock) -> None:
         self._slots = slots
         self._life = life
         self._backend = backend

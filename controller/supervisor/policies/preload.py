@@ -9,18 +9,18 @@ from controller.errors import DockerError, DockerUnavailable
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.slot import RESTING, Attempt, Slot, State
-from controller.supervisor.table import Table
+from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
 
 
-class Preloading:
+class Preloader:
     """Which models are still owed a start; each gets one try, and another only where Docker failed that one.
 
     Every method runs with the supervisor's lock held.
     """
 
-    def __init__(self, slots: Table, life: Lifecycle, clock: Clock) -> None:
+    def __init__(self, slots: SlotTable, life: Lifecycle, clock: Clock) -> None:
         self._slots = slots
         self._life = life
         self._clock = clock

@@ -12,7 +12,7 @@ GROWTH_BYTES = 16 * 1024 * 1024
 LOOKS_AT_LOG = 4
 
 
-class Signs:
+class StallTimer:
     """What a starting container has shown of itself. Times are monotonic seconds."""
 
     def __init__(

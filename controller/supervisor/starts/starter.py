@@ -12,7 +12,7 @@ from controller.supervisor.backend import Backend, PreparationProgress, Readines
 from controller.supervisor.clock import Clock
 from controller.supervisor.failures.cause import start_failure
 from controller.supervisor.slot import State
-from controller.supervisor.starts.stall_timer import Signs
+from controller.supervisor.starts.stall_timer import StallTimer
 from controller.supervisor.view import paused_by_hand
 
 POLL_S = 0.05
@@ -138,7 +138,7 @@ class Starter:
     def _wait(self, spec: ModelSpec, container: Container, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
         """Poll /health, racing the container's exit; `start_timeout` counts from the last sign of progress."""
         reporter.runs(container)
-        signs = Signs(container, self._backend.logs, spec.start_timeout_s, self._clock.monotonic())
+        signs = StallTimer(container, self._backend.logs, spec.start_timeout_s, self._clock.monotonic())
         looked_at = self._clock.monotonic()
         while True:
             if reporter.closing():
@@ -163,7 +163,7 @@ class Starter:
                 self._give_up(spec, container, signs)
             self._clock.sleep(POLL_S)
 
-    def _sample(self, container: Container, signs: Signs, reporter: Reporter, now: float) -> None:
+    def _sample(self, container: Container, signs: StallTimer, reporter: Reporter, now: float) -> None:
         signs.memory(self._backend.working_set(container.id), now)
         reporter.used(signs.peak_bytes)
 
@@ -172,7 +172,7 @@ class Starter:
             return Readiness(ready=False, refused=True)
         return self._probe(container.port, container.ready_path)
 
-    def _still_running(self, spec: ModelSpec, container: Container, signs: Signs) -> Container:
+    def _still_running(self, spec: ModelSpec, container: Container, signs: StallTimer) -> Container:
         now = self._backend.inspect(container.id)
         if now is None:
             raise StartInterrupted(f"{spec.id}: its container was removed while it started; try again")
@@ -184,7 +184,7 @@ class Starter:
             raise start_failure(spec.id, now, ending, signs.last_phase, log, signs.peak_bytes or None)
         return now
 
-    def _give_up(self, spec: ModelSpec, container: Container, signs: Signs) -> None:
+    def _give_up(self, spec: ModelSpec, container: Container, signs: StallTimer) -> None:
         log = self._backend.logs(container)
         self._backend.stop(container.id, grace_s=0)
         phase = signs.last_phase or "starting"

@@ -24,7 +24,7 @@ TURN_WITHIN_S = 30.0
 POLL_S = 0.05
 
 
-class Aftermath:
+class DeadModelCheck:
     """Makes memory follow what a dead connection told. Thread-safe; blocks on Docker."""
 
     def __init__(

@@ -26,7 +26,7 @@ _UNDER_WAY = frozenset({State.PREPARING, State.STARTING, State.DRAINING})
 _ENDS = frozenset({"die", "destroy"})
 
 
-class Follower:
+class DockerEventFollower:
     """Takes note of events and has the supervisor look at what they are about, in a thread of its own. Thread-safe.
 
     `after_gap` is called, too, whenever events may have been missed, and again a while later when it was in vain

@@ -12,22 +12,22 @@ from controller.supervisor.backend import Backend
 from controller.supervisor.clock import Clock
 from controller.supervisor.failures.cause import death_of, retry_at
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.memory.measuring import Measuring
+from controller.supervisor.memory.measuring import UsageMeter
 from controller.supervisor.metrics import Metrics
 from controller.supervisor.slot import Slot, State
-from controller.supervisor.table import Table
+from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
 
 
-class Reconciling:
+class Reconciler:
     """One for all models; `lock` is the supervisor's. What it finds changed goes through the `Lifecycle`."""
 
     def __init__(
         self,
-        slots: Table,
+        slots: SlotTable,
         life: Lifecycle,
-        measuring: Measuring,
+        measuring: UsageMeter,
         backend: Backend,
         clock: Clock,
         lock: threading.Lock,

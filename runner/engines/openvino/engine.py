@@ -21,9 +21,9 @@ from runner.engine import (
 from runner.engines.memory import anonymous_bytes, memory_limit_bytes
 from runner.engines.openvino.batch import OpenVinoBatch, last_line
 from runner.engines.openvino.fair_lock import FairLock
-from runner.engines.openvino.grammar_cache import Grammars
+from runner.engines.openvino.grammar_cache import GrammarCache
 from runner.engines.openvino.grammar_compiler import GrammarCompiler
-from runner.engines.openvino.idle_reload import REST_S, Rest
+from runner.engines.openvino.idle_reload import REST_S, IdleReloader
 from runner.engines.openvino.kv_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
 from runner.engines.openvino.precision import arithmetic
 from runner.engines.sampling_defaults import encoded_request
@@ -52,12 +52,12 @@ class OpenVinoEngine:
         self._eos: frozenset[int] = frozenset()
         self._tokenizer: Any = None
         self._pipeline: Any = None
-        self._grammars: Grammars | None = None
+        self._grammars: GrammarCache | None = None
         self._loop: StepLoop | None = None
         # Shared by who calls the engine, alone while the model is loaded anew.
         self._in_use = FairLock()
         self._broken: str | None = None
-        self._rest = Rest(
+        self._rest = IdleReloader(
             idle_s=self._idle_s, memory_bytes=anonymous_bytes, give_back=self._give_memory_back, rest_s=rest_s
         )
 
@@ -96,7 +96,7 @@ class OpenVinoEngine:
             raise EngineError(f"the model's files cannot be loaded: {last_line(error)}") from error
         self._pipeline = pipeline
         self._read_generation_config(pipeline.get_config())
-        self._grammars = Grammars(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
+        self._grammars = GrammarCache(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
         self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos), self._text_of)
         self._rest.loaded()
 

@@ -18,7 +18,7 @@ class GrammarRefused(Exception):
     """The library says that this grammar is none; its text is the library's reason."""
 
 
-class Grammars:
+class GrammarCache:
     """Thread-safe. `compile_text` makes the library know a grammar, for good.
 
     It raises GrammarRefused, which is the request's fault, and EngineError, which is not.

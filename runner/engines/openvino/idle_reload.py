@@ -14,7 +14,7 @@ REST_S = 300.0
 GROWN_BYTES = 128 * 1024 * 1024
 
 
-class Rest:
+class IdleReloader:
     """Looks at an engine, seldom, from a thread of its own; `give_back` is called there once it is time.
 
     `idle_s` tells for how long nobody has used the engine (None while somebody does), `memory_bytes` what it has.

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api.translation.openai_events import MAX_EVENT_BYTES, EventReader
-from controller.api.translation.to_openai import way_to
+from controller.api.translation.to_openai import route_for
 from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, ModelDied, TaskUnsupported, UpstreamAnswered, UpstreamError, UpstreamInvalid
 from controller.proxy.forwarding import Answer, Waited
@@ -25,7 +25,7 @@ OPENAI = Engine(routes=[CHAT, COMPLETIONS, EMBEDDINGS])
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-class Upstream:
+class RunnerResponse:
     """An answer that comes in these pieces; an exception among them breaks it."""
 
     waited = Waited(start_s=2.0, queue_s=1.0)
@@ -55,13 +55,13 @@ class Upstream:
 
 def sent(path: str, body: dict[str, Any], engine: Engine = OPENAI, **spec: Any) -> tuple[str, dict[str, Any]]:
     """Where a request goes and with which body."""
-    way = way_to(make_spec("tiny", engine="llamacpp", **spec), engine, path, json.dumps(body).encode())
+    way = route_for(make_spec("tiny", engine="llamacpp", **spec), engine, path, json.dumps(body).encode())
     return way.path, json.loads(way.body)
 
 
-def read(path: str, body: dict[str, Any], upstream: Upstream) -> Answer:
+def read(path: str, body: dict[str, Any], upstream: RunnerResponse) -> Answer:
     """The answer to a request as its client gets it."""
-    return way_to(make_spec("tiny", engine="llamacpp"), OPENAI, path, json.dumps(body).encode()).read(upstream)
+    return route_for(make_spec("tiny", engine="llamacpp"), OPENAI, path, json.dumps(body).encode()).read(upstream)
 
 
 def pieces_of(answer: Answer) -> bytes:
@@ -90,9 +90,9 @@ class TestRequests:
     def test_our_runner_gets_every_byte_as_it_came(self) -> None:
         """Nothing is read, renamed or added on the way to our runner."""
         raw = b'{"model": "small",   "messages": []}'
-        way = way_to(make_spec(generation=GenerationDefaults(seed=1)), Engine(own=True), CHAT, raw)
+        way = route_for(make_spec(generation=GenerationDefaults(seed=1)), Engine(own=True), CHAT, raw)
         assert (CHAT, raw) == (way.path, way.body)
-        upstream = Upstream()
+        upstream = RunnerResponse()
         assert upstream is way.read(upstream)
 
     def test_a_prompt_becomes_a_message(self) -> None:
@@ -134,7 +134,7 @@ class TestRequests:
     def test_what_needs_no_change_is_not_written_anew(self) -> None:
         """The very bytes of a request by the id."""
         raw = b'{"model": "tiny",   "messages": [{"role":"user","content":"\\u00e9"}]}'
-        assert raw == way_to(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw).body
+        assert raw == route_for(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw).body
 
     def test_the_models_defaults_fill_what_is_left_out(self) -> None:
         """`generation:` counts for what a request leaves out or null, on the routes that generate."""
@@ -155,13 +155,13 @@ class TestRequests:
     def test_a_number_that_cannot_be_written_again_is_a_400(self, raw: bytes) -> None:
         """What a body holds beside the fields that are checked is no fault of ours."""
         with pytest.raises(BodyInvalid):
-            way_to(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw)
+            route_for(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw)
 
 
 class TestNativeAnswers:
     def test_a_stream_is_put_into_our_words(self) -> None:
         """Text as it comes, then one event with the reason, the counts and the times."""
-        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, Upstream(WHOLE))))
+        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, RunnerResponse(WHOLE))))
         assert "a b" == "".join(event["text"] for event in texts)
         assert (True, "length") == (last["done"], last["finish_reason"])
         assert {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5} == last["usage"]
@@ -172,35 +172,35 @@ class TestNativeAnswers:
         """However the network cuts the stream, the client reads the same."""
         bounds = [0, *sorted(set(cuts)), len(WHOLE)]
         pieces = [WHOLE[a:b] for a, b in itertools.pairwise(bounds)]
-        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, Upstream(*pieces))))
+        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, RunnerResponse(*pieces))))
         assert ("a b", "length") == ("".join(event["text"] for event in texts), last["finish_reason"])
 
     def test_times_count_from_when_the_server_was_asked(self) -> None:
         """The wait for the model, 3 s here, is not the server's."""
         seconds = iter([100.0, 103.5, 105.0])
         spec, body = make_spec("tiny", engine="llamacpp"), b'{"prompt": "hi"}'
-        way = way_to(spec, OPENAI, "/inference", body, clock=lambda: next(seconds))
-        assert {"ttft_s": 0.5, "total_s": 2.0} == way.read(Upstream(WHOLE)).read_object()["timings"]
+        way = route_for(spec, OPENAI, "/inference", body, clock=lambda: next(seconds))
+        assert {"ttft_s": 0.5, "total_s": 2.0} == way.read(RunnerResponse(WHOLE)).read_object()["timings"]
 
     def test_lines_may_end_as_they_do_on_other_systems(self) -> None:
         """A carriage return before the line feed belongs to neither text nor event."""
         stream = WHOLE.replace(b"\n", b"\r\n")
-        assert "a b" == read("/inference", {"prompt": "hi"}, Upstream(stream)).read_object()["text"]
+        assert "a b" == read("/inference", {"prompt": "hi"}, RunnerResponse(stream)).read_object()["text"]
 
     def test_silence_is_passed_on(self) -> None:
         """A server's comments keep the line to the client open too."""
-        answer = read("/inference", {"prompt": "hi"}, Upstream(b": ping\n\n", WHOLE))
+        answer = read("/inference", {"prompt": "hi"}, RunnerResponse(b": ping\n\n", WHOLE))
         assert b":\n\n" == answer.read_piece()
 
     def test_a_whole_answer_is_put_together(self) -> None:
         """The same, for who wants it in one piece."""
-        answer = read("/inference", {"prompt": "hi"}, Upstream(WHOLE)).read_object()
+        answer = read("/inference", {"prompt": "hi"}, RunnerResponse(WHOLE)).read_object()
         assert ("a b", "length", 5) == (answer["text"], answer["finish_reason"], answer["usage"]["total_tokens"])
 
     def test_a_completion_is_read_as_well(self) -> None:
         """/v1/completions has its text in another place, and may not count."""
         stream = sse({"choices": [{"text": "x", "finish_reason": None}]}, {"choices": [{"finish_reason": "eos"}]})
-        answer = read("/inference", {"prompt": "hi", "raw": True}, Upstream(stream)).read_object()
+        answer = read("/inference", {"prompt": "hi", "raw": True}, RunnerResponse(stream)).read_object()
         assert ("x", "stop", None) == (answer["text"], answer["finish_reason"], answer["usage"]["total_tokens"])
 
     @pytest.mark.parametrize(
@@ -224,16 +224,18 @@ class TestNativeAnswers:
     ) -> None:
         """What came before it arrives; then the failure, to whoever reads; no stream looks whole that is not."""
         first = sse(delta("a"))
-        answer = read("/inference", {"prompt": "hi"}, Upstream(first, *broken))
+        answer = read("/inference", {"prompt": "hi"}, RunnerResponse(first, *broken))
         assert [{"text": "a"}] == events_in(answer.read_piece())
         with pytest.raises(kind, match=says):
             pieces_of(answer)
         with pytest.raises(kind, match=says):
-            read("/inference", {"prompt": "hi"}, Upstream(first, *broken)).read_object()
+            read("/inference", {"prompt": "hi"}, RunnerResponse(first, *broken)).read_object()
 
     def test_text_and_failure_in_one_piece_both_arrive(self) -> None:
         """A failure that comes together with some text does not take the text with it."""
-        answer = read("/inference", {"prompt": "hi"}, Upstream(sse(delta("a"), {"error": {"message": "no more"}})))
+        answer = read(
+            "/inference", {"prompt": "hi"}, RunnerResponse(sse(delta("a"), {"error": {"message": "no more"}}))
+        )
         assert [{"text": "a"}] == events_in(answer.read_piece())
         with pytest.raises(UpstreamAnswered, match="no more"):
             answer.read_piece()
@@ -241,13 +243,13 @@ class TestNativeAnswers:
     def test_an_answer_that_is_no_stream_is_refused(self) -> None:
         """A server that does not stream does not speak this API."""
         with pytest.raises(UpstreamInvalid, match="answered with application/json"):
-            read("/inference", {"prompt": "hi"}, Upstream(b"{}", content_type="application/json")).read_object()
+            read("/inference", {"prompt": "hi"}, RunnerResponse(b"{}", content_type="application/json")).read_object()
 
     def test_an_endless_answer_is_bounded(self) -> None:
         """Memory is, whatever the server sends."""
         piece = sse(delta("x" * (MAX_EVENT_BYTES // 2)))
         with pytest.raises(UpstreamInvalid, match="longer than"):
-            read("/inference", {"prompt": "hi"}, Upstream(*[piece] * 40)).read_object()
+            read("/inference", {"prompt": "hi"}, RunnerResponse(*[piece] * 40)).read_object()
 
     def test_odd_values_are_not_taken(self) -> None:
         """Half a surrogate pair, a list for a text, a text for a number: nothing of it breaks the answer."""
@@ -257,7 +259,7 @@ class TestNativeAnswers:
             {"choices": [None]},
         )
         stream = sse(*odd) + b'data: {"choices": [{"delta": {"content": "\\ud83d"}, "finish_reason": "stop"}]}\n\n'
-        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, Upstream(stream))))
+        *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, RunnerResponse(stream))))
         assert [{"text": "\ud83d"}] == texts
         assert last["usage"]["total_tokens"] is None
 
@@ -265,7 +267,7 @@ class TestNativeAnswers:
 class TestRenamedAnswers:
     def test_a_stream_bears_the_clients_name(self) -> None:
         """Every chunk, with comments and `[DONE]` in their places."""
-        answer = read(CHAT, {"model": "small"}, Upstream(b": ping\n\n" + WHOLE[:30], WHOLE[30:]))
+        answer = read(CHAT, {"model": "small"}, RunnerResponse(b": ping\n\n" + WHOLE[:30], WHOLE[30:]))
         stream = pieces_of(answer)
         assert stream.startswith(b":\n\n")
         *chunks, done = events_in(stream)
@@ -273,22 +275,22 @@ class TestRenamedAnswers:
 
     def test_a_stream_by_the_id_passes_unread(self) -> None:
         """Not even broken events are looked at."""
-        answer = read(CHAT, {"model": "tiny"}, Upstream(b"data: {bro", b"ken\n\n"))
+        answer = read(CHAT, {"model": "tiny"}, RunnerResponse(b"data: {bro", b"ken\n\n"))
         assert [b"data: {bro", b"ken\n\n", b""] == [answer.read_piece() for _ in range(3)]
 
     def test_a_whole_answer_bears_it_too(self) -> None:
         """Whatever the server calls its model."""
-        answer = read(CHAT, {"model": "small"}, Upstream(b'{"model": "/model/x.gguf", "choices": []}'))
+        answer = read(CHAT, {"model": "small"}, RunnerResponse(b'{"model": "/model/x.gguf", "choices": []}'))
         assert {"model": "small", "choices": []} == answer.read_object()
 
     def test_a_number_that_is_none_breaks_the_stream(self) -> None:
         """What JSON cannot say does not reach the client."""
         with pytest.raises(UpstreamInvalid):
-            read(CHAT, {"model": "small"}, Upstream(b'data: {"x": NaN}\n\n')).read_piece()
+            read(CHAT, {"model": "small"}, RunnerResponse(b'data: {"x": NaN}\n\n')).read_piece()
 
     def test_closing_closes_the_servers(self) -> None:
         """Nothing is held behind it."""
-        upstream = Upstream()
+        upstream = RunnerResponse()
         read(CHAT, {"model": "small"}, upstream).close()
         assert upstream.closed
 

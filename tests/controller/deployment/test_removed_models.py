@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controller.deployment.removed_models import Leftovers, retire_leftovers
+from controller.deployment.removed_models import RemovedModels, retire_removed_models
 from controller.docker.container import Container
 from controller.errors import DockerUnavailable
 from tests.fakes import make_container
@@ -39,7 +39,7 @@ def test_only_the_unknown_go() -> None:
         make_container("renamed", id="r"),
         make_container("removed", id="x", status="exited"),
     )
-    names = retire_leftovers(docker, lambda: {"kept"}, grace_s=7)
+    names = retire_removed_models(docker, lambda: {"kept"}, grace_s=7)
     assert sorted(names) == ["test-removed-1", "test-renamed-1"]
     assert sorted(docker.calls) == ["remove r", "remove x", "stop r 7"]
     assert docker.calls.index("stop r 7") < docker.calls.index("remove r")
@@ -49,7 +49,7 @@ def test_a_docker_that_is_away_is_asked_again() -> None:
     """What was in vain while Docker was away is done by the next call, once."""
     docker: Any = FakeDocker(make_container("gone", id="g", status="exited"))
     docker.away = True
-    leftovers = Leftovers(docker, lambda: {"kept"})
+    leftovers = RemovedModels(docker, lambda: {"kept"})
     with pytest.raises(DockerUnavailable):
         leftovers.retire()
     assert docker.calls == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from controller.docker import events
-from controller.docker.endings import MOST_CONTAINERS, Ending, Happenings
+from controller.docker.endings import MOST_CONTAINERS, ContainerEndings, Ending
 from controller.docker.events import Event, EventFeed, read_event
 from controller.settings import ROOT
 from tests.fakes import HANG_S
@@ -119,7 +119,7 @@ def test_what_is_no_event_is_none(line: str) -> None:
 
 
 class TestHappenings:
-    def note(self, happenings: Happenings, *actions: str, container_id: str = "abc") -> None:
+    def note(self, happenings: ContainerEndings, *actions: str, container_id: str = "abc") -> None:
         for action in actions:
             name, _, told = action.partition(" ")
             number = int(told) if told else None
@@ -151,13 +151,13 @@ class TestHappenings:
     def test_the_cause_of_an_end(self, actions: tuple[str, ...], ending: Ending) -> None:
         """Out of memory only with Docker's word for it, by order only when somebody gave one that ends a process, and
         of the last run alone."""
-        happenings = Happenings()
+        happenings = ContainerEndings()
         self.note(happenings, *actions)
         assert (ending, Ending()) == (happenings.ending("abc", 0), happenings.ending("other", 0))
 
     def test_old_containers_are_forgotten(self) -> None:
         """However many containers come and go, what is kept is bounded."""
-        happenings = Happenings()
+        happenings = ContainerEndings()
         self.note(happenings, "die")
         for number in range(MOST_CONTAINERS):
             self.note(happenings, "die", container_id=f"c{number}")
@@ -166,7 +166,7 @@ class TestHappenings:
 
     def test_an_end_is_awaited(self) -> None:
         """Events come a little later than what a look at Docker shows."""
-        happenings = Happenings()
+        happenings = ContainerEndings()
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(happenings.ending, "abc", HANG_S)
             self.note(happenings, "kill 9", "die")
@@ -174,7 +174,7 @@ class TestHappenings:
 
     def test_word_of_the_kernel_is_awaited(self) -> None:
         """A kill that nobody ordered may be the kernel's for want of memory, which is told a little later."""
-        happenings = Happenings()
+        happenings = ContainerEndings()
         self.note(happenings, "die 137")
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(happenings.ending, "abc", HANG_S)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from controller.docker import calls
-from controller.docker.health import EngineHealth
+from controller.docker.health import DockerHealth
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, DockerError, DockerTimeout, DockerUnavailable
 from tests.fakes import HANG_S
@@ -178,7 +178,7 @@ def test_an_answer_that_is_none_is_an_error(
 class TestEngineHealth:
     def test_an_answer_is_reported(self) -> None:
         """An engine that answers is ok, with its version."""
-        assert EngineHealth(lambda: "20.10").report() == {"ok": True, "version": "20.10", "reason": None}
+        assert DockerHealth(lambda: "20.10").report() == {"ok": True, "version": "20.10", "reason": None}
 
     def test_a_refusal_is_the_reason(self) -> None:
         """An engine that is away is reported with Docker's words."""
@@ -186,7 +186,7 @@ class TestEngineHealth:
         def away() -> str:
             raise DockerUnavailable("not there")
 
-        assert EngineHealth(away).report()["reason"] == "not there"
+        assert DockerHealth(away).report()["reason"] == "not there"
 
     def test_a_hung_engine_delays_nobody(self) -> None:
         """While Docker hangs every report is there in under 500 ms, and says since when it hangs."""
@@ -197,7 +197,7 @@ class TestEngineHealth:
             gate.wait(HANG_S)
             return "late"
 
-        health = EngineHealth(hang, monotonic=lambda: now[0])
+        health = DockerHealth(hang, monotonic=lambda: now[0])
         begun = time.monotonic()
         assert health.report()["ok"] is False
         now[0] += 10
@@ -213,7 +213,7 @@ class TestEngineHealth:
             asked.append(1)
             return "1"
 
-        health = EngineHealth(version, monotonic=lambda: 0.0)
+        health = DockerHealth(version, monotonic=lambda: 0.0)
         for _ in range(5):
             health.report()
         assert len(asked) == 1

@@ -13,8 +13,8 @@ import pytest
 from controller.api.services import Services
 from controller.app import create_app
 from controller.errors import ModelDied, Overloaded, ShutDown, Unavailable
-from controller.proxy.forwarding import KEPT_PLACES, Exchange
-from controller.proxy.runner_client import Proxy, Upstream
+from controller.proxy.forwarding import KEPT_PLACES, ModelAnswer
+from controller.proxy.runner_client import RunnerClient, RunnerResponse
 from controller.registry import Registry
 from controller.settings import Settings
 from controller.supervisor import CancelToken, Lease
@@ -22,7 +22,7 @@ from controller.supervisor.backend import Readiness
 from tests.fakes import HANG_S, FakeBackend, make_spec
 
 
-class Line(Proxy):
+class Line(RunnerClient):
     """Models that never answer: what is sent to one is there until it is broken off."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Line(Proxy):
         body: bytes,
         headers: dict[str, str],
         on_abort: Callable[[Callable[[], None]], None],
-    ) -> Upstream:
+    ) -> RunnerResponse:
         self.posted += 1
         self.posts.release()
         if self.dies:
@@ -71,8 +71,8 @@ class House:
         self.services: Services = app.extensions["orchestrar"]
         self._pool = pool
 
-    def ask(self) -> Future[Exchange]:
-        def call() -> Exchange:
+    def ask(self) -> Future[ModelAnswer]:
+        def call() -> ModelAnswer:
             return self.services.relay.open(
                 "tiny", "/inference", b"{}", request_id="r", token=CancelToken(), keep_alive_s=None
             )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from controller.errors import ModelDied, UpstreamTimeout
-from controller.proxy.in_flight import Sent
+from controller.proxy.in_flight import InFlightRequest
 
 
 def test_a_cut_fires_what_breaks_it_off() -> None:
     """The connection in use is broken off, and whoever met its end gets the reason."""
     fired: list[str] = []
-    sent = Sent("c", lambda abort: None)
+    sent = InFlightRequest("c", lambda abort: None)
     sent.on_abort(lambda: fired.append("first"))
     sent.on_abort(lambda: fired.append("second"))
     sent.raise_if_cut(ModelDied("broke"))
@@ -26,7 +26,7 @@ def test_a_cut_fires_what_breaks_it_off() -> None:
 def test_a_cut_before_the_connection_holds() -> None:
     """One that is cut before it was sent, or between two connections, is broken off as soon as it is."""
     fired: list[str] = []
-    sent = Sent("c", lambda abort: None)
+    sent = InFlightRequest("c", lambda abort: None)
     sent.cut(UpstreamTimeout("it hung"))
     sent.on_abort(lambda: fired.append("at once"))
     assert fired == ["at once"]
@@ -34,7 +34,7 @@ def test_a_cut_before_the_connection_holds() -> None:
 
 def test_the_first_reason_counts() -> None:
     """What breaks it off later does not change what its client is told."""
-    sent = Sent("c", lambda abort: None)
+    sent = InFlightRequest("c", lambda abort: None)
     sent.cut(UpstreamTimeout("first"))
     sent.cut(UpstreamTimeout("second"))
     with pytest.raises(UpstreamTimeout, match="first"):

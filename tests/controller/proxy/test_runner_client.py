@@ -14,8 +14,8 @@ import pytest
 from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
 from controller.proxy import runner_client as proxy_module
 from controller.proxy import runner_response as upstream_module
-from controller.proxy.runner_client import Proxy, Upstream
-from controller.proxy.runner_response import Room
+from controller.proxy.runner_client import RunnerClient, RunnerResponse
+from controller.proxy.runner_response import BufferBudget
 from controller.server.disconnects import ClientWatcher
 from tests.fakes import HANG_S
 
@@ -50,8 +50,8 @@ def serve() -> Iterator[Callable[..., int]]:
 
 
 @pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    made = Proxy()
+def proxy() -> Iterator[RunnerClient]:
+    made = RunnerClient()
     yield made
     made.close()
 
@@ -74,7 +74,7 @@ def answers(*parts: bytes) -> Script:
     return script
 
 
-def post(proxy: Proxy, port: int) -> Upstream:
+def post(proxy: RunnerClient, port: int) -> RunnerResponse:
     return proxy.post(port, "/inference", b"{}", {}, lambda abort: None)
 
 
@@ -82,7 +82,7 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def test_a_connection_is_kept(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_a_connection_is_kept(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """Two requests in a row use one connection."""
 
     def twice(connection: socket.socket) -> None:
@@ -97,7 +97,7 @@ def test_a_connection_is_kept(proxy: Proxy, serve: Callable[..., int]) -> None:
         upstream.close()
 
 
-def test_a_streamed_connection_is_kept(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_a_streamed_connection_is_kept(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """A chunked stream read to its end leaves the connection usable."""
 
     def stream_then_whole(connection: socket.socket) -> None:
@@ -115,7 +115,7 @@ def test_a_streamed_connection_is_kept(proxy: Proxy, serve: Callable[..., int]) 
     upstream.close()
 
 
-def test_a_kept_connection_that_was_closed_is_replaced(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_a_kept_connection_that_was_closed_is_replaced(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """A runner that closed an idle connection does not cost a request."""
     port = serve(answers(WHOLE), answers(WHOLE))
     for _ in range(2):
@@ -124,7 +124,7 @@ def test_a_kept_connection_that_was_closed_is_replaced(proxy: Proxy, serve: Call
         upstream.close()
 
 
-def test_a_kept_connection_whose_model_has_gone_is_closed(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_a_kept_connection_whose_model_has_gone_is_closed(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """It does not stay half closed until somebody asks at its port again; one whose model is there is kept."""
     may_end = threading.Event()
 
@@ -145,7 +145,7 @@ def test_a_kept_connection_whose_model_has_gone_is_closed(proxy: Proxy, serve: C
     may_end.set()
 
 
-def test_pieces_come_as_they_were_sent(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_pieces_come_as_they_were_sent(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """A chunk is readable before the next one exists."""
     got_first = threading.Event()
 
@@ -168,7 +168,7 @@ def test_pieces_come_as_they_were_sent(proxy: Proxy, serve: Callable[..., int]) 
     [CHUNKED + b"5\r\nfirst\r\n", CHUNKED + b"5\r\nfirst\r\n9\r\nhalf", WHOLE[:-1]],
     ids=["chunk", "half", "length"],
 )
-def test_a_broken_body_is_no_end(proxy: Proxy, serve: Callable[..., int], end: bytes) -> None:
+def test_a_broken_body_is_no_end(proxy: RunnerClient, serve: Callable[..., int], end: bytes) -> None:
     """A body that stops before its proper end is the model's death, never a short answer."""
     upstream = post(proxy, serve(answers(end)))
     with pytest.raises(ModelDied):
@@ -176,7 +176,7 @@ def test_a_broken_body_is_no_end(proxy: Proxy, serve: Callable[..., int], end: b
     upstream.close()
 
 
-def test_death_before_the_answer(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_death_before_the_answer(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """A connection closed, or refused, before any answer says that asking again is safe."""
     with pytest.raises(ModelDied):
         post(proxy, serve(answers()))
@@ -197,13 +197,15 @@ def test_death_before_the_answer(proxy: Proxy, serve: Callable[..., int]) -> Non
     ],
     ids=["redirect", "gzip", "many headers", "endless header", "no http"],
 )
-def test_hostile_heads(proxy: Proxy, serve: Callable[..., int], head: bytes) -> None:
+def test_hostile_heads(proxy: RunnerClient, serve: Callable[..., int], head: bytes) -> None:
     """Redirects, encodings and endless or broken heads are refused, none is followed or kept in memory."""
     with pytest.raises(UpstreamInvalid):
         post(proxy, serve(answers(head)))
 
 
-def test_a_huge_body_is_bounded(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_body_is_bounded(
+    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A whole answer beyond the bound is refused."""
     monkeypatch.setattr(upstream_module, "MAX_BODY_BYTES", 10)
     upstream = post(proxy, serve(answers(CHUNKED + b"b\r\nhello world\r\n0\r\n\r\n")))
@@ -213,12 +215,12 @@ def test_a_huge_body_is_bounded(proxy: Proxy, serve: Callable[..., int], monkeyp
 
 
 def test_large_answers_share_their_room(
-    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer beyond what each may have is refused where others take all the rest, and read where they do not; a
     small one always is."""
     monkeypatch.setattr(upstream_module, "OWN_BYTES", 10)
-    monkeypatch.setattr(upstream_module, "_room", Room(25))
+    monkeypatch.setattr(upstream_module, "_room", BufferBudget(25))
     large = CHUNKED + b"1e\r\n" + b"x" * 30 + b"\r\n0\r\n\r\n"
     with upstream_module._room.share() as grow:
         grow(11)
@@ -230,7 +232,7 @@ def test_large_answers_share_their_room(
         assert 30 == len(upstream.read_all())
 
 
-def test_silence_ends(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_ends(proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner that says nothing is given up after the read time-out."""
     monkeypatch.setattr(proxy_module, "READ_TIMEOUT_S", 0.1)
     over = threading.Event()
@@ -245,7 +247,7 @@ def test_silence_ends(proxy: Proxy, serve: Callable[..., int], monkeypatch: pyte
     over.set()
 
 
-def test_an_abort_ends_the_wait(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_an_abort_ends_the_wait(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """Breaking a request off from another thread ends the wait for its answer, and the runner sees it."""
     aborts: list[Callable[[], None]] = []
     arrived, seen_end = threading.Event(), threading.Event()
@@ -274,7 +276,7 @@ def test_an_abort_ends_the_wait(proxy: Proxy, serve: Callable[..., int]) -> None
 @pytest.mark.parametrize(
     "begun", [b"HTTP/1.1 200 OK\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n"], ids=["to the end", "chunks"]
 )
-def test_an_aborted_body_is_no_end(proxy: Proxy, serve: Callable[..., int], begun: bytes) -> None:
+def test_an_aborted_body_is_no_end(proxy: RunnerClient, serve: Callable[..., int], begun: bytes) -> None:
     """Breaking an answer off never makes a whole one of it, not even of one that ends with its connection."""
 
     def hang(connection: socket.socket) -> None:
@@ -292,7 +294,7 @@ def test_an_aborted_body_is_no_end(proxy: Proxy, serve: Callable[..., int], begu
     upstream.close()
 
 
-def test_bytes_after_an_answer_end_the_connection(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_bytes_after_an_answer_end_the_connection(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """A runner that sends more than it said is not asked over that connection again."""
     port = serve(answers(WHOLE + WHOLE), answers(WHOLE))
     for _ in range(2):
@@ -301,7 +303,7 @@ def test_bytes_after_an_answer_end_the_connection(proxy: Proxy, serve: Callable[
         upstream.close()
 
 
-def test_the_probe_reads_health(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_the_probe_reads_health(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """200 is ready with its phases, 503 is loading with its phase, no listener is `refused`."""
     body = b'{"phases": {"load_s": 1.5}}'
     ready = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -316,7 +318,7 @@ def test_the_probe_reads_health(proxy: Proxy, serve: Callable[..., int]) -> None
     assert proxy.probe(port, "/health").refused
 
 
-def test_a_late_abort_harms_nobody(proxy: Proxy, serve: Callable[..., int]) -> None:
+def test_a_late_abort_harms_nobody(proxy: RunnerClient, serve: Callable[..., int]) -> None:
     """An abort that comes after its answer was read does not touch the connection's next user."""
     aborts: list[Callable[[], None]] = []
 
@@ -393,7 +395,7 @@ class TestClientWatcher:
 
 
 def test_a_head_that_drips_is_given_up(
-    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head has its time from the first byte on, and more bytes gain none."""
     monkeypatch.setattr(proxy_module, "ANSWER_HEAD_S", 0.2)
@@ -402,14 +404,16 @@ def test_a_head_that_drips_is_given_up(
         post(proxy, port)
 
 
-def test_a_probe_ends_whatever_comes(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_ends_whatever_comes(
+    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A probe has its time as a whole; a server that drips is not ready."""
     monkeypatch.setattr(proxy_module, "PROBE_TIMEOUT_S", 0.2)
     assert not proxy.probe(serve(drips), "/health").ready
 
 
 def test_a_whole_answer_that_drips_is_given_up(
-    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole answer has its time from its head on, though there is always more of it."""
     monkeypatch.setattr(upstream_module, "WHOLE_BODY_S", 0.2)
@@ -420,7 +424,7 @@ def test_a_whole_answer_that_drips_is_given_up(
 
 @pytest.mark.parametrize("begun", [b"1;", b"3\r\nabc\r\n1;", b"3\r\nabc\r\n0\r\nX: "], ids=["first", "next", "trailer"])
 def test_a_line_between_chunks_that_drips_is_given_up(
-    proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, begun: bytes
+    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
     """A line of the framing has its time as a whole: its bytes are no sign of life, nor of an answer."""
     monkeypatch.setattr(upstream_module, "LINE_S", 0.2)
@@ -429,7 +433,9 @@ def test_a_line_between_chunks_that_drips_is_given_up(
         upstream.read_all()
 
 
-def test_framing_is_no_sign_of_life(proxy: Proxy, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_framing_is_no_sign_of_life(
+    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of the body for too long is silence, whatever comes around it."""
     monkeypatch.setattr(upstream_module, "READ_TIMEOUT_S", 0.2)
     port = serve(dripping(CHUNKED + b"1;", b"x"))

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from controller.errors import UpstreamTimeout
-from controller.proxy.stream_pump import Pump
+from controller.proxy.stream_pump import StreamPump
 from tests.fakes import HANG_S
 
 END = b"<end>"
@@ -47,7 +47,7 @@ class House:
     """A pump with streams in flight."""
 
     def __init__(self, pool: ThreadPoolExecutor, silence_s: float = 10 * HANG_S) -> None:
-        self.pump = Pump(silence_s=silence_s)
+        self.pump = StreamPump(silence_s=silence_s)
         self._pool = pool
         self._opened: list[Source | socket.socket] = []
 

@@ -11,7 +11,7 @@ from controller.server.request_gathering import (
     MAX_HEAD_BYTES,
     SILENCE_S,
     SLOWEST_BYTES_PER_S,
-    Arrival,
+    RequestGatherer,
     Stage,
     body_deadline,
 )
@@ -34,8 +34,8 @@ HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 )
 def test_it_has_arrived(request_bytes: bytes, stage: Stage) -> None:
     """A request is ready with its head and its short body, whatever pieces they come in."""
-    assert Arrival(0).add(request_bytes, 0) is stage
-    by_bytes = Arrival(0)
+    assert RequestGatherer(0).add(request_bytes, 0) is stage
+    by_bytes = RequestGatherer(0)
     found = [by_bytes.add(bytes([byte]), 0) for byte in request_bytes]
     assert stage in found
     assert found[-1] is stage
@@ -53,12 +53,12 @@ def test_it_has_arrived(request_bytes: bytes, stage: Stage) -> None:
 )
 def test_a_thread_waits_for_other_bodies(field: bytes) -> None:
     """With a body that is long, of unknown length, or not sent before it is asked for, the head is enough."""
-    assert Arrival(0).add(HEAD + field + b"\r\n\r\n", 0) is Stage.READY
+    assert RequestGatherer(0).add(HEAD + field + b"\r\n\r\n", 0) is Stage.READY
 
 
 def test_a_head_has_an_end() -> None:
     """A head without an end is given up at its bound, however it comes."""
-    arrival = Arrival(0)
+    arrival = RequestGatherer(0)
     stages = [arrival.add(b"x" * 1024, 0) for _ in range(MAX_HEAD_BYTES // 1024 + 1)]
     assert set(stages[:-1]) == {Stage.MORE}
     assert stages[-1] is Stage.TOO_LONG
@@ -66,14 +66,14 @@ def test_a_head_has_an_end() -> None:
 
 def test_dripping_gains_no_time_for_the_head() -> None:
     """The head's deadline counts from the beginning and no byte moves it."""
-    arrival = Arrival(100)
+    arrival = RequestGatherer(100)
     arrival.add(b"GET", 109)
     assert arrival.deadline == 100 + HEAD_S
 
 
 def test_a_body_has_time_for_its_size() -> None:
     """Silence ends the wait soon, dripping later, and bytes at the slowest rate that is borne never."""
-    arrival = Arrival(100)
+    arrival = RequestGatherer(100)
     arrival.add(HEAD + b"Content-Length: 50000\r\n\r\n", 108)
     assert arrival.deadline == 108 + SILENCE_S
     arrival.add(b"x", 117)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from controller.errors import DeadlineExceeded
-from controller.supervisor import Aftermath, State
+from controller.supervisor import DeadModelCheck, State
 from controller.supervisor.backend import Readiness
 from controller.supervisor.watching.dead_model import BELIEVED_AFTER_S
 from tests.controller.supervisor.house import House, lease
 
 
 @pytest.fixture
-def aftermath(house: House) -> Aftermath:
-    return Aftermath(
+def aftermath(house: House) -> DeadModelCheck:
+    return DeadModelCheck(
         house.supervisor, house.backend, lambda port, path: Readiness(ready=house.backend.ready), clock=house.clock
     )
 
 
-def test_a_docker_that_lags_behind_is_waited_for(house: House, aftermath: Aftermath) -> None:
+def test_a_docker_that_lags_behind_is_waited_for(house: House, aftermath: DeadModelCheck) -> None:
     """While Docker says "running" of a process that is gone, nobody is sent there; then the model starts anew."""
     held = lease(house)
     house.backend.ready = False
@@ -37,14 +37,14 @@ def test_a_docker_that_lags_behind_is_waited_for(house: House, aftermath: Afterm
     assert lease(house).container_id == "tiny-2"
 
 
-def test_a_model_that_answers_is_asked_again(house: House, aftermath: Aftermath) -> None:
+def test_a_model_that_answers_is_asked_again(house: House, aftermath: DeadModelCheck) -> None:
     """A connection may break though its model lives."""
     held = lease(house)
     aftermath.settle(held)
     assert house.state() is State.READY
 
 
-def test_docker_is_believed_in_the_end(house: House, aftermath: Aftermath) -> None:
+def test_docker_is_believed_in_the_end(house: House, aftermath: DeadModelCheck) -> None:
     """A container that runs and is not ready holds its requests up for a bounded time."""
     held = lease(house)
     house.backend.ready = False
@@ -55,7 +55,7 @@ def test_docker_is_believed_in_the_end(house: House, aftermath: Aftermath) -> No
 
 def test_nobody_finds_out_for_longer_than_they_wait(house: House) -> None:
     """A request that has little time left ends with it, and ends no model on so short a look."""
-    aftermath = Aftermath(
+    aftermath = DeadModelCheck(
         house.supervisor, house.backend, lambda port, path: Readiness(ready=False, broken=True), clock=house.clock
     )
     lease(house).release()
@@ -69,7 +69,7 @@ def test_nobody_finds_out_for_longer_than_they_wait(house: House) -> None:
     assert (house.state(), container.status) == (State.READY, "running")
 
 
-def test_nobody_waits_for_longer_while_another_finds_out(house: House, aftermath: Aftermath) -> None:
+def test_nobody_waits_for_longer_while_another_finds_out(house: House, aftermath: DeadModelCheck) -> None:
     """Who has no time left for that is told so at once, and nothing of Docker."""
     lease(house).release()
     held = house.supervisor.acquire("tiny", max_wait_s=0)
@@ -80,7 +80,7 @@ def test_nobody_waits_for_longer_while_another_finds_out(house: House, aftermath
 
 def test_a_server_that_listens_no_more_is_started_anew(house: House) -> None:
     """Its container runs and would for ever: it is ended, as a failure of the model, and the next request starts it."""
-    aftermath = Aftermath(
+    aftermath = DeadModelCheck(
         house.supervisor, house.backend, lambda port, path: Readiness(ready=False, broken=True), clock=house.clock
     )
     held = lease(house)
@@ -92,7 +92,7 @@ def test_a_server_that_listens_no_more_is_started_anew(house: House) -> None:
     assert lease(house).container_id == "tiny-2"
 
 
-def test_one_finds_out_for_all(house: House, aftermath: Aftermath) -> None:
+def test_one_finds_out_for_all(house: House, aftermath: DeadModelCheck) -> None:
     """Whoever comes after the verdict asks Docker nothing."""
     first, second = lease(house), lease(house)
     house.backend.end("tiny-1", exit_code=137)

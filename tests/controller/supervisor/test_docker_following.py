@@ -6,7 +6,7 @@ import pytest
 
 from controller.docker.events import Event
 from controller.errors import DockerUnavailable
-from controller.supervisor import Follower, State
+from controller.supervisor import DockerEventFollower, State
 from controller.supervisor.watching.docker_events import LOOK_AGAIN_S
 from tests.controller.supervisor.house import House, lease
 
@@ -31,11 +31,11 @@ def looks(house: House) -> list[str]:
 
 
 @pytest.fixture
-def follower(house: House) -> Follower:
-    return Follower(house.supervisor, clock=house.clock)
+def follower(house: House) -> DockerEventFollower:
+    return DockerEventFollower(house.supervisor, clock=house.clock)
 
 
-def test_a_death_is_noticed(house: House, follower: Follower, looks: list[str]) -> None:
+def test_a_death_is_noticed(house: House, follower: DockerEventFollower, looks: list[str]) -> None:
     """All events of one deed cause one look, after which the model is stopped."""
     house.backend.end("tiny-1", exit_code=137)
     for action in ("kill", "die", "stop"):
@@ -50,7 +50,7 @@ def test_a_death_is_noticed(house: House, follower: Follower, looks: list[str]) 
 @pytest.mark.parametrize(
     "told", [event("start"), event("die", "older"), event("destroy", "older"), event("kill"), event("unpause")]
 )
-def test_what_is_known_costs_nothing(follower: Follower, looks: list[str], told: Event) -> None:
+def test_what_is_known_costs_nothing(follower: DockerEventFollower, looks: list[str], told: Event) -> None:
     """Events of our own starts and of containers long gone cause no look at Docker."""
     follower.note(told)
     follower.work()
@@ -58,14 +58,14 @@ def test_what_is_known_costs_nothing(follower: Follower, looks: list[str], told:
 
 
 @pytest.mark.parametrize("told", [event("die"), event("destroy"), event("pause"), event("start", "by-hand")])
-def test_what_is_news_causes_a_look(follower: Follower, looks: list[str], told: Event) -> None:
+def test_what_is_news_causes_a_look(follower: DockerEventFollower, looks: list[str], told: Event) -> None:
     """The end or pause of what serves, and the start of another container, are looked at."""
     follower.note(told)
     follower.work()
     assert looks == ["tiny"]
 
 
-def test_a_start_by_hand_is_adopted(house: House, follower: Follower, looks: list[str]) -> None:
+def test_a_start_by_hand_is_adopted(house: House, follower: DockerEventFollower, looks: list[str]) -> None:
     """A container of a model at rest that somebody starts is adopted without a request."""
     house.supervisor.stop("tiny")
     calls = list(house.backend.calls)
@@ -76,7 +76,9 @@ def test_a_start_by_hand_is_adopted(house: House, follower: Follower, looks: lis
     assert house.backend.calls == [*calls, "up tiny"]
 
 
-def test_an_event_in_the_middle_of_a_start_is_kept(house: House, follower: Follower, looks: list[str]) -> None:
+def test_an_event_in_the_middle_of_a_start_is_kept(
+    house: House, follower: DockerEventFollower, looks: list[str]
+) -> None:
     """What cannot be judged yet is judged when the start is over."""
     house.supervisor.stop("tiny")
     looks.clear()
@@ -106,7 +108,7 @@ def test_a_gap_causes_a_look_at_all(house: House) -> None:
         told.append("back")
         return len(told) == 2
 
-    follower = Follower(house.supervisor, tell, clock=house.clock)
+    follower = DockerEventFollower(house.supervisor, tell, clock=house.clock)
     follower.note_gap()
     follower.work()
     assert house.state() is State.STOPPED
@@ -117,7 +119,7 @@ def test_a_gap_causes_a_look_at_all(house: House) -> None:
     assert told == ["back", "back"]
 
 
-def test_a_docker_that_is_away_is_no_fault(house: House, follower: Follower, looks: list[str]) -> None:
+def test_a_docker_that_is_away_is_no_fault(house: House, follower: DockerEventFollower, looks: list[str]) -> None:
     """A look that fails leaves everything as it is, for the next regular look."""
 
     def away(model_id: str) -> None:
@@ -129,7 +131,7 @@ def test_a_docker_that_is_away_is_no_fault(house: House, follower: Follower, loo
     assert house.state() is State.READY
 
 
-def test_of_an_unknown_model_nothing_is_done(follower: Follower, looks: list[str]) -> None:
+def test_of_an_unknown_model_nothing_is_done(follower: DockerEventFollower, looks: list[str]) -> None:
     """A container of a model that is not in models.yaml is nobody's here."""
     follower.note(event("die", "x", "gone"))
     follower.work()
@@ -140,7 +142,7 @@ def test_the_thread_follows_and_ends(house: House) -> None:
     """Events are worked on soon after they came, by a thread that ends at `close`."""
     lease(house).release()
     house.backend.end("tiny-1", exit_code=0)
-    follower = Follower(house.supervisor)
+    follower = DockerEventFollower(house.supervisor)
     follower.start()
     follower.note(event("die"))
     slot = house.supervisor._slots["tiny"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.errors import DockerUnavailable, StartFailed
-from controller.supervisor import Follower, Monitor, State
+from controller.supervisor import DockerEventFollower, Monitor, State
 from controller.supervisor.backend import Amount
 from tests.controller.supervisor.house import House, error_of, until
 from tests.fakes import HANG_S
@@ -115,7 +115,7 @@ class TestAfterDockerWasAway:
     def test_what_it_took_with_it_starts_again(self, house: House) -> None:
         """Its container ended with the engine; when the engine is back, even if it does not answer at first, so is the
         model. One without `preload` waits for its next request."""
-        follower = Follower(house.supervisor, clock=house.clock)
+        follower = DockerEventFollower(house.supervisor, clock=house.clock)
         look(house)
         house.settled()
         house.supervisor.acquire("other").release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.docker.container import Container
-from controller.supervisor.starts.stall_timer import GROWTH_BYTES, Signs
+from controller.supervisor.starts.stall_timer import GROWTH_BYTES, StallTimer
 from tests.fakes import make_container
 
 
@@ -27,17 +27,17 @@ def log() -> Log:
 
 
 @pytest.fixture
-def signs(log: Log) -> Signs:
+def signs(log: Log) -> StallTimer:
     """Of a start with 20 s, begun at 0."""
-    return Signs(make_container(), log, 20.0, 0.0)
+    return StallTimer(make_container(), log, 20.0, 0.0)
 
 
-def test_silence_ends_it(signs: Signs) -> None:
+def test_silence_ends_it(signs: StallTimer) -> None:
     assert not signs.are_missing(19.9)
     assert signs.are_missing(20.0)
 
 
-def test_a_new_phase_extends_it(signs: Signs) -> None:
+def test_a_new_phase_extends_it(signs: StallTimer) -> None:
     """Each change counts, the same phase again does not."""
     signs.phase("loading", 15)
     signs.phase("loading", 30)
@@ -45,7 +45,7 @@ def test_a_new_phase_extends_it(signs: Signs) -> None:
     assert signs.are_missing(35)
 
 
-def test_log_lines_extend_it(signs: Signs, log: Log) -> None:
+def test_log_lines_extend_it(signs: StallTimer, log: Log) -> None:
     """A server that tells its progress in its log alone is let go on for as long as it tells something new."""
     for now in range(5, 200, 5):
         log.lines = [f"layer {now}"]
@@ -55,14 +55,14 @@ def test_log_lines_extend_it(signs: Signs, log: Log) -> None:
     assert signs.are_missing(300)
 
 
-def test_the_log_is_looked_at_rarely(signs: Signs, log: Log) -> None:
+def test_the_log_is_looked_at_rarely(signs: StallTimer, log: Log) -> None:
     """Four times within the allowed time, since each look is a call of Docker."""
     for tenths in range(200):
         signs.log(tenths / 10)
     assert log.looks <= 4
 
 
-def test_memory_that_grows_extends_it(signs: Signs) -> None:
+def test_memory_that_grows_extends_it(signs: StallTimer) -> None:
     """Weights being read are progress; the same memory turned over is none."""
     signs.memory(GROWTH_BYTES, 10)
     signs.memory(GROWTH_BYTES + 1000, 29)

@@ -15,7 +15,7 @@ from controller.app import create_app
 from controller.deployment import compose_file
 from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
-from controller.proxy.runner_client import Proxy
+from controller.proxy.runner_client import RunnerClient
 
 __all__ = ["create_app"]
 
@@ -55,7 +55,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "created": lambda: setattr(DockerService, "up", dying(only_create)),
     "started": lambda: setattr(DockerService, "up", dying(DockerService.up)),
     "resumed": lambda: setattr(DockerService, "start", dying(DockerService.start)),
-    "ready": lambda: setattr(Proxy, "probe", dying(Proxy.probe, when=lambda found, *_: found.ready)),
+    "ready": lambda: setattr(RunnerClient, "probe", dying(RunnerClient.probe, when=lambda found, *_: found.ready)),
     "preparing": lambda: setattr(Preparation, "_wait", dying(vars(Preparation)["_wait"], before=True)),
     "stopping": lambda: setattr(DockerService, "stop", dying(DockerService.stop, before=True)),
     "stopped": lambda: setattr(DockerService, "stop", dying(DockerService.stop)),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.api.client_socket import Wire, wire_of
+from runner.api.client_socket import ClientSocketWriter, writer_of
 
 TIMEOUT_S = 20.0
 
@@ -37,16 +37,16 @@ def received(client: socket.socket) -> bytes:
 def test_what_is_sent_is_framed_as_the_server_would(pair: tuple[socket.socket, socket.socket]) -> None:
     """HTTP/1.1 in chunks, HTTP/1.0 as it is."""
     server, client = pair
-    assert Wire(server, is_chunked=True).send(b"x" * 26)
+    assert ClientSocketWriter(server, is_chunked=True).send(b"x" * 26)
     assert b"1A\r\n" + b"x" * 26 + b"\r\n" == client.recv(100)
-    assert Wire(server, is_chunked=False).send(b"data")
+    assert ClientSocketWriter(server, is_chunked=False).send(b"data")
     assert b"data" == client.recv(100)
 
 
 def test_a_full_buffer_does_not_block_and_nothing_is_lost(pair: tuple[socket.socket, socket.socket]) -> None:
     """Sending returns at once; flushing waits for the reader and sends the rest in its place."""
     server, client = pair
-    wire, whole = Wire(server, is_chunked=False), b""
+    wire, whole = ClientSocketWriter(server, is_chunked=False), b""
     while wire.send(part := b"%d," % len(whole) * 100):
         whole += part
     whole += part
@@ -64,7 +64,7 @@ def test_a_client_that_left_is_told_by_flush_alone(pair: tuple[socket.socket, so
     """The engine's thread never meets an error of a socket; the one that waits does."""
     server, client = pair
     client.close()
-    wire = Wire(server, is_chunked=True)
+    wire = ClientSocketWriter(server, is_chunked=True)
     assert not wire.send(b"x")
     with pytest.raises(BrokenPipeError):
         wire.flush()
@@ -73,7 +73,7 @@ def test_a_client_that_left_is_told_by_flush_alone(pair: tuple[socket.socket, so
 def test_a_reader_that_never_reads_is_given_up(pair: tuple[socket.socket, socket.socket]) -> None:
     """The socket's time-out bounds the wait."""
     server, _client = pair
-    wire = Wire(server, is_chunked=False)
+    wire = ClientSocketWriter(server, is_chunked=False)
     while wire.send(b"x" * 4096):
         pass
     server.settimeout(0.01)
@@ -89,7 +89,7 @@ def test_any_reader_gets_every_byte_in_order(parts: list[tuple[bytes, bool]]) ->
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         server.settimeout(TIMEOUT_S)
         client.setblocking(False)
-        wire, found, expected = Wire(server, is_chunked=True), b"", b""
+        wire, found, expected = ClientSocketWriter(server, is_chunked=True), b"", b""
         for data, is_reading in parts:
             expected += b"%X\r\n%b\r\n" % (len(data), data)
             is_sent = wire.send(data)
@@ -117,10 +117,10 @@ def environ(client: object, protocol: str = "HTTP/1.1") -> dict[str, Any]:
 def test_only_a_socket_whose_framing_is_known_is_a_wire(pair: tuple[socket.socket, socket.socket]) -> None:
     """Anything else goes the server's own way."""
     server, _client = pair
-    assert wire_of(environ(server)) is not None
-    assert wire_of(environ(server, "HTTP/1.0")) is not None
-    assert wire_of(environ(server, "HTTP/2.0")) is None
-    assert wire_of({"SERVER_PROTOCOL": "HTTP/1.1"}) is None
-    assert wire_of(environ(object())) is None
+    assert writer_of(environ(server)) is not None
+    assert writer_of(environ(server, "HTTP/1.0")) is not None
+    assert writer_of(environ(server, "HTTP/2.0")) is None
+    assert writer_of({"SERVER_PROTOCOL": "HTTP/1.1"}) is None
+    assert writer_of(environ(object())) is None
     server.settimeout(None)
-    assert wire_of(environ(server)) is None
+    assert writer_of(environ(server)) is None

@@ -15,7 +15,7 @@ import pytest
 
 from runner.api.bodies.embeddings import MAX_INPUTS
 from runner.api.embeddings import BATCH_TOKENS, EmbeddingJob, in_batches
-from runner.api.work_queue import TurnQueue, Work
+from runner.api.work_queue import Work, WorkQueue
 from tests.runner.api.test_routes import LateGate, assert_error
 from tests.runner.conftest import Served
 from tests.runner.fake_engine import CONTEXT_LENGTH, FakeEmbedder, FakeEngine
@@ -88,7 +88,7 @@ def test_batches_hold_texts_of_like_length(lengths: list[int], expected: list[li
     assert expected == list(in_batches(lengths, 10))
 
 
-class SeenQueue(TurnQueue):
+class SeenQueue(WorkQueue):
     """Tells when something was put in."""
 
     def __init__(self, engine: FakeEmbedder) -> None:

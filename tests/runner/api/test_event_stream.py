@@ -9,7 +9,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.api.client_socket import Wire
+from runner.api.client_socket import ClientSocketWriter
 from runner.api.event_stream import KEEP_ALIVE, EventStream, NativeFormat, TextEvent, sse_event
 from runner.engine import EngineError, FinishReason, Piece
 from tests.runner.engines.watched_job import WatchedJob
@@ -31,7 +31,7 @@ class Server:
         self.error: OSError | None = None
         self.stream = EventStream(
             self.job, NativeFormat(), request_id="r", on_close=self._close, silence_s=silence_s,
-            wire=Wire(self.socket, is_chunked=False),
+            wire=ClientSocketWriter(self.socket, is_chunked=False),
         )  # fmt: skip
         self.thread = threading.Thread(target=self.serve)
 

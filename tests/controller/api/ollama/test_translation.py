@@ -15,7 +15,7 @@ from controller.api.ollama.embeddings import EmbedWording
 from controller.api.ollama.progress import StatusLines
 from controller.api.ollama.requests import chat_request
 from controller.api.translation.openai_events import MAX_EVENT_BYTES
-from controller.api.translation.stream import Translated
+from controller.api.translation.stream import TranslatedStream
 from controller.errors import UpstreamAnswered, UpstreamError, UpstreamInvalid
 from controller.proxy.forwarding import Waited
 from controller.supervisor.backend import PreparationProgress
@@ -47,8 +47,8 @@ class Arrived:
 def read(*pieces: bytes, clock: FakeClock | None = None, is_chat: bool = True) -> Iterator[dict[str, Any]]:
     """The objects that a client gets, each when it is worded."""
     wording = OllamaWording("tiny", is_chat=is_chat, clock=(clock or FakeClock()).monotonic)
-    translated = Translated(Arrived(*pieces), Lines(wording, WAITED))
-    while piece := translated.read_piece():
+    stream = TranslatedStream(Arrived(*pieces), Lines(wording, WAITED))
+    while piece := stream.read_piece():
         yield from (json.loads(line) for line in piece.splitlines())
 
 
@@ -100,8 +100,8 @@ def test_times_are_told_apart() -> None:
 
     wording = OllamaWording("tiny", is_chat=False, clock=clock.monotonic)
     pieces = [event(delta(content=word)) for word in "ab"]
-    translated = Translated(Slow(*pieces, b"data: [DONE]\n\n"), Lines(wording, WAITED))
-    *_, last = [translated.read_piece() for _ in range(3)]
+    stream = TranslatedStream(Slow(*pieces, b"data: [DONE]\n\n"), Lines(wording, WAITED))
+    *_, last = [stream.read_piece() for _ in range(3)]
     found = json.loads(last)
     assert [12e9, 3e9, 1e9, 8e9] == [found[f"{name}_duration"] for name in ("total", "load", "prompt_eval", "eval")]
 

@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PromptInvalid, Sampling, Sink
 from runner.engines.job import Job
-from runner.engines.openvino.grammar_cache import BYTES_PER_COUNTED, FULL_BYTES, GrammarRefused, Grammars
+from runner.engines.openvino.grammar_cache import BYTES_PER_COUNTED, FULL_BYTES, GrammarCache, GrammarRefused
 from runner.engines.openvino.grammar_compiler import told
 
 DEADLINE_S = 20
@@ -50,7 +50,7 @@ def joined(threads: list[threading.Thread]) -> bool:
 def test_each_is_compiled_once() -> None:
     """Many requests with one grammar at once cost one compilation."""
     compiler = Compiler(threading.Semaphore(0))
-    grammars = Grammars(compiler)
+    grammars = GrammarCache(compiler)
     threads = in_threads(*[lambda: grammars.compile(Grammar("a"))] * 5)
     assert compiler.begun.acquire(timeout=DEADLINE_S)
     assert compiler.gate is not None
@@ -83,7 +83,7 @@ END: list[Callable[[Sink], None]] = [lambda sink: sink.put(PIECE), lambda sink: 
 def test_nothing_is_compiled_while_a_request_joins(first: Callable[[Sink], None]) -> None:
     """A new grammar waits until all that join have their first token, or will not have one."""
     compiler, loop = Compiler(), Loop()
-    grammars = Grammars(compiler)
+    grammars = GrammarCache(compiler)
     for _ in range(2):
         grammars.submit(request("a"), Job(request("a")), loop.submit)
     assert compiler.begun.acquire(timeout=DEADLINE_S)
@@ -98,7 +98,7 @@ def test_nothing_is_compiled_while_a_request_joins(first: Callable[[Sink], None]
 def test_nobody_joins_while_something_is_compiled() -> None:
     """A request waits for a compilation that runs, though its own grammar is known."""
     compiler, loop = Compiler(threading.Semaphore(1)), Loop()
-    grammars = Grammars(compiler)
+    grammars = GrammarCache(compiler)
     grammars.compile(Grammar("a"))
     assert compiler.begun.acquire(timeout=DEADLINE_S)
     threads = in_threads(lambda: grammars.compile(Grammar("b")))
@@ -115,7 +115,7 @@ def test_nobody_joins_while_something_is_compiled() -> None:
 def test_who_joins_is_who_was_asked_for() -> None:
     """Pieces, the end and the wish to leave pass between the request's own sink and the batch."""
     loop, job = Loop(), Job(request("a"))
-    Grammars(Compiler()).submit(request("a"), job, loop.submit)
+    GrammarCache(Compiler()).submit(request("a"), job, loop.submit)
     (sink,) = loop.sinks
     sink.begin()
     sink.put(PIECE)
@@ -123,7 +123,7 @@ def test_who_joins_is_who_was_asked_for() -> None:
     assert ("xy", "stop") == (job.whole_text(), job.finish_reason)
     assert job.queue_s is not None
     leaver = Job(request("a"))
-    Grammars(Compiler()).submit(request("a"), leaver, loop.submit)
+    GrammarCache(Compiler()).submit(request("a"), leaver, loop.submit)
     leaver.cancel()
     assert loop.sinks[1].is_cancelled()
 
@@ -134,7 +134,7 @@ def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
     def refuse(_request: EncodedRequest, _sink: Sink) -> None:
         raise EngineError("closed")
 
-    grammars = Grammars(Compiler())
+    grammars = GrammarCache(Compiler())
     with pytest.raises(EngineError, match="closed"):
         grammars.submit(request("a"), Job(request("a")), refuse)
     assert joined(in_threads(lambda: grammars.compile(Grammar("b"))))
@@ -143,7 +143,7 @@ def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
 def test_a_grammar_that_fails_is_the_clients() -> None:
     """It is refused with the library's reason; the next one is compiled."""
     compiler = Compiler()
-    grammars = Grammars(compiler)
+    grammars = GrammarCache(compiler)
     for _ in range(2):
         with pytest.raises(PromptInvalid, match="compiled: no such rule") as caught:
             grammars.compile(Grammar("broken"))
@@ -155,7 +155,7 @@ def test_a_grammar_that_fails_is_the_clients() -> None:
 def test_a_compiler_that_fails_is_not_the_clients_fault() -> None:
     """A failure of our own is no refusal of the request, and the next try is one."""
     compiler = Compiler()
-    grammars = Grammars(compiler)
+    grammars = GrammarCache(compiler)
     for tries in (1, 2):
         with pytest.raises(EngineError, match="no memory") as caught:
             grammars.compile(Grammar("unlucky"))
@@ -187,7 +187,7 @@ def test_only_what_reads_grammars_refuses_them(error: Exception, kind: type[Exce
 
 def test_they_fill_a_bounded_memory() -> None:
     """What is known, and what failed, counts until there is no more room."""
-    grammars = Grammars(Compiler())
+    grammars = GrammarCache(Compiler())
     assert not grammars.is_full()
     for number in range(FULL_BYTES // (100 * BYTES_PER_COUNTED)):
         grammars.compile(Grammar(f"{number}", counted=100))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from runner.engines.openvino.idle_reload import GROWN_BYTES, REST_S, Rest
+from runner.engines.openvino.idle_reload import GROWN_BYTES, REST_S, IdleReloader
 
 
 class Engine:
@@ -19,8 +19,8 @@ class Engine:
         self.given_back = threading.Event()
         self.rest = self.made()
 
-    def made(self, rest_s: float = REST_S) -> Rest:
-        return Rest(
+    def made(self, rest_s: float = REST_S) -> IdleReloader:
+        return IdleReloader(
             idle_s=lambda: self.idle_s,
             memory_bytes=lambda: self.memory_bytes,
             give_back=self.give_back,
