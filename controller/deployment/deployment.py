@@ -22,6 +22,7 @@ from controller.docker.service import DockerService
 from controller.errors import DockerError, DockerTimeout, ModelBusy, PortTaken, StartFailed
 from controller.registry import LiveRegistry, ModelSpec, Registry
 from controller.supervisor.backend import Amount, ModelFacts, OnProgress
+from controller.supervisor.failures.card import failure_card
 from controller.system.files import writing_to
 
 log = logging.getLogger(__name__)
@@ -154,8 +155,8 @@ class Deployment:
                 if isinstance(failure, DockerTimeout):
                     raise failure  # Docker's slowness is no failure of the model
                 self._images.require(spec)
-                card = container.card("compose up", []) if container else {"phase": "compose up", "log": []}
-                raise StartFailed(failure.message, details=card) from failure
+                card = failure_card("compose up", container)
+                raise StartFailed(failure.message, details=card.as_details()) from failure
             if container is None:
                 raise StartFailed(f"{model_id}: its container was removed while it started; try again")
             self._resumption.remember(container, described if failure is None else None)
@@ -228,7 +229,7 @@ class Deployment:
             raise StartFailed(
                 f"{spec.id}: the {spec.engine} engine loads one {engine.loads} file, or the parts of one; its source "
                 f"holds {', '.join(stored.files[:5])}; name the file in `source:`, or choose another engine",
-                details={"phase": "preparing", "log": []},
+                details=failure_card("preparing").as_details(),
             )
 
     def _yield_taken_port(self, spec: ModelSpec) -> None:

@@ -21,6 +21,7 @@ from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceErr
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
 from controller.supervisor.backend import ModelFacts, OnProgress, PreparationProgress
+from controller.supervisor.failures.card import failure_card
 from controller.system.files import write_atomic, writing_to
 
 log = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ class Preparation:
             if silent_s >= SILENT_AT_MOST_S:
                 raise PreparationFailed(
                     f"preparing {container.model_id} wrote nothing for {silent_s:.0f} s and was ended; try again",
-                    details=now.card("preparing", lines),
+                    details=failure_card("preparing", now, log=lines).as_details(),
                 )
             on_progress(_converting(lines))
             self._clock.sleep(POLL_S)
@@ -274,5 +275,5 @@ def _failure(container: Container, lines: list[str]) -> PreparationFailed:
     hint = "; raise resources.memory" if container.oom_killed else ""
     return PreparationFailed(
         f"preparing {container.model_id} failed (exit code {container.exit_code}): {said}{hint}",
-        details=container.card("preparing", lines),
+        details=failure_card("preparing", container, log=lines).as_details(),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from python_on_whales import Container as WhalesContainer
 
@@ -46,22 +45,6 @@ class Container:
     image_id: str
     memory_limit_bytes: int
     ready_path: str = RUNNER_READY
-
-    def card(self, phase: str, log: list[str], fix: str = "", peak_bytes: int | None = None) -> dict[str, Any]:
-        """The failure card of what ended here: Docker's own evidence, and the fix where it is known.
-
-        `peak_bytes` is the largest sample of its working set; None where none was taken.
-        """
-        return {
-            "phase": phase,
-            "exit_code": self.exit_code,
-            "oom_killed": self.oom_killed,
-            "health": self.health,
-            "memory_limit_bytes": self.memory_limit_bytes,
-            "memory_peak_bytes": peak_bytes,
-            "log": log,
-            "fix": fix,
-        }
 
     def is_same_run(self, other: Container) -> bool:
         """Whether both are one container that was not started anew in between; `started_at` None stands for any."""

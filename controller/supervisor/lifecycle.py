@@ -21,7 +21,7 @@ from controller.errors import (
 )
 from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock
-from controller.supervisor.failures.cause import retry_at
+from controller.supervisor.failures.card import with_retry_at
 from controller.supervisor.memory.admission import Admission
 from controller.supervisor.metrics import Metrics
 from controller.supervisor.slot import Attempt, Slot, State, shutting_down
@@ -288,7 +288,7 @@ class Lifecycle:
             if error.backs_off:
                 slot.failures.start_failed(now, self._jitter)
                 error.retry_after_s = slot.failures.retry_in_s(now)
-                error.details["retry_at"] = retry_at(error.retry_after_s)
+                error.details = with_retry_at(error.details, error.retry_after_s)
             attempt.error, attempt.done, slot.attempt = copy.copy(error), True, None
             slot.peak_bytes = max(slot.peak_bytes, attempt.peak_bytes)
             slot.progress, slot.container = None, None

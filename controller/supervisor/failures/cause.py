@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 
 from controller.docker.container import Container
 from controller.docker.endings import Ending
 from controller.errors import ModelDied, StartFailed, StartInterrupted
+from controller.supervisor.failures.card import failure_card
 
 MIB = 1024 * 1024
 # 0, 128 + SIGKILL and 128 + SIGTERM: what a stop leaves, and the end of the engine itself.
@@ -26,12 +26,11 @@ def start_failure(
     if ending.ordered:
         return StartInterrupted(
             f"{model_id} was stopped from outside while it started (`docker stop`, `kill` or the like); try again",
-            details=container.card(phase or "starting", log),
+            details=failure_card(phase or "starting", container, log=log).as_details(),
         )
     what, fix = _told(model_id, "starting", container, log, peak_bytes)
-    return StartFailed(
-        f"{what}; {fix}" if fix else what, details=container.card(phase or "starting", log, fix, peak_bytes)
-    )
+    card = failure_card(phase or "starting", container, log=log, fix=fix, peak_bytes=peak_bytes)
+    return StartFailed(f"{what}; {fix}" if fix else what, details=card.as_details())
 
 
 def death_of(
@@ -51,12 +50,8 @@ def death_of(
         return None
     log = logs(container)
     what, fix = _told(model_id, "serving", container, log, peak_bytes)
-    return ModelDied(f"{what}; {fix}" if fix else what, details=container.card("serving", log, fix, peak_bytes))
-
-
-def retry_at(after_s: float) -> str:
-    """When that is, in UTC and whole seconds, for people; nothing is decided by it."""
-    return (datetime.now(timezone.utc) + timedelta(seconds=after_s)).isoformat(timespec="seconds")
+    card = failure_card("serving", container, log=log, fix=fix, peak_bytes=peak_bytes)
+    return ModelDied(f"{what}; {fix}" if fix else what, details=card.as_details())
 
 
 def _told(model_id: str, doing: str, container: Container, log: list[str], peak_bytes: int | None) -> tuple[str, str]:

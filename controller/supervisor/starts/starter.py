@@ -10,6 +10,7 @@ from controller.errors import Cancelled, StartFailed, StartInterrupted
 from controller.registry import ModelSpec
 from controller.supervisor.backend import Backend, PreparationProgress, Readiness
 from controller.supervisor.clock import Clock
+from controller.supervisor.failures.card import failure_card
 from controller.supervisor.failures.cause import start_failure
 from controller.supervisor.slot import State
 from controller.supervisor.starts.stall_timer import StallTimer
@@ -192,7 +193,8 @@ class Starter:
             "see in its last log lines (details.log) what it was about; where it is only slow, raise its start_timeout "
             f"above {spec.start_timeout_s:g}s in models.yaml"
         )
+        card = failure_card(phase, container, log=log, fix=fix, peak_bytes=signs.peak_bytes)
         raise StartFailed(
             f"{spec.id} made no progress for {spec.start_timeout_s:g} s while {phase} and was stopped; {fix}",
-            details=container.card(phase, log, fix, signs.peak_bytes or None),
+            details=card.as_details(),
         )

@@ -10,7 +10,8 @@ from controller.docker.container import Container
 from controller.errors import ModelDied
 from controller.supervisor.backend import Backend
 from controller.supervisor.clock import Clock
-from controller.supervisor.failures.cause import death_of, retry_at
+from controller.supervisor.failures.card import failure_card, with_retry_at
+from controller.supervisor.failures.cause import death_of
 from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.memory.measuring import UsageMeter
 from controller.supervisor.metrics import Metrics
@@ -106,7 +107,7 @@ class Reconciler:
         if death is not None:
             self._metrics.died(slot.spec.id)
             slot.failures.died(now, served_s=served_s, jitter=self._jitter)
-            death.details["retry_at"] = retry_at(slot.failures.retry_in_s(now))
+            death.details = with_retry_at(death.details, slot.failures.retry_in_s(now))
         self._life.admission.nudge()
         slot.enter(State.FAILED if slot.failures.retry_in_s(now) else State.STOPPED)
 
@@ -119,6 +120,6 @@ class Reconciler:
             return None
         peak_bytes, blame = slot.peak_bytes or None, slot.blame
         if blame is not None and blame[0] == found.id:
-            card = found.card("serving", self._backend.logs(found), peak_bytes=peak_bytes)
-            return ModelDied(f"{slot.spec.id} {blame[1]}", details=card)
+            card = failure_card("serving", found, log=self._backend.logs(found), peak_bytes=peak_bytes)
+            return ModelDied(f"{slot.spec.id} {blame[1]}", details=card.as_details())
         return death_of(slot.spec.id, found, self._backend.ending(found.id), self._backend.logs, peak_bytes)
