@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
-
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
 from controller.supervisor.backend import ModelFacts, OnProgress, PreparationProgress
+from controller.system import file_lock
 from controller.system.files import write_atomic, writing_to
 
 log = logging.getLogger(__name__)
@@ -175,21 +174,24 @@ class Preparation:
     @contextmanager
     def _turn(self, model_id: str, cancelled: Callable[[], bool], within_s: float = math.inf) -> Iterator[None]:
         """One at a time for each model, also across processes: the controller and `provision` share the folder."""
-        self._facts_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._facts_dir / f"{model_id}.lock")
         waited_s = 0.0
-        while not lock.is_locked:
+
+        def stop_if_cancelled() -> None:
             if cancelled():
                 raise Cancelled(f"preparing {model_id} was cancelled")
-            with suppress(Timeout):
-                lock.acquire(timeout=POLL_S)
-            waited_s += POLL_S
-            if not lock.is_locked and waited_s >= within_s:
+
+        def wait(seconds: float) -> None:
+            nonlocal waited_s
+            if waited_s >= within_s:
                 raise ModelBusy(f"{model_id} is being prepared by another process; try again when that is over")
-        try:
+            self._clock.sleep(seconds)
+            waited_s += seconds
+            stop_if_cancelled()
+
+        self._facts_dir.mkdir(parents=True, exist_ok=True)
+        stop_if_cancelled()
+        with file_lock.hold(self._facts_dir / f"{model_id}.lock", wait):
             yield
-        finally:
-            lock.release()
 
     def _is_current(self, spec: ModelSpec, stored: StoredSource, volume: str) -> bool:
         """Whether it is the very volume that was filled: `down --volumes` and a new `up` leave an empty namesake."""

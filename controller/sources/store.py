@@ -17,7 +17,7 @@ from controller.sources.hub.client import Hub
 from controller.sources.manifest import Manifest
 from controller.sources.pypi import wheel as pypi
 from controller.sources.values import Fetched, Job, Progress, StoredSource
-from controller.system import file_lock as lock
+from controller.system import file_lock
 from controller.system.files import fsync_folder
 
 
@@ -73,7 +73,7 @@ class SourceStore:
             if isinstance(ref, FileSource):
                 return self._fetch_local(ref, sha256, job)
             self._root.mkdir(parents=True, exist_ok=True)
-            with lock.hold(self._lock(ref), job.wait):
+            with file_lock.hold(self._lock(ref), job.wait):
                 return self.lookup(ref, sha256) or self._download(ref, sha256, job)
         except OSError as error:
             raise explain_os_error(error, self._root, job.needed_bytes) from error
@@ -86,7 +86,7 @@ class SourceStore:
         if not self._root.is_dir():
             return 0
         try:
-            with lock.hold_at_once(self._lock(ref), f"{_shown(ref)} is being downloaded; cancel that first."):
+            with file_lock.hold_at_once(self._lock(ref), f"{_shown(ref)} is being downloaded; cancel that first."):
                 # Without its manifest it is no longer whole, wherever the rest of the removal is interrupted.
                 (self._folder(ref) / manifest.NAME).unlink(missing_ok=True)
                 freed_bytes = remove_tree(self._folder(ref)) + remove_tree(self._partial(ref))

@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from controller.errors import ModelBusy
 
-_POLL_S = 0.1
+POLL_S = 0.1
 
 
 @contextmanager
 def hold(path: Path, wait: Callable[[float], object]) -> Iterator[None]:
     """Hold the lock file, calling `wait(seconds)` between tries; raises what that raises."""
-    with _opened(path) as descriptor:
-        while not _take(descriptor):
-            wait(_POLL_S)
+    lock = _lock(path)
+    while not _try(lock):
+        wait(POLL_S)
+    with _released(lock):
         yield
 
 
 @contextmanager
 def hold_at_once(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file, or raise ModelBusy with the sentence `busy` when somebody else does."""
-    with _opened(path) as descriptor:
-        if not _take(descriptor):
-            raise ModelBusy(busy)
+    """Hold the lock file, or raise ModelBusy with the sentence `busy` if another thread or process holds it."""
+    lock = _lock(path)
+    if not _try(lock):
+        raise ModelBusy(busy)
+    with _released(lock):
         yield
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    # The file stays: removing a lock file lets two holders lock two different files of one name.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _lock(path: Path) -> FileLock:
+    """Return a lock of its own for each call, so that two threads exclude each other and no hold is reentrant.
+
+    On Linux the file stays after the release: its removal would let two holders lock two files of one name. A file
+    system without `flock` raises OSError: filelock's substitute, a file that is simply there, outlives a killed holder.
+    """
+    return FileLock(path, mode=0o644, fallback_to_soft=False)
 
 
-def _take(descriptor: int) -> bool:
+def _try(lock: FileLock) -> bool:
+    """Return whether the lock could be taken now."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
     return True
+
+
+@contextmanager
+def _released(lock: FileLock) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        lock.release()

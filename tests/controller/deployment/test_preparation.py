@@ -170,12 +170,8 @@ def test_two_at_once_take_turns(preparation: Preparation, docker: FakeDocker, sp
     assert docker.calls.count("up tiny..prepare") == 1
 
 
-def test_a_deletion_waits_for_a_bounded_time(
-    preparation: Preparation, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deletion_waits_for_a_bounded_time(preparation: Preparation, spec: ModelSpec) -> None:
     """While another process prepares the model its files cannot be deleted, and nobody waits for that for ever."""
-    monkeypatch.setattr("controller.deployment.preparation.TURN_WITHIN_S", 0.2)
-    monkeypatch.setattr("controller.deployment.preparation.POLL_S", 0.1)
     folder = preparation._facts_dir
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{spec.id}.lock"), pytest.raises(ModelBusy, match="another process"):
