@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from controller.docker.container import MODEL_LABEL, PROJECT_LABEL
+from controller.system.background import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,13 @@ class EventFeed:
         self._on_gap = on_gap
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._pause_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._loop, name="docker events", daemon=True)
+        self._loop = BackgroundLoop("docker events", self._work, lambda: not self._closed.wait(self._pause_s))
 
     def start(self) -> None:
         """Begin to follow."""
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """End the command and the thread. Idempotent."""
@@ -70,22 +72,18 @@ class EventFeed:
             self._closed.set()
             if self._process is not None and self._process.stdin is not None:
                 self._process.stdin.close()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(CLOSE_WAIT_S)
+        self._loop.join(CLOSE_WAIT_S)
 
-    def _loop(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while not self._closed.is_set():
-            begun = time.monotonic()
-            try:
-                self._follow()
-            except OSError as exc:
-                log.warning("docker events could not be followed: %s", exc)
-            except Exception:  # the thread's outermost loop: it must outlive any fault
-                log.exception("following docker events met a fault of the controller")
-            lived_s = time.monotonic() - begun
-            pause_s = FIRST_PAUSE_S if lived_s > LONGEST_PAUSE_S else min(2 * pause_s, LONGEST_PAUSE_S)
-            self._closed.wait(pause_s)
+    def _work(self) -> None:
+        started_at = time.monotonic()
+        try:
+            self._follow()
+        except OSError as exc:
+            log.warning("docker events could not be followed: %s", exc)
+        finally:
+            was_long = time.monotonic() - started_at > LONGEST_PAUSE_S
+            grown_s = min(2 * max(self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+            self._pause_s = FIRST_PAUSE_S if was_long else grown_s
 
     def _follow(self) -> None:
         """Run the command to its end, or ours."""

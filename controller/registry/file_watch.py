@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-log = logging.getLogger(__name__)
+from controller.system.background import BackgroundLoop
 
 # Editors replace a file in one go, scripts write it piece by piece: two looks that see the same mean that it is whole.
 LOOK_EVERY_S = 1.0
@@ -39,17 +38,18 @@ class FileWatch:
         self._path = path
         self._on_change = on_change
         self._is_pending = is_pending
-        self._over = threading.Event()
+        self._closed = threading.Event()
+        self._loop = BackgroundLoop(f"watch {path.name}", self.look, lambda: not self._closed.wait(LOOK_EVERY_S))
         self._known = self._seen = known
         self._looks_pending = 0
 
     def start(self) -> None:
         """Begin to look."""
-        threading.Thread(target=self._loop, name=f"watch {self._path.name}", daemon=True).start()
+        self._loop.start()
 
     def close(self) -> None:
         """Stop looking."""
-        self._over.set()
+        self._closed.set()
 
     def look(self) -> None:
         """One look; `on_change` when the last two saw the same new file."""
@@ -60,10 +60,3 @@ class FileWatch:
         if self._seen != self._known or self._looks_pending >= LOOKS_UNTIL_AGAIN:
             self._known, self._looks_pending = self._seen, 0
             self._on_change()
-
-    def _loop(self) -> None:
-        while not self._over.wait(LOOK_EVERY_S):
-            try:
-                self.look()
-            except Exception:  # the thread's outermost loop: it must outlive any fault
-                log.exception("%s could not be read anew", self._path)

@@ -13,6 +13,7 @@ from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.slot import State
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
+from controller.system.background import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,11 @@ class DockerEventFollower:
         self._due_at: float | None = None
         self._had_gap = self._is_untidy = False
         self._closed = False
+        self._loop = BackgroundLoop("follower", self.work, self._rest)
 
     def start(self) -> None:
         """Follow until `close`."""
-        threading.Thread(target=self._loop, name="follower", daemon=True).start()
+        self._loop.start()
 
     def close(self) -> None:
         """Let the thread go."""
@@ -116,13 +118,6 @@ class DockerEventFollower:
         if self._due_at is None or due_at < self._due_at:
             self._due_at = due_at
             self._changed.notify_all()
-
-    def _loop(self) -> None:
-        while self._rest():
-            try:
-                self.work()
-            except Exception:  # the thread's outermost loop: it must outlive any fault
-                log.exception("the follower met a fault of the controller")
 
     def _rest(self) -> bool:
         """Wait until something is due; False when closed."""

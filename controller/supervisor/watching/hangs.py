@@ -14,6 +14,7 @@ from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.slot import State
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
+from controller.system.background import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,13 @@ class HangWatch:
         self._cut = cut
         self._clock = clock or SystemClock()
         self._closed = threading.Event()
+        self._loop = BackgroundLoop("hang watch", self.look, lambda: not self._closed.wait(LOOK_EVERY_S))
         self._suspects: set[str] = set()
         self._paused_since: dict[str, float] = {}
 
     def start(self) -> None:
         """Watch until `close`."""
-        threading.Thread(target=self._loop, name="hang watch", daemon=True).start()
+        self._loop.start()
 
     def close(self) -> None:
         """Let the thread go."""
@@ -82,13 +84,6 @@ class HangWatch:
             self._suspects.add(container.id)
             name = f"examine {model_id}"
             threading.Thread(target=self._examine, args=(model_id, container), name=name, daemon=True).start()
-
-    def _loop(self) -> None:
-        while not self._closed.wait(LOOK_EVERY_S):
-            try:
-                self.look()
-            except Exception:  # the thread's outermost loop: it must outlive any fault
-                log.exception("the hang watch met a fault of the controller")
 
     def _answer(self, container: Container) -> Readiness:
         if container.port is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from controller.errors import OrchestrarError
 from controller.supervisor.clock import Clock, SystemClock
 from controller.supervisor.supervisor import Supervisor
+from controller.system.background import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +27,11 @@ class Monitor:
         self._clock = clock or SystemClock()
         self._look_at = self._clock.monotonic()
         self._reachable = True
+        self._loop = BackgroundLoop("monitor", self.work, lambda: supervisor.rest_until_due(self._look_at))
 
     def start(self) -> None:
         """Run until the supervisor closes."""
-        threading.Thread(target=self._loop, name="monitor", daemon=True).start()
-
-    def _loop(self) -> None:
-        while self._supervisor.rest_until_due(self._look_at):
-            try:
-                self.work()
-            except Exception:  # the thread's outermost loop: it must outlive any fault
-                log.exception("the monitor met a fault of the controller")
+        self._loop.start()
 
     def work(self) -> None:
         """One round: reap what is due, and look at Docker when that is due. Says once that Docker is away."""

@@ -6,6 +6,7 @@ import os
 import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,7 @@ def test_closing_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     feed.close()
     until(lambda: all(is_over(int(pid)) for pid in pids.read_text().split()))
-    assert not feed._thread.is_alive()
+    assert "docker events" not in {thread.name for thread in threading.enumerate()}
     assert feed._process is None
 
 
