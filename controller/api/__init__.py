@@ -1,1 +1,1 @@
-"""The HTTP API: thin views over the supervisor and the relay."""
+"""The HTTP API: thin views over the supervisor and the proxy."""

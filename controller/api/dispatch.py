@@ -98,7 +98,7 @@ def relay(
     token = CancelToken()
     unwatch = services.watch(request.environ, token)
     try:
-        exchange = services.relay.open(
+        exchange = services.proxy.open(
             spec.id,
             way.path,
             way.body,

@@ -37,7 +37,7 @@ def index() -> Response:
 @blueprint.get("/health")
 def health() -> Response:
     """Liveness of the controller, and whether Docker answers; never waits for Docker."""
-    docker = services().engine.report()
+    docker = services().docker_health.report()
     config = _config()
     status = "ok" if docker["ok"] and config["ok"] else "degraded"
     return jsonify({"status": status, "docker": docker, "config": config, "version": __version__})
@@ -60,7 +60,7 @@ def models() -> Response:
 def reload() -> Response:
     """Work by models.yaml as it is now, or, with `dry_run=1`, tell what that would change."""
     dry_run = request.args.get("dry_run", "").lower() in ("1", "true", "yes")
-    with services().relay.kept_place():
+    with services().proxy.kept_place():
         changes = services().reloader.reload(dry_run=dry_run)
     return jsonify({"dry_run": dry_run, **asdict(changes)})
 
@@ -87,7 +87,7 @@ def plan() -> Response:
     if not name:
         raise BodyInvalid("say which model: GET /plan?model_id=…", param="model_id")
     spec = services().registry.resolve(name)
-    with services().relay.kept_place():
+    with services().proxy.kept_place():
         return jsonify(plan_body(services().supervisor.plan(spec.id)))
 
 
@@ -95,7 +95,7 @@ def plan() -> Response:
 def run() -> tuple[Response, int]:
     """Start a model; waits until it is ready unless told not to."""
     body = read_body(RunBody, raw_body())
-    with services().relay.place(), services().leaving_client(request.environ) as token:
+    with services().proxy.place(), services().leaving_client(request.environ) as token:
 
         def started(spec: ModelSpec, left_s: float | None) -> ModelView:
             return services().supervisor.run(spec.id, wait=body.wait, max_wait_s=left_s, token=token)
@@ -115,7 +115,7 @@ def stop() -> Response:
     """Drain and stop a model; it starts again with the next request."""
     body = read_body(ModelBody, raw_body())
     spec = services().registry.resolve(body.model_id)
-    with services().relay.kept_place():
+    with services().proxy.kept_place():
         services().supervisor.stop(spec.id)
     return jsonify({"model_id": spec.id, "state": State.STOPPED.value})
 
@@ -135,7 +135,7 @@ def pull() -> Response | tuple[Response, int]:
 def delete_files(name: str) -> Response:
     """Remove a stopped model's downloads and prepared volumes; the next request makes them anew."""
     spec = services().registry.resolve(name)
-    with services().relay.kept_place():
+    with services().proxy.kept_place():
         return jsonify({"model_id": spec.id, "freed_bytes": services().supervisor.delete_files(spec.id)})
 
 

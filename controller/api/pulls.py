@@ -67,7 +67,7 @@ def resolve_for_pull(resolve: Callable[[str], ModelSpec], name: str) -> ModelSpe
 
 def pull(services: Services, model_id: str, *, wait: bool) -> tuple[ModelView, bool]:
     """The model as it is then, and whether all is here; with `wait` it is, or what kept it from that is raised."""
-    with services.relay.place(), services.leaving_client(request.environ) as token:
+    with services.proxy.place(), services.leaving_client(request.environ) as token:
         under_way = services.supervisor.pull(model_id, token=token)
         if wait:
             for _ in under_way:
@@ -91,7 +91,7 @@ class _Progress(Iterator[bytes]):
         self._ended = False
         self._held = ExitStack()
         try:
-            self._held.enter_context(services.relay.place())
+            self._held.enter_context(services.proxy.place())
             token = self._held.enter_context(services.leaving_client(request.environ))
             self._pull = services.supervisor.pull(model_id, token=token)
             self._first: bytes | None = self._next()

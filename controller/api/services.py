@@ -38,10 +38,10 @@ class Services:
     engines: Mapping[str, Engine]
     supervisor: Supervisor
     reloader: Reloader
-    relay: ModelProxy
-    proxy: RunnerClient
+    proxy: ModelProxy
+    runner_client: RunnerClient
     facts: Callable[[str], ModelFacts | None]
-    engine: DockerHealth
+    docker_health: DockerHealth
     clients: ClientWatcher
     pump: StreamPump
     watches: tuple[Watch, ...] = ()
@@ -50,14 +50,14 @@ class Services:
         """End whatever is under way, each with an error that says why: the grace of a shutdown is over."""
         # Every answer that is cut frees a place at its model, which nobody may take any more.
         self.supervisor.close()
-        self.relay.cut_all()
+        self.proxy.cut_all()
 
     def close(self) -> None:
         """Let threads and kept connections go; running models stay up."""
         for watch in self.watches:
             watch.close()
         self.supervisor.close()
-        self.proxy.close()
+        self.runner_client.close()
 
     def watch(self, environ: Mapping[str, Any], token: CancelToken) -> Callable[[], None]:
         """Cancel the token when the client of this request leaves; returns what ends the watch.

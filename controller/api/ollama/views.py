@@ -160,7 +160,7 @@ def _load(
 ) -> Response:
     """A request without input starts the model, or with a `keep_alive` of 0 stops it when nobody uses it."""
     supervisor = services().supervisor
-    with services().relay.place(), services().leaving_client(request.environ) as token:
+    with services().proxy.place(), services().leaving_client(request.environ) as token:
         if keep_alive_s == 0:
             supervisor.expire(spec.id)
             return jsonify(unloaded)

@@ -73,7 +73,7 @@ class House:
 
     def ask(self) -> Future[ModelAnswer]:
         def call() -> ModelAnswer:
-            return self.services.relay.open(
+            return self.services.proxy.open(
                 "tiny", "/inference", b"{}", request_id="r", token=CancelToken(), keep_alive_s=None
             )
 
@@ -117,7 +117,7 @@ def test_the_turn_of_what_was_cut_is_nobodys(house: House) -> None:
 
 def test_nothing_is_sent_after_the_cut(house: House) -> None:
     """Whoever had the turn already, and would have been sent a moment later, is cut as well and gives it back."""
-    house.services.relay.cut_all()
+    house.services.proxy.cut_all()
     assert isinstance(house.ask().exception(HANG_S), ShutDown)
     assert 0 == house.line.posted
     assert 0 == house.services.supervisor.view("tiny").in_flight
@@ -145,16 +145,16 @@ def test_a_second_try_has_what_is_left(house: House, monkeypatch: pytest.MonkeyP
 
 def test_an_operator_finds_a_place_in_a_full_house(house: House) -> None:
     """While requests hold all places, there are a few for what may end them; not without end."""
-    relay = house.services.relay
+    proxy = house.services.proxy
     with ExitStack() as held:
         for _ in range(Settings().max_in_flight):
-            held.enter_context(relay.place())
-        with pytest.raises(Overloaded), relay.place():
+            held.enter_context(proxy.place())
+        with pytest.raises(Overloaded), proxy.place():
             pass
         assert 200 == house.client.post("/stop", data=b'{"model_id": "tiny"}').status_code
         for _ in range(KEPT_PLACES):
-            held.enter_context(relay.kept_place())
-        with pytest.raises(Overloaded), relay.kept_place():
+            held.enter_context(proxy.kept_place())
+        with pytest.raises(Overloaded), proxy.kept_place():
             pass
-    with relay.place(), relay.kept_place():
+    with proxy.place(), proxy.kept_place():
         pass

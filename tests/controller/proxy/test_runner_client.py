@@ -12,8 +12,8 @@ from contextlib import closing, suppress
 import pytest
 
 from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
-from controller.proxy import runner_client as proxy_module
-from controller.proxy import runner_response as upstream_module
+from controller.proxy import runner_client as client_module
+from controller.proxy import runner_response as response_module
 from controller.proxy.runner_client import RunnerClient, RunnerResponse
 from controller.proxy.runner_response import BufferBudget
 from controller.server.disconnects import ClientWatcher
@@ -207,7 +207,7 @@ def test_a_huge_body_is_bounded(
     proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole answer beyond the bound is refused."""
-    monkeypatch.setattr(upstream_module, "MAX_BODY_BYTES", 10)
+    monkeypatch.setattr(response_module, "MAX_BODY_BYTES", 10)
     upstream = post(proxy, serve(answers(CHUNKED + b"b\r\nhello world\r\n0\r\n\r\n")))
     with pytest.raises(UpstreamInvalid):
         upstream.read_all()
@@ -219,10 +219,10 @@ def test_large_answers_share_their_room(
 ) -> None:
     """An answer beyond what each may have is refused where others take all the rest, and read where they do not; a
     small one always is."""
-    monkeypatch.setattr(upstream_module, "OWN_BYTES", 10)
-    monkeypatch.setattr(upstream_module, "_room", BufferBudget(25))
+    monkeypatch.setattr(response_module, "OWN_BYTES", 10)
+    monkeypatch.setattr(response_module, "_room", BufferBudget(25))
     large = CHUNKED + b"1e\r\n" + b"x" * 30 + b"\r\n0\r\n\r\n"
-    with upstream_module._room.share() as grow:
+    with response_module._room.share() as grow:
         grow(11)
         with pytest.raises(Overloaded), closing(post(proxy, serve(answers(large)))) as upstream:
             upstream.read_all()
@@ -234,7 +234,7 @@ def test_large_answers_share_their_room(
 
 def test_silence_ends(proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner that says nothing is given up after the read time-out."""
-    monkeypatch.setattr(proxy_module, "READ_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(client_module, "READ_TIMEOUT_S", 0.1)
     over = threading.Event()
 
     def silent(connection: socket.socket) -> None:
@@ -398,7 +398,7 @@ def test_a_head_that_drips_is_given_up(
     proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head has its time from the first byte on, and more bytes gain none."""
-    monkeypatch.setattr(proxy_module, "ANSWER_HEAD_S", 0.2)
+    monkeypatch.setattr(client_module, "ANSWER_HEAD_S", 0.2)
     port = serve(drips)
     with pytest.raises(UpstreamInvalid, match="no head within"):
         post(proxy, port)
@@ -408,7 +408,7 @@ def test_a_probe_ends_whatever_comes(
     proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A probe has its time as a whole; a server that drips is not ready."""
-    monkeypatch.setattr(proxy_module, "PROBE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client_module, "PROBE_TIMEOUT_S", 0.2)
     assert not proxy.probe(serve(drips), "/health").ready
 
 
@@ -416,7 +416,7 @@ def test_a_whole_answer_that_drips_is_given_up(
     proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole answer has its time from its head on, though there is always more of it."""
-    monkeypatch.setattr(upstream_module, "WHOLE_BODY_S", 0.2)
+    monkeypatch.setattr(response_module, "WHOLE_BODY_S", 0.2)
     port = serve(dripping(CHUNKED, b"1\r\na\r\n"))
     with pytest.raises(UpstreamInvalid, match="did not come whole"), closing(post(proxy, port)) as upstream:
         upstream.read_all()
@@ -427,7 +427,7 @@ def test_a_line_between_chunks_that_drips_is_given_up(
     proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
     """A line of the framing has its time as a whole: its bytes are no sign of life, nor of an answer."""
-    monkeypatch.setattr(upstream_module, "LINE_S", 0.2)
+    monkeypatch.setattr(response_module, "LINE_S", 0.2)
     port = serve(dripping(CHUNKED + begun, b"x"))
     with pytest.raises(UpstreamInvalid, match="no end within"), closing(post(proxy, port)) as upstream:
         upstream.read_all()
@@ -437,7 +437,7 @@ def test_framing_is_no_sign_of_life(
     proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of the body for too long is silence, whatever comes around it."""
-    monkeypatch.setattr(upstream_module, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(response_module, "READ_TIMEOUT_S", 0.2)
     port = serve(dripping(CHUNKED + b"1;", b"x"))
     with pytest.raises(UpstreamTimeout), closing(post(proxy, port)) as upstream:
         upstream.read_piece()
