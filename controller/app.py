@@ -21,7 +21,7 @@ from controller.proxy.forwarding import ModelProxy
 from controller.proxy.runner_client import RunnerClient
 from controller.proxy.runner_response import READ_TIMEOUT_S
 from controller.proxy.stream_pump import StreamPump
-from controller.registry import LiveRegistry, Registry
+from controller.registry import DeployedModels, OfferedModels, Registry
 from controller.registry.file_watch import FileWatch, stamp_of
 from controller.registry.reload import Reloader
 from controller.server.disconnects import ClientWatcher
@@ -50,9 +50,9 @@ def create_app(
     # Before it is read: what is written from here on is another file.
     stamp = stamp_of(settings.config_file)
     engines = read_engines(settings.templates_dir)
-    offered = LiveRegistry(registry or read_registry(settings))
+    offered = OfferedModels(registry or read_registry(settings))
     # What runs; a model that goes is no longer offered while it still ends what it has.
-    deployed = LiveRegistry(offered.now)
+    deployed = DeployedModels(offered.now)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
     leftovers = RemovedModels(docker, lambda: deployed.models.keys())
     is_real = backend is None

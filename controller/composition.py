@@ -14,7 +14,7 @@ from controller.deployment.ports import PortBook
 from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid
-from controller.registry import LiveRegistry, ModelSpec, Registry, load_registry
+from controller.registry import DeployedModels, ModelSpec, Registry, load_registry
 from controller.settings import Settings
 from controller.sources import SourceStore
 
@@ -59,14 +59,14 @@ def _port_book(settings: Settings) -> PortBook:
 
 
 def compose_deployment(
-    settings: Settings, registry: LiveRegistry, docker: DockerService, engines: Mapping[str, Engine]
+    settings: Settings, deployed: DeployedModels, docker: DockerService, engines: Mapping[str, Engine]
 ) -> Deployment:
     """The project on Docker for this registry, as it and the engines may come to change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
     preparation = Preparation(store=store, docker=docker, facts_dir=settings.data_dir / "prepared")
     ports = _port_book(settings)
     return Deployment(
-        registry=registry,
+        deployed=deployed,
         engines=engines,
         docker=docker,
         images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
@@ -75,7 +75,7 @@ def compose_deployment(
         file=ComposeFile(
             settings.compose_dir / "compose.yaml",
             project=docker.project,
-            registry=registry,
+            deployed=deployed,
             engines=engines,
             preparation=preparation,
             ports=ports,
@@ -83,7 +83,7 @@ def compose_deployment(
             stop_grace_s=settings.stop_grace_s,
         ),
         budget=Budget(
-            fixed_bytes=lambda: registry.memory_budget_bytes,
+            fixed_bytes=lambda: deployed.memory_budget_bytes,
             engine_bytes=docker.memory_bytes,
             path=settings.data_dir / "working_sets.json",
         ),

@@ -15,7 +15,7 @@ from controller.deployment.deployment import Deployment
 from controller.deployment.engine_templates import read_engines
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, OrchestrarError
-from controller.registry import LiveRegistry
+from controller.registry import DeployedModels
 from controller.settings import Settings
 from controller.supervisor.backend import PreparationProgress
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
         engines = read_engines(settings.templates_dir)
-        deployment = compose_deployment(settings, LiveRegistry(registry), docker, engines)
+        deployment = compose_deployment(settings, DeployedModels(registry), docker, engines)
         deployment.write()
         for name in names or [next(iter(registry.models))]:
             _prepare(deployment, registry.resolve(name).id)

@@ -194,8 +194,8 @@ class FakeBackend:
     def outdated(self) -> set[str]:
         return set()
 
-    def take(self, registry: Registry) -> None:
-        self.calls.append("take")
+    def deploy(self, registry: Registry) -> None:
+        self.calls.append("deploy")
         if self.write_error is not None:
             raise self.write_error
         self.models = list(registry.models)

@@ -15,7 +15,7 @@ from controller.composition import compose_deployment, read_registry
 from controller.deployment.engine_templates import read_engines
 from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
-from controller.registry import LiveRegistry
+from controller.registry import DeployedModels
 from controller.settings import ROOT, Settings
 from controller.sources import SourceStore
 
@@ -62,7 +62,7 @@ def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
     spec = read_registry(settings).resolve(model_id)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
     engines = read_engines(settings.templates_dir)
-    deployment = compose_deployment(settings, LiveRegistry(read_registry(settings)), docker, engines)
+    deployment = compose_deployment(settings, DeployedModels(read_registry(settings)), docker, engines)
     deployment.write()
     deployment.prepare(spec.id, lambda _progress: None, lambda: False)
     store = SourceStore(settings.data_dir / "sources")

@@ -14,7 +14,7 @@ from controller.docker.health import DockerHealth
 from controller.proxy.forwarding import ModelProxy
 from controller.proxy.runner_client import RunnerClient
 from controller.proxy.stream_pump import Source, StreamPump
-from controller.registry import LiveRegistry
+from controller.registry import OfferedModels
 from controller.registry.reload import Reloader
 from controller.server.client_connection import ClientSocket
 from controller.server.disconnects import ClientWatcher
@@ -34,7 +34,7 @@ class Watch(Protocol):
 class Services:
     """The composed parts."""
 
-    registry: LiveRegistry
+    registry: OfferedModels
     engines: Mapping[str, Engine]
     supervisor: Supervisor
     reloader: Reloader

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,19 +15,19 @@ from controller.deployment.rendering.memory_limits import memory_limit_bytes
 from controller.deployment.rendering.render import render
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import SourceError
-from controller.registry import LiveRegistry, ModelSpec, Registry
+from controller.registry import DeployedModels, LiveRegistry, ModelSpec, Registry
 from controller.system.files import write_atomic, writing_to
 
 
 class ComposeFile:
-    """Thread-safe. No Docker, no network."""
+    """Thread-safe, but that one `write` at a time is the caller's business. No Docker, no network."""
 
     def __init__(
         self,
         path: Path,
         *,
         project: str,
-        registry: LiveRegistry,
+        deployed: DeployedModels,
         engines: Mapping[str, Engine],
         preparation: Preparation,
         ports: PortBook,
@@ -38,26 +37,22 @@ class ComposeFile:
         self.folder = path.parent
         self._path = path
         self._project = project
-        self._registry = registry
+        self._deployed = deployed
         self._engines = engines
         self._preparation = preparation
         self._ports = ports
         self._templates_dir = templates_dir
         self._stop_grace_s = stop_grace_s
-        self._write_lock = threading.Lock()
         self._said: dict[str, str] | None = None
         self._configs: dict[str, tuple[Target, str]] = {}
 
-    def write(self) -> None:
-        """Render the file and replace it when it changed. Raises FilesUnwritable."""
-        with self._write_lock, writing_to(self.folder):
-            self._write(self._registry.now)
+    def write(self, registry: Registry) -> None:
+        """Render the file for these models and replace it when it changed.
 
-    def take(self, registry: Registry) -> None:
-        """Describe these models from now on. Raises FilesUnwritable or ConfigInvalid, and then all is as it was."""
-        with self._write_lock, writing_to(self.folder):
+        Raises FilesUnwritable or ConfigInvalid, and then the file is as it was.
+        """
+        with writing_to(self.folder):
             self._write(registry)
-            self._registry.now = registry
 
     def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
         """What the file says of each model, were this the registry; tells which services a change makes anew.
@@ -73,17 +68,17 @@ class ComposeFile:
         """The models of which the templates say something else than the file does, which was written before them."""
         said = self._said or {}
         return {
-            model_id for model_id, text in self.described(self._registry).items() if said.get(model_id, text) != text
+            model_id for model_id, text in self.described(self._deployed).items() if said.get(model_id, text) != text
         }
 
     def ports(self) -> dict[str, int]:
         """The host port of each model."""
-        return self._assigned(self._registry)
+        return self._assigned(self._deployed)
 
     def demand(self, model_id: str) -> Demand:
         """What the model's service may take, as the file says it."""
         # The port is no part of what a model is, nor is anything else that its container does not see.
-        target = self._target(self._registry.spec(model_id), 0)
+        target = self._target(self._deployed.spec(model_id), 0)
         return Demand(
             model_id=model_id,
             config=self._config_of(target),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -20,7 +21,7 @@ from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
 from controller.docker.service import DockerService
 from controller.errors import DockerError, DockerTimeout, ModelBusy, PortTaken, StartFailed
-from controller.registry import LiveRegistry, ModelSpec, Registry
+from controller.registry import DeployedModels, LiveRegistry, ModelSpec, Registry
 from controller.supervisor.backend import Amount, ModelFacts, OnProgress
 from controller.supervisor.failures.card import failure_card
 from controller.system.files import writing_to
@@ -41,7 +42,7 @@ class Deployment:
     def __init__(
         self,
         *,
-        registry: LiveRegistry,
+        deployed: DeployedModels,
         engines: Mapping[str, Engine],
         docker: DockerService,
         images: Images,
@@ -50,7 +51,7 @@ class Deployment:
         file: ComposeFile,
         budget: Budget,
     ) -> None:
-        self._registry = registry
+        self._deployed = deployed
         self._engines = engines
         self._docker = docker
         self._images = images
@@ -59,14 +60,21 @@ class Deployment:
         self._file = file
         self._budget = budget
         self._resumption = Resumption(docker)
+        self._compose_lock = threading.Lock()
 
     def write(self) -> None:
         """Bring the Compose file up to date. Raises FilesUnwritable."""
-        self._file.write()
+        with self._compose_lock:
+            self._file.write(self._deployed.now)
 
-    def take(self, registry: Registry) -> None:
-        """Describe and serve these models from now on. Raises like `ComposeFile.take`, and then all is as it was."""
-        self._file.take(registry)
+    def deploy(self, registry: Registry) -> None:
+        """Write the Compose file for these models and switch the deployed ones to them, in one step.
+
+        Raises FilesUnwritable or ConfigInvalid, and then all is as it was.
+        """
+        with self._compose_lock:
+            self._file.write(registry)
+            self._deployed.now = registry
 
     def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
         """What the Compose file says of each model, were this the registry."""
@@ -218,7 +226,7 @@ class Deployment:
         return freed
 
     def _spec(self, model_id: str) -> ModelSpec:
-        return self._registry.spec(model_id)
+        return self._deployed.spec(model_id)
 
     def _require_file(self, spec: ModelSpec) -> None:
         """Refuse a source in which the engine finds nothing to load, before its server says so in words of its own."""

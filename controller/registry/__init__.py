@@ -1,7 +1,17 @@
 """The model registry: config/models.yaml as frozen, validated values."""
 
-from controller.registry.live import LiveRegistry
+from controller.registry.live import DeployedModels, LiveRegistry, OfferedModels
 from controller.registry.load import load_registry
 from controller.registry.spec import Defaults, GenerationDefaults, ModelSpec, Registry, Resources
 
-__all__ = ["Defaults", "GenerationDefaults", "LiveRegistry", "ModelSpec", "Registry", "Resources", "load_registry"]
+__all__ = [
+    "Defaults",
+    "DeployedModels",
+    "GenerationDefaults",
+    "LiveRegistry",
+    "ModelSpec",
+    "OfferedModels",
+    "Registry",
+    "Resources",
+    "load_registry",
+]

@@ -1,4 +1,4 @@
-"""The registry that is in force now, for those who look at it again and again."""
+"""Registries that are replaced while they are in use, for readers that look at them again and again."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ class LiveRegistry:
     def resolve(self, name: str) -> ModelSpec:
         """The model of this id or alias; ModelNotFound lists the known ids."""
         return self.now.resolve(name)
+
+
+class OfferedModels(LiveRegistry):
+    """The models that a request may name."""
+
+
+class DeployedModels(LiveRegistry):
+    """The models that the Compose file describes: also those that a reload removes, until their requests have ended."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from controller.errors import ConfigInvalid, OrchestrarError
-from controller.registry import LiveRegistry, ModelSpec, Registry
+from controller.registry import ModelSpec, OfferedModels, Registry
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Files(Protocol):
 
     def ports(self) -> dict[str, int]: ...
 
-    def take(self, registry: Registry, /) -> None: ...
+    def deploy(self, registry: Registry, /) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Reloader:
         self,
         read: Callable[[], Registry],
         *,
-        offered: LiveRegistry,
+        offered: OfferedModels,
         models: Models,
         files: Files,
         remove_leftovers: Callable[[Collection[str]], object],
@@ -136,7 +136,7 @@ class Reloader:
         self._take_templates()
         # First, so that a name that goes over to a new model is answered while the old one still drains.
         both = self._with_added(found, changes.added)
-        self._files.take(both)
+        self._files.deploy(both)
         self._in_force = both
         self._models.change(both.models, remade=())
         self._offered.now = found
@@ -145,7 +145,7 @@ class Reloader:
             if changes.removed:
                 self._remove_leftovers(found.models.keys())
             moved = self._moved(found, changes.added)
-            self._files.take(found)
+            self._files.deploy(found)
         except BaseException:
             self._offered.now = both
             self._models.reopen()

@@ -234,7 +234,7 @@ class ControllerWorker(SignalHandlingWorker):
 
 def _refusal(error: OrchestrarError, status: str) -> bytes:
     body = json.dumps(envelope(error, uuid.uuid4().hex)).encode()
-    fields = f"ClientConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    fields = f"Connection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + body
 
 

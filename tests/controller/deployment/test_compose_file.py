@@ -13,7 +13,7 @@ from controller.deployment.deployment import Deployment
 from controller.deployment.engine_templates import read_engines
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, FilesUnwritable, ModelNotFound
-from controller.registry import LiveRegistry, Registry
+from controller.registry import DeployedModels, Registry
 from controller.settings import ROOT, Settings
 from controller.supervisor.backend import Amount
 from tests.fakes import make_spec
@@ -33,7 +33,7 @@ class World:
             templates_dir=self.templates,
             project="test",
         )
-        self.registry = LiveRegistry(BEFORE)
+        self.registry = DeployedModels(BEFORE)
         self.deployment: Deployment = compose_deployment(
             self.settings,
             self.registry,
@@ -54,7 +54,7 @@ def world(tmp_path: Path) -> World:
 
 def test_both_change_together(world: World) -> None:
     before = world.text
-    world.deployment.take(AFTER)
+    world.deployment.deploy(AFTER)
     assert AFTER is world.registry.now
     assert world.text != before
     assert ["b"] == list(world.deployment.ports())
@@ -68,7 +68,7 @@ def test_what_cannot_be_written_is_not_described(world: World, monkeypatch: pyte
 
     monkeypatch.setattr("controller.deployment.compose_file.write_atomic", full_disk)
     with pytest.raises(FilesUnwritable):
-        world.deployment.take(AFTER)
+        world.deployment.deploy(AFTER)
     assert BEFORE is world.registry.now
     assert world.text == before
 
@@ -94,7 +94,7 @@ def test_a_broken_template_is_named(world: World) -> None:
     template = world.templates / "compose.yaml.j2"
     template.write_text("{% for %}")
     with pytest.raises(ConfigInvalid, match=r"compose\.yaml\.j2:1: "):
-        world.deployment.take(AFTER)
+        world.deployment.deploy(AFTER)
     assert BEFORE is world.registry.now
 
 
@@ -102,7 +102,7 @@ def test_what_was_measured_counts_for_the_same_service(world: World) -> None:
     """An alias or an idle timeout makes no other container; its environment, or a changed template, does."""
 
     def needed(**values: Any) -> Amount:
-        world.deployment.take(Registry(models={"a": make_spec("a", **values)}))
+        world.deployment.deploy(Registry(models={"a": make_spec("a", **values)}))
         return world.deployment.needs("a")
 
     limit = needed()

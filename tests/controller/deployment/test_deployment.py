@@ -11,7 +11,7 @@ import pytest
 from controller.deployment.deployment import Deployment
 from controller.docker.container import Container
 from controller.errors import DockerError, DockerTimeout, StartFailed
-from controller.registry import LiveRegistry, Registry
+from controller.registry import DeployedModels, Registry
 from tests.fakes import make_container, make_spec
 
 
@@ -36,14 +36,14 @@ def deployment(docker: FakeDocker) -> Deployment:
     nothing = SimpleNamespace(
         ports=lambda: {"tiny": 9001},
         is_free=lambda port: True,
-        write=lambda: None,
+        write=lambda registry: None,
         require=lambda spec: None,
         folder=Path("/nowhere"),
     )
-    registry = LiveRegistry(Registry(models={"tiny": make_spec(engine="transformers")}))
+    deployed = DeployedModels(Registry(models={"tiny": make_spec(engine="transformers")}))
     engines = {"transformers": SimpleNamespace(loads=None)}
     parts: dict[str, Any] = dict.fromkeys(("images", "preparation", "ports", "file", "budget"), nothing)
-    return Deployment(registry=registry, engines=cast(Any, engines), docker=cast(Any, docker), **parts)
+    return Deployment(deployed=deployed, engines=cast(Any, engines), docker=cast(Any, docker), **parts)
 
 
 @pytest.mark.parametrize("container", [None, make_container(status="exited")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import ConfigInvalid, DockerUnavailable, FilesUnwritable, ModelNotFound
-from controller.registry import LiveRegistry, ModelSpec, Registry
+from controller.registry import ModelSpec, OfferedModels, Registry
 from controller.registry.file_watch import FileWatch, stamp_of
 from controller.registry.reload import Changes, Reloader
 from tests.fakes import make_spec
@@ -19,7 +19,7 @@ class World:
 
     def __init__(self) -> None:
         self.file: Registry | ConfigInvalid = registry("a", "b", "c")
-        self.offered = LiveRegistry(registry("a", "b", "c"))
+        self.offered = OfferedModels(registry("a", "b", "c"))
         self.taken = registry("a", "b", "c")
         self.done: list[str] = []
         self.failure: DockerUnavailable | None = None
@@ -69,7 +69,7 @@ class World:
     def ports(self) -> dict[str, int]:
         return {spec.id: spec.port or 8001 + number for number, spec in enumerate(self.taken.models.values())}
 
-    def take(self, registry: Registry, /) -> None:
+    def deploy(self, registry: Registry, /) -> None:
         if self.write_failure is not None:
             raise self.write_failure
         self.taken = registry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from controller.server.worker import ControllerWorker
+from controller.errors import RequestTimeout
+from controller.server.worker import ControllerWorker, _refusal
+from tests.errorshape import check_error
 from tests.fakes import HANG_S
 
 
@@ -127,3 +130,12 @@ def test_the_end_of_the_worker_is_the_controllers(
     signal.raise_signal(signal.Signals[number])
     assert [(os.getppid(), signal.Signals[passed_on])] == told
     assert worker.is_told_to_end
+
+
+def test_a_refusal_is_a_whole_answer() -> None:
+    """A refused request gets the API's error body, framed by its length, and the news that the connection closes."""
+    head, _, body = _refusal(RequestTimeout("too slow"), "408 Request Timeout").partition(b"\r\n\r\n")
+    first, *fields = head.decode().split("\r\n")
+    assert "HTTP/1.1 408 Request Timeout" == first
+    assert ["Connection: close", "Content-Type: application/json", f"Content-Length: {len(body)}"] == fields
+    check_error(408, json.loads(body), 408, "request_timeout")

@@ -17,7 +17,7 @@ from controller.errors import (
     PreparationFailed,
     StartFailed,
 )
-from controller.registry import LiveRegistry, Registry
+from controller.registry import DeployedModels, Registry
 from controller.supervisor.backend import Amount, OnProgress, PreparationProgress, Readiness
 from tests.controller.supervisor.world import PARKED_S, ParkingClock
 from tests.fakes import FakeBackend, make_container
@@ -49,7 +49,7 @@ class ParkingDocker(FakeBackend):
     started, `counted` those that others did and the supervisor takes into account.
     """
 
-    def __init__(self, registry: LiveRegistry, needs: Mapping[str, int], budget: int, clock: ParkingClock) -> None:
+    def __init__(self, registry: DeployedModels, needs: Mapping[str, int], budget: int, clock: ParkingClock) -> None:
         super().__init__()
         self.registry = registry
         self.models = list(needs)
@@ -97,7 +97,7 @@ class ParkingDocker(FakeBackend):
     def write(self) -> None:
         self.written = self._text()
 
-    def take(self, registry: Registry) -> None:
+    def deploy(self, registry: Registry) -> None:
         before, self.registry.now = self.registry.now, registry
         try:
             self._write_if_room()

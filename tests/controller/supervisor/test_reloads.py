@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from controller.errors import DockerError, DockerTimeout, FilesUnwritable, ModelStopping, OrchestrarError
-from controller.registry import LiveRegistry, ModelSpec, Registry
+from controller.registry import ModelSpec, OfferedModels, Registry
 from controller.registry.reload import Changes, Reloader
 from controller.supervisor import State
 from controller.supervisor.backend import Amount
@@ -24,7 +24,7 @@ class Reloads:
     def __init__(self, house: House) -> None:
         self.house = house
         self.file = dict(house.specs)
-        self.offered = LiveRegistry(Registry(models=dict(house.specs)))
+        self.offered = OfferedModels(Registry(models=dict(house.specs)))
         self.leftovers_error: OrchestrarError | None = None
         self.reloader = Reloader(
             lambda: Registry(models=self.file),
@@ -106,20 +106,20 @@ class TestAFailureHalfWay:
     def test_a_full_disk_changes_nothing(self, house: House, reloads: Reloads, written: int) -> None:
         """Whichever write fails, all models can be seen and asked as before, and another try does the whole."""
         reloads.ask("tiny")
-        take = house.backend.take
+        deploy = house.backend.deploy
 
-        def failing_take(registry: Registry) -> None:
-            if house.backend.calls.count("take") == written:
+        def failing_deploy(registry: Registry) -> None:
+            if house.backend.calls.count("deploy") == written:
                 raise FilesUnwritable("the disk is full")
-            take(registry)
+            deploy(registry)
 
-        house.backend.take = failing_take  # type: ignore[method-assign]
+        house.backend.deploy = failing_deploy  # type: ignore[method-assign]
         changed = replace(house.specs["other"], env={"X": "1"})
         assert isinstance(error_of(reloads.later(changed)), FilesUnwritable)
         assert ["tiny", "other"] == [view.spec.id for view in house.supervisor.snapshot()]
         assert house.specs["other"] == house.supervisor.view("other").spec
         reloads.ask("tiny")
-        house.backend.take = take  # type: ignore[method-assign]
+        house.backend.deploy = deploy  # type: ignore[method-assign]
         assert Changes(removed=("tiny",), remade=("other",)) == reloads.reloader.reload()
 
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from controller.docker.endings import Ending
 from controller.errors import ModelStopping, OrchestrarError
-from controller.registry import LiveRegistry, ModelSpec, Registry
+from controller.registry import DeployedModels, ModelSpec, OfferedModels, Registry
 from controller.registry.reload import Reloader
 from controller.supervisor import CancelToken, Lease, Supervisor
 from controller.supervisor.policies import config_change as changing
@@ -86,14 +86,14 @@ class Interleavings(RuleBasedStateMachine):
         self.patches = pytest.MonkeyPatch()
         self.patches.setattr(changing, "ThreadPoolExecutor", ParkingPool)
         self.specs = {model_id: made(model_id) for model_id in NEEDS}
-        self.deployed = LiveRegistry(Registry(models=self.specs))
+        self.deployed = DeployedModels(Registry(models=self.specs))
         self.docker = ParkingDocker(self.deployed, NEEDS, BUDGET, self.clock)
         self.supervisor = Supervisor(
             self.specs, self.docker, self.docker.probe, clock=self.clock, stop_grace_s=STOP_GRACE_S, jitter=lambda: 0.5
         )
         self.reloader = Reloader(
             lambda: Registry(models=self.specs),
-            offered=LiveRegistry(Registry(models=self.specs)),
+            offered=OfferedModels(Registry(models=self.specs)),
             models=self.supervisor,
             files=self.docker,
             remove_leftovers=self.docker.remove_leftovers,

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from controller.registry import LiveRegistry, Registry
+from controller.registry import DeployedModels, Registry
 from tests.controller.supervisor.house import until
 from tests.controller.supervisor.parking_docker import ParkingDocker
 from tests.controller.supervisor.world import ParkingClock
@@ -18,7 +18,7 @@ NEEDS = {"one": 1, "two": 1, "large": 2}
 
 @pytest.fixture
 def docker() -> Iterator[ParkingDocker]:
-    registry = LiveRegistry(Registry(models={model_id: make_spec(model_id) for model_id in NEEDS}))
+    registry = DeployedModels(Registry(models={model_id: make_spec(model_id) for model_id in NEEDS}))
     made = ParkingDocker(registry, NEEDS, 2, ParkingClock())
     yield made
     for call in list(made.under_way):
