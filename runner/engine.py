@@ -1,6 +1,6 @@
-"""What an engine is to the server: the protocol, and the values that pass through it.
+"""What the server expects of an engine: the protocols, and the values that pass through them.
 
-An engine knows tokens and text, not HTTP. All of this imports without the engines' libraries.
+An engine knows tokens and text, not HTTP. This module imports none of the engines' libraries.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 FinishReason = Literal["stop", "length", "cancelled"]
-# In which form a model was trained to write calls of tools.
+# The form in which a model was trained to write tool calls.
 ToolSyntax = Literal["hermes", "llama", "mistral"]
 Phase = Literal["importing", "loading", "warming"]
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """EBNF whose texts come from the rule `root`; `counted` characters of strings make it dear to compile."""
+    """EBNF that starts at the rule `root`; the cost of compiling it grows with `counted_characters` of its strings."""
 
     text: str
-    counted: int = 0
+    counted_characters: int = 0
 
 
 class EngineError(Exception):
-    """A failure that a person can act on; its text is one sentence, fit to be shown."""
+    """A failure that a user can act on; its text is one sentence that may be shown."""
 
 
 class PromptInvalid(EngineError):
-    """The client's prompt cannot be used: too long, empty, or refused by the model's chat template."""
+    """The client's prompt cannot be used: it is too long or empty, or the model's chat template refuses it."""
 
     def __init__(self, message: str, *, code: str = "invalid_body", param: str = "prompt") -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class PromptInvalid(EngineError):
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCall:
-    """A call of a tool in an earlier turn."""
+    """A tool call in an earlier turn."""
 
     id: str
     name: str
@@ -52,14 +52,14 @@ class Message:
     role: str
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
-    """What the model called, in a turn of its own."""
+    """The calls that the model made in this turn."""
     tool_call_id: str | None = None
-    """The call that a tool's turn answers."""
+    """The call that this turn of a tool answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """Something that the model may call; `parameters` is the JSON schema of the arguments."""
+    """A tool that the model may call; `parameters` is the JSON schema of the arguments."""
 
     name: str
     description: str
@@ -68,16 +68,16 @@ class Tool:
 
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """What an answer is held to."""
+    """What an answer must keep to."""
 
     schema: Any = None
     """The JSON schema of the answer; None for free text."""
     tools: tuple[Tool, ...] = ()
-    """What the model may call."""
+    """The tools that the model may call."""
     must_call: tuple[str, ...] = ()
-    """Names of tools, one of which it has to call."""
+    """Names of tools; the model must call one of them."""
     parallel_calls: bool = False
-    """Whether it may call several where it is held to calls."""
+    """Whether the model may make several calls when it must call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class PartialSampling:
-    """Parameters that someone asked for; None means "not said, ask the next one"."""
+    """Parameters from one source; None means "not set here, use the next source"."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -106,7 +106,7 @@ class PartialSampling:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """What a client wants: exactly one of `prompt` and `messages`. `raw` bypasses the chat template."""
+    """A client's request: exactly one of `prompt` and `messages`. `raw` bypasses the chat template."""
 
     prompt: str | None = None
     messages: tuple[Message, ...] = ()
@@ -114,12 +114,12 @@ class GenerationRequest:
     sampling: PartialSampling = PartialSampling()
     constraints: Constraints = field(default_factory=Constraints)
     grammar: Grammar | None = None
-    """What the constraints come to; for engines whose capabilities have `grammars`."""
+    """The grammar of the constraints; only for engines whose capabilities include `grammars`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedRequest:
-    """A request in tokens, checked against the context; `sampling.max_tokens` fits what the prompt leaves."""
+    """A request in tokens that fits the context: `sampling.max_tokens` is at most the room after the prompt."""
 
     prompt_tokens: tuple[int, ...]
     sampling: Sampling
@@ -128,7 +128,7 @@ class EncodedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Some text, and the number of tokens generated so far. The last piece alone has a `finish_reason`."""
+    """Some text, and the number of tokens generated so far. Only the last piece has a `finish_reason`."""
 
     text: str
     completion_tokens: int
@@ -137,79 +137,80 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a loaded engine is: known after `load`."""
+    """What a loaded engine can do; known after `load`."""
 
     engine: str
     device: str
     dtype: str
     context_length: int
     concurrency: int
-    """How many requests advance at once; the others wait their turn."""
+    """How many requests advance at once; others wait."""
     dimensions: int | None = None
     """The length of an embedder's vectors."""
     grammars: bool = False
-    """Whether it holds an answer to a request's grammar."""
+    """Whether the engine can keep an answer to a request's grammar."""
     tool_syntax: ToolSyntax | None = None
-    """How the model writes calls of tools; None where its chat template knows none."""
+    """How the model writes tool calls; None if its chat template supports none."""
 
 
-class Sink(Protocol):
-    """Who wants a generation. The engine's thread calls it, which computes for others too: nothing here may block."""
+class PieceReceiver(Protocol):
+    """What gets the pieces of a generation. The engine's one thread calls it: no method may block."""
 
     def begin(self) -> None:
-        """The request's turn has come."""
+        """Note that the engine has started on the request."""
 
     def put(self, piece: Piece) -> None:
-        """Some text, or with a `finish_reason` the end. What this raises costs this request alone."""
+        """Take some text, or, with a `finish_reason`, the end. An exception raised here fails only this request."""
 
     def fail(self, error: EngineError) -> None:
-        """The end: no more pieces come. Raises nothing."""
+        """Take the failure that ends the generation: no more pieces follow. Never raises."""
 
     def is_cancelled(self) -> bool:
-        """Asked before each token: whether nobody wants the rest."""
+        """Tell whether the client no longer wants the rest; the engine asks before each token."""
 
 
 class Lifecycle(Protocol):
-    """How a model comes and goes, whatever it makes. `load` comes first."""
+    """Loading and closing, for models of any kind. Call `load` first."""
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
-        """Returns when the model is in memory. Blocks for seconds; raises EngineError with one sentence."""
+        """Load the model into memory. Blocks for seconds; raises EngineError with one sentence."""
 
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """Return what the loaded model can do."""
 
     def failure(self) -> str | None:
-        """Why the engine can serve no more; None while it can. Quick, callable by any thread."""
+        """Tell why the engine can no longer serve; None while it can. Quick; any thread may call it."""
 
     def close(self) -> None:
-        """Frees the model; nothing may be called afterwards."""
+        """Free the model; call nothing afterwards."""
 
 
 class Engine(Lifecycle, Protocol):
-    """A model that generates text. `encode` and `submit` may be called by any thread."""
+    """A model that generates text. Any thread may call `encode` and `submit`."""
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
-        """The request in tokens; quick, but for a grammar that is new. Raises PromptInvalid."""
+        """Return the request in tokens. Quick, except for a new grammar. Raises PromptInvalid."""
 
-    def submit(self, request: EncodedRequest, sink: Sink) -> None:
-        """Begins a generation, at once or when its turn comes, and returns. Raises EngineError when it cannot.
+    def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
+        """Queue a generation and return at once. Raises EngineError if the engine cannot take it.
 
-        `sink` gets its pieces in order from a thread of the engine's, and one end: a last piece (with the reason
-        `cancelled` where the sink said so) or a failure.
+        A thread of the engine gives `receiver` the pieces in order, then one end: a last piece (with the reason
+        `cancelled` if the receiver was cancelled) or a failure.
         """
 
     def cache_use(self) -> float | None:
-        """The share of the KV cache that requests hold, from 0 to 1; None where it is not known."""
+        """Return the share of the KV cache in use, from 0 to 1; None if unknown."""
 
 
 @runtime_checkable
 class Embedder(Lifecycle, Protocol):
-    """A model that makes vectors. `tokenize` may be called by any thread, `embed` by `concurrency` threads."""
+    """A model that makes vectors. Any thread may call `tokenize`, and `concurrency` threads may call `embed`."""
 
     def tokenize(self, inputs: Sequence[str | tuple[int, ...]], *, truncate: bool) -> list[tuple[int, ...]]:
-        """Each text in tokens; tokens are taken as they are. `truncate` cuts what is longer than the context.
+        """Return the tokens of each text; token inputs stay as they are. `truncate` cuts each to the context's length.
 
         Raises PromptInvalid for a token that the model does not have.
         """
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        """One vector for each, in one computation, padded to the longest: the caller bounds the batch."""
+        """Return one vector for each, computed in one pass and padded to the longest: the caller bounds the batch."""

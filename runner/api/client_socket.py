@@ -1,4 +1,4 @@
-"""A client's socket, for the middle of an answer whose head and first piece the server has written."""
+"""Writes to a client's socket in the middle of an answer, after the server has written its head and first piece."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 import socket
 from typing import Any
 
-# By what the server puts around each piece of a body without a length; for others it alone knows.
+# Whether the server sends a body without a length in chunks. For other protocols only the server knows.
 _IS_CHUNKED = {"HTTP/1.1": True, "HTTP/1.0": False}
 
 
 def writer_of(environ: dict[str, Any]) -> ClientSocketWriter | None:
-    """The wire of a request; None where the server does not give its socket away, or frames bodies in another way."""
+    """Return a writer for a request's client; None if the server hides its socket, or frames bodies differently."""
     client, is_chunked = environ.get("gunicorn.socket"), _IS_CHUNKED.get(environ.get("SERVER_PROTOCOL", ""))
-    # Not a subclass, which encrypts; and without a time-out the descriptor itself would block.
+    # Not a subclass, which encrypts; and without a time-out, writing to the descriptor itself would block.
     if type(client) is not socket.socket or client.gettimeout() is None or is_chunked is None:
         return None
     return ClientSocketWriter(client, is_chunked=is_chunked)
 
 
 class ClientSocketWriter:
-    """One thread at a time. The server must not use or close the socket meanwhile."""
+    """For one thread at a time. The server must not use or close the socket meanwhile."""
 
     def __init__(self, client: socket.socket, *, is_chunked: bool) -> None:
         self._client = client
@@ -30,22 +30,22 @@ class ClientSocketWriter:
         self._error: OSError | None = None
 
     def send(self, data: bytes) -> bool:
-        """Never blocks, never raises. False: not all went out, and `flush` must follow before anything else is sent."""
+        """Send without blocking or raising. Returns False if not all went out: call `flush` before sending more."""
         if self._is_chunked:
             data = b"%X\r\n%b\r\n" % (len(data), data)
         try:
-            # Not `client.send`, which waits as long as the socket's time-out allows, whatever its flags.
-            sent = os.write(self._fd, data)
+            # Not `client.send`, which waits for up to the socket's time-out whatever its flags are.
+            count = os.write(self._fd, data)
         except BlockingIOError:
-            sent = 0
+            count = 0
         except OSError as error:
             self._error = error
             return False
-        self._rest = data[sent:]
+        self._rest = data[count:]
         return not self._rest
 
     def flush(self) -> None:
-        """Writes what `send` left; waits for a slow reader up to the socket's time-out. Raises OSError."""
+        """Write what `send` left; wait for a slow reader for up to the socket's time-out. Raises OSError."""
         if self._error is not None:
             raise self._error
         if self._rest:

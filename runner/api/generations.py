@@ -81,7 +81,7 @@ class Generations:
             request_id=request_id,
             on_close=close,
             silence_s=self._silence_s,
-            wire=writer_of(request.environ),
+            socket_writer=writer_of(request.environ),
         )
         try:
             self._engine.submit(job.request, job)

@@ -27,7 +27,9 @@ log = logging.getLogger("runner")
 # Bounds a body that never arrives and a reader that never reads; gunicorn's gthread bounds neither.
 SOCKET_TIMEOUT_S = 60.0
 
-TEXT_ROUTES = ("/inference", "/v1/chat/completions", "/v1/completions")
+INFERENCE = "/inference"
+CHAT_COMPLETIONS = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 View = Callable[[], Response]
 
@@ -69,7 +71,7 @@ def _text_views(generations: Generations, model_id: str) -> dict[str, View]:
         body = parse_completion_body(_read_body())
         return generations.answer(body, CompletionFormat(body, model_id))
 
-    def embeddings() -> Response:
+    def refuse_embeddings() -> Response:
         raise Refused(
             "This model generates text and makes no embeddings; ask one that is made for them "
             "(`task: embedding` in models.yaml).",
@@ -77,18 +79,28 @@ def _text_views(generations: Generations, model_id: str) -> dict[str, View]:
             param="model",
         )
 
-    return dict(zip((*TEXT_ROUTES, EMBEDDINGS), (inference, chat_completions, completions, embeddings), strict=True))
+    return {
+        INFERENCE: inference,
+        CHAT_COMPLETIONS: chat_completions,
+        COMPLETIONS: completions,
+        EMBEDDINGS: refuse_embeddings,
+    }
 
 
 def _embedding_views(embeddings: Embeddings) -> dict[str, View]:
     def answer() -> Response:
         return embeddings.answer(parse_embeddings_body(_read_body()))
 
-    def refuse() -> Response:
+    def refuse_text() -> Response:
         message = f"This model makes embeddings and generates no text; ask it by {EMBEDDINGS}."
         raise Refused(message, code="task_unsupported", param="model")
 
-    return {**dict.fromkeys(TEXT_ROUTES, refuse), EMBEDDINGS: answer}
+    return {
+        INFERENCE: refuse_text,
+        CHAT_COMPLETIONS: refuse_text,
+        COMPLETIONS: refuse_text,
+        EMBEDDINGS: answer,
+    }
 
 
 def _metrics(metrics: Counted) -> Response:

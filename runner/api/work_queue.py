@@ -33,7 +33,7 @@ class WorkQueue:
         self._engine = engine
         self._on_failure = on_failure
         self._waiting: deque[Work] = deque()
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"turn-{index}", daemon=True) for index in range(concurrency)
@@ -43,18 +43,18 @@ class WorkQueue:
 
     def submit(self, job: Work) -> None:
         """Puts it at the end of the queue; returns at once."""
-        with self._changed:
+        with self._condition:
             self._waiting.append(job)
-            self._changed.notify()
+            self._condition.notify()
 
     def close(self) -> None:
         """Cancels what waits and lets what runs come to its end."""
-        with self._changed:
+        with self._condition:
             self._closed = True
             for job in self._waiting:
                 job.cancel()
             self._waiting.clear()
-            self._changed.notify_all()
+            self._condition.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -66,7 +66,7 @@ class WorkQueue:
                     self._on_failure(reason)
 
     def _next(self) -> Work | None:
-        with self._changed:
+        with self._condition:
             while not self._waiting and not self._closed:
-                self._changed.wait()
+                self._condition.wait()
             return None if self._closed else self._waiting.popleft()

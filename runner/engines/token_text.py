@@ -1,4 +1,4 @@
-"""From the tokens of one request to its pieces: ends of text, stop strings, whole characters."""
+"""Turns the tokens of one request into its pieces: ends of text, stop strings, whole characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.engines.detokenizer import ByteDetokenizer, Detokenizer, StopStrings
 
 
 class TokenText:
-    """Fed by one thread, once for each step."""
+    """The text of one request. One thread feeds it, once for each step."""
 
     def __init__(
         self, detokenizer: Detokenizer | ByteDetokenizer, *, stop: Iterable[str], eos: Collection[int]
@@ -21,9 +21,9 @@ class TokenText:
         """Tokens so far, those without text included."""
 
     def feed(self, tokens: Iterable[int], reason: FinishReason | None) -> Piece | None:
-        """What these tokens add; None when it shows only later. A piece with a `finish_reason` is the last.
+        """Return what these tokens add; None if it shows only later. A piece with a `finish_reason` is the last.
 
-        `reason` says that the engine made its last tokens; a stop string ends the text earlier.
+        `reason` means that the engine made its last tokens; a stop string ends the text earlier.
         """
         text = ""
         for token in tokens:

@@ -14,8 +14,8 @@ from runner.engine import (
     PartialSampling,
     Phase,
     Piece,
+    PieceReceiver,
     PromptInvalid,
-    Sink,
     ToolSyntax,
 )
 from runner.engines.sampling_defaults import resolve_sampling
@@ -68,8 +68,8 @@ class FakeEngine:
         sampling = resolve_sampling(request.sampling, PartialSampling())
         return EncodedRequest(prompt_tokens=tokens, sampling=sampling, grammar=request.grammar)
 
-    def submit(self, request: EncodedRequest, sink: Sink) -> None:
-        self.queue.submit(request, sink)
+    def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
+        self.queue.submit(request, receiver)
 
     def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
         text = bytes(request.prompt_tokens).decode()

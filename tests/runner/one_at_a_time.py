@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from runner.engine import EncodedRequest, EngineError, Piece, Sink
+from runner.engine import EncodedRequest, EngineError, Piece, PieceReceiver
 
 log = logging.getLogger("runner")
 
@@ -15,55 +15,55 @@ Generate = Callable[[EncodedRequest, Callable[[], bool]], Iterator[Piece]]
 
 
 class OneAtATime:
-    """Gives a sink what `generate` yields, which asks its second argument before each token whether to end."""
+    """Gives a receiver what `generate` yields, which asks its second argument before each token whether to end."""
 
     def __init__(self, generate: Generate) -> None:
         self._generate = generate
-        self._waiting: deque[tuple[EncodedRequest, Sink]] = deque()
-        self._changed = threading.Condition()
+        self._waiting: deque[tuple[EncodedRequest, PieceReceiver]] = deque()
+        self._condition = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="generate", daemon=True)
         self._thread.start()
 
-    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+    def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
         """Puts the request at the end of the queue; returns at once."""
-        with self._changed:
+        with self._condition:
             if self._closed:
                 raise EngineError("the engine is closed")
-            self._waiting.append((request, sink))
-            self._changed.notify()
+            self._waiting.append((request, receiver))
+            self._condition.notify()
 
     def close(self) -> None:
         """Cancels what waits and lets what runs come to its end."""
-        with self._changed:
+        with self._condition:
             self._closed = True
-            for _, sink in self._waiting:
-                sink.put(_CANCELLED)
+            for _, receiver in self._waiting:
+                receiver.put(_CANCELLED)
             self._waiting.clear()
-            self._changed.notify()
+            self._condition.notify()
         self._thread.join()
 
     def _work(self) -> None:
         while (found := self._next()) is not None:
-            request, sink = found
-            if sink.is_cancelled():
-                sink.put(_CANCELLED)
+            request, receiver = found
+            if receiver.is_cancelled():
+                receiver.put(_CANCELLED)
             else:
-                self._run(request, sink)
+                self._run(request, receiver)
 
-    def _run(self, request: EncodedRequest, sink: Sink) -> None:
+    def _run(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
         try:
-            sink.begin()
-            for piece in self._generate(request, sink.is_cancelled):
-                sink.put(piece)
+            receiver.begin()
+            for piece in self._generate(request, receiver.is_cancelled):
+                receiver.put(piece)
         except Exception as error:  # A thread's outermost loop: one broken generation must not end the others.
             log.exception("generation failed")
-            sink.fail(EngineError(f"the engine failed while generating: {type(error).__name__}: {error}"))
+            receiver.fail(EngineError(f"the engine failed while generating: {type(error).__name__}: {error}"))
 
-    def _next(self) -> tuple[EncodedRequest, Sink] | None:
-        with self._changed:
+    def _next(self) -> tuple[EncodedRequest, PieceReceiver] | None:
+        with self._condition:
             while not self._waiting and not self._closed:
-                self._changed.wait()
+                self._condition.wait()
             return None if self._closed else self._waiting.popleft()
 
 

@@ -16,7 +16,7 @@ from runner.engine import (
     GenerationRequest,
     PartialSampling,
     Phase,
-    Sink,
+    PieceReceiver,
 )
 from runner.engines.memory import anonymous_bytes, memory_limit_bytes
 from runner.engines.openvino.batch import OpenVinoBatch, last_line
@@ -126,13 +126,13 @@ class OpenVinoEngine:
                 self._loaded(self._grammars).compile(request.grammar)
         return replace(encoded, grammar=request.grammar)
 
-    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+    def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
         with self._in_use.shared():
             submit = self._loaded(self._loop).submit
             if request.grammar is None:
-                submit(request, sink)
+                submit(request, receiver)
             else:
-                self._loaded(self._grammars).submit(request, sink, submit)
+                self._loaded(self._grammars).submit(request, receiver, submit)
 
     def cache_use(self) -> float | None:
         pipeline = self._pipeline

@@ -12,7 +12,7 @@ class FairLock:
     """Who comes alone waits for those before it and holds up those after it: nobody waits for ever."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._queue: deque[object] = deque()
         self._sharing = 0
         self._is_alone = False
@@ -33,9 +33,9 @@ class FairLock:
         try:
             yield
         finally:
-            with self._changed:
+            with self._condition:
                 self._is_alone = False
-                self._changed.notify_all()
+                self._condition.notify_all()
 
     def share(self) -> None:
         """As `shared`, until `unshare`, which another thread may call. Blocks."""
@@ -43,20 +43,20 @@ class FairLock:
 
     def unshare(self) -> None:
         """Once for each `share`."""
-        with self._changed:
+        with self._condition:
             self._sharing -= 1
-            self._changed.notify_all()
+            self._condition.notify_all()
 
     def _enter(self, *, alone: bool) -> None:
         place = object()
-        with self._changed:
+        with self._condition:
             self._queue.append(place)
             while self._queue[0] is not place or self._is_alone or (alone and self._sharing):
-                self._changed.wait()
+                self._condition.wait()
             self._queue.popleft()
             if alone:
                 self._is_alone = True
             else:
                 self._sharing += 1
             # The next in the queue may share it, too.
-            self._changed.notify_all()
+            self._condition.notify_all()

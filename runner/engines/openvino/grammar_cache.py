@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PromptInvalid, Sink
+from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PieceReceiver, PromptInvalid
 from runner.engines.openvino.fair_lock import FairLock
 
 # Seen with xgrammar and the 49,152 tokens of SmolLM2-135M: 50 to 120 bytes for each character of a grammar's text, and
 # 50 kB for each character that it counts.
 BYTES_PER_CHARACTER = 120
-BYTES_PER_COUNTED = 50_000
+BYTES_PER_COUNTED_CHARACTER = 50_000
 FULL_BYTES = 64 * 1024 * 1024
 
 
@@ -45,7 +45,9 @@ class GrammarCache:
             if grammar.text in self._known:
                 return
             # Counted even if it fails: nobody knows what was kept.
-            self._bytes += BYTES_PER_CHARACTER * len(grammar.text) + BYTES_PER_COUNTED * grammar.counted
+            self._bytes += (
+                BYTES_PER_CHARACTER * len(grammar.text) + BYTES_PER_COUNTED_CHARACTER * grammar.counted_characters
+            )
             try:
                 self._compile_text(grammar.text)
             except GrammarRefused as error:
@@ -56,13 +58,15 @@ class GrammarCache:
                 ) from None
             self._known.add(grammar.text)
 
-    def submit(self, request: EncodedRequest, sink: Sink, submit: Callable[[EncodedRequest, Sink], None]) -> None:
+    def submit(
+        self, request: EncodedRequest, receiver: PieceReceiver, submit: Callable[[EncodedRequest, PieceReceiver], None]
+    ) -> None:
         """Lets a request with a grammar join; nothing is compiled until its first token. Blocks as `compile` does."""
         assert request.grammar is not None
         # Once more: since the request was encoded, the library may have been loaded anew.
         self.compile(request.grammar)
         self._lock.share()
-        joining = _Joining(sink, self._lock.unshare)
+        joining = _Joining(receiver, self._lock.unshare)
         try:
             submit(request, joining)
         except EngineError:
@@ -71,22 +75,22 @@ class GrammarCache:
 
 
 class _Joining:
-    """See `runner.engine.Sink`. Tells when its request has joined, or will not."""
+    """See `runner.engine.PieceReceiver`. Tells when its request has joined, or will not."""
 
-    def __init__(self, sink: Sink, on_joined: Callable[[], None]) -> None:
-        self._sink = sink
+    def __init__(self, receiver: PieceReceiver, on_joined: Callable[[], None]) -> None:
+        self._receiver = receiver
         self._on_joined = on_joined
         self._is_joining = True
-        self.begin = sink.begin
-        self.is_cancelled = sink.is_cancelled
+        self.begin = receiver.begin
+        self.is_cancelled = receiver.is_cancelled
 
     def put(self, piece: Piece) -> None:
         self.leave()
-        self._sink.put(piece)
+        self._receiver.put(piece)
 
     def fail(self, error: EngineError) -> None:
         self.leave()
-        self._sink.fail(error)
+        self._receiver.fail(error)
 
     def leave(self) -> None:
         if self._is_joining:

@@ -18,8 +18,8 @@ from runner.engine import (
     GenerationRequest,
     PartialSampling,
     Phase,
+    PieceReceiver,
     PromptInvalid,
-    Sink,
 )
 from runner.engines.chat_template import template_messages, template_tools, tool_syntax
 from runner.engines.detokenizer import Detokenizer
@@ -93,10 +93,10 @@ class TransformersEngine:
         own = (request.sampling, self._settings.generation, self._model_defaults)
         return encoded_request(tokens, self._context_length, *own)
 
-    def submit(self, request: EncodedRequest, sink: Sink) -> None:
+    def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
         if self._loop is None:
             raise EngineError("the model is not loaded")
-        self._loop.submit(request, sink)
+        self._loop.submit(request, receiver)
 
     def failure(self) -> str | None:
         return None if self._loop is None else self._loop.failure

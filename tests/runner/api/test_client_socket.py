@@ -46,15 +46,15 @@ def test_what_is_sent_is_framed_as_the_server_would(pair: tuple[socket.socket, s
 def test_a_full_buffer_does_not_block_and_nothing_is_lost(pair: tuple[socket.socket, socket.socket]) -> None:
     """Sending returns at once; flushing waits for the reader and sends the rest in its place."""
     server, client = pair
-    wire, whole = ClientSocketWriter(server, is_chunked=False), b""
-    while wire.send(part := b"%d," % len(whole) * 100):
+    writer, whole = ClientSocketWriter(server, is_chunked=False), b""
+    while writer.send(part := b"%d," % len(whole) * 100):
         whole += part
     whole += part
     found: list[bytes] = []
     reader = threading.Thread(target=lambda: found.append(received(client)))
     reader.start()
-    wire.flush()
-    assert wire.send(b"end")
+    writer.flush()
+    assert writer.send(b"end")
     server.shutdown(socket.SHUT_WR)
     reader.join(TIMEOUT_S)
     assert [whole + b"end"] == found
@@ -64,21 +64,21 @@ def test_a_client_that_left_is_told_by_flush_alone(pair: tuple[socket.socket, so
     """The engine's thread never meets an error of a socket; the one that waits does."""
     server, client = pair
     client.close()
-    wire = ClientSocketWriter(server, is_chunked=True)
-    assert not wire.send(b"x")
+    writer = ClientSocketWriter(server, is_chunked=True)
+    assert not writer.send(b"x")
     with pytest.raises(BrokenPipeError):
-        wire.flush()
+        writer.flush()
 
 
 def test_a_reader_that_never_reads_is_given_up(pair: tuple[socket.socket, socket.socket]) -> None:
     """The socket's time-out bounds the wait."""
     server, _client = pair
-    wire = ClientSocketWriter(server, is_chunked=False)
-    while wire.send(b"x" * 4096):
+    writer = ClientSocketWriter(server, is_chunked=False)
+    while writer.send(b"x" * 4096):
         pass
     server.settimeout(0.01)
     with pytest.raises(TimeoutError):
-        wire.flush()
+        writer.flush()
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=3000), st.booleans()), max_size=40))
@@ -89,13 +89,13 @@ def test_any_reader_gets_every_byte_in_order(parts: list[tuple[bytes, bool]]) ->
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         server.settimeout(TIMEOUT_S)
         client.setblocking(False)
-        wire, found, expected = ClientSocketWriter(server, is_chunked=True), b"", b""
+        writer, found, expected = ClientSocketWriter(server, is_chunked=True), b"", b""
         for data, is_reading in parts:
             expected += b"%X\r\n%b\r\n" % (len(data), data)
-            is_sent = wire.send(data)
+            is_sent = writer.send(data)
             if is_reading or not is_sent:
                 found += drained(client)
-            wire.flush()
+            writer.flush()
         found += drained(client)
         assert expected == found
 

@@ -31,7 +31,7 @@ class Server:
         self.error: OSError | None = None
         self.stream = EventStream(
             self.job, NativeFormat(), request_id="r", on_close=self._close, silence_s=silence_s,
-            wire=ClientSocketWriter(self.socket, is_chunked=False),
+            socket_writer=ClientSocketWriter(self.socket, is_chunked=False),
         )  # fmt: skip
         self.thread = threading.Thread(target=self.serve)
 

@@ -68,7 +68,7 @@ class FakePipeline:
                 sequence.made.append(sequence.left.pop(0))
 
 
-class FakeSink:
+class FakeReceiver:
     """Remembers what it was given, and can be told to leave or to break."""
 
     def __init__(self) -> None:
@@ -129,16 +129,16 @@ def text_of(request: EncodedRequest) -> TokenText:
     return TokenText(ByteDetokenizer(LETTERS), stop=request.sampling.stop, eos=())
 
 
-def submit(loop: StepLoop, *tokens: int, stop: tuple[str, ...] = ()) -> FakeSink:
-    sink = FakeSink()
+def submit(loop: StepLoop, *tokens: int, stop: tuple[str, ...] = ()) -> FakeReceiver:
+    receiver = FakeReceiver()
     sampling = Sampling(max_tokens=9, temperature=0, top_p=1, top_k=0, stop=stop)
-    loop.submit(EncodedRequest(prompt_tokens=tokens, sampling=sampling), sink)
-    return sink
+    loop.submit(EncodedRequest(prompt_tokens=tokens, sampling=sampling), receiver)
+    return receiver
 
 
-def submit_together(loop: StepLoop, *requests: tuple[int, ...]) -> list[FakeSink]:
+def submit_together(loop: StepLoop, *requests: tuple[int, ...]) -> list[FakeReceiver]:
     """All of them join before one step."""
-    with loop._changed:
+    with loop._condition:
         return [submit(loop, *tokens) for tokens in requests]
 
 
@@ -158,12 +158,12 @@ def test_requests_join_while_others_run(pipeline: FakePipeline, loop: StepLoop) 
 
 def test_all_is_done_on_the_one_thread_that_steps(pipeline: FakePipeline, loop: StepLoop) -> None:
     """Nobody else is woken for a token: each is text in its reader's hands before the next step begins."""
-    sinks = submit_together(loop, (1, 2, 3), (4, 5, 6))
+    receivers = submit_together(loop, (1, 2, 3), (4, 5, 6))
     pipeline.permits.release(3)
-    for sink in sinks:
-        sink.end()
-        assert {"step"} == sink.threads
-        assert [1, 2, 3] == [piece.completion_tokens for piece in sink.pieces]
+    for receiver in receivers:
+        receiver.end()
+        assert {"step"} == receiver.threads
+        assert [1, 2, 3] == [piece.completion_tokens for piece in receiver.pieces]
 
 
 def test_a_leaver_is_dropped_before_the_next_step(pipeline: FakePipeline, loop: StepLoop) -> None:
@@ -219,15 +219,15 @@ def test_one_bad_reader_leaves_the_batch_alone(
     pipeline: FakePipeline, loop: StepLoop, broken_tokens: tuple[int, ...]
 ) -> None:
     """Whatever is thrown while one request's tokens become its answer ends that request, and its work, alone."""
-    sink, neighbour = FakeSink(), submit(loop, 4, 5, 6)
-    sink.breaks_at = "c"
+    receiver, neighbour = FakeReceiver(), submit(loop, 4, 5, 6)
+    receiver.breaks_at = "c"
     sampling = Sampling(max_tokens=9, temperature=0, top_p=1, top_k=0)
-    loop.submit(EncodedRequest(prompt_tokens=broken_tokens, sampling=sampling), sink)
+    loop.submit(EncodedRequest(prompt_tokens=broken_tokens, sampling=sampling), receiver)
     pipeline.permits.release(10)
     with pytest.raises(EngineError, match=r"the answer could not be written: (ValueError|IndexError)"):
-        sink.end()
+        receiver.end()
     assert ("efg", "stop") == neighbour.end()
-    assert "b" == sink.text
+    assert "b" == receiver.text
     assert any(sequence.cancelled for sequence in pipeline.sequences)
     assert loop.failure is None
 
@@ -237,9 +237,9 @@ def test_a_failing_step_fails_everyone_with_the_reason(pipeline: FakePipeline, l
     inside = [submit(loop, 1, 2) for _ in range(2)]
     pipeline.fault = RuntimeError("out of pages")
     pipeline.permits.release()
-    for sink in inside:
+    for receiver in inside:
         with pytest.raises(EngineError, match="RuntimeError: out of pages"):
-            sink.end()
+            receiver.end()
     assert loop.failure is not None
     with pytest.raises(EngineError, match="out of pages"):
         submit(loop, 1)
@@ -260,13 +260,13 @@ def test_idle_time_counts_from_the_last_end(pipeline: FakePipeline) -> None:
     loop = StepLoop(pipeline, text_of, clock=lambda: now_s)
     now_s = 103.0
     assert 3.0 == loop.idle_s()
-    sink = submit(loop, 1, 2)
+    receiver = submit(loop, 1, 2)
     assert loop.idle_s() is None
     assert pipeline.joined.acquire(timeout=WAIT_S)
     now_s = 200.0
     assert loop.idle_s() is None
     pipeline.permits.release(10)
-    assert ("bc", "stop") == sink.end()
+    assert ("bc", "stop") == receiver.end()
     loop.drain()
     now_s = 207.0
     assert 7.0 == loop.idle_s()
@@ -276,13 +276,13 @@ def test_idle_time_counts_from_the_last_end(pipeline: FakePipeline) -> None:
 def test_closing_ends_what_runs(pipeline: FakePipeline) -> None:
     """Requests in the batch end as cancelled, and the thread is gone."""
     loop = StepLoop(pipeline, text_of)
-    sink = submit(loop, 1, 2, 3)
+    receiver = submit(loop, 1, 2, 3)
     assert pipeline.joined.acquire(timeout=WAIT_S)
     closing = threading.Thread(target=loop.close)
     closing.start()
     pipeline.permits.release(10)
     closing.join(WAIT_S)
-    assert sink.end()[1] in ("cancelled", "stop")
+    assert receiver.end()[1] in ("cancelled", "stop")
     with pytest.raises(EngineError, match="closed"):
         submit(loop, 1)
 
@@ -290,7 +290,7 @@ def test_closing_ends_what_runs(pipeline: FakePipeline) -> None:
 def test_draining_waits_for_everyone(pipeline: FakePipeline, loop: StepLoop) -> None:
     """It returns once the batch is empty, at once where it is, and also when a step has failed everyone."""
     loop.drain()
-    sinks = submit_together(loop, (1, 2), (3,))
+    receivers = submit_together(loop, (1, 2), (3,))
     drained = threading.Event()
 
     def drain() -> None:
@@ -299,10 +299,10 @@ def test_draining_waits_for_everyone(pipeline: FakePipeline, loop: StepLoop) -> 
 
     threading.Thread(target=drain, daemon=True).start()
     pipeline.permits.release()
-    assert ("d", "stop") == sinks[1].end()
+    assert ("d", "stop") == receivers[1].end()
     assert not drained.wait(0.05)
     pipeline.permits.release()
-    assert ("bc", "stop") == sinks[0].end()
+    assert ("bc", "stop") == receivers[0].end()
     assert drained.wait(WAIT_S)
     pipeline.fault = RuntimeError("out of pages")
     broken = submit(loop, 1, 2)

@@ -15,11 +15,11 @@ class WatchedJob(Job):
         sampling = Sampling(max_tokens=100, temperature=0, top_p=1, top_k=0)
         super().__init__(EncodedRequest(prompt_tokens=(1,), sampling=sampling))
         self.asleep = threading.Semaphore(0)
-        self._changed = _Condition(self.asleep)
+        self._condition = _Condition(self.asleep)
 
     def holding(self) -> threading.Condition:
         """Within it, a consumer that is woken does not yet have its turn."""
-        return self._changed
+        return self._condition
 
 
 class _Condition(threading.Condition):

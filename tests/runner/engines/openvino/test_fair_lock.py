@@ -32,9 +32,9 @@ class Visitor(threading.Thread):
 
 def waits(lock: FairLock, count: int) -> None:
     """Until so many are waiting."""
-    with lock._changed:
+    with lock._condition:
         while len(lock._queue) < count:
-            lock._changed.wait(0.01)
+            lock._condition.wait(0.01)
 
 
 def test_many_share_it() -> None:

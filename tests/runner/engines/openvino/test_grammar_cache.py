@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PromptInvalid, Sampling, Sink
+from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PieceReceiver, PromptInvalid, Sampling
 from runner.engines.job import Job
-from runner.engines.openvino.grammar_cache import BYTES_PER_COUNTED, FULL_BYTES, GrammarCache, GrammarRefused
+from runner.engines.openvino.grammar_cache import BYTES_PER_COUNTED_CHARACTER, FULL_BYTES, GrammarCache, GrammarRefused
 from runner.engines.openvino.grammar_compiler import told
 
 DEADLINE_S = 20
@@ -64,10 +64,10 @@ class Loop:
     """Takes requests and does nothing with them until it is told."""
 
     def __init__(self) -> None:
-        self.sinks: list[Sink] = []
+        self.receivers: list[PieceReceiver] = []
 
-    def submit(self, request: EncodedRequest, sink: Sink) -> None:
-        self.sinks.append(sink)
+    def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
+        self.receivers.append(receiver)
 
 
 def request(text: str) -> EncodedRequest:
@@ -76,11 +76,14 @@ def request(text: str) -> EncodedRequest:
 
 
 PIECE = Piece(text="x", completion_tokens=1)
-END: list[Callable[[Sink], None]] = [lambda sink: sink.put(PIECE), lambda sink: sink.fail(EngineError("no room"))]
+END: list[Callable[[PieceReceiver], None]] = [
+    lambda receiver: receiver.put(PIECE),
+    lambda receiver: receiver.fail(EngineError("no room")),
+]
 
 
 @pytest.mark.parametrize("first", END, ids=["token", "failure"])
-def test_nothing_is_compiled_while_a_request_joins(first: Callable[[Sink], None]) -> None:
+def test_nothing_is_compiled_while_a_request_joins(first: Callable[[PieceReceiver], None]) -> None:
     """A new grammar waits until all that join have their first token, or will not have one."""
     compiler, loop = Compiler(), Loop()
     grammars = GrammarCache(compiler)
@@ -88,9 +91,9 @@ def test_nothing_is_compiled_while_a_request_joins(first: Callable[[Sink], None]
         grammars.submit(request("a"), Job(request("a")), loop.submit)
     assert compiler.begun.acquire(timeout=DEADLINE_S)
     threads = in_threads(lambda: grammars.compile(Grammar("b")))
-    first(loop.sinks[0])
+    first(loop.receivers[0])
     assert not compiler.begun.acquire(timeout=0.05)
-    first(loop.sinks[1])
+    first(loop.receivers[1])
     assert compiler.begun.acquire(timeout=DEADLINE_S)
     assert joined(threads)
 
@@ -105,33 +108,33 @@ def test_nobody_joins_while_something_is_compiled() -> None:
     assert compiler.begun.acquire(timeout=DEADLINE_S)
     threads += in_threads(lambda: grammars.submit(request("a"), Job(request("a")), loop.submit))
     threads[1].join(0.05)
-    assert [] == loop.sinks
+    assert [] == loop.receivers
     assert compiler.gate is not None
     compiler.gate.release()
     assert joined(threads)
-    assert 1 == len(loop.sinks)
+    assert 1 == len(loop.receivers)
 
 
 def test_who_joins_is_who_was_asked_for() -> None:
-    """Pieces, the end and the wish to leave pass between the request's own sink and the batch."""
+    """Pieces, the end and the wish to leave pass between the request's own receiver and the batch."""
     loop, job = Loop(), Job(request("a"))
     GrammarCache(Compiler()).submit(request("a"), job, loop.submit)
-    (sink,) = loop.sinks
-    sink.begin()
-    sink.put(PIECE)
-    sink.put(Piece(text="y", completion_tokens=2, finish_reason="stop"))
+    (receiver,) = loop.receivers
+    receiver.begin()
+    receiver.put(PIECE)
+    receiver.put(Piece(text="y", completion_tokens=2, finish_reason="stop"))
     assert ("xy", "stop") == (job.whole_text(), job.finish_reason)
     assert job.queue_s is not None
     leaver = Job(request("a"))
     GrammarCache(Compiler()).submit(request("a"), leaver, loop.submit)
     leaver.cancel()
-    assert loop.sinks[1].is_cancelled()
+    assert loop.receivers[1].is_cancelled()
 
 
 def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
     """A request that is refused at once does not count as joining."""
 
-    def refuse(_request: EncodedRequest, _sink: Sink) -> None:
+    def refuse(_request: EncodedRequest, _receiver: PieceReceiver) -> None:
         raise EngineError("closed")
 
     grammars = GrammarCache(Compiler())
@@ -189,10 +192,10 @@ def test_they_fill_a_bounded_memory() -> None:
     """What is known, and what failed, counts until there is no more room."""
     grammars = GrammarCache(Compiler())
     assert not grammars.is_full()
-    for number in range(FULL_BYTES // (100 * BYTES_PER_COUNTED)):
-        grammars.compile(Grammar(f"{number}", counted=100))
-        grammars.compile(Grammar(f"{number}", counted=100))
+    for number in range(FULL_BYTES // (100 * BYTES_PER_COUNTED_CHARACTER)):
+        grammars.compile(Grammar(f"{number}", counted_characters=100))
+        grammars.compile(Grammar(f"{number}", counted_characters=100))
     assert not grammars.is_full()
     with pytest.raises(PromptInvalid):
-        grammars.compile(Grammar("broken", counted=100))
+        grammars.compile(Grammar("broken", counted_characters=100))
     assert grammars.is_full()
