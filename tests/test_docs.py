@@ -40,7 +40,7 @@ NEVER_ANSWERED = {errors.InstanceRuns, errors.UpstreamAnswered}
 # Shown in the rows of /models and /status, where no HTTP status goes with them.
 WITHOUT_STATUS = {errors.DockerError, errors.DockerTimeout}
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
 def read(name: str) -> str:
@@ -152,6 +152,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), target
         assert not anchor or anchor in headings(linked), target
+
+
+def test_every_decision_is_listed() -> None:
+    """The index of the decisions links each record once, and every record has its question and its decision."""
+    folder = DOCS / "design" / "decisions"
+    records = {page.name: page.read_text(encoding="utf-8") for page in folder.glob("*.md") if page.name != "README.md"}
+    assert records
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    assert sorted(records) == sorted(re.findall(r"^- \[.+\]\((\S+)\)$", index, re.MULTILINE))
+    for text in records.values():
+        assert "\n**Question.** " in text
+        assert "\n**Decision.** " in text
 
 
 @each_page
