@@ -2,10 +2,10 @@ PYTHON ?= python3
 SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
-# These tests mostly wait, for Docker and for time to pass. Real models, which compute, keep to themselves.
+# These tests mostly wait, for Docker and for time to pass. Those with real models compute, so they run separately.
 TWO_FILES_AT_ONCE = -n 2 --dist loadfile --no-loadscope-reorder
 
-# Python is begun some hundred times by the tests, and would read all our modules as source each time.
+# The tests start Python some hundred times, which would otherwise compile all our modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -17,7 +17,7 @@ help: ## show this list
 up: ## set everything up and run the controller in the background
 	@$(SETUP) up
 
-serve: ## the same, with the controller in the foreground
+serve: ## the same as up, with the controller in the foreground
 	@$(SETUP) serve
 
 down: ## stop the controller and the models
@@ -26,23 +26,23 @@ down: ## stop the controller and the models
 logs: ## follow the controller's log
 	@$(SETUP) logs
 
-lint: ## ruff and mypy
+lint: ## run ruff and mypy
 	@$(SETUP) dev-env
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
 
-test-fast: ## the tests that need no Docker
+test-fast: ## run the tests that need no Docker
 	@$(SETUP) dev-env
 	$(VENV_PYTHON) -m pytest -n auto --dist worksteal -m "not docker and not real_model"
 
-test: ## set everything up, then lint and the whole test suite
+test: ## set everything up, then run lint and the whole test suite
 	@$(SETUP) test-env
 	@$(MAKE) --no-print-directory lint test-fast
 	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -m "docker and not real_model"
 	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -m real_model
 
-faults: ## the tests of docs/reliability.md, and a table of their verdicts and figures (also in faults.json)
+faults: ## run the tests of docs/reliability.md; print a table of verdicts and figures (also in faults.json)
 	@$(SETUP) test-env
 	$(VENV_PYTHON) -m pytest tests/docker/faults tests/controller/supervisor -q --promises=faults.json
 
@@ -51,19 +51,19 @@ faults-mutants: ## break each promise by one line, in a copy, and see its test f
 	$(VENV_PYTHON) -m tests.promises.mutants $(PROMISES)
 
 MINUTES ?= 15
-soak: ## random interleavings and faults for a while (MINUTES=15); what the controller holds before and after
+soak: ## run random faults (MINUTES=15) beside random interleavings; nothing that the controller holds may grow
 	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest tests/controller/supervisor/test_state_machine.py -qq --hypothesis-profile=long --timeout=0
-	$(VENV_PYTHON) -m pytest tests/docker/faults/test_soak.py -qq -s --soak-minutes=$(MINUTES)
+	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -raP --timeout=0 --hypothesis-profile=long --soak-minutes=$(MINUTES) \
+		tests/controller/supervisor/test_state_machine.py tests/docker/faults/test_soak.py
 
-test-llamacpp: bench-peers ## the tests with llama.cpp's own server, which bench-peers builds
+test-llamacpp: bench-peers ## run the tests with llama.cpp's own server, which bench-peers builds
 	@$(SETUP) test-env
 	$(VENV_PYTHON) -m pytest -m llamacpp
 
-bench-peers: ## build the servers that ours is measured beside, once (minutes)
+bench-peers: ## build the servers that ours is compared with, once (takes minutes)
 	$(PYTHON) -m bench.peers_setup
 
-bench: bench-peers ## measure ours beside llama.cpp and transformers (BENCH="--passes 3" for other options)
+bench: bench-peers ## compare ours with llama.cpp and transformers (BENCH="--passes 3" sets options)
 	@$(SETUP) test-env
 	$(VENV_PYTHON) -m bench.peers $(BENCH)
 

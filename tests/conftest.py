@@ -14,11 +14,11 @@ from hypothesis import settings
 from tests.promises.listed import promise_of
 from tests.promises.table import Outcome, as_text
 
-# How long an example takes says something of the machine alone.
+# How long an example takes depends on the machine alone.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-# `pytest --hypothesis-profile=long`: other examples each time, for a machine with nothing better to do. Where CI is
-# set, hypothesis takes the same ones, so that what fails there came with the change.
+# `pytest --hypothesis-profile=long`: many more examples. If CI is set, hypothesis takes the same ones each time, so
+# that a failure there came with the change.
 settings.register_profile("long", max_examples=2000)
 OUTCOMES = pytest.StashKey[dict[str, Outcome]]()
 Figure = Callable[[str, object], None]
@@ -26,9 +26,9 @@ Figure = Callable[[str, object], None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--promises", metavar="FILE", help="run the tests of promises alone; print their table and write it as JSON"
+        "--promises", metavar="FILE", help="run only the tests of promises; print their table and write it as JSON"
     )
-    parser.addoption("--soak-minutes", metavar="MINUTES", help="run the soak, for so long")
+    parser.addoption("--soak-minutes", metavar="MINUTES", help="run the soak for this long")
     parser.addoption("--soak-seed", metavar="NUMBER", help="repeat the choices of an earlier soak")
 
 
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Figure:
-    """Notes the figure that a promise names: `figure("creations", 1)`, `figure("error after", "0.3 s")`."""
+    """Record a figure that a promise names: `figure("creations", 1)`, `figure("error after", "0.3 s")`."""
     return record_property
 
 
@@ -75,5 +75,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         outcomes = config.stash[OUTCOMES]
         terminalreporter.section("promises")
         terminalreporter.write_line(as_text(outcomes))
-        found = {p: {**asdict(o), "verdict": o.verdict, "told": o.told} for p, o in outcomes.items()}
-        Path(path).write_text(json.dumps(found, indent=2), encoding="utf-8")
+        document = {
+            promise: {**asdict(outcome), "verdict": outcome.verdict, "figures_text": outcome.figures_text}
+            for promise, outcome in outcomes.items()
+        }
+        Path(path).write_text(json.dumps(document, indent=2), encoding="utf-8")

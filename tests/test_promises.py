@@ -1,8 +1,9 @@
-"""The promises, their page and their mutations stay in step with the tree. Nothing here runs a promise's test."""
+"""The promises, their page and their mutations stay in step with the tree. Nothing here runs a test of a promise."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 from pathlib import Path
 
@@ -52,24 +53,35 @@ def test_every_promise_can_be_broken() -> None:
 
 
 def test_a_product_that_does_not_come_up_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant under which no controller serves has been caught by nobody; one that does not come back has."""
+    """A mutant under which no controller ever serves is not caught; one whose controller does not come back is."""
     house = House(tmp_path, "models: {}")
     monkeypatch.setattr(house, "launch", lambda *_: subprocess.Popen(["false"]))
     house.log_file.touch()
-    with pytest.raises(NeverUp) as caught:
+    with pytest.raises(NeverUp) as never_up:
         house.start()
     outcome = Outcome()
-    outcome.note("test_x", passed=False, error=caught.value)
+    outcome.note("test_x", passed=False, error=never_up.value)
     assert "ERROR" == outcome.verdict
     monkeypatch.setattr(house, "_was_up", True)
-    with pytest.raises(AssertionError) as broken:
+    with pytest.raises(AssertionError) as failure:
         house.start()
-    outcome.note("test_x", passed=False, error=broken.value)
+    outcome.note("test_x", passed=False, error=failure.value)
     assert "BROKEN" == outcome.verdict
 
 
-def test_a_mutation_that_does_not_fit_is_told() -> None:
-    """A line that is gone, or stands twice, is an error and never a mutation of nothing."""
+def test_a_test_over_its_time_limit_is_noted() -> None:
+    """A test over its time limit has failed, and its promise's outcome tells it from one that failed otherwise."""
+    outcome = Outcome()
+    with pytest.raises(pytest.fail.Exception) as time_limit:
+        pytest.fail(importlib.import_module("pytest_timeout").PYTEST_FAILURE_MESSAGE % 90.0)
+    outcome.note("test_slow", passed=False, error=time_limit.value)
+    outcome.note("test_wrong", passed=False, error=AssertionError("not within 30 s"))
+    assert ["test_slow", "test_wrong"] == outcome.failed
+    assert ["test_slow"] == outcome.timed_out
+
+
+def test_a_mutation_that_does_not_fit_is_an_error() -> None:
+    """A line that is gone, or stands there twice, is an error and never a mutation of nothing."""
     mutation = Mutation("some.py", "x = 1", "x = 2", "test_x")
     with pytest.raises(ValueError, match="0 times"):
         mutation.applied("y = 1")
@@ -77,8 +89,8 @@ def test_a_mutation_that_does_not_fit_is_told() -> None:
         mutation.applied("x = 1\nx = 1")
 
 
-def test_the_table_tells_all() -> None:
-    """A promise with one failed test is broken whatever else passed; one without tests is not called kept."""
+def test_the_table_shows_every_verdict() -> None:
+    """A promise with one failed test is broken whatever else passed; one without tests is not said to hold."""
     outcomes = {
         "L1": Outcome(passed=["a"], figures={"creations": "1", "starts": "1"}),
         "L2": Outcome(passed=["a"], failed=["b"]),

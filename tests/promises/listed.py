@@ -60,17 +60,17 @@ PROMISES = {
 }
 
 TESTS = ROOT / "tests"
-_NAMED = re.compile(r"test_([lf]\d+)_")
+_PROMISE_TEST = re.compile(r"test_([lf]\d+)_")
 
 
 def promise_of(name: str) -> str | None:
-    """The promise that a test's function, or its file, is named after."""
-    found = _NAMED.match(name)
-    return found.group(1).upper() if found else None
+    """Return the promise that a test function, or its file, is named after."""
+    match = _PROMISE_TEST.match(name)
+    return match.group(1).upper() if match else None
 
 
 def files_of(promise: str) -> list[Path]:
-    """The files with tests of the promise, those on a real engine first."""
+    """Return the files with tests of the promise, those on a real engine first."""
     name = f"test_{promise.lower()}_*.py"
     return [
         *sorted((TESTS / "docker" / "faults").glob(name)),

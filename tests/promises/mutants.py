@@ -1,71 +1,120 @@
 """Break each promise by one line of the product, in a copy, and see its test fail: `python -m tests.promises.mutants`.
 
-Arguments are promises (`L1 F3`); without any, all that declare a mutation.
+Arguments are promises (`L1 F3`); without any, all that declare a mutation. Two are tested at a time, in a copy each.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from controller.settings import ROOT
 from tests.promises.mutation import Mutation, declared
 
-# A test that hangs on a broken product has noticed it, too.
+# The docker tests of the whole suite, too, run two at a time, and with the same bounds.
+AT_ONCE = 2
+# A test that hangs on a broken product has noticed it, too. That counts only when it runs alone: beside another one it
+# may merely be slow.
 TEST_TIMEOUT_S = 90
+CAUGHT, TIMED_OUT, SURVIVED, NO_VERDICT = "caught", "timed out", "SURVIVED", "no verdict"
 
 
-def main(*wanted: str) -> int:
-    """Print a line for each mutation; 1 when a test let one pass."""
-    survived = 0
-    with tempfile.TemporaryDirectory(prefix="orchestrar-mutants-") as folder:
-        copy = Path(folder, "tree")
-        _copy_tree(copy)
-        for promise, file, mutation in declared():
-            if wanted and promise not in wanted:
-                continue
-            begun = time.monotonic()
-            caught, verdict = _tried(copy, promise, file.relative_to(ROOT), mutation)
-            survived += not caught
-            line = f"{promise:4} {verdict:9} {time.monotonic() - begun:5.1f} s  {mutation.path}: {mutation.old.strip()}"
-            print(f"{line} -> {mutation.new.strip() or '(nothing)'}", flush=True)
-    return 1 if survived else 0
+@dataclass(frozen=True)
+class Mutant:
+    """A mutation, and the promise and test file that it belongs to."""
+
+    promise: str
+    file: Path
+    mutation: Mutation
 
 
-def _copy_tree(copy: Path) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the tree, in which one mutant at a time is tested; `number` sets its ports apart from other copies'."""
 
+    number: int
+    tree: Path
 
-def _tried(copy: Path, promise: str, test: Path, mutation: Mutation) -> tuple[bool, str]:
-    """Whether the test failed by itself: a product that does not even start proves nothing of the promise."""
-    mutated = copy / mutation.path
-    before = mutated.read_text(encoding="utf-8")
-    report = copy / "report.json"
-    report.unlink(missing_ok=True)
-    try:
-        mutated.write_text(mutation.applied(before), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", str(test), "-k", mutation.caught_by, "-x", "-q"]
+    def fill(self) -> None:
+        """Copy what a clone of the working tree would have."""
+        listing = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for name in filter(None, listing.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.tree / name)
+
+    def verdict_on(self, mutant: Mutant) -> str:
+        """Run the mutant's test here. A product that does not even start proves nothing of the promise."""
+        mutated_file = self.tree / mutant.mutation.path
+        text = mutated_file.read_text(encoding="utf-8")
+        report = self.tree / "report.json"
+        report.unlink(missing_ok=True)
+        try:
+            mutated_file.write_text(mutant.mutation.applied(text), encoding="utf-8")
+            result = self._run_test(mutant, report)
+        finally:
+            mutated_file.write_text(text, encoding="utf-8")
+        outcomes = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
+        outcome = outcomes.get(mutant.promise, {})
+        if outcome.get("verdict") == "BROKEN":
+            return TIMED_OUT if outcome["failed"] == outcome["timed_out"] else CAUGHT
+        print(result.stdout[-3000:], file=sys.stderr)
+        return SURVIVED if result.returncode == 0 else NO_VERDICT
+
+    def _run_test(self, mutant: Mutant, report: Path) -> subprocess.CompletedProcess[str]:
+        test = str(mutant.file.relative_to(ROOT))
+        command = [sys.executable, "-m", "pytest", test, "-k", mutant.mutation.caught_by, "-x", "-q"]
         options = [f"--timeout={TEST_TIMEOUT_S}", "-p", "no:cacheprovider", f"--promises={report}"]
-        done = subprocess.run([*command, *options], cwd=copy, capture_output=True, text=True, check=False)
-    finally:
-        mutated.write_text(before, encoding="utf-8")
-    found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-    if found.get(promise, {}).get("verdict") == "BROKEN":
-        return True, "caught"
-    print(done.stdout[-3000:], file=sys.stderr)
-    return False, "SURVIVED" if done.returncode == 0 else "no verdict"
+        # As xdist names its workers, by which the tests share out the ports.
+        worker = {"PYTEST_XDIST_WORKER": f"gw{self.number}", "PYTEST_XDIST_WORKER_COUNT": str(AT_ONCE)}
+        return subprocess.run(
+            [*command, *options], cwd=self.tree, env=os.environ | worker, capture_output=True, text=True, check=False
+        )
+
+
+def main(*promises: str) -> int:
+    """Print a line for each mutation; return 1 if a test let one pass."""
+    mutants = [Mutant(*declaration) for declaration in declared() if not promises or declaration[0] in promises]
+    with tempfile.TemporaryDirectory(prefix="orchestrar-mutants-") as folder:
+        copies: SimpleQueue[Copy] = SimpleQueue()
+        for number in range(AT_ONCE):
+            copy = Copy(number, Path(folder, str(number)))
+            copy.fill()
+            copies.put(copy)
+
+        def attempt(mutant: Mutant) -> str:
+            copy, started_at = copies.get(), time.monotonic()
+            try:
+                verdict = copy.verdict_on(mutant)
+            finally:
+                copies.put(copy)
+            print(_line(mutant, verdict, time.monotonic() - started_at), flush=True)
+            return verdict
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            verdicts = list(pool.map(attempt, mutants))
+        for number, mutant in enumerate(mutants):
+            if verdicts[number] == TIMED_OUT:
+                verdicts[number] = attempt(mutant)
+    return 0 if all(verdict in (CAUGHT, TIMED_OUT) for verdict in verdicts) else 1
+
+
+def _line(mutant: Mutant, verdict: str, duration_s: float) -> str:
+    mutation = mutant.mutation
+    change = f"{mutation.old.strip()} -> {mutation.new.strip() or '(nothing)'}"
+    return f"{mutant.promise:4} {verdict:10} {duration_s:5.1f} s  {mutation.path}: {change}"
 
 
 if __name__ == "__main__":

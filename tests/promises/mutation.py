@@ -1,4 +1,4 @@
-"""One line of the product changed, and the test that has to notice it."""
+"""One line of the product changed, and the test that must notice it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Mutation:
     caught_by: str
 
     def applied(self, text: str) -> str:
-        """The mutated file. Raises ValueError when the product no longer has that line, or has it twice."""
+        """Return the mutated file. Raises ValueError if the product no longer has that line, or has it twice."""
         if text.count(self.old) != 1:
-            raise ValueError(f"{self.path} holds {self.old!r} {text.count(self.old)} times, and has to hold it once")
+            raise ValueError(f"{self.path} holds {self.old!r} {text.count(self.old)} times, but must hold it once")
         return text.replace(self.old, self.new)
 
 
 def declared() -> Iterator[tuple[str, Path, Mutation]]:
-    """Promise, test file and mutation of every `MUTATION` that stands beside the tests."""
+    """Yield promise, test file and mutation of every `MUTATION` that stands beside the tests."""
     for promise in PROMISES:
         for file in files_of(promise):
             module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
