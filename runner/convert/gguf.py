@@ -14,7 +14,7 @@ def convert_gguf(source: Path, target: Path, *, dtype: str, on_progress: Callabl
 
     Raises EngineError when the architecture is not known to transformers.
     """
-    from runner.engines.torch.lean_import import import_torch
+    from runner.engines.transformers.lean_import import import_torch
 
     torch = import_torch()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

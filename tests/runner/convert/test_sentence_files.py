@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.convert.sentence_files import keep_sentence_files
-from runner.engines.torch.sentence_recipe import Recipe, read_recipe
+from runner.engines.transformers.sentence_recipe import Recipe, read_recipe
 from tests.runner.convert.test_gguf_header import NAME, gguf, number
 
 

@@ -11,10 +11,10 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from runner.engines.memory import memory_limit_bytes
-from runner.engines.torch.forward import RowForward, SingleForward
-from runner.engines.torch.kv_memory import OVERHEAD_BYTES, Room, fixed_room, shared_room
-from runner.engines.torch.row_batch import Forward
-from runner.engines.torch.rows import LayerShape
+from runner.engines.transformers.forward import RowForward, SingleForward
+from runner.engines.transformers.kv_memory import OVERHEAD_BYTES, Room, fixed_room, shared_room
+from runner.engines.transformers.row_batch import Forward
+from runner.engines.transformers.rows import LayerShape
 
 log = logging.getLogger("runner")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.engines.torch.kv_memory import MIN_TOKENS, Room, fixed_room, shared_room
+from runner.engines.transformers.kv_memory import MIN_TOKENS, Room, fixed_room, shared_room
 
 TOKEN_BYTES = 46_080
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.engine import EngineError
-from runner.engines.torch.sentence_recipe import Dense, Recipe, read_recipe
+from runner.engines.transformers.sentence_recipe import Dense, Recipe, read_recipe
 
 OLD, NEW = "sentence_transformers.models.", "sentence_transformers.sentence_transformer.modules.some."
 

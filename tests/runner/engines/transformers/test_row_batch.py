@@ -10,7 +10,7 @@ import pytest
 
 from runner.engine import EncodedRequest, Sampling
 from runner.engines.step_loop import RequestFailed
-from runner.engines.torch.row_batch import RowBatch, RowSequence
+from runner.engines.transformers.row_batch import RowBatch, RowSequence
 
 EOS = 3
 PLENTY = 10_000

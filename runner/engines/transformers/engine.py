@@ -26,8 +26,8 @@ from runner.engines.detokenizer import Detokenizer
 from runner.engines.sampling_defaults import encoded_request
 from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
-from runner.engines.torch.pretrained import LOCAL, load_config, load_model
-from runner.engines.torch.row_batch import RowBatch
+from runner.engines.transformers.pretrained import LOCAL, load_config, load_model
+from runner.engines.transformers.row_batch import RowBatch
 from runner.settings import RunnerSettings
 
 log = logging.getLogger("runner")
@@ -55,7 +55,7 @@ class TransformersEngine:
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("importing")
-        from runner.engines.torch.lean_import import import_torch
+        from runner.engines.transformers.lean_import import import_torch
 
         torch = import_torch()
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -110,8 +110,8 @@ class TransformersEngine:
         self._loop = self._batch = self._model = self._tokenizer = self._own_tokenizer = None
 
     def _start_batch(self) -> None:
-        from runner.engines.torch.probe import make_forward
-        from runner.engines.torch.sampling import Sampler
+        from runner.engines.transformers.probe import make_forward
+        from runner.engines.transformers.sampling import Sampler
 
         forward, room = make_forward(self._model, rows=self._settings.max_concurrency, length=self._context_length)
         if room.context_length < self._context_length:

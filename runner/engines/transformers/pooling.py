@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from runner.engine import EngineError
-from runner.engines.torch.sentence_recipe import Dense, Recipe
+from runner.engines.transformers.sentence_recipe import Dense, Recipe
 
 # Below this a sum is that of nothing.
 LEAST = 1e-9

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from runner.engines.torch.rows import LayerShape, RowCache
+from runner.engines.transformers.rows import LayerShape, RowCache
 
 PART_TOKENS = 256
 # What a model's `forward` calls what it keeps of earlier tokens.

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.engine import Capabilities, EngineError, Phase, PromptInvalid
-from runner.engines.torch.pretrained import LOCAL, load_config, load_model
-from runner.engines.torch.sentence_recipe import Recipe, read_recipe
+from runner.engines.transformers.pretrained import LOCAL, load_config, load_model
+from runner.engines.transformers.sentence_recipe import Recipe, read_recipe
 from runner.settings import RunnerSettings
 
 log = logging.getLogger("runner")
@@ -34,13 +34,13 @@ class TransformersEmbedder:
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("importing")
-        from runner.engines.torch.lean_import import import_torch
+        from runner.engines.transformers.lean_import import import_torch
 
         torch = self._torch = import_torch()
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
-        from runner.engines.torch.pooling import Pooling
+        from runner.engines.transformers.pooling import Pooling
 
         disable_progress_bar()
 
