@@ -63,7 +63,7 @@ def compose_deployment(
 ) -> Deployment:
     """The project on Docker for this registry, as it and the engines may come to change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
-    preparation = Preparation(store=store, docker=docker, facts_dir=settings.data_dir / "prepared")
+    preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
     ports = _port_book(settings)
     return Deployment(
         deployed=deployed,

@@ -22,7 +22,7 @@ HANG_S = 10.0
 
 def make_spec(model_id: str = "tiny", **values: Any) -> ModelSpec:
     """A valid model with only what a test cares about."""
-    return ModelSpec(id=model_id, source=FileSource(Path("/models/tiny")), **values)
+    return ModelSpec(id=model_id, source=FileSource(Path("/models/tiny")), **{"engine": "transformers", **values})
 
 
 def make_container(model_id: str = "tiny", **values: Any) -> Container:

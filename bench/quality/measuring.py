@@ -66,7 +66,7 @@ def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
     deployment.write()
     deployment.prepare(spec.id, lambda _progress: None, lambda: False)
     store = SourceStore(settings.data_dir / "sources")
-    preparation = Preparation(store=store, docker=docker, facts_dir=settings.data_dir / "prepared")
+    preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
     stored = preparation.stored(spec)
     volume = preparation.volume(spec, stored)
     assert stored is not None

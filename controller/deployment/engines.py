@@ -10,6 +10,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from controller.registry import ModelSpec
+from controller.registry.engine_facts import AutoRule
+from controller.registry.spec import Dtype, Task
+
 BY_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 BY_ID = re.compile(r"sha256:[0-9a-f]{64}")
 # GGUF's way to name the parts of one model.
@@ -41,6 +45,15 @@ class Relaxation(BaseModel):
     why: Annotated[str, Field(min_length=10)]
 
 
+class Build(BaseModel):
+    """How `make up` builds the engine's image: the target of runner/Dockerfile and the wheels that have its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    compiler: bool = False
+    """Whether the build compiles code of ours, which takes an image with a compiler."""
+
+
 class Engine(BaseModel):
     """The facts of one engine: `{% set engine = {…} %}` in its template."""
 
@@ -49,25 +62,50 @@ class Engine(BaseModel):
     own: bool = False
     """Our runner: it speaks the native API too, takes its settings from the environment alone, and is built here."""
     image: str | None = None
+    build: Build | None = None
+    """None for an image that `make up` does not build."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Where the server listens inside its container."""
     ready: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
     """The path that answers 200 once the model serves."""
     routes: list[str] = []
     """What it serves of the OpenAI API; our runner serves all of it."""
+    tasks: list[Task] = ["chat", "completion", "embedding"]
+    """The values of `task:` that it serves."""
+    auto: AutoRule | None = None
+    """Which models `engine: auto` gives to it; None for an engine that has to be named."""
     loads: str | None = None
-    """Which file of the source is loaded, such as `*.gguf`; None where the server is given the whole folder."""
+    """Which file of the source is loaded, such as `*.gguf`; None if the server gets the whole folder."""
+    converts: list[Annotated[str, Field(pattern=r"^[a-z0-9]+$")]] = []
+    """Endings of the files that have to be converted before it can load them, such as `gguf`."""
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = ModelSpec.max_concurrency
+    """Requests in flight when models.yaml does not say."""
     overhead_mib: Annotated[int, Field(ge=0)] = 1024
-    """Memory beside weights and KV cache."""
+    """Memory beside weights and KV cache: interpreter, libraries, work buffers."""
+    keeps_weights: bool = False
+    """Whether weights stay in memory as they are in the file, whatever the `dtype`."""
+    kv_dtype: Dtype | None = None
+    """The number format of the KV cache; None if it is the model's `dtype`."""
+    kv_sequences: Annotated[int, Field(ge=1)] | None = None
+    """For how many sequences of full length it holds a KV cache; None if for each of `max_concurrency`."""
     relaxed: dict[Line, Relaxation] = {}
 
     @model_validator(mode="after")
-    def _foreign_is_bounded(self) -> Engine:
-        if not self.own and not self.routes:
+    def _third_party_is_bounded(self) -> Engine:
+        if self.own:
+            return self
+        if not self.routes:
             raise ValueError('routes: name what the server serves, such as ["/v1/chat/completions"]')
-        if not self.own and self.image is not None and not is_pinned(self.image):
+        if self.image is not None and not is_pinned(self.image):
             raise ValueError("image: a tag may mean another image tomorrow; write name@sha256:…")
+        for fact in ("build", "converts", "keeps_weights", "kv_dtype", "kv_sequences"):
+            if getattr(self, fact):
+                raise ValueError(f"{fact}: only our own runner's engines have it; remove it")
         return self
+
+    def must_convert(self, names: Collection[str]) -> bool:
+        """Tell whether these files have to be converted before the engine can load them."""
+        return any(name.lower().endswith(f".{form}") for name in names for form in self.converts)
 
     def loaded(self, names: Collection[str]) -> str | None:
         """The one file among these that the server is told to load, or its first part; None when it is not one."""

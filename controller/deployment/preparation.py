@@ -7,12 +7,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from controller.deployment.engines import Engine
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed, SourceError
@@ -30,8 +31,6 @@ LOG_LINES = 20
 # A conversion tells how far it is; one that says nothing for so long is at nothing.
 SILENT_AT_MOST_S = 3600.0
 TURN_WITHIN_S = 10.0
-# What transformers loads is safetensors, and openvino its own IR; both are made from GGUF files once.
-CONVERTING_ENGINES = frozenset({"openvino", "transformers"})
 # Of what the runner writes into a volume; counted up when older volumes are no longer good.
 PREPARED_FORMAT = 3
 
@@ -60,8 +59,17 @@ class PreparedFacts:
 class Preparation:
     """Makes models ready to be served and remembers that they are. Thread-safe."""
 
-    def __init__(self, *, store: SourceStore, docker: DockerService, facts_dir: Path, clock: Clock = time) -> None:
+    def __init__(
+        self,
+        *,
+        store: SourceStore,
+        docker: DockerService,
+        engines: Mapping[str, Engine],
+        facts_dir: Path,
+        clock: Clock = time,
+    ) -> None:
         self._store = store
+        self._engines = engines
         self._docker = docker
         self._facts_dir = facts_dir
         self._clock = clock
@@ -75,7 +83,7 @@ class Preparation:
 
         Named by model, engine, content and dtype, so that changed files never meet an old conversion.
         """
-        if not needs_preparing(spec, stored):
+        if not self._must_convert(spec, stored):
             return None
         content = "not-downloaded"
         if stored is not None:
@@ -117,7 +125,7 @@ class Preparation:
     def is_complete(self, spec: ModelSpec) -> bool:
         """Whether a start would find everything made. No Docker."""
         stored = self.stored(spec)
-        return stored is not None and (not needs_preparing(spec, stored) or self.facts(spec, stored) is not None)
+        return stored is not None and (not self._must_convert(spec, stored) or self.facts(spec, stored) is not None)
 
     def download(self, spec: ModelSpec, *, on_progress: OnProgress, cancelled: Callable[[], bool]) -> StoredSource:
         """Fetch the model's files, or find them there. Raises SourceError, or Cancelled soon after `cancelled()`."""
@@ -194,6 +202,10 @@ class Preparation:
         with file_lock.hold(self._facts_dir / f"{model_id}.lock", wait):
             yield
 
+    def _must_convert(self, spec: ModelSpec, stored: StoredSource | None) -> bool:
+        """Tell whether the engine cannot serve the files as they are; before the download the source's name decides."""
+        return self._engines[spec.engine].must_convert(stored.files if stored else (str(spec.source),))
+
     def _is_current(self, spec: ModelSpec, stored: StoredSource, volume: str) -> bool:
         """Whether it is the very volume that was filled: `down --volumes` and a new `up` leave an empty namesake."""
         facts = self.facts(spec, stored)
@@ -237,12 +249,6 @@ class Preparation:
             has_tools=bool(report.get("has_tools", False)),
         )
         write_atomic(self._facts_dir / f"{volume}.json", json.dumps(asdict(facts), indent=2) + "\n")
-
-
-def needs_preparing(spec: ModelSpec, stored: StoredSource | None) -> bool:
-    """Whether the engine cannot serve the files as they are: GGUF, for those that load another form of it."""
-    names = stored.files if stored else (str(spec.source),)
-    return spec.engine in CONVERTING_ENGINES and any(name.lower().endswith(".gguf") for name in names)
 
 
 def _downloading(progress: Progress) -> PreparationProgress:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import stat
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from controller.errors import ConfigInvalid
-from controller.registry.file.auto_engine import auto_engine
+from controller.registry.engine_facts import EngineFacts
+from controller.registry.file.auto_engine import AUTO, auto_engine
 from controller.registry.file.checks import findings
 from controller.registry.file.file_model import DefaultsPart, ModelPart, ModelsFile
 from controller.registry.file.problems import FileBroken, FileRefused, Problem, field_name
@@ -24,7 +25,7 @@ MAX_FILE_BYTES = 1 << 20
 _TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
 
 
-def load_registry(path: Path, *, engines: Collection[str]) -> Registry:
+def load_registry(path: Path, *, engines: Mapping[str, EngineFacts]) -> Registry:
     """The registry in the file; ConfigInvalid with every problem, ordered by line. `engines` are those that exist."""
     try:
         return _registry(_validated(_read(path), engines), engines)
@@ -32,7 +33,7 @@ def load_registry(path: Path, *, engines: Collection[str]) -> Registry:
         raise ConfigInvalid([problem.render(str(path)) for problem in refused.problems]) from None
 
 
-def _validated(text: str, engines: Collection[str]) -> ModelsFile:
+def _validated(text: str, engines: Mapping[str, EngineFacts]) -> ModelsFile:
     document = parse_yaml(text)
     if document.value is None and not document.problems:
         raise FileBroken(1, "file", "is empty; write `models:` and under it at least one model")
@@ -75,11 +76,7 @@ def _decode(content: bytes) -> str:
         raise FileBroken(line, "file", "holds bytes that are not UTF-8; save it as UTF-8") from None
 
 
-# One more request in a batch costs little there; the others' servers reserve room for each.
-CONCURRENCY = {"openvino": 32}
-
-
-def _registry(file: ModelsFile, engines: Collection[str]) -> Registry:
+def _registry(file: ModelsFile, engines: Mapping[str, EngineFacts]) -> Registry:
     return Registry(
         defaults=Defaults(**{f"{name}_s": getattr(file.defaults, name) for name in _TIMES}),
         memory_budget_bytes=file.memory_budget,
@@ -89,7 +86,7 @@ def _registry(file: ModelsFile, engines: Collection[str]) -> Registry:
     )
 
 
-def _spec(name: str, part: ModelPart, defaults: DefaultsPart, engines: Collection[str]) -> ModelSpec:
+def _spec(name: str, part: ModelPart, defaults: DefaultsPart, engines: Mapping[str, EngineFacts]) -> ModelSpec:
     times: dict[str, Any] = {}
     for key in _TIMES:
         own = getattr(part, key)
@@ -97,13 +94,16 @@ def _spec(name: str, part: ModelPart, defaults: DefaultsPart, engines: Collectio
     same = {f.name for f in dataclasses.fields(ModelSpec)} & set(ModelPart.model_fields)
     same -= {"source", "engine", "generation", "resources", "max_concurrency"}
     source = _with_revision(part.source, part.revision)
-    chosen = auto_engine(source, task=part.task, gpus=part.resources.gpus, engines=engines)
-    engine = chosen if part.engine == "auto" else part.engine
+    engine = part.engine
+    if engine == AUTO:
+        choice = auto_engine(source, task=part.task, gpus=part.resources.gpus, engines=engines)
+        assert choice is not None, "the checks refused such an entry"
+        engine = choice
     return ModelSpec(
         id=name,
         source=source,
         engine=engine,
-        max_concurrency=part.max_concurrency or CONCURRENCY.get(engine, ModelSpec.max_concurrency),
+        max_concurrency=part.max_concurrency or engines[engine].max_concurrency,
         generation=GenerationDefaults(**part.generation.model_dump()),
         resources=Resources(cpus=part.resources.cpus, memory_bytes=part.resources.memory, gpus=part.resources.gpus),
         **{key: getattr(part, key) for key in same},

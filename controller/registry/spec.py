@@ -60,7 +60,7 @@ class ModelSpec:
 
     id: str
     source: SourceRef
-    engine: str = "transformers"
+    engine: str
     aliases: tuple[str, ...] = ()
     task: Task = "chat"
     preload: bool = False

@@ -20,11 +20,12 @@ from scripts.setup.controller import (
 from scripts.setup.engine import EngineStep
 from scripts.setup.failure import SetupError
 from scripts.setup.host import Host
+from scripts.setup.inference_engines import built_engines
 from scripts.setup.layout import Layout
 from scripts.setup.lock import locked
 from scripts.setup.model import ModelStep
 from scripts.setup.models import remove_models
-from scripts.setup.runner_image import ENGINES, RunnerImageStep, WheelsStep, nothing_is_compiled, runners_are_current
+from scripts.setup.runner_image import RunnerImageStep, WheelsStep, nothing_is_compiled, runners_are_current
 from scripts.setup.shell import RealShell
 from scripts.setup.steps import Site, Step, run_steps
 from scripts.setup.venv import VenvStep
@@ -40,7 +41,7 @@ def machine_steps(site: Site) -> list[Step]:
         ComposeStep(site),
         BaseImageStep(site, BASE, spare=runners_are_current),
         BaseImageStep(site, COMPILER, spare=nothing_is_compiled),
-        *(step(site, engine) for engine in ENGINES for step in (WheelsStep, RunnerImageStep)),
+        *(step(site, name) for name in built_engines(site.layout.templates) for step in (WheelsStep, RunnerImageStep)),
         ModelStep(site),
     ]
 

@@ -22,6 +22,7 @@ class Layout:
     root: Path = ROOT
     data: Path = ROOT / "data"
     compose_dir: Path = ROOT / "compose"
+    templates: Path = ROOT / "templates"
     project: str = "orchestrar"
     host: str = "127.0.0.1"
     port: int = 8000
@@ -35,6 +36,7 @@ class Layout:
         return cls(
             data=_folder(environ, "ORCHESTRAR_DATA", cls.data),
             compose_dir=_folder(environ, "ORCHESTRAR_COMPOSE_DIR", cls.compose_dir),
+            templates=_folder(environ, "ORCHESTRAR_TEMPLATES", cls.templates),
             project=environ.get("ORCHESTRAR_PROJECT") or cls.project,
             host=environ.get("ORCHESTRAR_HOST") or cls.host,
             port=_number(environ, "ORCHESTRAR_PORT", cls.port, 1, 65535),
@@ -66,10 +68,6 @@ class Layout:
     @property
     def wheelhouse(self) -> Path:
         return self.runner / "wheelhouse"
-
-    def runner_image(self, engine: str) -> str:
-        """The tag that the engine's template names."""
-        return f"orchestrar-runner:{'latest' if engine == 'transformers' else engine}"
 
     @property
     def setup_logs(self) -> Path:

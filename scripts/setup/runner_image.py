@@ -11,16 +11,20 @@ from pathlib import Path
 
 from scripts.setup.base_image import find_image
 from scripts.setup.failure import SetupError
+from scripts.setup.inference_engines import built_engines
 from scripts.setup.shell import shorten
 from scripts.setup.stamps import read_stamp, text_hash, tree_hash, write_stamp
 from scripts.setup.steps import Site
 from scripts.setup.venv import PIP_ENVIRONMENT
 
-# Each is a target of runner/Dockerfile with a requirements file of its own.
-ENGINES = ("openvino", "transformers")
 CONTENT_LABEL = "orchestrar.content"
 BASE_LABEL = "orchestrar.base"
 UNUSED = "not needed, no model uses it"
+
+
+def image_of(site: Site, engine: str) -> str:
+    """Return the name of the engine's image, as its template says it."""
+    return built_engines(site.layout.templates)[engine].image
 
 
 def runner_content(site: Site) -> str:
@@ -30,25 +34,31 @@ def runner_content(site: Site) -> str:
 
 def engines_in_use(site: Site) -> frozenset[str]:
     """The engines that models.yaml asks for; all where it cannot be told, as with a file that is not valid."""
+    built = frozenset(built_engines(site.layout.templates))
     answer = site.shell.ask(str(site.layout.python), "-m", "controller.provision", "--engines")
-    return frozenset(answer.out.split() if answer.code == 0 else ENGINES) & frozenset(ENGINES)
+    return built.intersection(answer.out.split()) if answer.code == 0 else built
 
 
 def runners_are_current(site: Site) -> bool:
     """Whether no image has to be built."""
-    stale = {engine for engine in ENGINES if not runner_is_current(site, engine)}
-    # Asked only where it matters: the answer takes a Python of its own.
-    return not stale or not stale & engines_in_use(site)
+    return _none_is_needed(site, frozenset(built_engines(site.layout.templates)))
 
 
 def nothing_is_compiled(site: Site) -> bool:
     """Whether no image with our kernels has to be built."""
-    return runner_is_current(site, "openvino") or "openvino" not in engines_in_use(site)
+    engines = built_engines(site.layout.templates)
+    return _none_is_needed(site, frozenset(name for name, engine in engines.items() if engine.needs_compiler))
+
+
+def _none_is_needed(site: Site, engines: frozenset[str]) -> bool:
+    stale = {engine for engine in engines if not runner_is_current(site, engine)}
+    # Asked only if it matters: the answer takes a Python of its own.
+    return not stale or not stale & engines_in_use(site)
 
 
 def runner_is_current(site: Site, engine: str) -> bool:
     """Whether the image was built from these very files and this base; a base that is gone does not matter."""
-    image = find_image(site, site.layout.runner_image(engine))
+    image = find_image(site, image_of(site, engine))
     if image is None or image.labels.get(CONTENT_LABEL) != runner_content(site):
         return False
     base = find_image(site, site.layout.base_image)
@@ -144,7 +154,7 @@ class RunnerImageStep:
 
     def done(self) -> str | None:
         if runner_is_current(self.site, self.engine):
-            return self.site.layout.runner_image(self.engine)
+            return image_of(self.site, self.engine)
         return None if self.engine in engines_in_use(self.site) else UNUSED
 
     def do(self) -> None:
@@ -159,7 +169,7 @@ class RunnerImageStep:
             "--build-arg", f"COMPILER_IMAGE={layout.compiler_image}", "--build-arg", f"ENGINE={self.engine}",
             "--target", self.engine,
             "--label", f"{CONTENT_LABEL}={runner_content(site)}", "--label", f"{BASE_LABEL}={base.id}",
-            "--tag", layout.runner_image(self.engine), str(layout.runner),
+            "--tag", image_of(site, self.engine), str(layout.runner),
         )  # fmt: skip
-        site.say(f"{shorten(argv)} → {layout.runner_image(self.engine)}")
+        site.say(f"{shorten(argv)} → {image_of(site, self.engine)}")
         site.shell.run(*argv, env=builder)

@@ -20,8 +20,9 @@ import pytest
 from scripts.setup.__main__ import make_site
 from scripts.setup.base_image import find_image
 from scripts.setup.console import Console
+from scripts.setup.inference_engines import built_engines
 from scripts.setup.layout import ROOT, Layout
-from scripts.setup.runner_image import ENGINES, runners_are_current
+from scripts.setup.runner_image import runners_are_current
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 PYTHON = "/usr/bin/python3"
@@ -176,14 +177,15 @@ def test_make_up_and_down_as_a_plain_user(user: PlainUser) -> None:
     site = make_site(Layout.from_environ(os.environ), Console(), "plain-user", None)
     if not runners_are_current(site):
         pytest.fail("the runner images are not current; run: python3 -m scripts.setup test-env")
-    images_before = [find_image(site, site.layout.runner_image(engine)) for engine in ENGINES]
+    engines = built_engines(site.layout.templates)
+    images_before = [find_image(site, engine.image) for engine in engines.values()]
 
     printed = user.make("up")
     print(printed)
-    for engine in ENGINES:
+    for engine in engines:
         assert f"{engine} wheels: already there (not needed" in printed
         assert f"{engine} image: already there" in printed
-    assert images_before == [find_image(site, site.layout.runner_image(engine)) for engine in ENGINES]
+    assert images_before == [find_image(site, engine.image) for engine in engines.values()]
     with urllib.request.urlopen(f"http://127.0.0.1:{user.port}/health", timeout=5) as answer:
         assert json.load(answer)["status"] == "ok"
     pid = int((user.checkout / "data" / "run" / "controller.pid").read_text())

@@ -13,7 +13,11 @@ import jinja2
 
 from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine
-from controller.deployment.rendering.memory_limits import FOREIGN_CONTEXT, memory_limit_bytes, preparing_memory_bytes
+from controller.deployment.rendering.memory_limits import (
+    THIRD_PARTY_CONTEXT,
+    memory_limit_bytes,
+    preparing_memory_bytes,
+)
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec
@@ -99,7 +103,7 @@ def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
         "service": spec.id,
         "prepare_service": prepare_service(spec.id),
         "template": f"engines/{spec.engine}.yaml.j2",
-        "prepare_templates": [f"prepare/{spec.engine}.yaml.j2"] if files.volume else [],
+        "is_prepared": files.volume is not None,
         "engine": spec.engine,
         "image": spec.image or engine.image,
         "container_port": str(engine.port),
@@ -107,7 +111,7 @@ def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
         "task": spec.task,
         "dtype": spec.dtype,
         "context_length": "" if spec.context_length is None else str(spec.context_length),
-        "context_of_all": str((spec.context_length or FOREIGN_CONTEXT) * spec.max_concurrency),
+        "context_of_all": str((spec.context_length or THIRD_PARTY_CONTEXT) * spec.max_concurrency),
         "max_concurrency": str(spec.max_concurrency),
         "generation": json.dumps(spec.generation.given(), sort_keys=True),
         "env": sorted(spec.env.items()),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias, get_args
 
-from controller.registry.file.auto_engine import AUTO_ENGINE, FAST_ENGINE
+from controller.registry.engine_facts import EngineFacts
+from controller.registry.file.auto_engine import AUTO, auto_engine
 from controller.registry.file.problems import KeyPath, closest, one_line, quoted
 from controller.registry.source_ref import HttpsSource, HubSource, SourceRef, parse_source
+from controller.registry.spec import ModelSpec, Task
 
 Finding: TypeAlias = tuple[KeyPath, str]
 
+_TASKS = get_args(Task)
 
-def findings(value: Any, engines: Collection[str]) -> Iterator[Finding]:
+
+def findings(value: Any, engines: Mapping[str, EngineFacts]) -> Iterator[Finding]:
     """What is wrong between the values of a file, as far as they have the right types."""
     models = value.get("models") if isinstance(value, dict) else None
     if not isinstance(models, dict):
@@ -27,16 +31,31 @@ def findings(value: Any, engines: Collection[str]) -> Iterator[Finding]:
     yield from _ports(parts)
 
 
-def _engine(name: str, part: dict[str, Any], engines: Collection[str]) -> Iterator[Finding]:
-    engine = part.get("engine", "auto")
-    if engine == FAST_ENGINE and engine in engines and part.get("task") == "embedding":
-        yield ("models", name, "engine"), f"{engine} makes no embeddings; write {AUTO_ENGINE}, or remove it"
-    if not isinstance(engine, str) or (AUTO_ENGINE if engine == "auto" else engine) in engines:
+def _engine(name: str, part: dict[str, Any], engines: Mapping[str, EngineFacts]) -> Iterator[Finding]:
+    engine = part.get("engine", AUTO)
+    if not isinstance(engine, str):
         return
-    known = [*(["auto"] if AUTO_ENGINE in engines else []), *sorted(set(engines) - {"auto"})]
+    choice = _auto_choice(part, engines)
+    task = part.get("task")
+    if engine in engines and task in _TASKS and task not in engines[engine].tasks:
+        other = f"write {choice}, or remove it" if choice else "write another engine"
+        yield ("models", name, "engine"), f"{engine} does not serve `task: {task}`; {other}"
+    if engine in engines or (engine == AUTO and choice):
+        return
+    known = [*([AUTO] if choice else []), *sorted(set(engines) - {AUTO})]
     guess = closest(engine, known)
     meant = f"; did you mean {guess}?" if guess else ""
     yield ("models", name, "engine"), f"{quoted(engine)} is no engine here{meant}; write one of {', '.join(known)}"
+
+
+def _auto_choice(part: dict[str, Any], engines: Mapping[str, EngineFacts]) -> str | None:
+    """The engine that `auto` means for this entry, as far as its other values can be read."""
+    source, resources = _parsed(part.get("source")), part.get("resources")
+    gpus = resources.get("gpus") if isinstance(resources, dict) else None
+    if source is None:
+        return next((name for name, engine in engines.items() if engine.auto), None)
+    task = next((task for task in _TASKS if task == part.get("task")), ModelSpec.task)
+    return auto_engine(source, task=task, gpus=gpus if isinstance(gpus, int) else 0, engines=engines)
 
 
 def _source(name: str, part: dict[str, Any]) -> Iterator[Finding]:

@@ -129,7 +129,7 @@ class ModelPart(FilePart):
     source: Annotated[SourceRef, SOURCE] = Field(description=f"Where the model's files come from: {FORMS}.")
     engine: Annotated[
         str,
-        text("auto or an engine's name, such as transformers", longest=63, editor_pattern=r"^[a-z0-9][a-z0-9._-]*$"),
+        text("auto, or the name of a file in templates/engines", longest=63, editor_pattern=r"^[a-z0-9][a-z0-9._-]*$"),
     ] = Field(default="auto", description="What serves the model: auto, or the name of a file in templates/engines.")
     aliases: tuple[Annotated[str, MODEL_ID], ...] = Field(
         default=(), description="Other names of the model, unique in the file."
@@ -156,7 +156,7 @@ class ModelPart(FilePart):
         int | None, whole(16, 1 << 24, example=4096, why="it counts the tokens of prompt and answer")
     ] = Field(default=None, description="Longest prompt and answer together, in tokens. Unset: the model's own.")
     max_concurrency: Annotated[int | None, whole(1, 1024, example=8, why="it counts requests served at once")] = Field(
-        default=None, description="Requests served at the same time. Unset: 32 with openvino, else 8."
+        default=None, description="Requests served at the same time. Unset: as many as suit the engine."
     )
     max_queue: Annotated[int, whole(0, 100_000, example=64, why="it counts requests that wait")] = Field(
         default=64, description="Requests that may wait for a free place."

@@ -15,7 +15,7 @@ _TEXTS = re.compile(
 _MODULE_FOLDER = re.compile(r"\d+_[A-Za-z]+/[^/.][^/]*\.(json|safetensors)")
 _SAFETENSORS = re.compile(r"[^/.][^/]*\.safetensors")
 _CANONICAL = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_OPENVINO = re.compile(r"openvino_(model|tokenizer|detokenizer)\.(xml|bin)")
+_IR_FILE = re.compile(r"openvino_(model|tokenizer|detokenizer)\.(xml|bin)")
 _GGUF = re.compile(r"[^/.][^/]*\.gguf", re.IGNORECASE)
 _GGUF_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
 _GGUF_PREFERENCE = ("q4_k_m", "q4_0", "q4_1", "q5_k_m", "q6_k", "q8_0", "bf16", "f16", "f32")
@@ -25,7 +25,7 @@ def choose(label: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
     """The files to fetch, small ones first; SourceError when there are no weights that are data only."""
     by_name = {file.rfilename: file for file in siblings if file.rfilename.isprintable() and "\\" not in file.rfilename}
     names = set(by_name)
-    chosen = _safetensors(names) or _gguf(names) or _openvino(names)
+    chosen = _safetensors(names) or _gguf(names) or _ir(names)
     if not chosen:
         raise SourceError(_no_weights(label, names))
     chosen |= {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
@@ -38,9 +38,9 @@ def _safetensors(names: set[str]) -> set[str]:
     return canonical or {name for name in names if _SAFETENSORS.fullmatch(name)}
 
 
-def _openvino(names: set[str]) -> set[str]:
-    """OpenVINO's form: a description and its data, of the model, the tokenizer and the detokenizer."""
-    pairs = {name for name in names if _OPENVINO.fullmatch(name)}
+def _ir(names: set[str]) -> set[str]:
+    """OpenVINO's IR: a description and its data, of the model, the tokenizer and the detokenizer."""
+    pairs = {name for name in names if _IR_FILE.fullmatch(name)}
     return pairs if {"openvino_model.xml", "openvino_model.bin"} <= pairs else set()
 
 

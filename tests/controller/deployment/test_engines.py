@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from controller.deployment.engines import Engine
 from controller.errors import ConfigInvalid
 from controller.settings import ROOT, Settings
 
+DOCS = ROOT / "docs" / "engines.md"
 DIGEST = "sha256:" + "ab" * 32
 MINIMAL = """{% set engine = {"routes": ["/v1/completions"]} %}
     environment: {}
@@ -69,6 +71,11 @@ def test_the_shipped_templates_say_what_they_have_to() -> None:
             "{% set engine = {'own': true, 'relaxed': {'ipc': {'to': 'host', 'why': 'it is easier'}}} %}",
             "engine.relaxed.ipc",
         ),
+        ("{% set engine = {'routes': ['/v1/completions'], 'converts': ['gguf']} %}", "converts: only our own runner"),
+        ("{% set engine = {'own': true, 'converts': ['.gguf']} %}", "engine.converts.0: String should match"),
+        ("{% set engine = {'own': true, 'tasks': ['chat', 'draw']} %}", "engine.tasks.1: Input should be"),
+        ("{% set engine = {'own': true, 'auto': {'sources': ['*']}} %}", "engine.auto.order: Field required"),
+        ("{% set engine = {'own': true, 'build': {'compilers': 1}} %}", "engine.build.compilers: Extra inputs"),
         (MINIMAL + "    privileged: true\n", "the template writes `privileged`; name it in `relaxed`"),
         (MINIMAL + '    "user": "0:0"\n', "the template writes `user`"),
         ("{% set engine = model.engine %}", "is not made of plain values"),
@@ -135,3 +142,9 @@ def test_the_one_file_is_found(names: list[str], expected: str | None) -> None:
     """One file, or the first part of one; never a guess among several."""
     assert expected == Engine(routes=["/v1/completions"], loads="*.gguf").loaded(names)
     assert Engine(own=True).loaded(names) is None
+
+
+def test_every_fact_is_documented() -> None:
+    """docs/engines.md has a table row for each fact that a template may hold."""
+    rows = [line.split("|")[1] for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert set(Engine.model_fields) <= set(re.findall(r"`([a-z_]+)`", "".join(rows)))

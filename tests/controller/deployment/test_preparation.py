@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from filelock import FileLock
 
-from controller.deployment.preparation import Preparation, needs_preparing
+from controller.deployment.preparation import Preparation
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, PreparationFailed
@@ -21,6 +21,7 @@ from controller.registry import ModelSpec
 from controller.registry.source_ref import FileSource
 from controller.sources import SourceStore
 from controller.supervisor.backend import PreparationProgress
+from tests.engines import SHIPPED
 from tests.fakes import HANG_S, FakeClock, make_container
 
 FACTS = (
@@ -87,13 +88,19 @@ def spec(tmp_path: Path) -> ModelSpec:
     file.write_bytes(b"GGUF")
     file.chmod(0o644)
     tmp_path.chmod(0o755)
-    return ModelSpec(id="tiny", source=FileSource(file))
+    return ModelSpec(id="tiny", source=FileSource(file), engine="transformers")
 
 
 @pytest.fixture
 def preparation(tmp_path: Path, docker: FakeDocker) -> Preparation:
     store = SourceStore(tmp_path / "sources")
-    return Preparation(store=store, docker=cast(DockerService, docker), facts_dir=tmp_path / "facts", clock=FakeClock())
+    return Preparation(
+        store=store,
+        docker=cast(DockerService, docker),
+        engines=SHIPPED,
+        facts_dir=tmp_path / "facts",
+        clock=FakeClock(),
+    )
 
 
 def convert(preparation: Preparation, spec: ModelSpec, **kwargs: Any) -> list[PreparationProgress]:
@@ -193,15 +200,18 @@ def test_a_conversion_that_says_nothing_is_ended(preparation: Preparation, docke
     assert docker.calls[-1] == "remove"
 
 
-def test_only_gguf_needs_it(spec: ModelSpec, preparation: Preparation, tmp_path: Path) -> None:
-    """Safetensors are served as they are: no volume, complete as soon as they are there."""
+def test_only_what_the_engine_converts_needs_it(spec: ModelSpec, preparation: Preparation, tmp_path: Path) -> None:
+    """Safetensors, and GGUF for an engine that reads it, get no volume and are complete once downloaded."""
     folder = tmp_path / "st"
     folder.mkdir(mode=0o755)
     (folder / "model.safetensors").write_bytes(b"x")
-    plain = ModelSpec(id="plain", source=FileSource(folder))
-    assert needs_preparing(spec, preparation.stored(spec))
+    plain = ModelSpec(id="plain", source=FileSource(folder), engine="transformers")
     assert preparation.volume(plain, preparation.stored(plain)) is None
     assert preparation.is_complete(plain)
+    assert preparation.volume(spec, preparation.stored(spec)) is not None
+    as_it_is = replace(spec, engine="llamacpp")
+    assert preparation.volume(as_it_is, preparation.stored(as_it_is)) is None
+    assert preparation.is_complete(as_it_is)
 
 
 def test_what_is_known_is_told(preparation: Preparation, spec: ModelSpec) -> None:

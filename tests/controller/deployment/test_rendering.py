@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from controller.deployment.engine_templates import engine_names, read_engines
 from controller.deployment.engines import Engine
-from controller.deployment.rendering.memory_limits import foreign_memory_bytes, serving_memory_bytes
+from controller.deployment.rendering.memory_limits import memory_limit_bytes
 from controller.deployment.rendering.render import render
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec, Resources, load_registry
 from controller.registry.source_ref import FileSource
 from controller.settings import ROOT
+from tests.engines import SHIPPED
 from tests.fakes import make_spec
 from tests.intent import HARDENED, intended_file
 
@@ -69,6 +70,7 @@ def targets(draw: st.DrawFn) -> Target:
     """Any model, with any text where text is allowed."""
     spec = ModelSpec(
         id=draw(IDS),
+        engine="transformers",
         source=FileSource(Path("/m")),
         image=draw(st.none() | TEXT.filter(bool)),
         env=draw(st.dictionaries(NAMES, TEXT, max_size=3)),
@@ -203,52 +205,54 @@ def one_target(**files: Any) -> Target:
     return Target(spec=make_spec(), port=8001, files=ModelFiles(**known))
 
 
+def limit_of(spec: ModelSpec, files: ModelFiles, engine: Engine | None = None) -> int:
+    return memory_limit_bytes(Target(spec=spec, port=8001, files=files), engine or SHIPPED[spec.engine])
+
+
 class TestMemory:
     def test_what_is_written_counts(self) -> None:
         """`resources.memory` is taken as it is."""
         spec = make_spec(resources=Resources(memory_bytes=5 * GIB))
-        assert serving_memory_bytes(spec, one_target().files) == 5 * GIB
+        assert limit_of(spec, one_target().files) == 5 * GIB
 
     def test_before_the_download_a_default_stands(self) -> None:
         """A model whose size nobody knows yet gets 4 GiB."""
-        assert serving_memory_bytes(make_spec(), one_target().files) == 4 * GIB
+        assert limit_of(make_spec(), one_target().files) == 4 * GIB
 
     def test_it_grows_with_weights_context_and_width(self) -> None:
         """Weights count 1.3 times in the width they are loaded in, and the KV cache by the context."""
         facts = {"weights_bytes": 2 * GIB, "parameters": GIB, "kv_bytes_per_token": 1 << 16, "context_length": 8192}
         files = one_target(**facts).files
-        narrow = serving_memory_bytes(make_spec(dtype="bfloat16"), files)
+        narrow = limit_of(make_spec(dtype="bfloat16"), files)
         assert narrow == pytest.approx(1.3 * 2 * GIB + GIB + 640 * (1 << 20), rel=0.02)
-        wide = serving_memory_bytes(make_spec(dtype="float32"), files)
+        wide = limit_of(make_spec(dtype="float32"), files)
         assert wide - narrow == pytest.approx(1.3 * 2 * GIB, rel=0.02)
-        short = serving_memory_bytes(make_spec(dtype="bfloat16", context_length=1024), files)
+        short = limit_of(make_spec(dtype="bfloat16", context_length=1024), files)
         assert short < narrow
-        embedder = serving_memory_bytes(make_spec(dtype="bfloat16", task="embedding"), files)
+        embedder = limit_of(make_spec(dtype="bfloat16", task="embedding"), files)
         assert embedder == pytest.approx(1.3 * 2 * GIB + GIB, rel=0.02)
 
     def test_a_cache_nobody_counted_counts(self) -> None:
         """Files that were not converted come without a count: then it is a common one, as wide as the dtype."""
         facts = {"weights_bytes": GIB, "parameters": GIB // 2, "context_length": 8192}
         uncounted, counted = (one_target(**facts, kv_bytes_per_token=known).files for known in (0, 1 << 16))
-        assert serving_memory_bytes(make_spec(dtype="float32"), uncounted) == serving_memory_bytes(
-            make_spec(dtype="float32"), counted
-        )
-        narrow = serving_memory_bytes(make_spec(dtype="bfloat16"), uncounted)
+        assert limit_of(make_spec(dtype="float32"), uncounted) == limit_of(make_spec(dtype="float32"), counted)
+        narrow = limit_of(make_spec(dtype="bfloat16"), uncounted)
         assert narrow == pytest.approx(1.3 * GIB + 0.5 * GIB + 640 * (1 << 20), rel=0.02)
 
     def test_openvino_counts_the_weights_as_they_are(self) -> None:
         """Its weights stay as narrow as in the file, whatever they are computed in; a cache nobody counted counts."""
         files = one_target(weights_bytes=GIB, parameters=2 * GIB, kv_bytes_per_token=1 << 15, context_length=8192).files
-        limit = serving_memory_bytes(make_spec(engine="openvino", dtype="float32"), files)
+        limit = limit_of(make_spec(engine="openvino", dtype="float32"), files)
         assert limit == pytest.approx(1.3 * GIB + 0.5 * GIB + 448 * (1 << 20), rel=0.05)
         unknown = one_target(weights_bytes=GIB).files
-        assert serving_memory_bytes(make_spec(engine="openvino", dtype="float32"), unknown) == limit
+        assert limit_of(make_spec(engine="openvino", dtype="float32"), unknown) == limit
 
     def test_somebody_elses_server_reserves_for_all(self) -> None:
         """Weights as they are in the file, a context for each request in flight, and what the template says beside."""
         engine = Engine(routes=["/v1/completions"], overhead_mib=512)
         files = one_target(weights_bytes=GIB).files
         spec = make_spec(engine="llamacpp", context_length=8192, max_concurrency=4)
-        assert foreign_memory_bytes(spec, files, engine) == pytest.approx(1.3 * GIB + GIB + 0.5 * GIB, rel=0.05)
-        assert foreign_memory_bytes(spec, one_target().files, engine) == 4 * GIB
-        assert foreign_memory_bytes(make_spec(resources=Resources(memory_bytes=5)), files, engine) == 5
+        assert limit_of(spec, files, engine) == pytest.approx(1.3 * GIB + GIB + 0.5 * GIB, rel=0.05)
+        assert limit_of(spec, one_target().files, engine) == 4 * GIB
+        assert limit_of(make_spec(resources=Resources(memory_bytes=5)), files, engine) == 5

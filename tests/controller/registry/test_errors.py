@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from controller.errors import ConfigInvalid
 from controller.registry import load_registry
+from tests.engines import shipped
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
-ENGINES = frozenset({"transformers", "llamacpp", "openvino"})
+ENGINES = shipped("transformers", "llamacpp", "openvino")
 one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -83,7 +84,7 @@ def test_an_automatic_engine_must_exist_too(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     path.write_text("models:\n  one: {source: hf://owner/name}\n")
     with pytest.raises(ConfigInvalid) as refused:
-        load_registry(path, engines={"llamacpp"})
+        load_registry(path, engines=shipped("llamacpp"))
     assert [f'{path}:2: models.one.engine: "auto" is no engine here; write one of llamacpp'] == refused.value.problems
 
 

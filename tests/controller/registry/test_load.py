@@ -11,9 +11,10 @@ from controller.errors import ConfigInvalid, ModelNotFound
 from controller.registry import GenerationDefaults, ModelSpec, Registry, Resources, load_registry
 from controller.registry.source_ref import HubSource, PypiSource
 from controller.settings import ROOT
+from tests.engines import shipped
 
 SHIPPED = ROOT / "config" / "models.yaml"
-ENGINES = frozenset({"transformers", "llamacpp"})
+ENGINES = shipped("transformers", "llamacpp")
 
 
 def load(folder: Path, text: str) -> Registry:
@@ -30,7 +31,7 @@ def one(folder: Path, lines: str) -> ModelSpec:
 
 def test_the_shipped_file_holds_the_two_models() -> None:
     """The file in the repository loads, and has the default model first."""
-    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
+    registry = load_registry(SHIPPED, engines=shipped("openvino", "transformers"))
     assert list(registry.models) == ["smollm2-135m", "tiny-llama"]
     assert registry.memory_budget_bytes is None
     small, tiny = registry.models.values()
@@ -41,8 +42,8 @@ def test_the_shipped_file_holds_the_two_models() -> None:
 
 
 def test_a_model_needs_its_source_only(tmp_path: Path) -> None:
-    """Everything but the source has a default, and the spec's own defaults are the same."""
-    assert ModelSpec(id="one", source=HubSource("owner/name")) == one(tmp_path, "")
+    """All but the source has a default, and the spec's own defaults are the same; `auto` chooses the engine."""
+    assert ModelSpec(id="one", source=HubSource("owner/name"), engine="transformers") == one(tmp_path, "")
 
 
 def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_other_text_is_no_duration(tmp_path: Path, written: str) -> None:
 
 def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
     """An id and an alias name the same model; another name lists the known ids and the closest."""
-    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
+    registry = load_registry(SHIPPED, engines=shipped("openvino", "transformers"))
     assert registry.resolve("smollm2") is registry.resolve("smollm2-135m")
     with pytest.raises(ModelNotFound) as unknown:
         registry.resolve("tiny-lama")
@@ -190,7 +191,7 @@ def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
 
 def test_the_registry_cannot_be_changed() -> None:
     """A registry is a value: models can be neither added nor replaced."""
-    registry = load_registry(SHIPPED, engines={"openvino", "transformers"})
+    registry = load_registry(SHIPPED, engines=shipped("openvino", "transformers"))
     with pytest.raises(TypeError):
         registry.models["new"] = registry.models["tiny-llama"]  # type: ignore[index]
     with pytest.raises(AttributeError):
@@ -214,5 +215,5 @@ def test_auto_takes_the_fast_engine_where_it_fits(tmp_path: Path, lines: str, en
     """GGUF and OpenVINO's own form are served by openvino on CPUs; everything else by transformers."""
     path = tmp_path / "models.yaml"
     path.write_text("models:\n  m:\n    " + lines + "\n")
-    assert load_registry(path, engines={"openvino", "transformers"}).models["m"].engine == engine
-    assert load_registry(path, engines={"transformers"}).models["m"].engine == "transformers"
+    assert load_registry(path, engines=shipped("openvino", "transformers")).models["m"].engine == engine
+    assert load_registry(path, engines=shipped("transformers")).models["m"].engine == "transformers"
