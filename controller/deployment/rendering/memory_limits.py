@@ -5,9 +5,7 @@ from __future__ import annotations
 from controller.deployment.engines import Engine
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.registry import ModelSpec
-
-MIB = 1024 * 1024
-GIB = 1024 * MIB
+from controller.system.sizes import GIB, MIB
 
 # What an engine takes before any weight is loaded (interpreter, libraries, work buffers) and for how many sequences of
 # full length it holds a KV cache. Both share that out among many short sequences and bound it by the limit themselves.

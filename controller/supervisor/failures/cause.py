@@ -9,8 +9,8 @@ from controller.docker.container import Container
 from controller.docker.endings import Ending
 from controller.errors import ModelDied, StartFailed, StartInterrupted
 from controller.supervisor.failures.card import failure_card
+from controller.system.sizes import MIB
 
-MIB = 1024 * 1024
 # 0, 128 + SIGKILL and 128 + SIGTERM: what a stop leaves, and the end of the engine itself.
 ENDED_AS_BY_A_STOP = (0, 137, 143)
 
