@@ -18,8 +18,8 @@ from controller.errors import ConfigInvalid, OrchestrarError
 from controller.registry import DeployedModels
 from controller.settings import Settings
 from controller.supervisor.backend import PreparationProgress
+from controller.system.sizes import MIB
 
-MIB = 1024 * 1024
 HEARTBEAT_S = 5.0
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,17 @@ def test_each_library_has_one_home(library: str, homes: str) -> None:
     users = {name for name, file in known.items() if library in imported_by(file, known)}
     assert users
     assert [] == [user for user in sorted(users) if not any(is_covered(user, home) for home in homes.split())]
+
+
+def test_the_controller_requires_what_it_imports() -> None:
+    """`requirements.in` names the libraries that the controller imports itself, no more and no fewer."""
+    known = modules()
+    files = [file for name, file in known.items() if name.startswith("controller.")]
+    imported = {used for file in files for used in imported_by(file, known)} - {"controller"}
+    packages = packages_distributions()
+    names = {package for used in imported if "." not in used for package in packages[used]}
+    required = (ROOT / "requirements.in").read_text(encoding="utf-8").split()
+    assert sorted(required) == sorted(name.lower().replace("_", "-") for name in names)
 
 
 def test_what_is_not_so_is_noticed(tmp_path: Path) -> None:

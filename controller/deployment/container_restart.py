@@ -41,7 +41,7 @@ class Resumption:
         means now.
         """
         made = self._made.get(model_id)
-        if made is None or made.described != self._docker.described():
+        if made is None or made.described != self._docker.compose_text():
             return None
         container = made.container
         try:

@@ -149,7 +149,7 @@ class Deployment:
         for _ in range(PORT_TRIES):
             self._yield_taken_port(spec)
             self.write()
-            described = self._docker.described()
+            described = self._docker.compose_text()
             failure = self._try_up(model_id)
             said = "" if failure is None else f"{failure.details.get('stderr')}".lower()
             if any(sign in said for sign in _PORT_IN_USE):

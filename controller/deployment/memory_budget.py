@@ -11,10 +11,10 @@ from pathlib import Path
 
 from controller.supervisor.backend import Amount
 from controller.system.files import write_atomic
+from controller.system.sizes import MIB
 
 log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 SHARE_OF_ENGINE = 0.8
 # Room above the largest sample: samples are seconds apart and miss the peaks between them.
 MARGIN = 1.2

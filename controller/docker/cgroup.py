@@ -1,11 +1,11 @@
-"""A container's memory as the kernel shows it on this machine: a file's read instead of a call of Docker's."""
+"""The memory that a container uses, read from the kernel's files on this machine without a call of Docker."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-# Where engines put a container's group: with cgroups of the first version or the second, with systemd or without.
+# Docker's folders for a container's group: cgroups v1 or v2, with systemd or without it.
 _FOLDERS = (
     "memory/docker/{id}",
     "memory/system.slice/docker-{id}.scope",
@@ -17,9 +17,10 @@ _INACTIVE = ("total_inactive_file", "inactive_file")
 
 
 def working_set_bytes(container_id: str, root: Path = ROOT) -> int | None:
-    """What the container uses, less the pages of files that were not used lately, which the kernel drops first.
+    """Return the memory in use, without the file pages that were not used lately: the kernel drops those first.
 
-    The same difference as `docker stats` shows. None where the group cannot be read: gone, or in another machine.
+    This is the difference that `docker stats` shows. None if the group cannot be read: it is gone, or on another
+    machine.
     """
     for folder in _FOLDERS:
         group = root / folder.format(id=container_id)

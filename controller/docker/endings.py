@@ -1,4 +1,4 @@
-"""What Docker told of containers' ends: the evidence that exit codes alone do not give."""
+"""How containers ended, as Docker's events report it: exit codes alone do not tell the cause."""
 
 from __future__ import annotations
 
@@ -10,65 +10,67 @@ from controller.docker.events import Event
 
 MOST_CONTAINERS = 256
 # 128 + SIGKILL.
-KILLED = 137
-# The signals that ask a process to end: INT, QUIT, KILL and TERM. Others (HUP, USR1) come as `kill`, too.
+EXIT_CODE_OF_SIGKILL = 137
+# INT, QUIT, KILL and TERM end a process. Docker reports other signals (HUP, USR1) as `kill` events, too.
 _ENDING_SIGNALS = (2, 3, 9, 15)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """What Docker told of the end of a container's last run; without `seen` nothing is known of it.
+    """What Docker's events report about the end of a container's last run; nothing if it is not `is_known`.
 
-    `ordered`: somebody told Docker to stop, kill or remove it, by hand or we ourselves. A process that ended by itself,
-    or was killed past Docker, was ended by nobody's order. `oom`: the kernel ended a process of it for want of memory.
-    `exit_code`: as its end told it.
+    `was_ordered`: a user or the controller used Docker to stop, kill or remove it. A process that ended by itself, or
+    was killed without Docker, has no such order. `oom`: the kernel killed one of its processes for lack of memory.
     """
 
-    seen: bool = False
+    is_known: bool = False
     exit_code: int | None = None
-    ordered: bool = False
+    was_ordered: bool = False
     oom: bool = False
 
 
 class ContainerEndings:
-    """Remembers, of the containers that had events last, how each came to its end. Thread-safe; only `ending` blocks.
+    """Remembers how the containers with the latest events ended. Thread-safe; only `ending` blocks.
 
-    A feed that was away when a container died says nothing of it, so take `Container.oom_killed` as evidence, too. A
-    start wipes what was known of the run before.
+    The event feed may have been down when a container died, so use `Container.oom_killed` as evidence, too. A start
+    deletes what is known of the run before.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._change = threading.Condition()
         self._endings: OrderedDict[str, Ending] = OrderedDict()
 
     def note(self, event: Event) -> None:
-        """Take note of an event; called by whoever follows Docker."""
-        with self._changed:
+        """Record an event; the event feed calls this."""
+        with self._change:
             before = Ending() if event.action == "start" else self._of(event.container_id)
             self._endings[event.container_id] = replace(
                 before,
-                seen=before.seen or event.action in ("die", "destroy"),
+                is_known=before.is_known or event.action in ("die", "destroy"),
                 exit_code=before.exit_code if event.exit_code is None else event.exit_code,
-                ordered=before.ordered or _is_order(event),
+                was_ordered=before.was_ordered or _is_order(event),
                 oom=before.oom or event.action == "oom",
             )
             self._endings.move_to_end(event.container_id)
             while len(self._endings) > MOST_CONTAINERS:
                 self._endings.popitem(last=False)
-            self._changed.notify_all()
+            self._change.notify_all()
 
     def ending(self, container_id: str, timeout_s: float) -> Ending:
-        """How the container ended; waits `timeout_s` at most for Docker to tell all, then goes by what it has told."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_told(container_id), timeout_s)
-            found = self._of(container_id)
-            return found if found.seen else Ending()
+        """Return how the container ended, by the events that arrive within `timeout_s`; sooner if none is missing."""
+        with self._change:
+            self._change.wait_for(lambda: self._is_complete(container_id), timeout_s)
+            ending = self._of(container_id)
+            return ending if ending.is_known else Ending()
 
-    def _is_told(self, container_id: str) -> bool:
-        """Whether all is known. The kernel's kill for want of memory and the end that it makes are told by different
-        sources, in either order."""
-        found = self._of(container_id)
-        return found.seen and (found.exit_code != KILLED or found.ordered or found.oom)
+    def _is_complete(self, container_id: str) -> bool:
+        """Return whether no further event can tell more of the cause.
+
+        After a SIGKILL without an order the kernel may have run out of memory: the events `oom` and `die` come from
+        different sources, in either order.
+        """
+        ending = self._of(container_id)
+        return ending.is_known and (ending.exit_code != EXIT_CODE_OF_SIGKILL or ending.was_ordered or ending.oom)
 
     def _of(self, container_id: str) -> Ending:
         return self._endings.get(container_id, Ending())

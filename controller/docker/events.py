@@ -1,4 +1,4 @@
-"""What happens to the project's models, as Docker tells it: one `docker events`, kept alive and ended with us."""
+"""Events of the project's model containers: one `docker events` command, restarted if it ends, ended with us."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from controller.system.background import BackgroundLoop
 log = logging.getLogger(__name__)
 
 ACTIONS = ("die", "oom", "start", "stop", "kill", "pause", "unpause", "destroy")
-# A command that has lived so long listens; what happened before that is for whoever is told of a gap to find out.
+# A command that runs for so long is listening; what happened before is the business of `on_gap`.
 LISTENS_AFTER_S = 1.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
@@ -30,13 +30,13 @@ _FIELDS = (
     *(f'index .Actor.Attributes "{name}"' for name in (MODEL_LABEL, "exitCode", "signal")),
 )
 _FORMAT = "\t".join(f"{{{{{field}}}}}" for field in _FIELDS)
-# Ends the command, and all that it started, when our end of its input closes: at `close`, or with us, however we end.
-_LEASH = '"$@" & exec >&- 2>&-; read -r _; kill -KILL 0'
+# Kills the command and its children when our end of its input closes: at `close`, or when this process dies.
+_KILL_WITH_US = '"$@" & exec >&- 2>&-; read -r _; kill -KILL 0'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One thing that happened to a model's container; `exit_code` comes with `die`, `signal` with `kill`."""
+    """An event of a model's container; `die` has an `exit_code`, `kill` has a `signal`."""
 
     action: str
     container_id: str
@@ -46,10 +46,10 @@ class Event:
 
 
 class EventFeed:
-    """Follows Docker in a thread of its own, from `start` to `close`; `on_event` and `on_gap` are called there.
+    """Reads Docker's events in a thread of its own, from `start` to `close`, and calls `on_event` and `on_gap` there.
 
-    `on_gap` says that events may have been missed until now: each time the command was begun anew and listens. A feed
-    whose engine hangs is silent, as one where nothing happens is: look at Docker now and then all the same.
+    `on_gap` means that events may have been missed until now: each start of the command makes a gap. The feed of an
+    engine that hangs is as silent as one without events, so its owner must also look at Docker regularly.
     """
 
     def __init__(self, project: str, on_event: Callable[[Event], None], on_gap: Callable[[], None]) -> None:
@@ -63,11 +63,11 @@ class EventFeed:
         self._loop = BackgroundLoop("docker events", self._work, lambda: not self._closed.wait(self._pause_s))
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start the thread."""
         self._loop.start()
 
     def close(self) -> None:
-        """End the command and the thread. Idempotent."""
+        """Kill the command and wait for the thread. Idempotent."""
         with self._lock:
             self._closed.set()
             if self._process is not None and self._process.stdin is not None:
@@ -79,19 +79,19 @@ class EventFeed:
         try:
             self._follow()
         except OSError as exc:
-            log.warning("docker events could not be followed: %s", exc)
+            log.warning("reading docker events failed, a new attempt follows: %s", exc)
         finally:
             was_long = time.monotonic() - started_at > LONGEST_PAUSE_S
             grown_s = min(2 * max(self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             self._pause_s = FIRST_PAUSE_S if was_long else grown_s
 
     def _follow(self) -> None:
-        """Run the command to its end, or ours."""
+        """Run the command until it ends or `close` kills it."""
         with self._lock:
             if self._closed.is_set():
                 return
             process = self._process = subprocess.Popen(
-                ["sh", "-c", _LEASH, "sh", *self._command],
+                ["sh", "-c", _KILL_WITH_US, "sh", *self._command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -113,23 +113,23 @@ class EventFeed:
         descriptor, listens_at = process.stdout.fileno(), time.monotonic() + LISTENS_AFTER_S
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        gap, begun = True, b""
+        has_gap, rest = True, b""
         while True:
-            wait_ms = max(1000 * (listens_at - time.monotonic()), 0) if gap else None
+            wait_ms = max(1000 * (listens_at - time.monotonic()), 0) if has_gap else None
             if not poll.poll(wait_ms):
-                gap = False
+                has_gap = False
                 self._on_gap()
                 continue
-            received = os.read(descriptor, _READ_BYTES)
-            if not received:
+            data = os.read(descriptor, _READ_BYTES)
+            if not data:
                 return
-            *lines, begun = (begun + received).split(b"\n")
-            if len(begun) > MAX_LINE_BYTES:
-                raise OSError("a line of docker events has no end")
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > MAX_LINE_BYTES:
+                raise OSError(f"a line of docker events is longer than {MAX_LINE_BYTES} bytes")
             for line in lines:
-                self._tell(line.decode(errors="replace"))
+                self._report(line.decode(errors="replace"))
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         event = read_event(line)
         if event is not None:
             self._on_event(event)
@@ -138,18 +138,18 @@ class EventFeed:
 
 
 def events_command(project: str) -> list[str]:
-    """What tells of the containers that serve this project's models."""
+    """Return the command that prints the events of the containers that serve this project's models."""
     filters = [
         "type=container",
         f"label={PROJECT_LABEL}={project}",
         f"label={MODEL_LABEL}",
         *(f"event={action}" for action in ACTIONS),
     ]
-    return ["docker", "events", *(word for found in filters for word in ("--filter", found)), "--format", _FORMAT]
+    return ["docker", "events", *(word for rule in filters for word in ("--filter", rule)), "--format", _FORMAT]
 
 
 def read_event(line: str) -> Event | None:
-    """The event that a line stands for; None for a line that is none, Docker's complaints among them."""
+    """Return the event on a line of the command's output; None for any other line, such as an error message."""
     fields = line.split("\t")
     if len(fields) != len(_FIELDS):
         return None

@@ -1,4 +1,4 @@
-"""Fetching an image: a long Docker call that tells how far it is and can be ended at any moment."""
+"""Pulling an image: a long Docker call that reports its progress and can be cancelled at any moment."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OnLayers: TypeAlias = Callable[[int, int], None]
 POLL_S = 0.5
 LAST_LINES = 20
 _LAYER = re.compile(r"([0-9a-f]{12}): (.+)")
-_HERE = ("Pull complete", "Already exists")
+_COMPLETE = ("Pull complete", "Already exists")
 
 
 def pull(docker: Sequence[str], reference: str, on_layers: OnLayers, cancelled: Callable[[], bool]) -> None:
     """Run `docker image pull` to its end.
 
-    Raises SourceError for what the registry or the way to it refuses, Cancelled, or a Docker error. python-on-whales
-    streams a pull too, but gives nothing to end it by while Docker is silent.
+    Raises SourceError if the registry or the network refuses it, Cancelled, or a Docker error. python-on-whales streams
+    a pull too, but offers no way to cancel it while Docker is silent.
     """
     command = [*map(str, docker), "image", "pull", reference]
     try:
@@ -38,17 +38,17 @@ def pull(docker: Sequence[str], reference: str, on_layers: OnLayers, cancelled: 
     reader = threading.Thread(target=_read, args=(process, lines), name="docker pull", daemon=True)
     reader.start()
     try:
-        said = _follow(lines, on_layers, cancelled, reference)
+        last_lines = _follow(lines, on_layers, cancelled, reference)
     finally:
-        process.terminate()  # `timeout` passes it on to docker, whose engine then lets go of the download
+        process.terminate()  # `timeout` forwards it to docker, whose engine then ends the download
         process.wait()
         reader.join()
     if process.returncode != 0:
-        raise _failure(command, process.returncode, reference, said)
+        raise _failure(command, process.returncode, reference, last_lines)
 
 
 def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[str]) -> None:
-    """In a thread of its own, so that whoever follows can look up while Docker is silent; ends with an empty line."""
+    """Put the output's lines, then an empty one; runs in a thread so that a silent Docker can be cancelled."""
     assert process.stdout is not None
     with process.stdout as pipe:
         for line in pipe:
@@ -60,9 +60,9 @@ def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[str]) -> No
 def _follow(
     lines: queue.SimpleQueue[str], on_layers: OnLayers, cancelled: Callable[[], bool], reference: str
 ) -> deque[str]:
-    """Report until the output ends; returns its last lines."""
+    """Report progress until the output ends; returns its last lines."""
     layers: dict[str, bool] = {}
-    said: deque[str] = deque(maxlen=LAST_LINES)
+    last_lines: deque[str] = deque(maxlen=LAST_LINES)
     while True:
         if cancelled():
             raise Cancelled(f"fetching the image {reference} was cancelled")
@@ -71,19 +71,19 @@ def _follow(
         except queue.Empty:
             continue
         if not line:
-            return said
-        said.append(line)
-        if found := _LAYER.fullmatch(line.strip()):
-            layers[found[1]] = found[2] in _HERE
+            return last_lines
+        last_lines.append(line)
+        if match := _LAYER.fullmatch(line.strip()):
+            layers[match[1]] = match[2] in _COMPLETE
             on_layers(sum(layers.values()), len(layers))
 
 
-def _failure(command: list[str], code: int, reference: str, said: deque[str]) -> OrchestrarError:
-    text = "".join(said)
+def _failure(command: list[str], code: int, reference: str, last_lines: deque[str]) -> OrchestrarError:
+    text = "".join(last_lines)
     if "response from daemon" not in text:
         return translate(DockerException(command, code, None, text.encode()), f"fetching the image {reference}")
     words = last_line(text).removeprefix("Error response from daemon: ")
     return SourceError(
-        f"the image {reference} could not be fetched: {words}. Check its name and digest, and that Docker reaches its "
-        f"registry: `docker pull {reference}` shows the same."
+        f"the image {reference} could not be fetched: {words}. Check its name and digest, and that Docker can reach "
+        f"its registry: `docker pull {reference}` shows the same error."
     )

@@ -1,13 +1,16 @@
-"""`https://`: one file, fetched with requests, held to its sha256."""
+"""`https://`: one file, whose sha256 must match."""
 
 from __future__ import annotations
 
+import netrc
+import os
+import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
 
-import requests
+import httpx2
 
 from controller.errors import AccessDenied, SourceError
 from controller.registry.source_ref import HttpsSource
@@ -26,10 +29,10 @@ def fetch(ref: HttpsSource, sha256: str | None, job: Job) -> Fetched:
         raise SourceError(f"{shown} has no sha256. Add `sha256:` in models.yaml (`sha256sum {name}` prints it).")
     if weights.is_pickle(name) or weights.is_code(name):
         raise SourceError(weights.refusal(name))
-    with requests.Session() as session:
-        target = Target(label=shown, path=job.files / name, part=job.work / "download.part")
-        if not target.path.is_file():
-            transfer.download(job, target, lambda headers: _open(session, ref.url, headers))
+    target = Target(label=shown, path=job.files / name, part=job.work / "download.part")
+    if not target.path.is_file():
+        with _client() as client:
+            transfer.download(job, target, lambda headers: _open(client, ref.url, headers))
     return Fetched(single_file=True, sha256={name: sha256})
 
 
@@ -45,35 +48,59 @@ def without_query(url: str) -> str:
 
 
 @contextmanager
-def _open(session: requests.Session, url: str, headers: Mapping[str, str]) -> Iterator[Stream]:
+def _open(client: httpx2.Client, url: str, headers: Mapping[str, str]) -> Iterator[Stream]:
     shown = without_query(url)
     try:
-        with _follow(session, url, headers) as response:
+        with closing(_follow(client, url, headers)) as response:
             if response.status_code in (401, 403):
                 raise AccessDenied(f"{shown}: the server refuses access ({response.status_code}).")
             if response.status_code in (404, 410):
                 raise SourceError(f"{shown} does not exist ({response.status_code}). Check the address in models.yaml.")
-            yield Stream(response.status_code, response.headers, response.iter_content(transfer.CHUNK_BYTES))
-    except (
-        requests.exceptions.ConnectionError,
-        requests.exceptions.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-    ) as error:
+            yield Stream(response.status_code, response.headers, response.iter_raw())
+    except httpx2.UnsupportedProtocol as error:
+        raise SourceError(f"{shown}: the download failed ({_reason(error)}).") from error
+    except httpx2.TransportError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise SourceError(
                 f"{shown}: the server's certificate is not trusted. "
                 "Behind a company proxy, point REQUESTS_CA_BUNDLE at its certificate authority."
             ) from error
         raise Transient(f"the connection failed ({_reason(error)})") from error
-    except requests.exceptions.RequestException as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise SourceError(f"{shown}: the download failed ({_reason(error)}).") from error
 
 
-def _follow(session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
-    """Send the GET, following redirects by hand, since each must stay on https."""
-    time_outs_s = (transfer.TIMEOUT_CONNECT_S, transfer.TIMEOUT_READ_S)
+def _client() -> httpx2.Client:
+    """Return a client with this host's proxies and certificate authorities; raises SourceError for unusable ones."""
+    timeout = httpx2.Timeout(transfer.TIMEOUT_READ_S, connect=transfer.TIMEOUT_CONNECT_S)
+    try:
+        return httpx2.Client(verify=_authorities(), timeout=timeout)
+    except OSError as error:
+        raise SourceError(
+            f"The certificate authorities of this host cannot be read ({error.strerror or _reason(error)}). "
+            "Correct REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE."
+        ) from error
+    except (ValueError, httpx2.InvalidURL, ImportError) as error:
+        raise SourceError(
+            f"The proxy in https_proxy or all_proxy cannot be used ({_reason(error)}). Write http://host:port."
+        ) from error
+
+
+def _authorities() -> ssl.SSLContext | bool:
+    """Return those in the user's file or folder, or True for the library's choice: SSL_CERT_FILE, the system's own."""
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if not bundle:
+        return True
+    if os.path.isdir(bundle):
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
+
+
+def _follow(client: httpx2.Client, url: str, headers: Mapping[str, str]) -> httpx2.Response:
+    """Send the GET and follow redirects, each of which must stay on https."""
     for _ in range(_MOST_REDIRECTS + 1):
-        response = session.get(url, headers=dict(headers), stream=True, timeout=time_outs_s, allow_redirects=False)
+        request = client.build_request("GET", url, headers=dict(headers))
+        response = client.send(request, stream=True, follow_redirects=False, auth=_login(request.url.host))
         location = response.headers.get("Location")
         if response.status_code not in _REDIRECTS or location is None:
             return response
@@ -84,8 +111,15 @@ def _follow(session: requests.Session, url: str, headers: Mapping[str, str]) -> 
     raise SourceError(f"More than {_MOST_REDIRECTS} redirects, the last to {without_query(url)}.")
 
 
+def _login(host: str) -> tuple[str, str] | None:
+    """Return the user name and password that the user's netrc file has for this host."""
+    try:
+        entry = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return (entry[0] or entry[1] or "", entry[2]) if entry and entry[2] else None
+
+
 def _reason(error: BaseException) -> str:
-    """The kind of failure; the library's own text repeats the address with its query."""
-    inner = error.args[0] if error.args and isinstance(error.args[0], BaseException) else error
-    inner = getattr(inner, "reason", None) or inner
-    return type(inner).__name__
+    """Return the kind of failure; the library's own text may repeat the address with its query."""
+    return type(error).__name__

@@ -5,9 +5,7 @@ from __future__ import annotations
 from controller.deployment.engines import Engine
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.registry import ModelSpec
-
-MIB = 1024 * 1024
-GIB = 1024 * MIB
+from controller.system.sizes import GIB, MIB
 
 # Only a conversion counts these bytes. This is about what a model of a few billion parameters needs in 16 bits.
 _UNKNOWN_KV_BYTES = 32 * 1024

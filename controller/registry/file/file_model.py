@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controller.registry.file.rules import choice, duration, flag, number, one_or_many, size, text, whole
 from controller.registry.source_ref import FORMS, MAX_SOURCE_LENGTH, SourceRef, parse_revision, parse_source
+from controller.system.sizes import MIB, TIB
 
 ID_PATTERN = r"^(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,62}$"
-MIB, TIB = 1 << 20, 1 << 40
 
 MODEL_ID = text(
     "up to 63 lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit, without '..'",

@@ -9,8 +9,8 @@ from controller.docker.container import Container
 from controller.docker.endings import Ending
 from controller.errors import ModelDied, StartFailed, StartInterrupted
 from controller.supervisor.failures.card import failure_card
+from controller.system.sizes import MIB
 
-MIB = 1024 * 1024
 # 0, 128 + SIGKILL and 128 + SIGTERM: what a stop leaves, and the end of the engine itself.
 ENDED_AS_BY_A_STOP = (0, 137, 143)
 
@@ -23,7 +23,7 @@ def start_failure(
     StartInterrupted where Docker did it on somebody's order, which is no failure of the model.
     """
     container = replace(container, oom_killed=container.oom_killed or ending.oom)
-    if ending.ordered:
+    if ending.was_ordered:
         return StartInterrupted(
             f"{model_id} was stopped from outside while it started (`docker stop`, `kill` or the like); try again",
             details=failure_card(phase or "starting", container, log=log).as_details(),
@@ -46,7 +46,7 @@ def death_of(
     """
     container = replace(container, oom_killed=container.oom_killed or ending.oom)
     looks_stopped = not container.oom_killed and container.exit_code in ENDED_AS_BY_A_STOP
-    if ending.ordered or (looks_stopped and not ending.seen):
+    if ending.was_ordered or (looks_stopped and not ending.is_known):
         return None
     log = logs(container)
     what, fix = _told(model_id, "serving", container, log, peak_bytes)

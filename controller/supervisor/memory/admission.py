@@ -14,10 +14,10 @@ from controller.supervisor.clock import Clock
 from controller.supervisor.memory.placement import Holder, Placement, place
 from controller.supervisor.metrics import Metrics
 from controller.supervisor.slot import RESTING, Attempt, Slot, State
+from controller.system.sizes import MIB
 
 log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 # What is free can grow without anybody telling us: other programs hold memory, too.
 LOOK_ANYWAY_S = 5.0
 # A request may come to need what nobody had asked for.

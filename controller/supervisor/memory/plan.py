@@ -8,8 +8,6 @@ from controller.supervisor.backend import Amount
 from controller.supervisor.memory.placement import Holder, Placement
 from controller.supervisor.slot import State
 
-MIB = 1024 * 1024
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -22,7 +22,7 @@ class FakeDocker:
         self.failure = failure
         self.container = container
 
-    def described(self) -> str | None:
+    def compose_text(self) -> str | None:
         return None
 
     def up(self, service: str) -> None:

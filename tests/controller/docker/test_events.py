@@ -1,4 +1,4 @@
-"""docker events with a stand-in `docker` on the PATH: told, begun anew, and never left behind."""
+"""`docker events` with a stand-in `docker` on the PATH: read, restarted, and never left behind."""
 
 from __future__ import annotations
 
@@ -44,36 +44,38 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def is_over(pid: int) -> bool:
-    """A process that was ended has no command line, until it is collected, and then no folder."""
+    """Return whether the process has ended: it has no command line until it is collected, and then no folder."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes() == b""
     except OSError:
         return True
 
 
-def test_events_are_told_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line of Docker's becomes an event; what is no event is passed over."""
+def test_events_are_reported_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of Docker's becomes an event; any other line is skipped."""
     lines = "a complaint\\ndie\\tabc\\ttiny\\t137\\t\\nkill\\tabc\\ttiny\\t\\t9\\n"
     stand_in(tmp_path, monkeypatch, f'echo "$@" > {tmp_path}/call; printf "{lines}"; sleep 60')
-    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    feed = EventFeed("proj", told.put, lambda: None)
+    received_events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    feed = EventFeed("proj", received_events.put, lambda: None)
     feed.start()
-    assert told.get(timeout=HANG_S) == Event(action="die", container_id="abc", model_id="tiny", exit_code=137)
-    assert told.get(timeout=HANG_S) == Event(action="kill", container_id="abc", model_id="tiny", signal=9)
+    assert received_events.get(timeout=HANG_S) == Event(
+        action="die", container_id="abc", model_id="tiny", exit_code=137
+    )
+    assert received_events.get(timeout=HANG_S) == Event(action="kill", container_id="abc", model_id="tiny", signal=9)
     feed.close()
     call = (tmp_path / "call").read_text()
     assert "--filter label=com.docker.compose.project=proj --filter label=orchestrar.model " in call
     assert call.startswith("events ")
 
 
-def test_a_feed_that_ends_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When Docker goes away and comes back the feed goes on, and says that it may have missed something."""
+def test_a_feed_that_ends_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Docker comes back the feed continues, and reports that it may have missed events."""
     stand_in(
         tmp_path,
         monkeypatch,
         f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -gt 2 ] || exit 1; exec sleep 60",
     )
-    # Longer than a busy machine takes to begin and end a script.
+    # Longer than a busy machine takes to run a script.
     monkeypatch.setattr(events, "LISTENS_AFTER_S", 2.0)
     gaps: queue.SimpleQueue[None] = queue.SimpleQueue()
     feed = EventFeed("proj", lambda event: None, lambda: gaps.put(None))
@@ -85,7 +87,7 @@ def test_a_feed_that_ends_is_begun_anew(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_closing_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A docker that ignores SIGTERM, and the child that it has, are gone after `close`, and collected."""
+    """A docker that ignores SIGTERM and its child are gone after `close`, and collected."""
     (tmp_path / "child").write_text(f"trap '' TERM HUP; echo $$ >> {tmp_path}/pids; sleep 60")
     stand_in(tmp_path, monkeypatch, f"trap '' TERM HUP; echo $$ >> {tmp_path}/pids; sh {tmp_path}/child")
     feed = EventFeed("proj", lambda event: None, lambda: None)
@@ -98,8 +100,8 @@ def test_closing_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert feed._process is None
 
 
-def test_a_controller_that_is_killed_takes_its_feed_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGKILL leaves no chance to clean up, and still no docker process stays behind."""
+def test_the_feed_of_a_killed_controller_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even after a SIGKILL, which leaves no chance to clean up, no docker process remains."""
     stand_in(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec sleep 60")
     program = (
         "import time\n"
@@ -114,70 +116,70 @@ def test_a_controller_that_is_killed_takes_its_feed_along(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("line", ["", "Cannot connect to the Docker daemon", "a\tb", "a\tb\tc\td\te\tf"])
-def test_what_is_no_event_is_none(line: str) -> None:
-    """Complaints and lines of another form are no events."""
+def test_any_other_line_is_no_event(line: str) -> None:
+    """Error messages and lines of another form are no events."""
     assert read_event(line) is None
 
 
-class TestHappenings:
-    def note(self, happenings: ContainerEndings, *actions: str, container_id: str = "abc") -> None:
+class TestContainerEndings:
+    def note(self, endings: ContainerEndings, *actions: str, container_id: str = "abc") -> None:
         for action in actions:
-            name, _, told = action.partition(" ")
-            number = int(told) if told else None
+            name, _, text = action.partition(" ")
+            number = int(text) if text else None
             signal, exit_code = (None, number) if name == "die" else (number, None)
-            happenings.note(
+            endings.note(
                 Event(action=name, container_id=container_id, model_id="tiny", signal=signal, exit_code=exit_code)
             )
 
     @pytest.mark.parametrize(
         ("actions", "ending"),
         [
-            (("start", "die"), Ending(seen=True)),
-            (("start", "oom", "die"), Ending(seen=True, oom=True)),
-            (("start", "die 137", "oom"), Ending(seen=True, oom=True, exit_code=137)),
-            (("start", "die 137"), Ending(seen=True, exit_code=137)),
-            (("die 137", "start", "die 1"), Ending(seen=True, exit_code=1)),
-            (("kill 15", "die"), Ending(seen=True, ordered=True)),
-            (("kill", "die"), Ending(seen=True, ordered=True)),
-            (("kill 9", "die", "stop"), Ending(seen=True, ordered=True)),
-            (("kill 1", "die"), Ending(seen=True)),
+            (("start", "die"), Ending(is_known=True)),
+            (("start", "oom", "die"), Ending(is_known=True, oom=True)),
+            (("start", "die 137", "oom"), Ending(is_known=True, oom=True, exit_code=137)),
+            (("start", "die 137"), Ending(is_known=True, exit_code=137)),
+            (("die 137", "start", "die 1"), Ending(is_known=True, exit_code=1)),
+            (("kill 15", "die"), Ending(is_known=True, was_ordered=True)),
+            (("kill", "die"), Ending(is_known=True, was_ordered=True)),
+            (("kill 9", "die", "stop"), Ending(is_known=True, was_ordered=True)),
+            (("kill 1", "die"), Ending(is_known=True)),
             (("kill 9",), Ending()),
-            (("oom", "die", "start", "die"), Ending(seen=True)),
-            (("kill 9", "die", "start", "die"), Ending(seen=True)),
+            (("oom", "die", "start", "die"), Ending(is_known=True)),
+            (("kill 9", "die", "start", "die"), Ending(is_known=True)),
             (("kill 9", "die", "start"), Ending()),
-            (("destroy",), Ending(seen=True, ordered=True)),
+            (("destroy",), Ending(is_known=True, was_ordered=True)),
             ((), Ending()),
         ],
     )
     def test_the_cause_of_an_end(self, actions: tuple[str, ...], ending: Ending) -> None:
-        """Out of memory only with Docker's word for it, by order only when somebody gave one that ends a process, and
-        of the last run alone."""
-        happenings = ContainerEndings()
-        self.note(happenings, *actions)
-        assert (ending, Ending()) == (happenings.ending("abc", 0), happenings.ending("other", 0))
+        """Only Docker's own event means out of memory, only a signal that ends a process is an order, and what happened
+        before the last start does not count."""
+        endings = ContainerEndings()
+        self.note(endings, *actions)
+        assert (ending, Ending()) == (endings.ending("abc", 0), endings.ending("other", 0))
 
-    def test_old_containers_are_forgotten(self) -> None:
-        """However many containers come and go, what is kept is bounded."""
-        happenings = ContainerEndings()
-        self.note(happenings, "die")
+    def test_old_containers_are_dropped(self) -> None:
+        """However many containers come and go, the memory of them is bounded."""
+        endings = ContainerEndings()
+        self.note(endings, "die")
         for number in range(MOST_CONTAINERS):
-            self.note(happenings, "die", container_id=f"c{number}")
-        assert not happenings.ending("abc", 0).seen
-        assert happenings.ending("c0", 0).seen
+            self.note(endings, "die", container_id=f"c{number}")
+        assert not endings.ending("abc", 0).is_known
+        assert endings.ending("c0", 0).is_known
 
     def test_an_end_is_awaited(self) -> None:
-        """Events come a little later than what a look at Docker shows."""
-        happenings = ContainerEndings()
+        """Events arrive a little later than an inspection shows the end."""
+        endings = ContainerEndings()
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(happenings.ending, "abc", HANG_S)
-            self.note(happenings, "kill 9", "die")
-            assert Ending(seen=True, ordered=True) == asked.result(HANG_S)
+            future = pool.submit(endings.ending, "abc", HANG_S)
+            self.note(endings, "kill 9", "die")
+            assert Ending(is_known=True, was_ordered=True) == future.result(HANG_S)
 
-    def test_word_of_the_kernel_is_awaited(self) -> None:
-        """A kill that nobody ordered may be the kernel's for want of memory, which is told a little later."""
-        happenings = ContainerEndings()
-        self.note(happenings, "die 137")
+    def test_the_event_of_the_kernel_is_awaited(self) -> None:
+        """A SIGKILL without an order may come from the kernel for lack of memory; its event arrives a little later."""
+        endings = ContainerEndings()
+        self.note(endings, "die 137")
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(happenings.ending, "abc", HANG_S)
-            self.note(happenings, "oom")
-            assert asked.result(HANG_S).oom
+            future = pool.submit(endings.ending, "abc", HANG_S)
+            self.note(endings, "oom")
+            assert future.result(HANG_S).oom

@@ -1,4 +1,4 @@
-"""Docker calls with a stand-in `docker` on the PATH: deadlines that bite, and errors in Docker's own words."""
+"""Docker calls with a stand-in `docker` on the PATH: their deadlines, and errors that repeat Docker's words."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def test_a_hung_call_is_ended_with_its_children(
     stand_in(tmp_path, monkeypatch, f"trap '' TERM; sh -c 'echo $$ > {tmp_path}/child; trap \"\" TERM; sleep 60'")
     monkeypatch.setattr("controller.docker.service.COMPOSE_DEADLINE_S", 0.3)
     monkeypatch.setattr(calls, "KILL_AFTER_S", 0.2)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(DockerTimeout, match="docker compose up tiny: Docker did not finish in time"):
         service.up("tiny")
-    assert time.monotonic() - begun < HANG_S
+    assert time.monotonic() - started_at < HANG_S
     child = int((tmp_path / "child").read_text())
-    with contextlib.suppress(FileNotFoundError):  # a process that was ended has no command line, until it is collected
+    with contextlib.suppress(FileNotFoundError):  # a process that has ended has no command line until it is collected
         assert Path(f"/proc/{child}/cmdline").read_bytes() == b""
 
 
-def test_nobody_waits_for_ever_for_a_turn(
+def test_waiting_for_other_compose_commands_is_bounded(
     service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits behind Compose commands that hang gets DockerTimeout, and the turn goes on to the next afterwards."""
+    """A call behind Compose commands that hang gets DockerTimeout, and later calls run when those have ended."""
     stand_in(tmp_path, monkeypatch, f"echo run >> {tmp_path}/runs; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done")
-    monkeypatch.setattr("controller.docker.service.TURN_DEADLINE_S", 0.2)
+    monkeypatch.setattr("controller.docker.service.COMPOSE_LOCK_DEADLINE_S", 0.2)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(service.up, "first")
         while not (tmp_path / "runs").exists():
@@ -70,7 +70,7 @@ def test_nobody_waits_for_ever_for_a_turn(
 def test_a_pull_that_hangs_is_ended(
     service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """A pull whose docker, and its child, ignore SIGTERM ends with all its processes: when cancelled, or at its end."""
+    """A pull whose docker and its child ignore SIGTERM ends with all processes, by a cancel or at its deadline."""
     (tmp_path / "child").write_text(f"trap '' TERM; echo $$ >> {tmp_path}/pids; sleep 60")
     stand_in(tmp_path, monkeypatch, f"trap '' TERM; echo $$ >> {tmp_path}/pids; sh {tmp_path}/child")
     pids = tmp_path / "pids"
@@ -82,14 +82,14 @@ def test_a_pull_that_hangs_is_ended(
         return way == "cancelled" and pids.exists() and len(pids.read_text().split()) == 2
 
     with pytest.raises(Cancelled if way == "cancelled" else DockerTimeout):
-        service.pull("image", on_layers=lambda here, named: None, cancelled=cancelled)
+        service.pull("image", on_layers=lambda complete, count: None, cancelled=cancelled)
     for pid in pids.read_text().split():
         with contextlib.suppress(FileNotFoundError):
             assert Path(f"/proc/{pid}/cmdline").read_bytes() == b""
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ("Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?", DockerUnavailable),
         ("permission denied while trying to connect to the Docker daemon socket", DockerUnavailable),
@@ -100,17 +100,19 @@ def test_stderr_stays_in_the_error(
     service: DockerService,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    said: str,
+    message: str,
     expected: type[Exception],
 ) -> None:
-    """What Docker wrote is kept, and an engine that is away is told from a call that failed."""
-    stand_in(tmp_path, monkeypatch, f'echo "progress" >&2; echo "{said}" >&2; exit 1')
-    with pytest.raises(expected, match=said.replace("?", r"\?")):
+    """The error repeats what Docker wrote, and an unreachable engine is another error than a failed call."""
+    stand_in(tmp_path, monkeypatch, f'echo "progress" >&2; echo "{message}" >&2; exit 1')
+    with pytest.raises(expected, match=message.replace("?", r"\?")):
         service.up("tiny")
 
 
-def test_no_docker_at_all_is_said(service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a docker command the error says so, and what to do."""
+def test_a_missing_docker_command_is_reported(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a docker command the error says that, and what to do."""
     empty = tmp_path / "bin"
     empty.mkdir()
     (empty / "timeout").symlink_to("/usr/bin/timeout")
@@ -122,7 +124,7 @@ def test_no_docker_at_all_is_said(service: DockerService, tmp_path: Path, monkey
 def test_the_override_is_in_every_compose_call(
     service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """compose.override.yaml is passed beside the generated file as soon as it exists."""
+    """compose.override.yaml is passed after the generated file as soon as it exists."""
     stand_in(tmp_path, monkeypatch, f'echo "$@" >> {tmp_path}/calls')
     service.up("tiny")
     (tmp_path / "compose.override.yaml").write_text("{}")
@@ -133,19 +135,21 @@ def test_the_override_is_in_every_compose_call(
     assert second.endswith("up --detach --no-build --no-color --no-deps tiny")
 
 
-def test_a_stop_names_its_grace(service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The seconds given to a stop reach Docker, which would wait for the container's own period otherwise."""
+def test_a_stop_passes_its_grace_period(
+    service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker gets the seconds of a stop; otherwise it would wait for the container's own period."""
     stand_in(tmp_path, monkeypatch, f'echo "$@" >> {tmp_path}/calls')
     service.stop("abc", grace_s=0)
     service.stop("abc", grace_s=3)
     assert (tmp_path / "calls").read_text() == "container stop --time 0 abc\ncontainer stop --time 3 abc\n"
 
 
-def test_hashes_are_asked_once_per_file(
+def test_hashes_are_computed_once_per_file(
     service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compose is asked for its hashes again when the file changed, and each time where there is an override."""
-    stand_in(tmp_path, monkeypatch, f"echo asked >> {tmp_path}/calls; echo tiny $(wc -l < {tmp_path}/calls)")
+    """Compose computes the hashes again when the file has changed, and each time if there is an override."""
+    stand_in(tmp_path, monkeypatch, f"echo call >> {tmp_path}/calls; echo tiny $(wc -l < {tmp_path}/calls)")
     for text, times in (("a", 1), ("a", 1), ("b", 2), ("a", 3)):
         (tmp_path / "compose.yaml").write_text(text)
         assert service.config_hashes() == {"tiny": str(times)}
@@ -155,7 +159,7 @@ def test_hashes_are_asked_once_per_file(
     assert service.config_hashes() == {"tiny": "6"}
 
 
-def test_a_look_at_container_and_image_is_one_call(
+def test_container_and_image_are_inspected_in_one_call(
     service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The container's status and the image's id come from one docker command."""
@@ -166,30 +170,30 @@ def test_a_look_at_container_and_image_is_one_call(
 
 
 @pytest.mark.parametrize("answer", ["[]", "{}", "no JSON", '[{"Id": "abc"}, {"Id": "sha256:1"}]'])
-def test_an_answer_that_is_none_is_an_error(
+def test_an_unreadable_answer_is_an_error(
     service: DockerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    """What Docker never says is a DockerError, not a crash."""
+    """An answer that Docker never gives is a DockerError, not a crash."""
     stand_in(tmp_path, monkeypatch, f"echo '{answer}'")
     with pytest.raises(DockerError, match="looking at a container and its image"):
         service.state_and_image("abc", "image:latest")
 
 
-class TestEngineHealth:
+class TestDockerHealth:
     def test_an_answer_is_reported(self) -> None:
         """An engine that answers is ok, with its version."""
         assert DockerHealth(lambda: "20.10").report() == {"ok": True, "version": "20.10", "reason": None}
 
     def test_a_refusal_is_the_reason(self) -> None:
-        """An engine that is away is reported with Docker's words."""
+        """An unreachable engine is reported with Docker's words."""
 
         def away() -> str:
             raise DockerUnavailable("not there")
 
         assert DockerHealth(away).report()["reason"] == "not there"
 
-    def test_a_hung_engine_delays_nobody(self) -> None:
-        """While Docker hangs every report is there in under 500 ms, and says since when it hangs."""
+    def test_a_hung_engine_delays_no_report(self) -> None:
+        """While Docker hangs each report takes less than 500 ms, and says for how long Docker has not answered."""
         now = [0.0]
         gate = threading.Event()
 
@@ -198,22 +202,22 @@ class TestEngineHealth:
             return "late"
 
         health = DockerHealth(hang, monotonic=lambda: now[0])
-        begun = time.monotonic()
+        started_at = time.monotonic()
         assert health.report()["ok"] is False
         now[0] += 10
         assert health.report()["reason"] == "Docker has not answered for 10 s"
-        assert time.monotonic() - begun < 2 * 0.5
+        assert time.monotonic() - started_at < 2 * 0.5
         gate.set()
 
-    def test_answers_are_kept_for_a_moment(self) -> None:
-        """Many looks at /health in a row ask Docker once."""
-        asked: list[int] = []
+    def test_answers_are_cached_for_a_moment(self) -> None:
+        """Many requests for /health in a row ask Docker once."""
+        questions: list[int] = []
 
         def version() -> str:
-            asked.append(1)
+            questions.append(1)
             return "1"
 
         health = DockerHealth(version, monotonic=lambda: 0.0)
         for _ in range(5):
             health.report()
-        assert len(asked) == 1
+        assert len(questions) == 1

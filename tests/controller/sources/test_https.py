@@ -27,6 +27,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("NETRC", os.devnull)
+    for name in ("CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     server = FileServer(certificate)
     server.files[PATH] = BODY
     yield server
@@ -160,10 +164,75 @@ def test_an_unknown_certificate_is_refused(
 ) -> None:
     """A certificate nobody vouches for ends the download at once, with the setting that helps."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
     with pytest.raises(SourceError, match="REQUESTS_CA_BUNDLE"):
         fetch(make_store(tmp_path), ref, DIGEST)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_the_users_certificate_authority_is_trusted(
+    tmp_path: Path, ref: HttpsSource, certificate: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each of the usual variables may name it; one that names no such file is an error that names the variables."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setenv(name, str(certificate))
+    assert fetch(make_store(tmp_path), ref, DIGEST).total_bytes == len(BODY)
+    monkeypatch.setenv(name, str(tmp_path / "absent.pem"))
+    with pytest.raises(SourceError, match=f"certificate authorities.*No such file.*{name}"):
+        fetch(make_store(tmp_path / "other"), ref, DIGEST)
+
+
+def test_the_proxy_of_the_environment_is_used(
+    tmp_path: Path, ref: HttpsSource, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request goes to the proxy of `https_proxy`, unless `no_proxy` names the host or its network."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(SourceError, match="the connection failed"):
+        fetch(make_store(tmp_path), ref, DIGEST)
+    assert server.requests == []
+    monkeypatch.setenv("no_proxy", "example.com, 127.0.0.0/8")
+    assert fetch(make_store(tmp_path), ref, DIGEST).total_bytes == len(BODY)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9", "http://127.0.0.1:port"])
+def test_an_unusable_proxy_is_named(
+    tmp_path: Path, ref: HttpsSource, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """A proxy of a kind that is not supported, or whose address is none, is an error with its variable."""
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(SourceError, match="https_proxy"):
+        fetch(make_store(tmp_path), ref, DIGEST)
+
+
+def test_a_login_comes_from_the_users_netrc(
+    tmp_path: Path, ref: HttpsSource, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that netrc names is sent the user's name and password, any other server nothing."""
+    file = tmp_path / "netrc"
+    file.write_text("machine 127.0.0.1 login user password secret\n")
+    monkeypatch.setenv("NETRC", str(file))
+    fetch(make_store(tmp_path / "one"), ref, DIGEST)
+    file.write_text("machine example.com login user password secret\n")
+    fetch(make_store(tmp_path / "two"), ref, DIGEST)
+    file.write_text("not a netrc file\n")
+    fetch(make_store(tmp_path / "three"), ref, DIGEST)
+    assert server.header("Authorization", PATH) == ["Basic dXNlcjpzZWNyZXQ=", None, None]
+
+
+def test_a_stalled_connection_is_noticed(
+    tmp_path: Path, ref: HttpsSource, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that sends no more is given up after the read timeout, and the rest is asked for again."""
+    monkeypatch.setattr("controller.sources.transfer.TIMEOUT_READ_S", 0.2)
+    gate = server.gates[PATH] = Gate(after_bytes=300_000)
+
+    def open_for_the_second() -> bool:
+        if len(server.requests) > 1:
+            gate.open.set()
+        return False
+
+    assert fetch(make_store(tmp_path), ref, DIGEST, cancelled=open_for_the_second).path.read_bytes() == BODY
+    assert server.header("Range", PATH)[:2] == [None, "bytes=300000-"]
 
 
 def test_nobody_listens(tmp_path: Path, server: FileServer, ref: HttpsSource) -> None:

@@ -88,7 +88,7 @@ class TestFailingStarts:
         """A container that somebody stops while it starts is tried again at once, and the answer says why."""
         house.backend.ready = False
         house.backend.after_up = lambda c: replace(c, status="exited", exit_code=137)
-        house.backend.ending = lambda container_id: Ending(seen=True, ordered=True)  # type: ignore[method-assign]
+        house.backend.ending = lambda container_id: Ending(is_known=True, was_ordered=True)  # type: ignore[method-assign]
         for _ in range(3):
             with pytest.raises(StartFailed, match="was stopped from outside") as caught:
                 lease(house)
@@ -122,7 +122,7 @@ class TestDeaths:
     def test_a_stop_by_hand_is_no_death(self, house: House, code: int) -> None:
         """Whatever its process made of the signal."""
         for number in range(1, 5):
-            house.backend.endings[f"tiny-{number}"] = Ending(seen=True, ordered=True)
+            house.backend.endings[f"tiny-{number}"] = Ending(is_known=True, was_ordered=True)
             lease(house).release()
             self.crash(house, exit_code=code)
             assert house.supervisor.view("tiny").error is None
@@ -130,7 +130,7 @@ class TestDeaths:
     @pytest.mark.parametrize("code", [0, 1, 137, 143])
     def test_an_end_that_nobody_ordered_is_a_death(self, house: House, code: int) -> None:
         """Of a kill past Docker, or a server that leaves as if all were well, Docker tells the end and no order."""
-        house.backend.endings["tiny-1"] = Ending(seen=True)
+        house.backend.endings["tiny-1"] = Ending(is_known=True)
         lease(house).release()
         self.crash(house, exit_code=code)
         error = house.supervisor.view("tiny").error

@@ -129,7 +129,7 @@ def test_one_that_was_restarted_by_hand_is_not_ended(house: House, watched: Watc
 
 def test_a_hang_is_a_failure_of_the_model(house: House, watched: Watched) -> None:
     """It is told with a card, counted as a death, and a second one soon after backs off; it is nobody's stop."""
-    house.backend.ending = lambda container_id: Ending(seen=True, ordered=True)  # type: ignore[method-assign]
+    house.backend.ending = lambda container_id: Ending(is_known=True, was_ordered=True)  # type: ignore[method-assign]
     watched.examine(house)
     error = house.supervisor.view("tiny").error
     assert error is not None

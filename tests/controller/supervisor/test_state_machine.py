@@ -259,7 +259,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(
         model_id=models,
         exit_code=st.sampled_from([1, 0, 137]),
-        ending=st.builds(Ending, seen=st.booleans(), ordered=st.booleans(), oom=st.booleans()),
+        ending=st.builds(Ending, is_known=st.booleans(), was_ordered=st.booleans(), oom=st.booleans()),
     )
     def ends_outside(self, model_id: str, exit_code: int, ending: Ending) -> None:
         found = self.docker.running(model_id)
