@@ -26,6 +26,7 @@ from controller.settings import ROOT
 from controller.supervisor.backend import Amount, ModelFacts, OnProgress
 
 MODEL = "stub"
+APP = "bench.stubbed_controller:create()"
 START_DEADLINE_S = 30.0
 # No bound of the model's may be what is measured.
 MODELS = f"""
@@ -133,17 +134,17 @@ class Pair:
 
 
 @contextmanager
-def running() -> Iterator[Pair]:
-    """Both, as processes of their own, within the block."""
+def running(app: str = APP) -> Iterator[Pair]:
+    """Both, as processes of their own, within the block; `app` is what gunicorn serves."""
     stub_port = _free_port()
     with _process([sys.executable, "-m", "bench.stub_upstream", str(stub_port)], dict(os.environ)) as stub:
         _until_healthy(stub_port, stub)
-        with controller_before(stub_port) as (controller_port, pid):
+        with controller_before(stub_port, app) as (controller_port, pid):
             yield Pair(controller_port=controller_port, stub_port=stub_port, controller_pid=pid)
 
 
 @contextmanager
-def controller_before(port: int) -> Iterator[tuple[int, int]]:
+def controller_before(port: int, app: str = APP) -> Iterator[tuple[int, int]]:
     """A controller whose one model answers at this port: the controller's port, and its worker's pid."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
@@ -161,7 +162,7 @@ def controller_before(port: int) -> Iterator[tuple[int, int]]:
             "XDG_STATE_HOME": str(folder),
         }
         config = str(ROOT / "controller" / "server" / "gunicorn_conf.py")
-        command = [sys.executable, "-m", "gunicorn", "--config", config, "bench.stubbed_controller:create()"]
+        command = [sys.executable, "-m", "gunicorn", "--config", config, app]
         master = stack.enter_context(_process(command, environ))
         _until_healthy(own_port, master)
         children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()

@@ -153,7 +153,7 @@ def _watch(
 ) -> tuple[Watch, ...]:
     """Follow what happens to containers outside of our doing, until closed."""
     follower = DockerEventFollower(supervisor, after_gap=tidy)
-    hangs = HangWatch(supervisor, backend, partial(proxy.probe, timeout_s=SILENCE_S), relay.cut)
+    hangs = HangWatch(supervisor, backend, partial(proxy.probe, timeout_s=SILENCE_S), relay.abort)
     feed = docker.follow(follower.note, follower.note_gap)
     watches: tuple[Watch, ...] = (feed, follower, hangs)
     for watch in watches:

@@ -1,14 +1,17 @@
-"""Request bodies, read from their raw bytes."""
+"""Request bodies: received whole, and read from their raw bytes."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
+from flask import current_app, request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from controller.errors import BodyInvalid
+from controller.errors import BodyInvalid, OrchestrarError, Overloaded, RequestTimeout
 from controller.registry.file.quantities import duration_s
+from controller.server.client_connection import BODY_ERRORS, NoReaderLeft
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 # A runner bounds these by its model; here they only have to be sane.
@@ -17,7 +20,7 @@ StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _duration_s(value: Any) -> Any:
-    """Text is read as models.yaml reads durations, and what is below 0 means for ever."""
+    """Read a text as models.yaml reads durations; below 0 means for ever."""
     if not isinstance(value, str):
         return value
     seconds = -1.0 if value.startswith("-") else duration_s(value)
@@ -26,14 +29,14 @@ def _duration_s(value: Any) -> Any:
     return seconds
 
 
-# Seconds; 0 = stop as soon as nobody uses it, below 0 = for ever, None = as before.
+# Seconds; 0 = stop as soon as no request uses the model, below 0 = for ever, None = as before.
 KeepAlive = Annotated[float | None, BeforeValidator(_duration_s)]
 
 
 class Body(BaseModel):
-    """A JSON object with no field that we do not know."""
+    """A JSON object without unknown fields."""
 
-    # pydantic would keep the last 16,384 short texts that anybody sent.
+    # pydantic would keep the last 16,384 short texts that clients sent.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, cache_strings="keys")
 
 
@@ -81,7 +84,7 @@ class InferenceBody(ModelBody):
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=8)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    # What may stand in it is the runner's to say.
+    # The runner checks what is in it.
     response_format: dict[str, Any] | None = None
     stream: bool = False
     keep_alive: KeepAlive = None
@@ -95,7 +98,7 @@ class InferenceBody(ModelBody):
         return self
 
     def for_runner(self) -> bytes:
-        """The body as the runner takes it: without what concerns the controller alone."""
+        """Return the body as the runner takes it: without what concerns the controller alone."""
         return self.model_dump_json(exclude={"model_id", "keep_alive"}, exclude_none=True).encode()
 
 
@@ -124,8 +127,35 @@ class EmbeddingsBody(OpenAIBody):
 B = TypeVar("B", bound=Body)
 
 
+def raw_body() -> bytes:
+    """Return the whole body of the current request.
+
+    Raises BodyInvalid if it does not arrive whole, RequestTimeout if it comes too slowly, Overloaded while too many
+    slow ones are waited for, RequestEntityTooLarge if it is too large.
+    """
+    try:
+        raw = request.get_data(cache=False)
+    except ClientDisconnected as exc:
+        # werkzeug's own words for whatever the server's stream raised.
+        raise _body_error(exc.__context__) from exc
+    except BODY_ERRORS as exc:
+        raise _body_error(exc) from exc
+    # The bound is one byte more than what is allowed, see `create_app`.
+    if len(raw) >= (current_app.config["MAX_CONTENT_LENGTH"] or 0):
+        raise RequestEntityTooLarge
+    return raw
+
+
+def _body_error(cause: BaseException | None) -> OrchestrarError:
+    if isinstance(cause, NoReaderLeft):
+        return Overloaded(f"{cause}; try again soon")
+    if isinstance(cause, TimeoutError):
+        return RequestTimeout(f"the request's body came too slowly: {cause}")
+    return BodyInvalid(f"the request body did not arrive whole: {cause or 'the client closed the connection'}")
+
+
 def read_body(kind: type[B], raw: bytes) -> B:
-    """Validate a raw JSON body; BodyInvalid names the field and what is wrong with it.
+    """Validate a raw JSON body; raise BodyInvalid with each field and what is wrong with it.
 
     pydantic reads the bytes itself: its parser bounds the depth, and refuses bad UTF-8 and non-finite numbers.
     """
@@ -141,8 +171,8 @@ def read_body(kind: type[B], raw: bytes) -> B:
 def _problem(error: dict[str, Any], fields: list[str]) -> tuple[str, str]:
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        meant = get_close_matches(field, fields, n=1)
-        return field, "is not a known field" + (f"; did you mean {meant[0]}?" if meant else "")
+        similar = get_close_matches(field, fields, n=1)
+        return field, "is not a known field" + (f"; did you mean {similar[0]}?" if similar else "")
     if error["type"] == "json_invalid":
         return (
             field,

@@ -1,141 +1,206 @@
-"""A request on its way to a model and its answer on the way back, for every route that asks one."""
+"""The one way from a checked request to a model and back, for every API: name, task, server, answer, response."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from flask import Response, g, request
 
-from controller.api.services import Services
-from controller.api.translation.to_openai import route_for
+from controller.api.paths import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS
+from controller.api.services import services
+from controller.api.translation import sse
+from controller.api.translation.to_openai import UpstreamRequest, to_openai
+from controller.deployment.engines import Engine
 from controller.error_bodies import envelope
-from controller.errors import ModelNotFound, ModelStopping, OrchestrarError
+from controller.errors import ModelNotFound, ModelStopping, OrchestrarError, TaskUnsupported
 from controller.proxy.event_stream import EventStream
-from controller.proxy.forwarding import Answer, Pieces, Waited
+from controller.proxy.forwarding import Answer, Pieces, RunnerRequest, WaitTimes
 from controller.registry import ModelSpec
-from controller.supervisor import CancelToken
+from controller.supervisor import CancelToken, ModelView
 
 OK = 200
-EVENT_STREAM = "text/event-stream"
 
-Answered = TypeVar("Answered")
+Resolve: TypeAlias = Callable[[str], ModelSpec]
+Result = TypeVar("Result")
 
 
 class AnswerFormat(Protocol):
-    """How one answer is told to its client; made anew for each request."""
+    """The form in which one client gets one answer; made for each request."""
 
     stream_type: str
 
     def whole(self, answer: Answer) -> bytes:
-        """The answer in one piece, as JSON. Raises UpstreamError for what is none."""
+        """Return the answer in one piece, as JSON. Raises UpstreamError for what is none."""
 
-    def streamed(self, answer: Answer) -> Pieces:
-        """The answer as it comes."""
+    def pieces(self, answer: Answer) -> Pieces:
+        """Return the answer as it comes."""
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
-        """What ends a stream that breaks."""
+        """Return what ends a stream that breaks."""
 
 
-class AsItCame:
-    """The wording of the model itself: all passes unread."""
+class Unchanged:
+    """The model's own answer; its contents are not read."""
 
-    stream_type = f"{EVENT_STREAM}; charset=utf-8"
+    stream_type = sse.CONTENT_TYPE
 
     def whole(self, answer: Answer) -> bytes:
         return answer.read_whole()
 
-    def streamed(self, answer: Answer) -> Pieces:
+    def pieces(self, answer: Answer) -> Pieces:
         return answer
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:
-        return f"data: {json.dumps(envelope(error, request_id))}\n\n".encode()
+        return sse.event(json.dumps(envelope(error, request_id)))
 
 
-def by_name(
-    resolve: Callable[[str], ModelSpec], name: str, ask: Callable[[ModelSpec, float | None], Answered]
-) -> Answered:
-    """What `ask` answers for the model of this name, given the time it may still wait for it (None: all of it).
+@dataclass(frozen=True)
+class TaskRule:
+    """Which tasks a model may have to be asked for something, and how the refusal of another task reads."""
 
-    A reload may give the name to another model while the request is on its way, and have the one before refuse it:
-    then the new one is asked. Where the name is nobody's by then, the refusal stands.
+    tasks: frozenset[str]
+    refusal: str
+
+    def check(self, spec: ModelSpec, name: str, *, param: str) -> None:
+        """Raise TaskUnsupported, with the name that the client wrote, unless the model has one of the tasks."""
+        if spec.task not in self.tasks:
+            other = " or ".join(f"`task: {task}`" for task in sorted(self.tasks))
+            raise TaskUnsupported(
+                f"{name} {self.refusal}: its task in models.yaml is {spec.task}; ask it by {_ROUTES[spec.task]}, "
+                f"or a model with {other}",
+                param=param,
+            )
+
+
+CHAT = TaskRule(frozenset({"chat"}), "is no chat model and takes no messages")
+TEXT = TaskRule(frozenset({"chat", "completion"}), "generates no text")
+VECTORS = TaskRule(frozenset({"embedding"}), "makes no embeddings")
+
+_ROUTES = {"chat": CHAT_COMPLETIONS, "completion": COMPLETIONS, "embedding": EMBEDDINGS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """What a client asks of a model, from a body that was checked.
+
+    `name` is as the client wrote it, in the field `param`. `upstream` is what our runner is sent, or makes that for the
+    model that the name means.
     """
-    begun = time.monotonic()
-    spec, left_s = resolve(name), None
-    while True:
-        try:
-            return ask(spec, left_s)
-        except (ModelStopping, ModelNotFound) as refusal:
-            try:
-                meant_now = resolve(name)
-            except ModelNotFound:
-                raise refusal from None
-            if meant_now.id == spec.id:
-                raise
-            spec, left_s = meant_now, meant_now.max_wait_s - (time.monotonic() - begun)
+
+    name: str
+    param: str
+    task_rule: TaskRule
+    upstream: UpstreamRequest | Callable[[ModelSpec], UpstreamRequest]
+    answer_format: AnswerFormat
+    stream: bool = False
+    keep_alive_s: float | None = None
 
 
-def relay(
-    services: Services,
-    spec: ModelSpec,
-    path: str,
-    body: bytes,
-    *,
-    stream: bool,
-    wording: AnswerFormat,
-    left_s: float | None,
-    keep_alive_s: float | None = None,
-) -> Response:
-    """The model's answer to `body`; `left_s` is how long it may be waited for (None: the model's `max_wait`).
+def forward_to_model(model_request: ModelRequest, resolve: Resolve) -> Response:
+    """Return the model's answer to a request, as its client gets it.
 
-    The path and the body are those of our runner; a server that speaks otherwise gets and gives them in other words.
     A client that leaves ends the wait for the model, or the model's work, at once.
     """
-    way = route_for(spec, services.engines[spec.engine], path, body)
-    request_id: str = g.request_id
+    return with_model(resolve, model_request.name, partial(_forward, model_request))
+
+
+def with_model(resolve: Resolve, name: str, use: Callable[[ModelSpec, float | None], Result]) -> Result:
+    """Return what `use` returns for the model of this name and the time it may be waited for (None: its `max_wait`).
+
+    A reload may give the name to another model meanwhile and have the earlier one refuse: then the new one is used,
+    within what is left of its time. If the name means no model by then, the refusal stands.
+    """
+    started_at = time.monotonic()
+    spec, max_wait_s = resolve(name), None
+    while True:
+        try:
+            return use(spec, max_wait_s)
+        except (ModelStopping, ModelNotFound) as refusal:
+            try:
+                new_spec = resolve(name)
+            except ModelNotFound:
+                raise refusal from None
+            if new_spec.id == spec.id:
+                raise
+            spec, max_wait_s = new_spec, new_spec.max_wait_s - (time.monotonic() - started_at)
+
+
+def start_model(
+    spec: ModelSpec, max_wait_s: float | None, *, wait: bool, keep_alive_s: float | None = None
+) -> ModelView:
+    """Start the model for the client of the current request and return its state; `wait` until it is ready."""
+    with services().proxy.place(), services().leaving_client(request.environ) as token:
+        return services().supervisor.run(
+            spec.id, wait=wait, max_wait_s=max_wait_s, token=token, keep_alive_s=keep_alive_s
+        )
+
+
+def upstream_for(spec: ModelSpec, engine: Engine, upstream: UpstreamRequest) -> UpstreamRequest:
+    """Return what the model's server is sent: our runner gets all unchanged, others what the OpenAI API has for it."""
+    return upstream if engine.own else to_openai(spec, engine, upstream)
+
+
+def _forward(model_request: ModelRequest, spec: ModelSpec, max_wait_s: float | None) -> Response:
+    model_request.task_rule.check(spec, model_request.name, param=model_request.param)
+    upstream = model_request.upstream
+    if not isinstance(upstream, UpstreamRequest):
+        upstream = upstream(spec)
+    upstream = upstream_for(spec, services().engines[spec.engine], upstream)
     token = CancelToken()
-    unwatch = services.watch(request.environ, token)
+    unwatch = services().watch(request.environ, token)
     try:
-        exchange = services.proxy.open(
-            spec.id,
-            way.path,
-            way.body,
-            request_id=request_id,
-            token=token,
-            left_s=left_s,
-            keep_alive_s=keep_alive_s,
+        answer: Answer = services().proxy.open(
+            RunnerRequest(
+                model_id=spec.id,
+                path=upstream.path,
+                body=upstream.body,
+                request_id=g.request_id,
+                max_wait_s=max_wait_s,
+                keep_alive_s=model_request.keep_alive_s,
+            ),
+            token,
         )
     except BaseException:
         unwatch()
         raise
-    answer = way.read(exchange)
-    if stream and answer.status == OK and answer.content_type.startswith(EVENT_STREAM):
-        pieces = wording.streamed(answer)
-        carry = services.carrier(request.environ, pieces)
-        events = EventStream(pieces, lambda error: wording.error(error, request_id), unwatch, carry)
-        return stream_response(events, wording.stream_type, _waited_header(answer.waited))
+    if upstream.read is not None:
+        answer = upstream.read(answer)
+    if model_request.stream and answer.status == OK and answer.content_type.startswith(sse.EVENT_STREAM):
+        return _stream(answer, model_request.answer_format, unwatch)
     try:
-        response = Response(wording.whole(answer), content_type="application/json")
+        response = Response(model_request.answer_format.whole(answer), content_type="application/json")
     finally:
         answer.close()
         unwatch()
-    response.headers.update(_waited_header(answer.waited))
+    response.headers.update(_server_timing(answer.wait_times))
     return response
 
 
+def _stream(answer: Answer, answer_format: AnswerFormat, unwatch: Callable[[], None]) -> Response:
+    request_id: str = g.request_id
+    pieces = answer_format.pieces(answer)
+    carry = services().carrier(request.environ, pieces)
+    events = EventStream(pieces, lambda error: answer_format.error(error, request_id), unwatch, carry)
+    return stream_response(events, answer_format.stream_type, _server_timing(answer.wait_times))
+
+
 def stream_response(body: Any, content_type: str, headers: dict[str, str] | None = None) -> Response:
-    """A streamed answer that nothing on its way may keep back; `body` is closed in the end."""
-    whole = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
-    return Response(body, content_type=content_type, headers=whole)
+    """Return a streamed answer that no proxy on its way may hold back; `body` is closed in the end."""
+    all_headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
+    return Response(body, content_type=content_type, headers=all_headers)
 
 
 def as_json(value: dict[str, Any]) -> bytes:
-    """On one line, which may be one of many; half a character, which JSON can hold and UTF-8 not, becomes a "?"."""
+    """Return one line, which may be one of many; half a character, which JSON can hold and UTF-8 not, becomes "?"."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
 
 
-def _waited_header(waited: Waited) -> dict[str, str]:
-    """The wait for the model, beside what passes unread (Server-Timing, in ms)."""
-    return {"Server-Timing": f"queue;dur={waited.queue_s * 1000:.1f}, start;dur={waited.start_s * 1000:.1f}"}
+def _server_timing(wait_times: WaitTimes) -> dict[str, str]:
+    """Return the wait for the model as a header, in ms: the answer itself may pass unread."""
+    queue_ms, start_ms = wait_times.queue_s * 1000, wait_times.start_s * 1000
+    return {"Server-Timing": f"queue;dur={queue_ms:.1f}, start;dur={start_ms:.1f}"}

@@ -1,4 +1,4 @@
-"""One table from exception to answer, for every route."""
+"""The one table from exception to answer, for every route."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ log = logging.getLogger(__name__)
 
 
 def public(error: OrchestrarError) -> OrchestrarError:
-    """The error as clients see it: Docker's failures, or its silence, are the engine being unavailable."""
+    """Return the error as clients see it: Docker that fails or is silent is unavailable."""
     return DockerUnavailable(error.message, retry_after_s=5.0) if isinstance(error, DockerError) else error
 
 
 def answer(error: OrchestrarError) -> Response:
-    """The response for an error of ours."""
+    """Return the response for an error of ours."""
     error = public(error)
-    worded = ollama_error if request.path.startswith("/api/") else envelope
-    response = jsonify(worded(error, g.get("request_id")))
+    # By the path, since a request for an unknown route has no blueprint: Ollama's clients read its 404s, too.
+    body_of = ollama_error if request.path.startswith("/api/") else envelope
+    response = jsonify(body_of(error, g.get("request_id")))
     response.status_code = error.upstream_status if isinstance(error, UpstreamAnswered) else error.status
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -42,31 +43,31 @@ def answer(error: OrchestrarError) -> Response:
 
 
 def install(app: Flask) -> None:
-    """Let every failure of a request end in the envelope."""
+    """Answer every failure of a request in the one shape of an error."""
 
     @app.errorhandler(OrchestrarError)
-    def _ours(error: OrchestrarError) -> Response:
+    def _answer_own(error: OrchestrarError) -> Response:
         return answer(error)
 
     @app.errorhandler(HTTPException)
-    def _werkzeug(error: HTTPException) -> Response:
-        response = answer(_named(error))
-        if allowed := getattr(error, "valid_methods", None):
-            response.headers["Allow"] = ", ".join(sorted(allowed))
+    def _answer_http(error: HTTPException) -> Response:
+        response = answer(_own_error(error))
+        if methods := getattr(error, "valid_methods", None):
+            response.headers["Allow"] = ", ".join(sorted(methods))
         return response
 
     @app.errorhandler(Exception)
-    def _fault(error: Exception) -> Response:
-        log.error("request %s failed by a fault of the controller", g.get("request_id"), exc_info=error)
-        return answer(OrchestrarError("the controller met a fault of its own; its log has the details"))
+    def _answer_fault(error: Exception) -> Response:
+        log.error("request %s failed because of a fault in the controller", g.get("request_id"), exc_info=error)
+        return answer(OrchestrarError("the controller has a fault of its own; its log has the details"))
 
 
-def _named(error: HTTPException) -> OrchestrarError:
+def _own_error(error: HTTPException) -> OrchestrarError:
     if error.code == RouteNotFound.status:
         return RouteNotFound(f"there is no route {request.method} {request.path}; GET / lists them")
     if error.code == MethodNotAllowed.status:
-        allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or []))
-        return MethodNotAllowed(f"{request.path} does not take {request.method}; it takes {allowed}")
+        methods = ", ".join(sorted(getattr(error, "valid_methods", None) or []))
+        return MethodNotAllowed(f"{request.path} does not take {request.method}; it takes {methods}")
     if error.code == BodyTooLarge.status:
         return BodyTooLarge("the request body is too large; ORCHESTRAR_MAX_BODY_BYTES is the limit")
     return BodyInvalid(error.description or "the request is not usable")

@@ -1,4 +1,4 @@
-"""The OpenAI API. The controller reads which model is asked, and no more; the runner speaks the rest."""
+"""The OpenAI API. The controller reads which model is asked, and no more; the rest is between client and runner."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from controller.api.bodies import EmbeddingsBody, OpenAIBody, read_body
-from controller.api.body import raw_body
-from controller.api.dispatch import AsItCame, by_name, relay
+from controller.api.bodies import EmbeddingsBody, OpenAIBody, raw_body, read_body
+from controller.api.dispatch import (
+    CHAT,
+    TEXT,
+    VECTORS,
+    ModelRequest,
+    TaskRule,
+    Unchanged,
+    forward_to_model,
+)
 from controller.api.services import services
-from controller.api.tasks import CHAT, EMBEDDINGS, TEXT, Use, require
+from controller.api.translation.to_openai import UpstreamRequest
 from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
 
@@ -19,45 +26,49 @@ blueprint = Blueprint("openai", __name__, url_prefix="/v1")
 
 @blueprint.get("/models")
 def models() -> Response:
-    """The models that there are, running or not."""
+    """List all configured models, running or not."""
     return jsonify({"object": "list", "data": [_model(model_id) for model_id in services().registry.models]})
 
 
 @blueprint.get("/models/<name>")
 def model(name: str) -> Response:
-    """One model, by id or alias."""
+    """Show one model, by id or alias."""
     _resolve(name)
     return jsonify(_model(name))
 
 
 @blueprint.post("/chat/completions")
 def chat_completions() -> Response:
-    """The next turn of a conversation."""
-    return _pass_on(CHAT)
+    """Continue a conversation."""
+    return _forward(CHAT)
 
 
 @blueprint.post("/completions")
 def completions() -> Response:
-    """What follows a text."""
-    return _pass_on(TEXT)
+    """Continue a text."""
+    return _forward(TEXT)
 
 
 @blueprint.post("/embeddings")
 def embeddings() -> Response:
-    """The vectors of texts."""
-    return _pass_on(EMBEDDINGS, EmbeddingsBody)
+    """Make vectors of texts."""
+    return _forward(VECTORS, EmbeddingsBody)
 
 
-def _pass_on(use: Use, kind: type[OpenAIBody] = OpenAIBody) -> Response:
-    """The request as it came, to the same path of its model's runner, which repeats the name that the client wrote."""
+def _forward(task_rule: TaskRule, kind: type[OpenAIBody] = OpenAIBody) -> Response:
+    """Send the request unchanged to the same path of its model's runner, which repeats the name that the client
+    wrote."""
     raw = raw_body()
     body = read_body(kind, raw)
-
-    def asked(spec: ModelSpec, left_s: float | None) -> Response:
-        require(use, spec, body.model, param="model")
-        return relay(services(), spec, request.path, raw, stream=bool(body.stream), wording=AsItCame(), left_s=left_s)
-
-    return by_name(_resolve, body.model, asked)
+    model_request = ModelRequest(
+        name=body.model,
+        param="model",
+        task_rule=task_rule,
+        upstream=UpstreamRequest(path=request.path, body=raw),
+        answer_format=Unchanged(),
+        stream=bool(body.stream),
+    )
+    return forward_to_model(model_request, _resolve)
 
 
 def _resolve(name: str) -> ModelSpec:
@@ -69,5 +80,5 @@ def _resolve(name: str) -> ModelSpec:
 
 
 def _model(name: str) -> dict[str, Any]:
-    # When a model was made is not known; clients want the key all the same.
+    # When a model was made is unknown, but clients expect the key.
     return {"id": name, "object": "model", "created": 0, "owned_by": "orchestrar"}

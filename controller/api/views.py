@@ -1,4 +1,4 @@
-"""How a model's state is shown as JSON."""
+"""A model's state as JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from controller.supervisor.memory.placement import Holder
 
 
 def seconds(value: float | None) -> float | None:
-    """A time with the digits that mean something."""
+    """Round a time to the digits that mean something."""
     return None if value is None else round(value, 3)
 
 
 def model_row(view: ModelView) -> dict[str, Any]:
-    """A row of `GET /models`: the entry of models.yaml, and the state."""
+    """Return a row of `GET /models`: the entry of models.yaml, and the state."""
     spec = view.spec
     return {
         "id": spec.id,
@@ -36,7 +36,7 @@ def model_row(view: ModelView) -> dict[str, Any]:
 
 
 def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
-    """A row of `GET /status`: what it does now, what that takes, and what its container has less closed than others."""
+    """Return a row of `GET /status`: what the model does now, what that takes, and how its hardening is relaxed."""
     container = view.container
     return {
         "id": view.spec.id,
@@ -65,18 +65,18 @@ def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
 
 
 def plan_body(plan: Plan) -> dict[str, Any]:
-    """The answer to `GET /plan`."""
-    found = plan.placement
+    """Return the answer to `GET /plan`."""
+    placement = plan.placement
     return {
         "model_id": plan.model_id,
         "state": plan.state.value,
         "verdict": plan.verdict,
         "needs": _amount(plan.needed),
         "budget": _amount(plan.room),
-        "would_stop": [holder.model_id for holder in found.victims],
-        "not_before_s": seconds(found.look_again_in_s),
-        "waits_for": list(found.waits_for),
-        "held_by": [_held(holder, plan) for holder in plan.holders],
+        "would_stop": [holder.model_id for holder in placement.victims],
+        "not_before_s": seconds(placement.look_again_in_s),
+        "waits_for": list(placement.waits_for),
+        "held_by": [_holder_row(holder, plan) for holder in plan.holders],
     }
 
 
@@ -84,7 +84,7 @@ def _amount(amount: Amount) -> dict[str, Any]:
     return {"memory_bytes": amount.memory_bytes, "gpus": amount.gpus}
 
 
-def _held(holder: Holder, plan: Plan) -> dict[str, Any]:
+def _holder_row(holder: Holder, plan: Plan) -> dict[str, Any]:
     return {
         "model_id": holder.model_id,
         **_amount(holder.holds),
@@ -94,13 +94,13 @@ def _held(holder: Holder, plan: Plan) -> dict[str, Any]:
     }
 
 
-def pulled(view: ModelView) -> dict[str, Any]:
-    """The answer to a pull."""
+def pull_row(view: ModelView) -> dict[str, Any]:
+    """Return the answer to a pull."""
     return {"model_id": view.spec.id, "state": view.state.value, "preparing": _preparing(view)}
 
 
 def preparing(progress: PreparationProgress) -> dict[str, Any]:
-    """How far a download or conversion is, as far as that is known."""
+    """Return how far a download or conversion is, as far as that is known."""
     percent = None if progress.fraction is None else round(100 * progress.fraction)
     return {"phase": progress.phase, "percent": percent, "done_bytes": progress.done_bytes}
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 answers, from bytes to a head and a body; strict, bounded, without any socket of its own."""
+"""HTTP/1.1 answers, from bytes to a head and a body; strict, bounded, without a socket of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_BODY = (204, 304)
 
 
 class Malformed(ValueError):
-    """What came is no HTTP/1.1 answer, or more of one than is accepted."""
+    """The data is no HTTP/1.1 answer, or more of one than is accepted."""
 
 
 class BrokenOff(Exception):
@@ -24,7 +24,7 @@ class BrokenOff(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What an answer says of itself; `length` None and not `chunked`: its body ends with the connection."""
+    """What an answer says about itself; with neither `length` nor `chunked`, the connection's end is the body's."""
 
     status: int
     content_type: str
@@ -34,16 +34,16 @@ class Head:
     keeps_connection: bool
 
 
-def split_head(received: bytes) -> tuple[Head, bytes] | None:
-    """The head and what came of the body; None while there is more of the head to come. Raises Malformed."""
-    end = received.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+def split_head(data: bytes) -> tuple[Head, bytes] | None:
+    """Return the head, and what came of the body; None while the head is not whole. Raises Malformed."""
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     if end < 0:
-        if len(received) >= MAX_HEAD_BYTES:
+        if len(data) >= MAX_HEAD_BYTES:
             raise Malformed(f"its head is longer than {MAX_HEAD_BYTES} bytes")
-        if not b"HTTP/1.".startswith(received[:7]):
-            raise Malformed(f"it begins with {received[:32]!r}")
+        if not b"HTTP/1.".startswith(data[:7]):
+            raise Malformed(f"it begins with {data[:32]!r}")
         return None
-    return _read_head(received[:end]), received[end + 4 :]
+    return _read_head(data[:end]), data[end + 4 :]
 
 
 def _read_head(head: bytes) -> Head:
@@ -69,7 +69,7 @@ def _read_head(head: bytes) -> Head:
 
 
 def _read_fields(lines: list[bytes]) -> dict[bytes, bytes]:
-    """The header fields, by lower-case name; those that come more than once joined by commas."""
+    """Return the header fields by lower-case name; fields that come more than once are joined by commas."""
     if len(lines) > MAX_HEADERS:
         raise Malformed(f"it has more than {MAX_HEADERS} header fields")
     fields: dict[bytes, bytes] = {}
@@ -83,7 +83,7 @@ def _read_fields(lines: list[bytes]) -> dict[bytes, bytes]:
 
 
 def _framing(fields: dict[bytes, bytes]) -> tuple[int | None, bool]:
-    """How the body ends: its length, and whether it comes in chunks."""
+    """Return how the body ends: its length, and whether it comes in chunks."""
     coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if coding is not None:
         if coding.lower() != b"chunked" or length is not None:
@@ -97,7 +97,7 @@ def _framing(fields: dict[bytes, bytes]) -> tuple[int | None, bool]:
 
 
 class Body:
-    """A body's content from the bytes of its connection."""
+    """Extracts a body's content from the bytes of its connection."""
 
     def __init__(self, head: Head) -> None:
         self._chunked = head.chunked
@@ -113,48 +113,48 @@ class Body:
 
     @property
     def is_in_line(self) -> bool:
-        """Whether a line of its framing has begun, which comes in one go as a rule, and has not ended."""
+        """Whether a line of its framing, which usually comes in one go, has begun and not ended."""
         return not self.is_over and bool(self._line or self._in_trailer)
 
-    def feed(self, received: bytes) -> bytes:
-        """The content in what was received, b"" being the connection's end.
+    def feed(self, data: bytes) -> bytes:
+        """Return the content in the data that came, b"" being the connection's end.
 
-        Raises BrokenOff when that is not the body's end, and Malformed.
+        Raises BrokenOff if that is not the body's end, and Malformed.
         """
-        if not received:
+        if not data:
             if not self._ends_with_connection and not self.is_over:
                 raise BrokenOff
             self.is_over = True
             return b""
         if self._chunked:
-            return self._dechunked(received)
+            return self._feed_chunks(data)
         if self._ends_with_connection:
-            return received
-        content = received[: self._left]
+            return data
+        content = data[: self._left]
         self._left -= len(content)
         self.is_over = self._left == 0
-        self.has_excess |= len(content) < len(received)
+        self.has_excess |= len(content) < len(data)
         return content
 
-    def _dechunked(self, received: bytes) -> bytes:
+    def _feed_chunks(self, data: bytes) -> bytes:
         content, at = [], 0
-        while at < len(received) and not self.is_over:
+        while at < len(data) and not self.is_over:
             if self._left:
-                piece = received[at : at + self._left]
+                piece = data[at : at + self._left]
                 content.append(piece)
                 at += len(piece)
                 self._left -= len(piece)
                 self._after_chunk = self._left == 0
             else:
-                at = self._line_from(received, at)
-        self.has_excess |= at < len(received)
+                at = self._read_line(data, at)
+        self.has_excess |= at < len(data)
         return content[0] if len(content) == 1 else b"".join(content)
 
-    def _line_from(self, received: bytes, at: int) -> int:
-        """Read a line between two chunks, or as much as there is of it; where what follows begins."""
-        end = received.find(b"\n", at)
-        stop = len(received) if end < 0 else end + 1
-        self._line += received[at:stop]
+    def _read_line(self, data: bytes, at: int) -> int:
+        """Read a line between two chunks, or as much as has come of it; return where what follows begins."""
+        end = data.find(b"\n", at)
+        stop = len(data) if end < 0 else end + 1
+        self._line += data[at:stop]
         if len(self._line) > MAX_CHUNK_LINE_BYTES:
             raise Malformed("a line between its chunks is too long")
         if end >= 0:

@@ -1,4 +1,4 @@
-"""The only home of the upstream HTTP client: the readiness probe, and requests forwarded to a runner."""
+"""The HTTP client for runners: the readiness probe, and requests that are forwarded to them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
 
 from controller.errors import ModelDied, UpstreamInvalid, UpstreamTimeout
 from controller.proxy.http1 import Body, BrokenOff, Head, Malformed, split_head
-from controller.proxy.runner_response import READ_TIMEOUT_S, RECEIVE_BYTES, Abort, RunnerConnection, RunnerResponse
+from controller.proxy.runner_response import (
+    READ_TIMEOUT_S,
+    RECEIVE_BYTES,
+    InFlightRequest,
+    RunnerConnection,
+    RunnerResponse,
+)
 from controller.supervisor.backend import Readiness
 from controller.system.turnstile import TURNSTILE
 
@@ -23,7 +28,7 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 CONNECT_TIMEOUT_S = 2.0
-# A probe's answer as a whole, however many pieces it comes in.
+# A probe's whole answer, however many pieces it comes in.
 PROBE_TIMEOUT_S = 1.0
 # An answer's head, from its first byte: no runner sends one in pieces.
 ANSWER_HEAD_S = 10.0
@@ -40,7 +45,7 @@ class RunnerClient:
         self._idle: dict[int, list[tuple[float, RunnerConnection]]] = defaultdict(list)
 
     def probe(self, port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Readiness:
-        """One GET of the path that tells; any answer but a 200 means not yet. `timeout_s` bounds the whole of it."""
+        """Ask once, by a GET of this path, whether the model is ready, which a 200 means; `timeout_s` bounds it all."""
         try:
             with socket.create_connection((HOST, port), timeout_s) as sock:
                 status, content = _get(sock, port, path, time.monotonic() + timeout_s)
@@ -66,24 +71,24 @@ class RunnerClient:
         path: str,
         body: bytes,
         headers: dict[str, str],
-        on_abort: Callable[[Callable[[], None]], None],
+        in_flight: InFlightRequest,
     ) -> RunnerResponse:
-        """Send a JSON body; returns when the answer's head is there. `on_abort` is given what breaks the request off.
+        """Send a JSON body and return once the answer's head is there; `in_flight` may be aborted meanwhile.
 
-        Raises ModelDied when no byte of an answer came (so sending it again is safe), UpstreamTimeout, or
-        UpstreamInvalid for what no runner answers: redirects, encodings, broken or endless heads.
+        Raises ModelDied if no byte of an answer came (so sending it again is safe), UpstreamTimeout, or UpstreamInvalid
+        for what no runner answers: redirects, encodings, broken or endless heads.
         """
         request = _request_bytes(port, path, body, headers)
-        kept = self._take(port)
-        if kept is not None:
+        connection = self._take(port)
+        if connection is not None:
             try:
-                return self._exchange(kept, request, on_abort)
+                return self._exchange(connection, request, in_flight)
             except ModelDied:
-                log.debug("port %d: a kept connection had been closed, connecting anew", port)
-        return self._exchange(_connect(port), request, on_abort)
+                log.debug("port %d: a kept connection had been closed; opening a new one", port)
+        return self._exchange(_connect(port), request, in_flight)
 
     def tidy(self) -> None:
-        """Close the kept connections that have served their time, or whose models have gone."""
+        """Close the kept connections that have been idle for too long, or whose models have gone."""
         with self._lock:
             for idle in self._idle.values():
                 for one in [one for one in idle if not _is_usable(*one)]:
@@ -97,20 +102,17 @@ class RunnerClient:
                 while idle:
                     idle.pop()[1].sock.close()
 
-    def _exchange(
-        self, connection: RunnerConnection, request: bytes, on_abort: Callable[[Callable[[], None]], None]
-    ) -> RunnerResponse:
-        abort = Abort(connection.sock)
+    def _exchange(self, connection: RunnerConnection, request: bytes, in_flight: InFlightRequest) -> RunnerResponse:
+        in_flight.attach(connection.sock)
         try:
-            on_abort(abort.fire)
-            head, begun = _ask(connection.sock, request)
+            head, body_start = _ask(connection.sock, request)
             if 300 <= head.status < 400 or head.content_encoding != "identity":
                 raise UpstreamInvalid("the model answered with a redirect or an encoding, which is never followed")
         except BaseException:
-            abort.disarm()
+            in_flight.detach()
             connection.sock.close()
             raise
-        return RunnerResponse(connection, head, begun, abort, self._put)
+        return RunnerResponse(connection, head, body_start, in_flight, self._put)
 
     def _take(self, port: int) -> RunnerConnection | None:
         with self._lock:
@@ -141,68 +143,68 @@ def _connect(port: int) -> RunnerConnection:
 
 
 def _request_bytes(port: int, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """The whole request, so that one call sends it."""
+    """Return the whole request, so that one call sends it."""
     fields = {"Host": f"{HOST}:{port}", "Content-Type": "application/json", **headers, "Content-Length": len(body)}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 
 
 def _ask(sock: socket.socket, request: bytes) -> tuple[Head, bytes]:
-    """The answer's head, and what came of its body with it."""
-    received, deadline = b"", None
+    """Return the answer's head, and what came of its body with it."""
+    data, deadline = b"", None
     sock.settimeout(READ_TIMEOUT_S)
     try:
         sock.sendall(request)
-        while (found := split_head(received)) is None:
+        while (parts := split_head(data)) is None:
             if deadline is not None:
                 sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            elif received:
+            elif data:
                 deadline = time.monotonic() + ANSWER_HEAD_S
             with TURNSTILE.away():
                 piece = sock.recv(RECEIVE_BYTES)
             if not piece:
                 break
-            received += piece
+            data += piece
     except TimeoutError as exc:
-        if received:
+        if data:
             raise UpstreamInvalid(f"the model's answer is no HTTP: no head within {ANSWER_HEAD_S:g} s") from exc
         raise UpstreamTimeout(f"the model did not answer within {READ_TIMEOUT_S:g} s") from exc
     except ConnectionError as exc:
         raise ModelDied(_DIED_FIRST) from exc
     except (Malformed, OSError) as exc:
         raise UpstreamInvalid(f"the model's answer is no HTTP: {exc}") from exc
-    if found is None:
-        if received:
+    if parts is None:
+        if data:
             raise UpstreamInvalid("the model's answer is no HTTP: it ends within its head")
         raise ModelDied(_DIED_FIRST)
-    return found
+    return parts
 
 
 def _get(sock: socket.socket, port: int, path: str, deadline: float) -> tuple[int, bytes]:
-    """Status and content of the answer to a GET; raises OSError at the deadline, and for what is no answer."""
+    """Return status and content of the answer to a GET; raise OSError at the deadline, and for what is no answer."""
     sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n".encode("latin-1"))
 
     def receive() -> bytes:
         sock.settimeout(max(deadline - time.monotonic(), 0.001))
         return sock.recv(RECEIVE_BYTES)
 
-    received = b""
-    while (found := split_head(received)) is None:
+    data = b""
+    while (parts := split_head(data)) is None:
         piece = receive()
         if not piece:
             raise BrokenOff
-        received += piece
-    head, begun = found
+        data += piece
+    head, body_start = parts
     body = Body(head)
-    content = body.feed(begun) if begun else b""
+    content = body.feed(body_start) if body_start else b""
     while not body.is_over and len(content) < MAX_HEALTH_BYTES:
         content += body.feed(receive())
     return head.status, content
 
 
 def _is_usable(since: float, connection: RunnerConnection) -> bool:
-    """Whether a connection, idle since then, may be asked; one that is readable was closed by the other end (or answers
-    what nobody asked)."""
+    """Tell whether a connection, idle since then, may be used; one that is readable was closed by the other end (or
+    has an answer to no request)."""
     poll = select.poll()
     poll.register(connection.sock, select.POLLIN)
     return time.monotonic() - since < _KEEP_IDLE_S and not poll.poll(0)
@@ -210,7 +212,7 @@ def _is_usable(since: float, connection: RunnerConnection) -> bool:
 
 def _json_object(raw: bytes) -> dict[str, object]:
     try:
-        found = json.loads(raw)
+        value = json.loads(raw)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

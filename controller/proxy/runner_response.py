@@ -1,7 +1,8 @@
-"""A runner's answer under way, over a connection that is given back at its end."""
+"""A runner's answer in flight, over a connection that is given back at its end."""
 
 from __future__ import annotations
 
+import copy
 import math
 import socket
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTimeout
+from controller.errors import ModelDied, Overloaded, UpstreamError, UpstreamInvalid, UpstreamTimeout
 from controller.proxy.http1 import Body, BrokenOff, Head, Malformed
 from controller.system.turnstile import TURNSTILE
 
@@ -19,12 +20,12 @@ from controller.system.turnstile import TURNSTILE
 READ_TIMEOUT_S = 300.0
 RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
-# Whole answers that are being read: each may have so much, and what is beyond that they share.
+# Whole answers that are being read: each may have this much, and they share what is beyond it.
 OWN_BYTES = 1024 * 1024
 SHARED_BYTES = 256 * 1024 * 1024
-# A line between two chunks, from when it was seen to have begun: no server sends one in pieces.
+# A line between two chunks, from when its beginning was seen: no server sends one in pieces.
 LINE_S = 10.0
-# A whole answer, from when its head was there: servers send it when they have it.
+# A whole answer, from when its head was there: servers send it once they have it.
 WHOLE_BODY_S = 600.0
 _BROKE_OFF = "the model's connection broke in the middle of its answer; the model may have died"
 
@@ -38,7 +39,7 @@ class RunnerConnection:
 
 
 class BufferBudget:
-    """What all whole answers together may take. Thread-safe."""
+    """The memory that all whole answers together may take. Thread-safe."""
 
     def __init__(self, left_bytes: int) -> None:
         self._lock = threading.Lock()
@@ -46,62 +47,84 @@ class BufferBudget:
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """What is told how large an answer has become; raises Overloaded when there is no room. Given back after it."""
-        taken = 0
+        """Yield what to call with the size that an answer has reached; it raises Overloaded when no memory is left.
+
+        The answer's share is given back at the end of the block.
+        """
+        share_bytes = 0
 
         def grow(size: int) -> None:
-            nonlocal taken
-            while size > OWN_BYTES + taken:
+            nonlocal share_bytes
+            while size > OWN_BYTES + share_bytes:
                 with self._lock:
                     if self._left_bytes < OWN_BYTES:
-                        raise Overloaded("large answers take all the memory that there is for them; try again soon")
+                        raise Overloaded("large answers take all the memory that is set aside for them; try again soon")
                     self._left_bytes -= OWN_BYTES
-                taken += OWN_BYTES
+                share_bytes += OWN_BYTES
 
         try:
             yield grow
         finally:
             with self._lock:
-                self._left_bytes += taken
+                self._left_bytes += share_bytes
 
 
-_room = BufferBudget(SHARED_BYTES)
+_buffers = BufferBudget(SHARED_BYTES)
 
 
-class Abort:
-    """Breaks a request off from another thread, until the connection is somebody else's."""
+class InFlightRequest:
+    """A request at a model, which other threads may abort for as long as it has a connection. Thread-safe."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, container_id: str) -> None:
+        self.container_id = container_id
+        self.is_aborted = False
         self._lock = threading.Lock()
-        self._sock: socket.socket | None = sock
-        self.has_fired = False
+        self._sock: socket.socket | None = None
+        self._cause: UpstreamError | None = None
 
-    def fire(self) -> None:
-        """End whatever waits on the connection."""
+    def attach(self, sock: socket.socket) -> None:
+        """Let an abort end this connection, at once if it came before; replaces the connection of an earlier try."""
         with self._lock:
-            if self._sock is not None:
-                self.has_fired = True
-                with suppress(OSError):
-                    self._sock.shutdown(socket.SHUT_RDWR)
+            self._sock = sock
+            if self.is_aborted:
+                self._shut_down()
 
-    def disarm(self) -> None:
-        """From now on it harms nobody."""
+    def detach(self) -> None:
+        """Keep later aborts off the connection: it is closed, or free for another request."""
         with self._lock:
             self._sock = None
+
+    def abort(self, cause: UpstreamError | None = None) -> None:
+        """End every wait on the connection; the thread that waits there meets ModelDied. The first cause counts."""
+        with self._lock:
+            # Each raises its own: one exception raised by many would hold all their frames.
+            self._cause = self._cause or copy.copy(cause)
+            self.is_aborted = True
+            self._shut_down()
+
+    def raise_cause(self, failure: Exception) -> None:
+        """Raise the cause of the abort from the failure that it made; do nothing if it was not aborted with one."""
+        if self._cause is not None:
+            raise self._cause from failure
+
+    def _shut_down(self) -> None:
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
 
 
 class RunnerResponse:
     """An answer that has begun: status and content type are known, the body comes in pieces. Not thread-safe.
 
-    Its bytes are read here by `read_piece`, or elsewhere: whoever waits for `fileno` gives them to `feed`.
+    Its bytes are read here by `read_piece`, or elsewhere by a thread that waits for `fileno` and gives them to `feed`.
     """
 
     def __init__(
         self,
         connection: RunnerConnection,
         head: Head,
-        begun: bytes,
-        abort: Abort,
+        body_start: bytes,
+        in_flight: InFlightRequest,
         give_back: Callable[[RunnerConnection], None],
     ) -> None:
         self.status = head.status
@@ -109,69 +132,69 @@ class RunnerResponse:
         self._head = head
         self._body = Body(head)
         self._connection: RunnerConnection | None = connection
-        self._abort = abort
+        self._in_flight = in_flight
         self._give_back = give_back
-        self._failed: ModelDied | UpstreamInvalid | None = None
-        self._line_since: float | None = None
-        self._begun = self.feed(begun) if begun else b""
+        self._failure: ModelDied | UpstreamInvalid | None = None
+        self._line_began_at: float | None = None
+        self._unread = self.feed(body_start) if body_start else b""
 
     @property
     def is_over(self) -> bool:
-        """Whether there is no more to wait for; `read_piece` tells what the end was."""
-        return self._failed is not None or self._body.is_over
+        """Whether no more will come; `read_piece` then tells what the end was."""
+        return self._failure is not None or self._body.is_over
 
     def fileno(self) -> int:
-        """The connection's descriptor, non-blocking."""
+        """Return the connection's descriptor, non-blocking."""
         assert self._connection is not None
         return self._connection.sock.fileno()
 
-    def feed(self, received: bytes) -> bytes:
-        """The body's bytes in what was received, b"" being the connection's end."""
-        if not received and self._abort.has_fired:
+    def feed(self, data: bytes) -> bytes:
+        """Return the body's bytes in the data that came, b"" being the connection's end. Never raises."""
+        if not data and self._in_flight.is_aborted:
             # For a body without a length this would be the proper end.
-            self.broke(None)
+            self.fail(None)
             return b""
         try:
-            content = self._body.feed(received)
+            content = self._body.feed(data)
             self._bound_line(bool(content))
         except BrokenOff as exc:
-            self.broke(exc)
+            self.fail(exc)
             return b""
         except Malformed as exc:
-            self._failed = UpstreamInvalid(f"the model's answer is no HTTP: {exc}")
-            self._failed.__cause__ = exc
+            self._failure = UpstreamInvalid(f"the model's answer is no HTTP: {exc}")
+            self._failure.__cause__ = exc
             return b""
         return content
 
     def _bound_line(self, had_content: bool) -> None:
-        """Raise Malformed when a line of the framing comes in drips, each of which would pass for a sign of life."""
+        """Raise Malformed if a line of the framing comes in drips, each of which would pass for a sign of life."""
         now = time.monotonic()
         if not self._body.is_in_line:
-            self._line_since = None
-        elif self._line_since is None or had_content:
-            self._line_since = now
-        elif now > self._line_since + LINE_S:
+            self._line_began_at = None
+        elif self._line_began_at is None or had_content:
+            self._line_began_at = now
+        elif now > self._line_began_at + LINE_S:
             raise Malformed(f"a line between its chunks has no end within {LINE_S:g} s")
 
-    def broke(self, cause: Exception | None) -> None:
-        """Take note that the connection failed."""
-        self._failed = ModelDied(_BROKE_OFF)
-        self._failed.__cause__ = cause
+    def fail(self, cause: Exception | None) -> None:
+        """Note that the connection failed."""
+        self._failure = ModelDied(_BROKE_OFF)
+        self._failure.__cause__ = cause
 
     def await_body(self) -> None:
-        """Return when the body's first bytes are here; `read_piece` gives them. Raises like it, and is closed then."""
+        """Wait until the body's first bytes are here, which `read_piece` returns. Closes the answer if it raises."""
         try:
-            self._begun = self.read_piece()
+            self._unread = self.read_piece()
         except BaseException:
             self.close()
             raise
 
     def read_piece(self, deadline: float = math.inf) -> bytes:
-        """What has arrived, at least one byte; empty at the proper end.
+        """Return what has arrived, at least one byte; empty at the proper end.
 
-        Raises ModelDied when the connection breaks before the end, UpstreamInvalid for what is no HTTP,
-        UpstreamTimeout when nothing of the body comes for too long, whatever is sent around it. Nothing by the
-        deadline (monotonic) of a whole body is UpstreamInvalid.
+        Raises ModelDied if the connection breaks before the end, UpstreamInvalid for what is no HTTP, UpstreamTimeout
+        if nothing of the body comes for too long, whatever is sent around it, and UpstreamInvalid if nothing comes by
+        the deadline (monotonic) of a whole body.
         """
         silent_at = time.monotonic() + READ_TIMEOUT_S
         try:
@@ -182,19 +205,19 @@ class RunnerResponse:
             raise UpstreamTimeout(f"the model sent nothing for {READ_TIMEOUT_S:g} s") from exc
 
     def _read_until(self, deadline: float) -> bytes:
-        """The same by then (monotonic), else TimeoutError."""
-        piece, self._begun = self._begun, b""
+        """Return the same as `read_piece`; raise TimeoutError if nothing has come by the deadline (monotonic)."""
+        piece, self._unread = self._unread, b""
         while not piece and not self.is_over:
             try:
-                received = self._receive(deadline - time.monotonic())
+                data = self._receive(deadline - time.monotonic())
             except TimeoutError:
                 raise
             except OSError as exc:
-                self.broke(exc)
+                self.fail(exc)
             else:
-                piece = self.feed(received)
-        if not piece and self._failed is not None:
-            raise self._failed
+                piece = self.feed(data)
+        if not piece and self._failure is not None:
+            raise self._failure
         return piece
 
     def _receive(self, within_s: float) -> bytes:
@@ -206,12 +229,12 @@ class RunnerResponse:
             return self._connection.sock.recv(RECEIVE_BYTES)
 
     def read_all(self) -> bytes:
-        """The whole body; raises UpstreamInvalid beyond its bounds, Overloaded beyond those of all answers together,
-        else like `read_piece`."""
+        """Return the whole body. Raises UpstreamInvalid beyond its bounds, Overloaded beyond those of all answers
+        together, otherwise like `read_piece`."""
         # One piece of memory: thousands would leave holes between them.
         whole = bytearray()
         deadline = time.monotonic() + WHOLE_BODY_S
-        with _room.share() as grow:
+        with _buffers.share() as grow:
             while piece := self.read_piece(deadline):
                 whole += piece
                 if len(whole) > MAX_BODY_BYTES:
@@ -220,13 +243,13 @@ class RunnerResponse:
             return bytes(whole)
 
     def close(self) -> None:
-        """End it: a body read to its end gives the connection back, any other closes it. Idempotent."""
+        """Give the connection back if the body was read to its end, else close it. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        self._abort.disarm()
-        was_whole = self._body.is_over and not self._body.has_excess and self._failed is None
-        if was_whole and self._head.keeps_connection:
+        self._in_flight.detach()
+        is_whole = self._body.is_over and not self._body.has_excess and self._failure is None
+        if is_whole and self._head.keeps_connection:
             self._give_back(connection)
         else:
             connection.sock.close()

@@ -1,4 +1,4 @@
-"""Moves the bytes of all streams in flight in one thread: a thread of each would be woken for every token."""
+"""Moves the bytes of all streams in flight in one thread: a thread for each would be woken for every token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from controller.errors import UpstreamTimeout
 from controller.system.turnstile import TURNSTILE
@@ -20,105 +20,104 @@ RECEIVE_BYTES = 64 * 1024
 _LEFT = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
-@runtime_checkable
 class Source(Protocol):
-    """A body that comes over a non-blocking connection, and what a client gets of it."""
+    """A body that comes over a non-blocking connection, in the form in which its client gets it."""
 
     @property
     def is_over(self) -> bool:
-        """Whether there is no more to wait for, be it the proper end or not."""
+        """Whether no more will come, be that the proper end or not."""
 
     def fileno(self) -> int: ...
 
-    def feed(self, received: bytes) -> bytes:
-        """What the client gets for what was received; b"" is the connection's end. Never raises."""
+    def feed(self, data: bytes) -> bytes:
+        """Return what the client gets for the data that came; b"" is the connection's end. Never raises."""
 
-    def broke(self, cause: Exception) -> None:
-        """Told that the connection failed; over then."""
+    def fail(self, cause: Exception) -> None:
+        """Note that the connection failed; the source is over then."""
 
 
 class StreamPump:
-    """One thread that waits for whatever can go on: a source that has more, a client that takes more. Thread-safe."""
+    """One thread that waits for a source that has more, or a client that takes more, of any stream. Thread-safe."""
 
     def __init__(self, *, silence_s: float) -> None:
         self._silence_s = silence_s
         self._epoll = select.epoll()
         self._lock = threading.Lock()
-        self._flows: dict[int, _Flow] = {}
+        self._streams: dict[int, _Stream] = {}
         threading.Thread(target=self._loop, name="pump", daemon=True).start()
 
     def run(self, source: Source, client: socket.socket) -> None:
-        """Send the client what comes, as chunks of HTTP, until the source is over and all is sent; blocks until then.
+        """Send the client what comes, as chunks of HTTP, until the source is over and all is sent; block until then.
 
-        A client that takes nothing pauses its source, so that no more is kept than was received at once. Raises
-        BrokenPipeError when the client has left, or has taken nothing for the time-out of its socket; UpstreamTimeout
-        when the source said nothing for `silence_s`.
+        A client that takes nothing pauses its source, so that no more is buffered than came at once. Raises
+        BrokenPipeError if the client has left, or has taken nothing for the time-out of its socket; UpstreamTimeout
+        if the source sent nothing for `silence_s`.
         """
         if source.is_over:
             return
         stall_s = client.gettimeout()
-        assert stall_s, "one socket that blocks would hold up all streams"
+        assert stall_s, "a socket that blocks would hold up all streams"
         TURNSTILE.leave()
-        flow = _Flow(source, client, stall_s, self._silence_s)
+        stream = _Stream(source, client, stall_s, self._silence_s)
         with self._lock:
-            self._wait_for(flow, flow.source_fd, select.EPOLLIN)
-        while not flow.over.wait(min(flow.deadline() - time.monotonic(), stall_s)):
+            self._wait_for(stream, stream.source_fd, select.EPOLLIN)
+        while not stream.over.wait(min(stream.deadline() - time.monotonic(), stall_s)):
             with self._lock:
-                if flow.deadline() <= time.monotonic():
-                    self._end(flow, flow.too_late())
-        if flow.error is not None:
-            raise flow.error
+                if stream.deadline() <= time.monotonic():
+                    self._end(stream, stream.too_late())
+        if stream.error is not None:
+            raise stream.error
 
     def _loop(self) -> None:
         while True:
             for descriptor, events in self._epoll.poll():
                 with self._lock:
-                    # Its flow may have ended meanwhile, or the number be another's: nothing here blocks, or minds.
-                    flow = self._flows.get(descriptor)
-                    if flow is not None:
-                        self._go_on(flow, events)
+                    # Its stream may have ended meanwhile, or another may have its number: that does no harm here.
+                    stream = self._streams.get(descriptor)
+                    if stream is not None:
+                        self._move(stream, events)
 
-    def _go_on(self, flow: _Flow, events: int) -> None:
-        was_waiting_for = flow.waits_for
+    def _move(self, stream: _Stream, events: int) -> None:
+        descriptor = stream.waits_for
         try:
-            flow.move(events)
+            stream.move(events)
         except OSError as exc:
-            self._end(flow, BrokenPipeError(errno.EPIPE, f"the client has left: {exc}"))
+            self._end(stream, BrokenPipeError(errno.EPIPE, f"the client has left: {exc}"))
             return
         except Exception as exc:  # the thread's outermost code: the other streams depend on it
             log.exception("a stream met a fault of the controller")
-            self._end(flow, exc)
+            self._end(stream, exc)
             return
-        if flow.is_done:
-            self._end(flow, None)
-        elif (flow.client_fd if flow.pending else flow.source_fd) != was_waiting_for:
-            self._turn(flow)
+        if stream.is_done:
+            self._end(stream, None)
+        elif (stream.client_fd if stream.pending else stream.source_fd) != descriptor:
+            self._switch_side(stream)
 
-    def _turn(self, flow: _Flow) -> None:
+    def _switch_side(self, stream: _Stream) -> None:
         """Wait for the client instead of the source, or the other way round."""
-        self._forget(flow)
-        if flow.pending:
-            self._wait_for(flow, flow.client_fd, select.EPOLLOUT | select.EPOLLRDHUP)
+        self._forget(stream)
+        if stream.pending:
+            self._wait_for(stream, stream.client_fd, select.EPOLLOUT | select.EPOLLRDHUP)
         else:
-            self._wait_for(flow, flow.source_fd, select.EPOLLIN)
+            self._wait_for(stream, stream.source_fd, select.EPOLLIN)
 
-    def _wait_for(self, flow: _Flow, descriptor: int, events: int) -> None:
+    def _wait_for(self, stream: _Stream, descriptor: int, events: int) -> None:
         self._epoll.register(descriptor, events)
-        flow.waits_for = descriptor
-        self._flows[descriptor] = flow
+        stream.waits_for = descriptor
+        self._streams[descriptor] = stream
 
-    def _forget(self, flow: _Flow) -> None:
-        del self._flows[flow.waits_for]
-        self._epoll.unregister(flow.waits_for)
+    def _forget(self, stream: _Stream) -> None:
+        del self._streams[stream.waits_for]
+        self._epoll.unregister(stream.waits_for)
 
-    def _end(self, flow: _Flow, error: Exception | None) -> None:
-        if not flow.over.is_set():
-            self._forget(flow)
-            flow.error = error
-            flow.over.set()
+    def _end(self, stream: _Stream, error: Exception | None) -> None:
+        if not stream.over.is_set():
+            self._forget(stream)
+            stream.error = error
+            stream.over.set()
 
 
-class _Flow:
+class _Stream:
     """One stream's state; the pump's lock guards it."""
 
     def __init__(self, source: Source, client: socket.socket, stall_s: float, silence_s: float) -> None:
@@ -138,38 +137,38 @@ class _Flow:
         return self._source.is_over and not self.pending
 
     def deadline(self) -> float:
-        """When it is given up (monotonic) unless something moves."""
+        """Return when it is given up (monotonic) unless something moves."""
         return self._moved_at + (self._stall_s if self.pending else self._silence_s)
 
     def too_late(self) -> Exception:
-        """Why it is given up."""
+        """Return why it is given up."""
         if self.pending:
             return BrokenPipeError(errno.EPIPE, f"the client took nothing for {self._stall_s:g} s")
         return UpstreamTimeout(f"the model sent nothing for {self._silence_s:g} s")
 
     def move(self, events: int) -> None:
-        """Send what is pending, or receive some and send that. Raises OSError when the client has left."""
+        """Send what is pending, or else receive some and send that. Raises OSError if the client has left."""
         if self.pending:
             if events & _LEFT:
                 raise ConnectionResetError("it closed its end")
             self._send(self.pending)
             return
         try:
-            received = os.read(self.source_fd, RECEIVE_BYTES)
+            data = os.read(self.source_fd, RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError as exc:
-            self._source.broke(exc)
+            self._source.fail(exc)
             return
         self._moved_at = time.monotonic()
-        if piece := self._source.feed(received):
+        if piece := self._source.feed(data):
             self._send(b"%X\r\n%b\r\n" % (len(piece), piece))
 
     def _send(self, data: bytes) -> None:
         try:
-            sent = os.write(self.client_fd, data)
+            count = os.write(self.client_fd, data)
         except BlockingIOError:
-            sent = 0
-        if sent:
+            count = 0
+        if count:
             self._moved_at = time.monotonic()
-        self.pending = data[sent:]
+        self.pending = data[count:]

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+from gunicorn.http.errors import ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
@@ -33,6 +34,10 @@ _writers = threading.BoundedSemaphore(MOST_WRITERS)
 
 class NoReaderLeft(TimeoutError):
     """As many threads wait for the rest of a body as may."""
+
+
+# What reading a request's body may raise: by the connection, or by gunicorn for framing that is none.
+BODY_ERRORS = (OSError, ParseException)
 
 
 class ClientSocket(socket.socket):

@@ -1,6 +1,6 @@
-"""Bodies of Ollama's API: what can be honoured is checked, the rest ignored.
+"""Bodies of Ollama's API: what is supported is checked, the rest is ignored.
 
-What would change the answer and is not supported is refused by name, unless it is empty or false and asks for nothing.
+A field that would change the answer and is not supported is refused by name, unless it is empty or false.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NamedBody(_Lenient):
 
 
 class Options(_Lenient):
-    """The sampling that every engine can be asked for; others, such as `num_ctx`, belong to the engine's start."""
+    """The sampling that every engine supports; other options, such as `num_ctx`, belong to the engine's start."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -63,7 +63,7 @@ class _GeneratingBody(NamedBody):
 
     @property
     def is_streamed(self) -> bool:
-        """Unless it says otherwise."""
+        """Whether the answer is streamed, which it is by default."""
         return self.stream is not False
 
 
@@ -81,7 +81,7 @@ class GenerateBody(_GeneratingBody):
     @model_validator(mode="after")
     def _raw_is_all(self) -> GenerateBody:
         if self.raw and self.system:
-            raise ValueError("raw sends the prompt as it is, and has no place for system; put it into the prompt")
+            raise ValueError("raw sends the prompt unchanged, and has no place for system; put it into the prompt")
         return self
 
 
@@ -93,7 +93,7 @@ class CalledFunction(_Lenient):
 
 
 class ToolCall(_Lenient):
-    """What the model wanted called."""
+    """A call that the model made."""
 
     id: str | None = None
     function: CalledFunction

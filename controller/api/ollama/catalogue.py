@@ -25,9 +25,9 @@ _OPTION_NAMES = {"max_tokens": "num_predict"}
 
 
 def tags_row(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
-    """A model of models.yaml, downloaded or not."""
+    """Return the row of a model of models.yaml, downloaded or not."""
     return {
-        **_named(spec, facts),
+        **_names(spec, facts),
         "modified_at": _modified_at(facts),
         "size": facts.size_bytes if facts else 0,
         "details": _details(spec, facts),
@@ -35,13 +35,13 @@ def tags_row(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
 
 
 def ps_row(view: ModelView, facts: ModelFacts | None, now: datetime) -> dict[str, Any]:
-    """A model that runs. Its size is the memory that it takes; until that is measured, its files'."""
+    """Return the row of a model that runs. Its size is the memory that it takes, until that is measured its files'."""
     size_bytes = view.usage.memory_bytes if view.usage else (facts.size_bytes if facts else 0)
     stays_s = view.idle_timeout_s if view.idle_stop_in_s is None else view.idle_stop_in_s
     expires_at = now + timedelta(seconds=FOREVER_S if stays_s is None else min(stays_s, FOREVER_S))
     context = facts.context_length if facts else view.spec.context_length
     return {
-        **_named(view.spec, facts),
+        **_names(view.spec, facts),
         "size": size_bytes,
         "size_vram": size_bytes if view.spec.resources.gpus else 0,
         "details": _details(view.spec, facts),
@@ -50,8 +50,8 @@ def ps_row(view: ModelView, facts: ModelFacts | None, now: datetime) -> dict[str
     }
 
 
-def shown(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
-    """All that is known of one model. Its chat template is in the runner, which alone reads the model's files."""
+def show_body(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
+    """Return all that is known of one model. Its chat template is not: the runner alone reads the model's files."""
     return {
         "modelfile": f"# An entry of config/models.yaml.\nFROM {spec.source}\n",
         "parameters": _parameters(spec.generation),
@@ -64,13 +64,13 @@ def shown(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
 
 
 def digest(spec: ModelSpec, facts: ModelFacts | None) -> str:
-    """Of the files' contents; before they are here, of where they come from: clients need one, of this length."""
+    """Return the digest of the files' contents; before they are here, of their source, since clients need one."""
     if facts is not None:
         return facts.content_hash
     return hashlib.sha256(str(spec.source).encode()).hexdigest()
 
 
-def _named(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
+def _names(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
     name = f"{spec.id}:latest"
     return {"name": name, "model": name, "digest": digest(spec, facts)}
 
@@ -97,12 +97,12 @@ def _details(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
 def _model_info(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
     architecture = (facts.architecture if facts else "") or "unknown"
     context = facts.context_length if facts else spec.context_length
-    found = {
+    info = {
         "general.architecture": architecture,
         "general.parameter_count": facts.parameters if facts else None,
         f"{architecture}.context_length": context,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in info.items() if value is not None}
 
 
 def _capabilities(spec: ModelSpec, facts: ModelFacts | None) -> list[str]:
@@ -115,13 +115,13 @@ def _capabilities(spec: ModelSpec, facts: ModelFacts | None) -> list[str]:
 def _parameters(generation: GenerationDefaults) -> str:
     lines = []
     for name, value in generation.given().items():
-        for one in value if isinstance(value, list) else [value]:
-            lines.append(f"{_OPTION_NAMES.get(name, name):<30} {json.dumps(one)}")
+        for item in value if isinstance(value, list) else [value]:
+            lines.append(f"{_OPTION_NAMES.get(name, name):<30} {json.dumps(item)}")
     return "\n".join(lines)
 
 
 def _count(number: int) -> str:
-    """A number of parameters as Ollama writes it: 134.52M, 1.5B."""
+    """Return a number of parameters as Ollama writes it: 134.52M, 1.5B."""
     if number >= 1_000_000_000:
         return f"{number / 1e9:.1f}B"
     return f"{number / 1e6:.2f}M" if number >= 1_000_000 else f"{number / 1e3:.0f}K"

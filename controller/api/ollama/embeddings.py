@@ -1,4 +1,4 @@
-"""Embeddings of the OpenAI API in Ollama's words. Pure."""
+"""Embeddings of the OpenAI API in Ollama's form. Pure."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from controller.api.dispatch import AsItCame, as_json
+from controller.api.dispatch import Unchanged, as_json
 from controller.api.ollama.answers import Times, object_in
 from controller.errors import UpstreamInvalid
-from controller.proxy.forwarding import Answer, Waited
+from controller.proxy.forwarding import Answer, WaitTimes
 
 
-class EmbedWording(AsItCame):
+class EmbedFormat(Unchanged):
     """The answer to `POST /api/embed`, whose vectors have the length 1."""
 
     def __init__(self, model: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._model = model
         self._clock = clock
-        self._begun = clock()
+        self._started_at = clock()
 
     def whole(self, answer: Answer) -> bytes:
-        return as_json(self.worded(answer.read_object(), answer.waited))
+        return as_json(self.translate(answer.read_object(), answer.wait_times))
 
-    def worded(self, answer: dict[str, Any], waited: Waited) -> dict[str, Any]:
-        """Embeddings of the OpenAI API. Raises UpstreamInvalid for what is none."""
+    def translate(self, answer: dict[str, Any], wait_times: WaitTimes) -> dict[str, Any]:
+        """Translate embeddings of the OpenAI API. Raises UpstreamInvalid for what is none."""
         vectors = [_unit(vector) for vector in _vectors(answer)]
         tokens = object_in(answer, "usage").get("prompt_tokens")
-        times = Times(total_s=self._clock() - self._begun, load_s=waited.start_s + waited.queue_s)
+        times = Times(total_s=self._clock() - self._started_at, load_s=wait_times.total_s)
         count = {} if tokens is None else {"prompt_eval_count": tokens}
         return {"model": self._model, "embeddings": vectors, **times.durations(), **count}
 
 
-class EmbeddingsWording(AsItCame):
-    """The answer to the older `POST /api/embeddings`, whose one vector is as the model made it."""
+class EmbeddingsFormat(Unchanged):
+    """The answer to the older `POST /api/embeddings`, whose one vector is unchanged."""
 
     def whole(self, answer: Answer) -> bytes:
         (vector,) = _vectors(answer.read_object())[:1] or [[]]

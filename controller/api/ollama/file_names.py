@@ -1,4 +1,4 @@
-"""What the names of a model's files tell of its weights."""
+"""What the names of a model's files say about its weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ _SHORT_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
 def file_format(names: Iterable[str]) -> str:
-    """The form of weights that the files' names tell, empty for none that is known."""
-    lowered = [name.lower() for name in names]
+    """Return the format of the weights by the files' names, empty if it is none that is known."""
+    lower_names = [name.lower() for name in names]
     endings = {"gguf": ".gguf", "safetensors": ".safetensors", "openvino": "openvino_model.xml"}
-    return next((form for form, end in endings.items() if any(name.endswith(end) for name in lowered)), "")
+    return next((form for form, end in endings.items() if any(name.endswith(end) for name in lower_names)), "")
 
 
 def quantization(names: Iterable[str], dtype: str = "") -> str:
-    """How the weights are written, such as Q4_K_M: from a GGUF file's name, else from the type of their numbers."""
+    """Return how the weights are written, such as Q4_K_M: by a GGUF file's name, else by the type of their numbers."""
     stems = (name[: -len(".gguf")] for name in names if name.lower().endswith(".gguf"))
-    found = next((match for stem in stems if (match := _QUANTIZATION.search(stem))), None)
-    return found.group(1).upper() if found else _SHORT_DTYPES.get(dtype, "")
+    matches = (_QUANTIZATION.search(stem) for stem in stems)
+    first = next((match for match in matches if match is not None), None)
+    return first.group(1).upper() if first else _SHORT_DTYPES.get(dtype, "")

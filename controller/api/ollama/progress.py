@@ -1,4 +1,4 @@
-"""A pull in Ollama's words. Pure."""
+"""A pull in Ollama's form. Pure."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class StatusLines:
 
     def __init__(self, digest: str) -> None:
         self._digest = digest
-        # Its clients know no line that says nothing: what was said last is repeated.
+        # Its clients know no empty line, so the last one is repeated.
         self._last: dict[str, Any] = {"status": "pulling manifest"}
 
     def progress(self, progress: PreparationProgress) -> bytes:
-        """Clients draw one bar for each digest, so only what has bytes to count gets it."""
+        """Return a status line. Clients draw one bar for each digest, so only a download gets one."""
         if progress.phase == "downloading" and progress.total_bytes:
             self._last = {
                 "status": f"pulling {self._digest[:12]}",
@@ -39,7 +39,7 @@ class StatusLines:
     def silence(self) -> bytes:
         return as_json(self._last)
 
-    def done(self, view: ModelView) -> bytes:
+    def success(self, view: ModelView) -> bytes:
         return as_json(SUCCESS)
 
     def error(self, error: OrchestrarError, request_id: str) -> bytes:

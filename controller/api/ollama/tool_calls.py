@@ -9,19 +9,19 @@ from controller.errors import UpstreamInvalid
 
 
 class CallCollector:
-    """Puts streamed calls together."""
+    """Puts streamed calls together from their parts."""
 
     def __init__(self) -> None:
         self._calls: dict[int, dict[str, Any]] = {}
 
     def add(self, deltas: list[dict[str, Any]]) -> bool:
-        """Whether there was anything. Raises UpstreamInvalid for what is no part of a call."""
+        """Add parts of calls; return whether there were any. Raises UpstreamInvalid for what is no part of a call."""
         try:
             for delta in deltas:
                 call = self._calls.setdefault(int(delta.get("index") or 0), {"function": {"name": "", "arguments": ""}})
-                said = delta.get("function") or {}
+                part = delta.get("function") or {}
                 for key in ("name", "arguments"):
-                    call["function"][key] += said.get(key) or ""
+                    call["function"][key] += part.get(key) or ""
                 if delta.get("id"):
                     call["id"] = delta["id"]
         except (AttributeError, TypeError, ValueError) as exc:
@@ -29,19 +29,19 @@ class CallCollector:
         return bool(deltas)
 
     def whole(self) -> list[dict[str, Any]]:
-        """The calls so far, in their order, as an answer that is not streamed has them."""
+        """Return the calls so far, in their order, as an answer that is not streamed has them."""
         return [self._calls[index] for index in sorted(self._calls)]
 
 
-def worded_calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The calls in Ollama's words. Raises UpstreamInvalid when arguments are no JSON object."""
+def ollama_calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the calls in Ollama's form. Raises UpstreamInvalid if arguments are no JSON object."""
     try:
-        return [_worded(call) for call in calls]
+        return [_ollama_call(call) for call in calls]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as exc:
         raise UpstreamInvalid("the model's tool call is not usable: its arguments are no JSON object") from exc
 
 
-def _worded(call: dict[str, Any]) -> dict[str, Any]:
+def _ollama_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     arguments = json.loads(function["arguments"] or "{}")
     if not isinstance(arguments, dict):

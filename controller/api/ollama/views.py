@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 from controller import __version__
-from controller.api import pulls as pulling
-from controller.api import tasks
-from controller.api.bodies import read_body
-from controller.api.body import raw_body
-from controller.api.dispatch import AnswerFormat, by_name, relay
+from controller.api import dispatch, pulls
+from controller.api.bodies import raw_body, read_body
+from controller.api.dispatch import AnswerFormat, ModelRequest, forward_to_model, start_model, with_model
 from controller.api.ollama import catalogue
-from controller.api.ollama.answers import OllamaWording
+from controller.api.ollama.answers import OllamaFormat
 from controller.api.ollama.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, NamedBody, PullBody
-from controller.api.ollama.embeddings import EmbeddingsWording, EmbedWording
+from controller.api.ollama.embeddings import EmbeddingsFormat, EmbedFormat
 from controller.api.ollama.progress import SUCCESS, StatusLines
-from controller.api.ollama.requests import CHAT, EMBEDDINGS, chat_request, embed_request, generate_request
+from controller.api.ollama.requests import chat_request, embed_request, generate_request
 from controller.api.services import services
-from controller.api.tasks import require
 from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
 
@@ -33,20 +30,20 @@ OLLAMA_VERSION = "0.6.4"
 
 @blueprint.get("/version")
 def version() -> Response:
-    """Which Ollama this is like, and what it is."""
+    """Show which version of Ollama this resembles, and our own."""
     return jsonify({"version": OLLAMA_VERSION, "orchestrar": __version__})
 
 
 @blueprint.get("/tags")
 def tags() -> Response:
-    """The models that there are, running or not."""
+    """List all configured models, running or not."""
     models = services().registry.models.values()
     return jsonify({"models": [catalogue.tags_row(spec, services().facts(spec.id)) for spec in models]})
 
 
 @blueprint.get("/ps")
 def ps() -> Response:
-    """The models that run."""
+    """List the running models."""
     now = datetime.now(timezone.utc)
     views = [view for view in services().supervisor.snapshot() if view.state in catalogue.RUNNING]
     return jsonify({"models": [catalogue.ps_row(view, services().facts(view.spec.id), now) for view in views]})
@@ -54,71 +51,78 @@ def ps() -> Response:
 
 @blueprint.post("/show")
 def show() -> Response:
-    """What is known of one model."""
+    """Show what is known of one model."""
     spec = _resolve(read_body(NamedBody, raw_body()).model)
-    return jsonify(catalogue.shown(spec, services().facts(spec.id)))
+    return jsonify(catalogue.show_body(spec, services().facts(spec.id)))
 
 
 @blueprint.post("/chat")
 def chat() -> Response:
-    """The next turn of a conversation; without messages, loading or unloading."""
+    """Continue a conversation; without messages, load or unload the model."""
     body = read_body(ChatBody, raw_body())
-    wording = OllamaWording(body.model, is_chat=True)
-
-    def asked(spec: ModelSpec, left_s: float | None) -> Response:
-        if not body.messages:
-            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"), left_s)
-        require(tasks.CHAT, spec, body.model, param="model")
-        return _ask(spec, CHAT, chat_request(body, spec), body.keep_alive, wording, left_s)
-
-    return by_name(_resolve, body.model, asked)
+    answer_format = OllamaFormat(body.model, is_chat=True)
+    if not body.messages:
+        return _load(body.model, body.keep_alive, answer_format.empty("load"), answer_format.empty("unload"))
+    model_request = ModelRequest(
+        name=body.model,
+        param="model",
+        task_rule=dispatch.CHAT,
+        upstream=partial(chat_request, body),
+        answer_format=answer_format,
+        stream=body.is_streamed,
+        keep_alive_s=body.keep_alive,
+    )
+    return forward_to_model(model_request, _resolve)
 
 
 @blueprint.post("/generate")
 def generate() -> Response:
-    """An answer to a prompt; without one, loading or unloading."""
+    """Answer a prompt; without one, load or unload the model."""
     body = read_body(GenerateBody, raw_body())
-    wording = OllamaWording(body.model, is_chat=False)
-
-    def asked(spec: ModelSpec, left_s: float | None) -> Response:
-        if not body.prompt:
-            return _load(spec, body.keep_alive, wording.empty("load"), wording.empty("unload"), left_s)
-        require(tasks.TEXT, spec, body.model, param="model")
-        path, for_runner = generate_request(body, spec)
-        return _ask(spec, path, for_runner, body.keep_alive, wording, left_s)
-
-    return by_name(_resolve, body.model, asked)
+    answer_format = OllamaFormat(body.model, is_chat=False)
+    if not body.prompt:
+        return _load(body.model, body.keep_alive, answer_format.empty("load"), answer_format.empty("unload"))
+    model_request = ModelRequest(
+        name=body.model,
+        param="model",
+        task_rule=dispatch.TEXT,
+        upstream=partial(generate_request, body),
+        answer_format=answer_format,
+        stream=body.is_streamed,
+        keep_alive_s=body.keep_alive,
+    )
+    return forward_to_model(model_request, _resolve)
 
 
 @blueprint.post("/embed")
 def embed() -> Response:
-    """Vectors for texts."""
+    """Make vectors of texts."""
     body = read_body(EmbedBody, raw_body())
-    return _embed(body, EmbedWording(body.model), {"model": body.model, "embeddings": []})
+    return _embed(body, EmbedFormat(body.model), {"model": body.model, "embeddings": []})
 
 
 @blueprint.post("/embeddings")
 def embeddings() -> Response:
-    """A vector for one text, as older clients ask for it."""
-    older = read_body(EmbeddingsBody, raw_body())
-    body = EmbedBody(model=older.model, input=older.prompt, keep_alive=older.keep_alive)
-    return _embed(body, EmbeddingsWording(), {"embedding": []})
+    """Make a vector of one text, as older clients ask for it."""
+    old_body = read_body(EmbeddingsBody, raw_body())
+    body = EmbedBody(model=old_body.model, input=old_body.prompt, keep_alive=old_body.keep_alive)
+    return _embed(body, EmbeddingsFormat(), {"embedding": []})
 
 
 @blueprint.post("/pull")
 def pull() -> Response:
-    """Make present all that a model's start needs."""
+    """Fetch all that a model's start needs."""
     body = read_body(PullBody, raw_body())
-    spec = pulling.resolve_for_pull(_resolve, body.model)
+    spec = pulls.resolve_for_pull(_resolve, body.model)
     if body.stream is not False:
         digest = catalogue.digest(spec, services().facts(spec.id))
-        return pulling.pull_streamed(services(), spec.id, StatusLines(digest))
-    pulling.pull(services(), spec.id, wait=True)
+        return pulls.pull_streamed(services(), spec.id, StatusLines(digest))
+    pulls.pull(services(), spec.id, wait=True)
     return jsonify(SUCCESS)
 
 
 def _resolve(name: str) -> ModelSpec:
-    """The model; a tag says nothing here, and `latest` is what clients add when there is none."""
+    """Return the model of this name. Tags mean nothing here; clients add `latest` if there is none."""
     try:
         return services().registry.resolve(name.removesuffix(":latest"))
     except ModelNotFound as exc:
@@ -126,43 +130,31 @@ def _resolve(name: str) -> ModelSpec:
         raise ModelNotFound(message, param="model", details=exc.details) from None
 
 
-def _ask(
-    spec: ModelSpec,
-    path: str,
-    asked: dict[str, Any],
-    keep_alive_s: float | None,
-    wording: AnswerFormat,
-    left_s: float | None,
-) -> Response:
-    streamed = bool(asked.get("stream"))
-    raw = json.dumps(asked).encode()
-    return relay(
-        services(), spec, path, raw, stream=streamed, wording=wording, left_s=left_s, keep_alive_s=keep_alive_s
+def _embed(body: EmbedBody, answer_format: AnswerFormat, no_vectors: dict[str, Any]) -> Response:
+    if not body.input:
+        return _load(body.model, body.keep_alive, no_vectors, no_vectors)
+    model_request = ModelRequest(
+        name=body.model,
+        param="model",
+        task_rule=dispatch.VECTORS,
+        upstream=partial(embed_request, body),
+        answer_format=answer_format,
+        keep_alive_s=body.keep_alive,
     )
-
-
-def _embed(body: EmbedBody, wording: AnswerFormat, nothing: dict[str, Any]) -> Response:
-    def asked(spec: ModelSpec, left_s: float | None) -> Response:
-        if not body.input:
-            return _load(spec, body.keep_alive, nothing, nothing, left_s)
-        require(tasks.EMBEDDINGS, spec, body.model, param="model")
-        return _ask(spec, EMBEDDINGS, embed_request(body, spec), body.keep_alive, wording, left_s)
-
-    return by_name(_resolve, body.model, asked)
+    return forward_to_model(model_request, _resolve)
 
 
 def _load(
-    spec: ModelSpec,
-    keep_alive_s: float | None,
-    loaded: dict[str, Any],
-    unloaded: dict[str, Any],
-    left_s: float | None,
+    name: str, keep_alive_s: float | None, load_answer: dict[str, Any], unload_answer: dict[str, Any]
 ) -> Response:
-    """A request without input starts the model, or with a `keep_alive` of 0 stops it when nobody uses it."""
-    supervisor = services().supervisor
-    with services().proxy.place(), services().leaving_client(request.environ) as token:
-        if keep_alive_s == 0:
-            supervisor.expire(spec.id)
-            return jsonify(unloaded)
-        supervisor.run(spec.id, wait=True, max_wait_s=left_s, token=token, keep_alive_s=keep_alive_s)
-        return jsonify(loaded)
+    """Start the model, as a request without input does; with a `keep_alive` of 0 stop it once no request uses it."""
+    if keep_alive_s == 0:
+        with_model(_resolve, name, _unload)
+        return jsonify(unload_answer)
+    with_model(_resolve, name, partial(start_model, wait=True, keep_alive_s=keep_alive_s))
+    return jsonify(load_answer)
+
+
+def _unload(spec: ModelSpec, _: float | None) -> None:
+    with services().proxy.place(), services().leaving_client(request.environ):
+        services().supervisor.expire(spec.id)

@@ -1,4 +1,4 @@
-"""Server-sent events of an OpenAI stream, read from a body that comes in pieces; its sender is not trusted."""
+"""Server-sent events of an OpenAI stream, read from a body that comes in pieces. Its sender is not trusted."""
 
 from __future__ import annotations
 
@@ -11,63 +11,63 @@ from controller.proxy.model_errors import error_of
 
 # A chunk holds a token or a few; embeddings and whole answers do not come as events.
 MAX_EVENT_BYTES = 1024 * 1024
-DONE = "[DONE]"
+END = "[DONE]"
 SILENCE = ":"
-# An object of the stream, or one of the two signs above: its proper end, and a comment that keeps the line open.
+# An object of the stream, or one of the two marks above: its proper end, and a comment that keeps the line open.
 Event: TypeAlias = dict[str, Any] | str
 
 
 class EventReader:
-    """Puts pieces together and gives the events that are whole."""
+    """Puts pieces together to whole events."""
 
     def __init__(self) -> None:
-        self._rest = bytearray()
+        self._partial_line = bytearray()
         self._data: list[bytes] = []
-        self._held_bytes = 0
+        self._data_bytes = 0
 
     def feed(self, piece: bytes) -> Iterator[Event]:
-        """The events that this piece completes.
+        """Return the events that this piece completes.
 
         Raises UpstreamInvalid for what is no event of an OpenAI stream, UpstreamAnswered for an error in it.
         """
-        self._rest += piece
+        self._partial_line += piece
         if b"\n" in piece:
-            *lines, rest = bytes(self._rest).split(b"\n")
-            self._rest = bytearray(rest)
+            *lines, last = bytes(self._partial_line).split(b"\n")
+            self._partial_line = bytearray(last)
             for line in lines:
                 yield from self._line(line.removesuffix(b"\r"))
-        self._bound()
+        self._check_size()
 
     def _line(self, line: bytes) -> Iterator[Event]:
         if line.startswith(b":"):
             yield SILENCE
         elif line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
-            self._held_bytes += len(line)
-            self._bound()
+            self._data_bytes += len(line)
+            self._check_size()
         elif not line and self._data:
-            data, self._data, self._held_bytes = b"\n".join(self._data), [], 0
-            yield DONE if data == DONE.encode() else _object(data)
+            data, self._data, self._data_bytes = b"\n".join(self._data), [], 0
+            yield END if data == END.encode() else _object(data)
 
-    def _bound(self) -> None:
-        if len(self._rest) + self._held_bytes > MAX_EVENT_BYTES:
+    def _check_size(self) -> None:
+        if len(self._partial_line) + self._data_bytes > MAX_EVENT_BYTES:
             raise UpstreamInvalid(f"the model sent an event larger than {MAX_EVENT_BYTES} bytes")
 
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise UpstreamInvalid("the model sent an event that is no JSON") from exc
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise UpstreamInvalid("the model sent an event that is no object")
-    if (error := error_of(found)) is not None:
+    if (error := error_of(value)) is not None:
         raise UpstreamAnswered(500, {"error": error})
-    return found
+    return value
 
 
 def text_of(event: dict[str, Any]) -> str:
-    """What an event adds to the first choice's text, of a chat or of a completion; empty for what adds none."""
+    """Return what an event adds to the first choice's text, of a chat or of a completion; empty if it adds none."""
     choice = _first_choice(event)
     delta = choice.get("delta")
     text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
@@ -75,13 +75,13 @@ def text_of(event: dict[str, Any]) -> str:
 
 
 def finish_reason_of(event: dict[str, Any]) -> str | None:
-    """Why the first choice ended; None while it goes on."""
+    """Return why the first choice ended; None while it goes on."""
     reason = _first_choice(event).get("finish_reason")
     return reason if isinstance(reason, str) else None
 
 
 def usage_of(event: dict[str, Any]) -> dict[str, int] | None:
-    """The count of tokens, where the event has one."""
+    """Return the count of tokens, if the event has one."""
     usage = event.get("usage")
     if not isinstance(usage, dict):
         return None

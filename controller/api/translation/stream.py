@@ -1,4 +1,4 @@
-"""A streamed answer in other words than the model's."""
+"""A streamed answer in another form than the model's."""
 
 from __future__ import annotations
 
@@ -11,77 +11,69 @@ from controller.proxy.stream_pump import Source
 
 
 class Translation(Protocol):
-    """Words one streamed answer anew, as it comes."""
+    """Translates one streamed answer as it comes."""
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        """What a client gets for a piece. Raises UpstreamError for what cannot be understood, or says of a failure."""
+        """Return what a client gets for a piece. Raises UpstreamError for what is unusable, or is an error itself."""
 
     def end(self) -> None:
-        """Told that there is no more; raises UpstreamInvalid when the answer was not whole."""
+        """Note that no more comes; raise UpstreamInvalid if the answer was not whole."""
 
 
 class TranslatedStream:
-    """An answer's pieces in other words, each as soon as it can be worded."""
+    """An answer's pieces in another form, each as soon as it can be translated."""
 
     def __init__(self, pieces: Pieces, translation: Translation) -> None:
+        self.error: UpstreamError | None = None
         self._pieces = pieces
         self._translation = translation
-        self._error: UpstreamError | None = None
+
+    @property
+    def source(self) -> Source | None:
+        """The model's source, translated; None if the pieces have to be asked for."""
+        return None if self._pieces.source is None else TranslatedSource(self, self._pieces.source)
 
     def read_piece(self) -> bytes:
-        """Like `Exchange.read_piece`."""
-        while self._error is None:
+        """Return the next piece; raise like `ModelAnswer.read_piece`."""
+        while self.error is None:
             piece = self._pieces.read_piece()
             if not piece:
                 self._translation.end()
                 return b""
-            if worded := self._worded(piece):
-                return worded
-        raise self._error
+            if text := self.translate(piece):
+                return text
+        raise self.error
 
     def close(self) -> None:
         """End the answer itself."""
         self._pieces.close()
 
-    def _worded(self, piece: bytes) -> bytes:
-        """An error takes nothing back of what came before it in the same piece."""
-        worded = b""
+    def translate(self, piece: bytes) -> bytes:
+        """Return what a client gets for a piece; an `error` in it takes back nothing that came before it."""
+        text = b""
         try:
             for part in self._translation.feed(piece):
-                worded += part
+                text += part
         except UpstreamError as exc:
-            self._error = exc
-        return worded
+            self.error = exc
+        return text
 
 
-class TranslatedSource(TranslatedStream):
-    """The same of pieces that come by themselves. See `pump.Source`."""
+class TranslatedSource:
+    """The source of a stream that is translated on its way. See `stream_pump.Source`."""
 
-    def __init__(self, pieces: Pieces, source: Source, translation: Translation) -> None:
-        super().__init__(pieces, translation)
+    def __init__(self, stream: TranslatedStream, source: Source) -> None:
+        self._stream = stream
         self._source = source
+        self.fileno = source.fileno
+        self.fail = source.fail
 
     @property
     def is_over(self) -> bool:
-        """Whether no more will come; `read_piece` tells what the end was."""
-        return self._error is not None or self._source.is_over
+        """Whether no more will come; the stream's `read_piece` then tells what the end was."""
+        return self._stream.error is not None or self._source.is_over
 
-    def fileno(self) -> int:
-        """What to wait for."""
-        return self._source.fileno()
-
-    def feed(self, received: bytes) -> bytes:
-        """What a client gets for what was received."""
-        piece = self._source.feed(received)
-        return self._worded(piece) if piece else b""
-
-    def broke(self, cause: Exception) -> None:
-        """Take note that the connection failed."""
-        self._source.broke(cause)
-
-
-def translate_stream(pieces: Pieces, translation: Translation) -> TranslatedStream:
-    """The answer in other words, to be asked for, and where its pieces come by themselves to be waited for as well."""
-    if isinstance(pieces, Source):
-        return TranslatedSource(pieces, pieces, translation)
-    return TranslatedStream(pieces, translation)
+    def feed(self, data: bytes) -> bytes:
+        """Return what a client gets for the data that came."""
+        piece = self._source.feed(data)
+        return self._stream.translate(piece) if piece else b""

@@ -15,7 +15,7 @@ from flask import Response
 from flask.testing import FlaskClient
 
 from controller.api.bodies import InferenceBody, read_body
-from controller.api.dispatch import by_name
+from controller.api.dispatch import with_model
 from controller.api.ollama.bodies import GenerateBody
 from controller.app import create_app
 from controller.errors import ModelNotFound, ModelStopping
@@ -126,7 +126,7 @@ class TestNames:
             raise ModelStopping("it is being stopped")
 
         with pytest.raises(ModelStopping):
-            by_name(Registry(models={"tiny": make_spec("tiny", aliases=("small",))}).resolve, "small", ask)
+            with_model(Registry(models={"tiny": make_spec("tiny", aliases=("small",))}).resolve, "small", ask)
         assert ["tiny"] == asked
 
     def test_a_name_that_goes_is_refused_as_before(self) -> None:
@@ -139,7 +139,7 @@ class TestNames:
             raise ModelStopping("it is being stopped")
 
         with pytest.raises(ModelStopping):
-            by_name(lambda name: registry.resolve(name), "tiny", ask)
+            with_model(lambda name: registry.resolve(name), "tiny", ask)
 
     def test_the_wait_is_one(self) -> None:
         """Who has waited for the model that was to go has so much less time left for the other one."""
@@ -152,7 +152,7 @@ class TestNames:
                 raise ModelNotFound("it is gone")
             return Response()
 
-        by_name(lambda _: next(found), "small", ask)
+        with_model(lambda _: next(found), "small", ask)
         assert left[0] is None
         assert left[1] is not None
         assert left[1] < 60

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.api.dispatch import upstream_for
 from controller.api.translation.openai_events import MAX_EVENT_BYTES, EventReader
-from controller.api.translation.to_openai import route_for
+from controller.api.translation.to_openai import UpstreamRequest, to_openai
 from controller.deployment.engines import Engine
 from controller.errors import BodyInvalid, ModelDied, TaskUnsupported, UpstreamAnswered, UpstreamError, UpstreamInvalid
-from controller.proxy.forwarding import Answer, Waited
+from controller.proxy.forwarding import Answer, WaitTimes
 from controller.proxy.model_errors import error_of
+from controller.proxy.stream_pump import Source
 from controller.registry import GenerationDefaults
 from tests.fakes import make_spec
 
@@ -28,7 +30,9 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 class RunnerResponse:
     """An answer that comes in these pieces; an exception among them breaks it."""
 
-    waited = Waited(start_s=2.0, queue_s=1.0)
+    model_id = "tiny"
+    wait_times = WaitTimes(start_s=2.0, queue_s=1.0)
+    source: Source | None = None
 
     def __init__(self, *pieces: bytes | Exception, status: int = 200, content_type: str = "text/event-stream") -> None:
         self._pieces = list(pieces)
@@ -46,22 +50,28 @@ class RunnerResponse:
         return json.dumps(self.read_object()).encode()
 
     def read_object(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.read_piece())
-        return found
+        value: dict[str, Any] = json.loads(self.read_piece())
+        return value
 
     def close(self) -> None:
         self.closed = True
 
 
-def sent(path: str, body: dict[str, Any], engine: Engine = OPENAI, **spec: Any) -> tuple[str, dict[str, Any]]:
-    """Where a request goes and with which body."""
-    way = route_for(make_spec("tiny", engine="llamacpp", **spec), engine, path, json.dumps(body).encode())
-    return way.path, json.loads(way.body)
+def request(path: str, body: dict[str, Any]) -> UpstreamRequest:
+    return UpstreamRequest(path=path, body=json.dumps(body).encode())
 
 
-def read(path: str, body: dict[str, Any], upstream: RunnerResponse) -> Answer:
-    """The answer to a request as its client gets it."""
-    return route_for(make_spec("tiny", engine="llamacpp"), OPENAI, path, json.dumps(body).encode()).read(upstream)
+def translate(path: str, body: dict[str, Any], engine: Engine = OPENAI, **spec: Any) -> tuple[str, dict[str, Any]]:
+    """Return where a request goes and with which body."""
+    upstream = upstream_for(make_spec("tiny", engine="llamacpp", **spec), engine, request(path, body))
+    return upstream.path, json.loads(upstream.body)
+
+
+def read(path: str, body: dict[str, Any], response: RunnerResponse) -> Answer:
+    """Return the answer to a request as its client gets it."""
+    upstream = upstream_for(make_spec("tiny", engine="llamacpp"), OPENAI, request(path, body))
+    assert upstream.read is not None
+    return upstream.read(response)
 
 
 def pieces_of(answer: Answer) -> bytes:
@@ -90,14 +100,13 @@ class TestRequests:
     def test_our_runner_gets_every_byte_as_it_came(self) -> None:
         """Nothing is read, renamed or added on the way to our runner."""
         raw = b'{"model": "small",   "messages": []}'
-        way = route_for(make_spec(generation=GenerationDefaults(seed=1)), Engine(own=True), CHAT, raw)
-        assert (CHAT, raw) == (way.path, way.body)
-        upstream = RunnerResponse()
-        assert upstream is way.read(upstream)
+        original = UpstreamRequest(path=CHAT, body=raw)
+        upstream = upstream_for(make_spec(generation=GenerationDefaults(seed=1)), Engine(own=True), original)
+        assert (CHAT, raw, None) == (upstream.path, upstream.body, upstream.read)
 
     def test_a_prompt_becomes_a_message(self) -> None:
         """`POST /inference` is a chat, streamed and counted, with what the client wants of sampling."""
-        path, body = sent("/inference", {"prompt": "hi", "top_k": 5, "stop": ["x"], "stream": False})
+        path, body = translate("/inference", {"prompt": "hi", "top_k": 5, "stop": ["x"], "stream": False})
         assert CHAT == path
         assert {
             "model": "tiny", "messages": MESSAGES, "top_k": 5, "stop": ["x"],
@@ -106,12 +115,12 @@ class TestRequests:
 
     def test_messages_stay_messages(self) -> None:
         """A conversation goes as it is."""
-        assert MESSAGES == sent("/inference", {"messages": MESSAGES})[1]["messages"]
+        assert MESSAGES == translate("/inference", {"messages": MESSAGES})[1]["messages"]
 
     @pytest.mark.parametrize(("task", "raw"), [("completion", None), ("completion", True), ("chat", True)])
     def test_raw_text_is_completed(self, task: str, raw: bool | None) -> None:
         """Text that goes past the chat template, or has none, is asked for as a completion."""
-        path, body = sent("/inference", {"prompt": "hi", "raw": raw}, task=task)
+        path, body = translate("/inference", {"prompt": "hi", "raw": raw}, task=task)
         assert (COMPLETIONS, "hi", False) == (path, body["prompt"], "raw" in body)
 
     def test_what_a_model_is_not_for_is_refused(self) -> None:
@@ -122,30 +131,31 @@ class TestRequests:
             ({"prompt": "hi"}, {}, Engine(routes=[EMBEDDINGS])),
         ):
             with pytest.raises(TaskUnsupported):
-                sent("/inference", body, engine, **spec)
+                translate("/inference", body, engine, **spec)
         with pytest.raises(TaskUnsupported, match=f"serves {CHAT} and not {EMBEDDINGS}"):
-            sent(EMBEDDINGS, {"model": "tiny", "input": "x"}, Engine(routes=[CHAT]))
+            translate(EMBEDDINGS, {"model": "tiny", "input": "x"}, Engine(routes=[CHAT]))
 
     def test_an_alias_becomes_the_id(self) -> None:
         """The server knows the model by its id alone; everything else goes as it came."""
         asked = {"model": "small", "messages": MESSAGES, "frobnicate": {"a": [1, None]}}
-        assert {**asked, "model": "tiny"} == sent(CHAT, asked)[1]
+        assert {**asked, "model": "tiny"} == translate(CHAT, asked)[1]
 
     def test_what_needs_no_change_is_not_written_anew(self) -> None:
         """The very bytes of a request by the id."""
         raw = b'{"model": "tiny",   "messages": [{"role":"user","content":"\\u00e9"}]}'
-        assert raw == route_for(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw).body
+        original = UpstreamRequest(path=CHAT, body=raw)
+        assert raw == to_openai(make_spec("tiny", engine="llamacpp"), OPENAI, original).body
 
     def test_the_models_defaults_fill_what_is_left_out(self) -> None:
         """`generation:` counts for what a request leaves out or null, on the routes that generate."""
         generation = GenerationDefaults(max_tokens=9, temperature=0.5, stop=("x",))
-        body = sent(CHAT, {"model": "tiny", "temperature": 1, "stop": None}, generation=generation)[1]
+        body = translate(CHAT, {"model": "tiny", "temperature": 1, "stop": None}, generation=generation)[1]
         assert (9, 1, ["x"]) == (body["max_tokens"], body["temperature"], body["stop"])
-        body = sent(CHAT, {"model": "tiny", "max_completion_tokens": 3}, generation=generation)[1]
+        body = translate(CHAT, {"model": "tiny", "max_completion_tokens": 3}, generation=generation)[1]
         assert "max_tokens" not in body
-        body = sent("/inference", {"prompt": "hi", "temperature": 0}, generation=generation)[1]
+        body = translate("/inference", {"prompt": "hi", "temperature": 0}, generation=generation)[1]
         assert (9, 0) == (body["max_tokens"], body["temperature"])
-        assert {"model": "tiny", "input": "x"} == sent(
+        assert {"model": "tiny", "input": "x"} == translate(
             EMBEDDINGS, {"model": "tiny", "input": "x"}, generation=generation
         )[1]
 
@@ -155,7 +165,7 @@ class TestRequests:
     def test_a_number_that_cannot_be_written_again_is_a_400(self, raw: bytes) -> None:
         """What a body holds beside the fields that are checked is no fault of ours."""
         with pytest.raises(BodyInvalid):
-            route_for(make_spec("tiny", engine="llamacpp"), OPENAI, CHAT, raw)
+            to_openai(make_spec("tiny", engine="llamacpp"), OPENAI, UpstreamRequest(path=CHAT, body=raw))
 
 
 class TestNativeAnswers:
@@ -178,9 +188,10 @@ class TestNativeAnswers:
     def test_times_count_from_when_the_server_was_asked(self) -> None:
         """The wait for the model, 3 s here, is not the server's."""
         seconds = iter([100.0, 103.5, 105.0])
-        spec, body = make_spec("tiny", engine="llamacpp"), b'{"prompt": "hi"}'
-        way = route_for(spec, OPENAI, "/inference", body, clock=lambda: next(seconds))
-        assert {"ttft_s": 0.5, "total_s": 2.0} == way.read(RunnerResponse(WHOLE)).read_object()["timings"]
+        spec, original = make_spec("tiny", engine="llamacpp"), request("/inference", {"prompt": "hi"})
+        upstream = to_openai(spec, OPENAI, original, clock=lambda: next(seconds))
+        assert upstream.read is not None
+        assert {"ttft_s": 0.5, "total_s": 2.0} == upstream.read(RunnerResponse(WHOLE)).read_object()["timings"]
 
     def test_lines_may_end_as_they_do_on_other_systems(self) -> None:
         """A carriage return before the line feed belongs to neither text nor event."""
@@ -270,8 +281,8 @@ class TestRenamedAnswers:
         answer = read(CHAT, {"model": "small"}, RunnerResponse(b": ping\n\n" + WHOLE[:30], WHOLE[30:]))
         stream = pieces_of(answer)
         assert stream.startswith(b":\n\n")
-        *chunks, done = events_in(stream)
-        assert ({"small"}, "[DONE]") == ({chunk["model"] for chunk in chunks}, done)
+        *chunks, end = events_in(stream)
+        assert ({"small"}, "[DONE]") == ({chunk["model"] for chunk in chunks}, end)
 
     def test_a_stream_by_the_id_passes_unread(self) -> None:
         """Not even broken events are looked at."""
@@ -290,9 +301,9 @@ class TestRenamedAnswers:
 
     def test_closing_closes_the_servers(self) -> None:
         """Nothing is held behind it."""
-        upstream = RunnerResponse()
-        read(CHAT, {"model": "small"}, upstream).close()
-        assert upstream.closed
+        response = RunnerResponse()
+        read(CHAT, {"model": "small"}, response).close()
+        assert response.closed
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,9 @@ import pytest
 from controller.api.services import Services
 from controller.app import create_app
 from controller.errors import ModelDied, Overloaded, ShutDown, Unavailable
-from controller.proxy.forwarding import KEPT_PLACES, ModelAnswer
+from controller.proxy.forwarding import RESERVED_PLACES, ModelAnswer, RunnerRequest
 from controller.proxy.runner_client import RunnerClient, RunnerResponse
+from controller.proxy.runner_response import InFlightRequest
 from controller.registry import Registry
 from controller.settings import Settings
 from controller.supervisor import CancelToken, Lease
@@ -22,14 +24,32 @@ from controller.supervisor.backend import Readiness
 from tests.fakes import HANG_S, FakeBackend, make_spec
 
 
-class Line(RunnerClient):
-    """Models that never answer: what is sent to one is there until it is broken off."""
+class Connection(socket.socket):
+    """A connection to a model that never answers."""
+
+    def __init__(self, on_shutdown: Callable[[], None]) -> None:
+        near, self._far = socket.socketpair()
+        super().__init__(fileno=near.detach())
+        self.settimeout(HANG_S)
+        self._on_shutdown = on_shutdown
+
+    def shutdown(self, how: int, /) -> None:
+        super().shutdown(how)
+        self._on_shutdown()
+
+    def close(self) -> None:
+        self._far.close()
+        super().close()
+
+
+class SilentModels(RunnerClient):
+    """Models that never answer: a request to one stays there until it is aborted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.posts = threading.Semaphore(0)
-        self.posted = 0
-        self.when_cut: Callable[[], None] = lambda: None
+        self.post_count = 0
+        self.on_abort: Callable[[], None] = lambda: None
         self.dies = False
 
     def probe(self, port: int, path: str, *, timeout_s: float = 1.0) -> Readiness:
@@ -41,28 +61,23 @@ class Line(RunnerClient):
         path: str,
         body: bytes,
         headers: dict[str, str],
-        on_abort: Callable[[Callable[[], None]], None],
+        in_flight: InFlightRequest,
     ) -> RunnerResponse:
-        self.posted += 1
+        self.post_count += 1
         self.posts.release()
         if self.dies:
             raise ModelDied("it died first")
-        is_cut = threading.Event()
-
-        def abort() -> None:
-            is_cut.set()
-            self.when_cut()
-
-        on_abort(abort)
-        assert is_cut.wait(HANG_S)
-        raise ModelDied("it was broken off")
+        with Connection(lambda: self.on_abort()) as connection:
+            in_flight.attach(connection)
+            assert b"" == connection.recv(1)
+            raise ModelDied("it was aborted")
 
 
 class House:
     """The composed parts, with one model that takes one request at a time."""
 
     def __init__(self, folder: Path, pool: ThreadPoolExecutor) -> None:
-        self.line = Line()
+        self.line = SilentModels()
         self.backend = FakeBackend()
         settings = Settings(data_dir=folder, compose_dir=folder, project="test")
         registry = Registry(models={"tiny": make_spec("tiny", max_concurrency=1)})
@@ -73,9 +88,8 @@ class House:
 
     def ask(self) -> Future[ModelAnswer]:
         def call() -> ModelAnswer:
-            return self.services.proxy.open(
-                "tiny", "/inference", b"{}", request_id="r", token=CancelToken(), keep_alive_s=None
-            )
+            request = RunnerRequest(model_id="tiny", path="/inference", body=b"{}", request_id="r")
+            return self.services.proxy.open(request, CancelToken())
 
         return self._pool.submit(call)
 
@@ -86,9 +100,9 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     with ThreadPoolExecutor(4) as pool:
-        made = House(tmp_path, pool)
-        yield made
-        made.services.close()
+        house = House(tmp_path, pool)
+        yield house
+        house.services.close()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -108,18 +122,18 @@ def test_the_turn_of_what_was_cut_is_nobodys(house: House) -> None:
     second = house.ask()
     until(lambda: house.waiting() == 1)
     # The longest that a cut can take: until everything that it sets free has been taken.
-    house.line.when_cut = lambda: until(lambda: first.done() and (second.done() or house.line.posted > 1))
+    house.line.on_abort = lambda: until(lambda: first.done() and (second.done() or house.line.post_count > 1))
     house.services.cut()
     assert isinstance(first.exception(HANG_S), ShutDown)
     assert isinstance(second.exception(HANG_S), Unavailable)
-    assert 1 == house.line.posted
+    assert 1 == house.line.post_count
 
 
 def test_nothing_is_sent_after_the_cut(house: House) -> None:
     """Whoever had the turn already, and would have been sent a moment later, is cut as well and gives it back."""
-    house.services.proxy.cut_all()
+    house.services.proxy.abort_all()
     assert isinstance(house.ask().exception(HANG_S), ShutDown)
-    assert 0 == house.line.posted
+    assert 0 == house.line.post_count
     assert 0 == house.services.supervisor.view("tiny").in_flight
 
 
@@ -152,9 +166,9 @@ def test_an_operator_finds_a_place_in_a_full_house(house: House) -> None:
         with pytest.raises(Overloaded), proxy.place():
             pass
         assert 200 == house.client.post("/stop", data=b'{"model_id": "tiny"}').status_code
-        for _ in range(KEPT_PLACES):
-            held.enter_context(proxy.kept_place())
-        with pytest.raises(Overloaded), proxy.kept_place():
+        for _ in range(RESERVED_PLACES):
+            held.enter_context(proxy.reserved_place())
+        with pytest.raises(Overloaded), proxy.reserved_place():
             pass
-    with proxy.place(), proxy.kept_place():
+    with proxy.place(), proxy.reserved_place():
         pass

@@ -15,7 +15,7 @@ from controller.errors import ModelDied, Overloaded, UpstreamInvalid, UpstreamTi
 from controller.proxy import runner_client as client_module
 from controller.proxy import runner_response as response_module
 from controller.proxy.runner_client import RunnerClient, RunnerResponse
-from controller.proxy.runner_response import BufferBudget
+from controller.proxy.runner_response import BufferBudget, InFlightRequest
 from controller.server.disconnects import ClientWatcher
 from tests.fakes import HANG_S
 
@@ -50,10 +50,10 @@ def serve() -> Iterator[Callable[..., int]]:
 
 
 @pytest.fixture
-def proxy() -> Iterator[RunnerClient]:
-    made = RunnerClient()
-    yield made
-    made.close()
+def runner_client() -> Iterator[RunnerClient]:
+    client = RunnerClient()
+    yield client
+    client.close()
 
 
 def read_request(connection: socket.socket) -> bytes:
@@ -74,15 +74,15 @@ def answers(*parts: bytes) -> Script:
     return script
 
 
-def post(proxy: RunnerClient, port: int) -> RunnerResponse:
-    return proxy.post(port, "/inference", b"{}", {}, lambda abort: None)
+def post(runner_client: RunnerClient, port: int, in_flight: InFlightRequest | None = None) -> RunnerResponse:
+    return runner_client.post(port, "/inference", b"{}", {}, in_flight or InFlightRequest("c"))
 
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def test_a_connection_is_kept(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_a_connection_is_kept(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """Two requests in a row use one connection."""
 
     def twice(connection: socket.socket) -> None:
@@ -92,12 +92,12 @@ def test_a_connection_is_kept(proxy: RunnerClient, serve: Callable[..., int]) ->
 
     port = serve(twice)
     for _ in range(2):
-        upstream = post(proxy, port)
-        assert upstream.read_all() == b"{}"
-        upstream.close()
+        response = post(runner_client, port)
+        assert response.read_all() == b"{}"
+        response.close()
 
 
-def test_a_streamed_connection_is_kept(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_a_streamed_connection_is_kept(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """A chunked stream read to its end leaves the connection usable."""
 
     def stream_then_whole(connection: socket.socket) -> None:
@@ -107,24 +107,26 @@ def test_a_streamed_connection_is_kept(proxy: RunnerClient, serve: Callable[...,
         connection.sendall(WHOLE)
 
     port = serve(stream_then_whole)
-    upstream = post(proxy, port)
-    assert [upstream.read_piece(), upstream.read_piece()] == [b"a", b""]
-    upstream.close()
-    upstream = post(proxy, port)
-    assert upstream.read_all() == b"{}"
-    upstream.close()
+    response = post(runner_client, port)
+    assert [response.read_piece(), response.read_piece()] == [b"a", b""]
+    response.close()
+    response = post(runner_client, port)
+    assert response.read_all() == b"{}"
+    response.close()
 
 
-def test_a_kept_connection_that_was_closed_is_replaced(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_a_kept_connection_that_was_closed_is_replaced(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """A runner that closed an idle connection does not cost a request."""
     port = serve(answers(WHOLE), answers(WHOLE))
     for _ in range(2):
-        upstream = post(proxy, port)
-        assert upstream.read_all() == b"{}"
-        upstream.close()
+        response = post(runner_client, port)
+        assert response.read_all() == b"{}"
+        response.close()
 
 
-def test_a_kept_connection_whose_model_has_gone_is_closed(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_a_kept_connection_whose_model_has_gone_is_closed(
+    runner_client: RunnerClient, serve: Callable[..., int]
+) -> None:
     """It does not stay half closed until somebody asks at its port again; one whose model is there is kept."""
     may_end = threading.Event()
 
@@ -134,18 +136,18 @@ def test_a_kept_connection_whose_model_has_gone_is_closed(proxy: RunnerClient, s
 
     ports = [serve(answers(WHOLE)), serve(stays)]
     for port in ports:
-        with closing(post(proxy, port)) as upstream:
-            upstream.read_all()
-    socks = [proxy._idle[port][0][1].sock for port in ports]
+        with closing(post(runner_client, port)) as response:
+            response.read_all()
+    socks = [runner_client._idle[port][0][1].sock for port in ports]
     poll = select.poll()
     poll.register(socks[0], select.POLLIN)
     assert poll.poll(HANG_S * 1000)
-    proxy.tidy()
+    runner_client.tidy()
     assert [True, False] == [sock.fileno() < 0 for sock in socks]
     may_end.set()
 
 
-def test_pieces_come_as_they_were_sent(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_pieces_come_as_they_were_sent(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """A chunk is readable before the next one exists."""
     got_first = threading.Event()
 
@@ -155,12 +157,12 @@ def test_pieces_come_as_they_were_sent(proxy: RunnerClient, serve: Callable[...,
         assert got_first.wait(HANG_S)
         connection.sendall(b"6\r\nsecond\r\n0\r\n\r\n")
 
-    upstream = post(proxy, serve(slowly))
-    assert upstream.read_piece() == b"first"
+    response = post(runner_client, serve(slowly))
+    assert response.read_piece() == b"first"
     got_first.set()
-    assert upstream.read_piece() == b"second"
-    assert upstream.read_piece() == b""
-    upstream.close()
+    assert response.read_piece() == b"second"
+    assert response.read_piece() == b""
+    response.close()
 
 
 @pytest.mark.parametrize(
@@ -168,22 +170,22 @@ def test_pieces_come_as_they_were_sent(proxy: RunnerClient, serve: Callable[...,
     [CHUNKED + b"5\r\nfirst\r\n", CHUNKED + b"5\r\nfirst\r\n9\r\nhalf", WHOLE[:-1]],
     ids=["chunk", "half", "length"],
 )
-def test_a_broken_body_is_no_end(proxy: RunnerClient, serve: Callable[..., int], end: bytes) -> None:
+def test_a_broken_body_is_no_end(runner_client: RunnerClient, serve: Callable[..., int], end: bytes) -> None:
     """A body that stops before its proper end is the model's death, never a short answer."""
-    upstream = post(proxy, serve(answers(end)))
+    response = post(runner_client, serve(answers(end)))
     with pytest.raises(ModelDied):
-        upstream.read_all()
-    upstream.close()
+        response.read_all()
+    response.close()
 
 
-def test_death_before_the_answer(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_death_before_the_answer(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """A connection closed, or refused, before any answer says that asking again is safe."""
     with pytest.raises(ModelDied):
-        post(proxy, serve(answers()))
+        post(runner_client, serve(answers()))
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(ModelDied):
-        post(proxy, port)
+        post(runner_client, port)
 
 
 @pytest.mark.parametrize(
@@ -197,42 +199,42 @@ def test_death_before_the_answer(proxy: RunnerClient, serve: Callable[..., int])
     ],
     ids=["redirect", "gzip", "many headers", "endless header", "no http"],
 )
-def test_hostile_heads(proxy: RunnerClient, serve: Callable[..., int], head: bytes) -> None:
+def test_hostile_heads(runner_client: RunnerClient, serve: Callable[..., int], head: bytes) -> None:
     """Redirects, encodings and endless or broken heads are refused, none is followed or kept in memory."""
     with pytest.raises(UpstreamInvalid):
-        post(proxy, serve(answers(head)))
+        post(runner_client, serve(answers(head)))
 
 
 def test_a_huge_body_is_bounded(
-    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole answer beyond the bound is refused."""
     monkeypatch.setattr(response_module, "MAX_BODY_BYTES", 10)
-    upstream = post(proxy, serve(answers(CHUNKED + b"b\r\nhello world\r\n0\r\n\r\n")))
+    response = post(runner_client, serve(answers(CHUNKED + b"b\r\nhello world\r\n0\r\n\r\n")))
     with pytest.raises(UpstreamInvalid):
-        upstream.read_all()
-    upstream.close()
+        response.read_all()
+    response.close()
 
 
 def test_large_answers_share_their_room(
-    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer beyond what each may have is refused where others take all the rest, and read where they do not; a
     small one always is."""
     monkeypatch.setattr(response_module, "OWN_BYTES", 10)
-    monkeypatch.setattr(response_module, "_room", BufferBudget(25))
+    monkeypatch.setattr(response_module, "_buffers", BufferBudget(25))
     large = CHUNKED + b"1e\r\n" + b"x" * 30 + b"\r\n0\r\n\r\n"
-    with response_module._room.share() as grow:
+    with response_module._buffers.share() as grow:
         grow(11)
-        with pytest.raises(Overloaded), closing(post(proxy, serve(answers(large)))) as upstream:
-            upstream.read_all()
-        with closing(post(proxy, serve(answers(WHOLE)))) as upstream:
-            assert b"{}" == upstream.read_all()
-    with closing(post(proxy, serve(answers(large)))) as upstream:
-        assert 30 == len(upstream.read_all())
+        with pytest.raises(Overloaded), closing(post(runner_client, serve(answers(large)))) as response:
+            response.read_all()
+        with closing(post(runner_client, serve(answers(WHOLE)))) as response:
+            assert b"{}" == response.read_all()
+    with closing(post(runner_client, serve(answers(large)))) as response:
+        assert 30 == len(response.read_all())
 
 
-def test_silence_ends(proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_ends(runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner that says nothing is given up after the read time-out."""
     monkeypatch.setattr(client_module, "READ_TIMEOUT_S", 0.1)
     over = threading.Event()
@@ -243,40 +245,40 @@ def test_silence_ends(proxy: RunnerClient, serve: Callable[..., int], monkeypatc
 
     port = serve(silent)
     with pytest.raises(UpstreamTimeout):
-        post(proxy, port)
+        post(runner_client, port)
     over.set()
 
 
-def test_an_abort_ends_the_wait(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_an_abort_ends_the_wait(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """Breaking a request off from another thread ends the wait for its answer, and the runner sees it."""
-    aborts: list[Callable[[], None]] = []
-    arrived, seen_end = threading.Event(), threading.Event()
+    in_flight = InFlightRequest("c")
+    has_request, has_end = threading.Event(), threading.Event()
 
     def hang(connection: socket.socket) -> None:
         read_request(connection)
-        arrived.set()
+        has_request.set()
         while connection.recv(1024):
             pass
-        seen_end.set()
+        has_end.set()
 
     port = serve(hang)
 
     def abort_soon() -> None:
-        assert arrived.wait(HANG_S)
-        aborts[0]()
+        assert has_request.wait(HANG_S)
+        in_flight.abort()
 
     thread = threading.Thread(target=abort_soon)
     thread.start()
     with pytest.raises((ModelDied, UpstreamInvalid)):
-        proxy.post(port, "/inference", b"{}", {}, aborts.append)
+        post(runner_client, port, in_flight)
     thread.join(HANG_S)
-    assert seen_end.wait(HANG_S)
+    assert has_end.wait(HANG_S)
 
 
 @pytest.mark.parametrize(
     "begun", [b"HTTP/1.1 200 OK\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n"], ids=["to the end", "chunks"]
 )
-def test_an_aborted_body_is_no_end(proxy: RunnerClient, serve: Callable[..., int], begun: bytes) -> None:
+def test_an_aborted_body_is_no_end(runner_client: RunnerClient, serve: Callable[..., int], begun: bytes) -> None:
     """Breaking an answer off never makes a whole one of it, not even of one that ends with its connection."""
 
     def hang(connection: socket.socket) -> None:
@@ -285,42 +287,42 @@ def test_an_aborted_body_is_no_end(proxy: RunnerClient, serve: Callable[..., int
         while connection.recv(1024):
             pass
 
-    aborts: list[Callable[[], None]] = []
-    upstream = proxy.post(serve(hang), "/inference", b"{}", {}, aborts.append)
-    assert b"half" == upstream.read_piece()
-    aborts[-1]()
+    in_flight = InFlightRequest("c")
+    response = post(runner_client, serve(hang), in_flight)
+    assert b"half" == response.read_piece()
+    in_flight.abort()
     with pytest.raises(ModelDied):
-        upstream.read_piece()
-    upstream.close()
+        response.read_piece()
+    response.close()
 
 
-def test_bytes_after_an_answer_end_the_connection(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_bytes_after_an_answer_end_the_connection(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """A runner that sends more than it said is not asked over that connection again."""
     port = serve(answers(WHOLE + WHOLE), answers(WHOLE))
     for _ in range(2):
-        upstream = post(proxy, port)
-        assert upstream.read_all() == b"{}"
-        upstream.close()
+        response = post(runner_client, port)
+        assert response.read_all() == b"{}"
+        response.close()
 
 
-def test_the_probe_reads_health(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_the_probe_reads_health(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """200 is ready with its phases, 503 is loading with its phase, no listener is `refused`."""
     body = b'{"phases": {"load_s": 1.5}}'
     ready = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     loading = b'HTTP/1.1 503 X\r\nContent-Length: 20\r\n\r\n{"phase": "loading"}'
     port = serve(answers(ready), answers(loading), answers(b"nonsense\r\n\r\n"))
-    first, second, third = (proxy.probe(port, "/health") for _ in range(3))
+    first, second, third = (runner_client.probe(port, "/health") for _ in range(3))
     assert (first.ready, first.phases) == (True, {"load_s": 1.5})
     assert (second.ready, second.phase, second.refused) == (False, "loading", False)
     assert (third.ready, third.refused) == (False, False)
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    assert proxy.probe(port, "/health").refused
+    assert runner_client.probe(port, "/health").refused
 
 
-def test_a_late_abort_harms_nobody(proxy: RunnerClient, serve: Callable[..., int]) -> None:
+def test_a_late_abort_harms_nobody(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """An abort that comes after its answer was read does not touch the connection's next user."""
-    aborts: list[Callable[[], None]] = []
+    in_flight = InFlightRequest("c")
 
     def twice(connection: socket.socket) -> None:
         for _ in range(2):
@@ -328,11 +330,11 @@ def test_a_late_abort_harms_nobody(proxy: RunnerClient, serve: Callable[..., int
             connection.sendall(WHOLE)
 
     port = serve(twice)
-    first = proxy.post(port, "/inference", b"{}", {}, aborts.append)
+    first = post(runner_client, port, in_flight)
     first.read_all()
     first.close()
-    second = post(proxy, port)
-    aborts[0]()
+    second = post(runner_client, port)
+    in_flight.abort()
     assert second.read_all() == b"{}"
     second.close()
 
@@ -395,52 +397,52 @@ class TestClientWatcher:
 
 
 def test_a_head_that_drips_is_given_up(
-    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head has its time from the first byte on, and more bytes gain none."""
     monkeypatch.setattr(client_module, "ANSWER_HEAD_S", 0.2)
     port = serve(drips)
     with pytest.raises(UpstreamInvalid, match="no head within"):
-        post(proxy, port)
+        post(runner_client, port)
 
 
 def test_a_probe_ends_whatever_comes(
-    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A probe has its time as a whole; a server that drips is not ready."""
     monkeypatch.setattr(client_module, "PROBE_TIMEOUT_S", 0.2)
-    assert not proxy.probe(serve(drips), "/health").ready
+    assert not runner_client.probe(serve(drips), "/health").ready
 
 
 def test_a_whole_answer_that_drips_is_given_up(
-    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole answer has its time from its head on, though there is always more of it."""
     monkeypatch.setattr(response_module, "WHOLE_BODY_S", 0.2)
     port = serve(dripping(CHUNKED, b"1\r\na\r\n"))
-    with pytest.raises(UpstreamInvalid, match="did not come whole"), closing(post(proxy, port)) as upstream:
-        upstream.read_all()
+    with pytest.raises(UpstreamInvalid, match="did not come whole"), closing(post(runner_client, port)) as response:
+        response.read_all()
 
 
 @pytest.mark.parametrize("begun", [b"1;", b"3\r\nabc\r\n1;", b"3\r\nabc\r\n0\r\nX: "], ids=["first", "next", "trailer"])
 def test_a_line_between_chunks_that_drips_is_given_up(
-    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, begun: bytes
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
     """A line of the framing has its time as a whole: its bytes are no sign of life, nor of an answer."""
     monkeypatch.setattr(response_module, "LINE_S", 0.2)
     port = serve(dripping(CHUNKED + begun, b"x"))
-    with pytest.raises(UpstreamInvalid, match="no end within"), closing(post(proxy, port)) as upstream:
-        upstream.read_all()
+    with pytest.raises(UpstreamInvalid, match="no end within"), closing(post(runner_client, port)) as response:
+        response.read_all()
 
 
 def test_framing_is_no_sign_of_life(
-    proxy: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of the body for too long is silence, whatever comes around it."""
     monkeypatch.setattr(response_module, "READ_TIMEOUT_S", 0.2)
     port = serve(dripping(CHUNKED + b"1;", b"x"))
-    with pytest.raises(UpstreamTimeout), closing(post(proxy, port)) as upstream:
-        upstream.read_piece()
+    with pytest.raises(UpstreamTimeout), closing(post(runner_client, port)) as response:
+        response.read_piece()
 
 
 def dripping(first: bytes, again: bytes) -> Script:

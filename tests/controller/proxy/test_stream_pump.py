@@ -30,12 +30,12 @@ class Source:
     def fileno(self) -> int:
         return self._near.fileno()
 
-    def feed(self, received: bytes) -> bytes:
-        assert b"fault" not in received
-        self.is_over = received.endswith(END) or not received
-        return received
+    def feed(self, data: bytes) -> bytes:
+        assert b"fault" not in data
+        self.is_over = data.endswith(END) or not data
+        return data
 
-    def broke(self, cause: Exception) -> None:
+    def fail(self, cause: Exception) -> None:
         self.is_over, self.cause = True, cause
 
     def close(self) -> None:

@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
-from controller.api.ollama.answers import Lines, OllamaWording
+from controller.api.ollama.answers import Lines, OllamaFormat
 from controller.api.ollama.bodies import ChatBody
-from controller.api.ollama.embeddings import EmbedWording
+from controller.api.ollama.embeddings import EmbedFormat
 from controller.api.ollama.progress import StatusLines
 from controller.api.ollama.requests import chat_request
 from controller.api.translation.openai_events import MAX_EVENT_BYTES
 from controller.api.translation.stream import TranslatedStream
 from controller.errors import UpstreamAnswered, UpstreamError, UpstreamInvalid
-from controller.proxy.forwarding import Waited
+from controller.proxy.forwarding import WaitTimes
+from controller.proxy.stream_pump import Source
 from controller.supervisor.backend import PreparationProgress
 from tests.fakes import FakeClock, make_spec
 
-WAITED = Waited(start_s=2.0, queue_s=1.0)
+WAIT_TIMES = WaitTimes(start_s=2.0, queue_s=1.0)
 
 
 def event(value: Any) -> bytes:
@@ -32,8 +33,10 @@ def delta(**said: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": said, "finish_reason": None}]}
 
 
-class Arrived:
+class Pieces:
     """An answer's pieces as the test has them arrive."""
+
+    source: Source | None = None
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = iter(pieces)
@@ -46,8 +49,8 @@ class Arrived:
 
 def read(*pieces: bytes, clock: FakeClock | None = None, is_chat: bool = True) -> Iterator[dict[str, Any]]:
     """The objects that a client gets, each when it is worded."""
-    wording = OllamaWording("tiny", is_chat=is_chat, clock=(clock or FakeClock()).monotonic)
-    stream = TranslatedStream(Arrived(*pieces), Lines(wording, WAITED))
+    answer_format = OllamaFormat("tiny", is_chat=is_chat, clock=(clock or FakeClock()).monotonic)
+    stream = TranslatedStream(Pieces(*pieces), Lines(answer_format, WAIT_TIMES))
     while piece := stream.read_piece():
         yield from (json.loads(line) for line in piece.splitlines())
 
@@ -93,14 +96,14 @@ def test_times_are_told_apart() -> None:
     """The wait for the model, the time to the first word and the time from there on, in nanoseconds."""
     clock = FakeClock()
 
-    class Slow(Arrived):
+    class Slow(Pieces):
         def read_piece(self) -> bytes:
             clock.advance(4)
             return super().read_piece()
 
-    wording = OllamaWording("tiny", is_chat=False, clock=clock.monotonic)
+    answer_format = OllamaFormat("tiny", is_chat=False, clock=clock.monotonic)
     pieces = [event(delta(content=word)) for word in "ab"]
-    stream = TranslatedStream(Slow(*pieces, b"data: [DONE]\n\n"), Lines(wording, WAITED))
+    stream = TranslatedStream(Slow(*pieces, b"data: [DONE]\n\n"), Lines(answer_format, WAIT_TIMES))
     *_, last = [stream.read_piece() for _ in range(3)]
     found = json.loads(last)
     assert [12e9, 3e9, 1e9, 8e9] == [found[f"{name}_duration"] for name in ("total", "load", "prompt_eval", "eval")]
@@ -110,11 +113,11 @@ def test_a_whole_answer_has_what_the_engine_told_of_its_times() -> None:
     """Without it the time to the first word is not known, and not made up."""
     answer = {"choices": [{"message": {"content": "x"}}]}
     clock = FakeClock()
-    wording = OllamaWording("tiny", is_chat=True, clock=clock.monotonic)
+    answer_format = OllamaFormat("tiny", is_chat=True, clock=clock.monotonic)
     clock.advance(10)
-    silent = wording.worded(answer, WAITED)
+    silent = answer_format.translate(answer, WAIT_TIMES)
     assert ("prompt_eval_duration" in silent, silent["eval_duration"]) == (False, 7e9)
-    told = wording.worded({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAITED)
+    told = answer_format.translate({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAIT_TIMES)
     assert (1.5e9, 5.0005e9) == (told["prompt_eval_duration"], told["eval_duration"])
     assert "eval_count" not in told
 
@@ -178,7 +181,7 @@ def test_a_strange_stream_is_the_models_fault(said: bytes) -> None:
 def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
     """The same for an answer in one piece."""
     with pytest.raises(UpstreamInvalid):
-        OllamaWording("tiny", is_chat=True).worded(answer, WAITED)
+        OllamaFormat("tiny", is_chat=True).translate(answer, WAIT_TIMES)
 
 
 @pytest.mark.parametrize(
@@ -196,12 +199,14 @@ def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
 def test_strange_embeddings_are_the_models_fault(answer: dict[str, Any]) -> None:
     """And for vectors."""
     with pytest.raises(UpstreamInvalid):
-        EmbedWording("vectors").worded(answer, WAITED)
+        EmbedFormat("vectors").translate(answer, WAIT_TIMES)
 
 
 def test_a_vector_without_direction_stays() -> None:
     """Zeros have no length to divide by."""
-    (vector,) = EmbedWording("vectors").worded({"data": [{"index": 0, "embedding": [0, 0]}]}, WAITED)["embeddings"]
+    (vector,) = EmbedFormat("vectors").translate({"data": [{"index": 0, "embedding": [0, 0]}]}, WAIT_TIMES)[
+        "embeddings"
+    ]
     assert [0.0, 0.0] == vector
 
 
@@ -245,7 +250,7 @@ def test_results_find_their_calls() -> None:
         {"role": "tool", "tool_name": "h", "content": "5"},
     ]
     body = ChatBody.model_validate({"model": "tiny", "messages": messages})
-    asked = chat_request(body, make_spec())["messages"]
+    asked = json.loads(chat_request(body, make_spec()).body)["messages"]
     first, second, third = asked[0]["tool_calls"]
     assert {"name": "f", "arguments": '{"x": 1}'} == first["function"]
     assert 3 == len({first["id"], second["id"], third["id"]})
