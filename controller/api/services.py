@@ -1,18 +1,17 @@
-"""What the views work with, composed once by `create_app`."""
+"""The parts that the views work with; `create_app` passes them in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from flask import current_app
 
 from controller.deployment.engines import Engine
 from controller.docker.health import DockerHealth
 from controller.proxy.forwarding import ModelProxy
-from controller.proxy.runner_client import RunnerClient
 from controller.proxy.stream_pump import Source, StreamPump
 from controller.registry import OfferedModels
 from controller.registry.reload import Reloader
@@ -22,42 +21,19 @@ from controller.supervisor import CancelToken, Supervisor
 from controller.supervisor.backend import ModelFacts
 
 
-class Watch(Protocol):
-    """Something that goes on beside the requests until it is closed."""
-
-    def start(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """The composed parts."""
+    """What the views work with."""
 
     registry: OfferedModels
     engines: Mapping[str, Engine]
     supervisor: Supervisor
     reloader: Reloader
     proxy: ModelProxy
-    runner_client: RunnerClient
     facts: Callable[[str], ModelFacts | None]
     docker_health: DockerHealth
     clients: ClientWatcher
     pump: StreamPump
-    watches: tuple[Watch, ...] = ()
-
-    def cut(self) -> None:
-        """End whatever is under way, each with an error that says why: the grace of a shutdown is over."""
-        # Every answer that is cut frees a place at its model, which nobody may take any more.
-        self.supervisor.close()
-        self.proxy.cut_all()
-
-    def close(self) -> None:
-        """Let threads and kept connections go; running models stay up."""
-        for watch in self.watches:
-            watch.close()
-        self.supervisor.close()
-        self.runner_client.close()
 
     def watch(self, environ: Mapping[str, Any], token: CancelToken) -> Callable[[], None]:
         """Cancel the token when the client of this request leaves; returns what ends the watch.
@@ -89,7 +65,7 @@ class Services:
 
 
 def services() -> Services:
-    """What `create_app` composed, for the app of the current request."""
+    """Return the services of the current request's app."""
     found = current_app.extensions["orchestrar"]
     assert isinstance(found, Services)
     return found
