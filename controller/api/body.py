@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from flask import current_app, request
-from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from controller.errors import BodyInvalid, OrchestrarError, Overloaded, RequestTimeout
-from controller.server.client_connection import NoReaderLeft
+from controller.server.client_connection import BODY_ERRORS, NoReaderLeft
 
 
 def raw_body() -> bytes:
@@ -21,7 +20,7 @@ def raw_body() -> bytes:
     except ClientDisconnected as exc:
         # What the server's own stream raised, in werkzeug's words for all that a stream may raise.
         raise _refusal(exc.__context__) from exc
-    except (OSError, ParseException) as exc:
+    except BODY_ERRORS as exc:
         raise _refusal(exc) from exc
     # The bound is one byte more than what is allowed, see `create_app`.
     if len(raw) >= (current_app.config["MAX_CONTENT_LENGTH"] or 0):

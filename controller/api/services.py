@@ -15,7 +15,7 @@ from controller.proxy.forwarding import ModelProxy
 from controller.proxy.stream_pump import Source, StreamPump
 from controller.registry import OfferedModels
 from controller.registry.reload import Reloader
-from controller.server.client_connection import ClientSocket
+from controller.server.client_connection import ClientSocket, client_socket
 from controller.server.disconnects import ClientWatcher
 from controller.supervisor import CancelToken, Supervisor
 from controller.supervisor.backend import ModelFacts
@@ -36,11 +36,8 @@ class Services:
     pump: StreamPump
 
     def watch(self, environ: Mapping[str, Any], token: CancelToken) -> Callable[[], None]:
-        """Cancel the token when the client of this request leaves; returns what ends the watch.
-
-        gunicorn hands its socket over in the environment; other servers (tests) have none to watch.
-        """
-        client = environ.get("gunicorn.socket")
+        """Cancel the token when the client of this request leaves; return what ends the watch."""
+        client = client_socket(environ)
         return (lambda: None) if client is None else self.clients.watch(client, token.cancel)
 
     def carrier(self, environ: Mapping[str, Any], pieces: object) -> Callable[[], None] | None:
@@ -48,7 +45,7 @@ class Services:
 
         None where the pieces have to be asked for, the answer is not framed in chunks, or the socket is no plain one.
         """
-        client = environ.get("gunicorn.socket")
+        client = client_socket(environ)
         if not isinstance(client, ClientSocket) or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
             return None
         return (lambda: self.pump.run(pieces, client)) if isinstance(pieces, Source) else None

@@ -8,8 +8,10 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from gunicorn.http.errors import ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
@@ -33,6 +35,15 @@ _writers = threading.BoundedSemaphore(MOST_WRITERS)
 
 class NoReaderLeft(TimeoutError):
     """As many threads wait for the rest of a body as may."""
+
+
+# What reading a request's body may raise; TimeoutError, an OSError, for one that comes too slowly.
+BODY_ERRORS = (OSError, ParseException)
+
+
+def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Return the socket of a request's client; None behind a server (as in tests) that does not give it away."""
+    return environ.get("gunicorn.socket")
 
 
 class ClientSocket(socket.socket):
