@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,9 @@ from tempfile import TemporaryDirectory
 from flask import Flask
 
 from controller.app import create_app
-from controller.docker.container import Container, Usage
-from controller.docker.endings import Ending
-from controller.errors import StartFailed
-from controller.registry import LiveRegistry, Registry
-from controller.settings import ROOT
-from controller.supervisor.backend import Amount, ModelFacts, OnProgress
+from controller.settings import ROOT, Settings
+from tests.fake_controller import make_controller
+from tests.fakes import FakeBackend, make_container
 
 MODEL = "stub"
 APP = "bench.stubbed_controller:create()"
@@ -36,87 +33,15 @@ models:
 """
 
 
-class StubBackend:
-    """A Docker in which one model runs for ever, at the stub's port."""
-
-    def __init__(self, port: int) -> None:
-        self._container = Container(
-            id="stub", name="stub", model_id=MODEL, service=MODEL, status="running", exit_code=None,
-            oom_killed=False, health=None,
-            error="", port=port, started_at=None, finished_at=None, config_hash="", image="stub", image_id="stub",
-            memory_limit_bytes=1,
-        )  # fmt: skip
-
-    def is_prepared(self, model_id: str) -> bool:
-        return True
-
-    def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None: ...
-
-    def find_all(self) -> list[Container]:
-        return [self._container]
-
-    def find(self, model_id: str) -> Container | None:
-        return self._container
-
-    def inspect(self, container_id: str) -> Container | None:
-        return self._container
-
-    def ending(self, container_id: str) -> Ending:
-        return Ending()
-
-    def resume(self, model_id: str) -> Container | None:
-        return None
-
-    def up(self, model_id: str) -> Container:
-        raise StartFailed("the stub runs already")
-
-    def stop(self, container_id: str, *, grace_s: int) -> None: ...
-
-    def logs(self, container: Container) -> list[str]:
-        return []
-
-    def usage(self, container_ids: list[str]) -> dict[str, Usage]:
-        return {}
-
-    def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
-        return {}
-
-    def write(self) -> None: ...
-
-    def deploy(self, registry: Registry) -> None: ...
-
-    def outdated(self) -> set[str]:
-        return set()
-
-    def working_set(self, container_id: str) -> int | None:
-        return None
-
-    def room(self, used_bytes: int) -> Amount:
-        return Amount(memory_bytes=1 << 40)
-
-    def needs(self, model_id: str, *, limit_bytes: int | None = None) -> Amount:
-        return Amount(memory_bytes=0)
-
-    def observe(self, model_id: str, used_bytes: int) -> None: ...
-
-    def drifted(self, containers: list[Container]) -> set[str]:
-        return set()
-
-    def delete_files(self, model_id: str) -> int:
-        return 0
-
-    def facts(self, model_id: str) -> ModelFacts | None:
-        return None
-
-    def require_image(self, model_id: str) -> None: ...
-
-    def ports(self) -> dict[str, int]:
-        return {MODEL: self._container.port or 0}
-
-
 def create() -> Flask:
-    """What gunicorn serves; the stub's port comes by the environment of its process."""
-    return create_app(backend=StubBackend(int(os.environ["BENCH_STUB_PORT"])))
+    """Return what gunicorn serves: a controller whose one model runs for ever, at the stub's port.
+
+    The port comes by the environment of gunicorn's process.
+    """
+    backend = FakeBackend()
+    backend.models = [MODEL]
+    backend.containers = {"stub": make_container(MODEL, id="stub", port=int(os.environ["BENCH_STUB_PORT"]))}
+    return create_app(make_controller(Settings.from_environ(os.environ), backend=backend))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
-"""The parts below the API, put together: shared by the server and the commands that work without one."""
+"""The composition root: all parts below the API, made and connected; for the server and for commands without one."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
 
 from controller.deployment.compose_file import ComposeFile
 from controller.deployment.deployment import Deployment
@@ -12,15 +15,28 @@ from controller.deployment.images import Images
 from controller.deployment.memory_budget import Budget
 from controller.deployment.ports import PortBook
 from controller.deployment.preparation import Preparation
+from controller.deployment.removed_models import RemovedModels, retire_removed_models
+from controller.docker.health import DockerHealth
 from controller.docker.service import DockerService
-from controller.errors import ConfigInvalid
-from controller.registry import DeployedModels, ModelSpec, Registry, load_registry
+from controller.errors import ConfigInvalid, OrchestrarError
+from controller.proxy.forwarding import ModelProxy
+from controller.proxy.runner_client import RunnerClient
+from controller.registry import DeployedModels, ModelSpec, OfferedModels, Registry, load_registry
+from controller.registry.file_watch import FileWatch, Stamp, stamp_of
+from controller.registry.reload import Files, Reloader
 from controller.settings import Settings
 from controller.sources import SourceStore
+from controller.supervisor import Backend, DeadModelCheck, DockerEventFollower, HangWatch, Monitor, Supervisor
+from controller.supervisor.watching.hangs import SILENCE_S
+
+log = logging.getLogger(__name__)
+
+# An engine that is busy answers within this time.
+DOCKER_PATIENCE_S = 5.0
 
 
 def read_registry(settings: Settings) -> Registry:
-    """models.yaml, checked against what the file alone cannot tell: templates, our port. Raises ConfigInvalid."""
+    """Read models.yaml and check it against the templates and our own port, too. Raises ConfigInvalid."""
     engines = read_engines(settings.templates_dir)
     registry = load_registry(settings.config_file, engines=engines)
     problems = []
@@ -61,7 +77,7 @@ def _port_book(settings: Settings) -> PortBook:
 def compose_deployment(
     settings: Settings, deployed: DeployedModels, docker: DockerService, engines: Mapping[str, Engine]
 ) -> Deployment:
-    """The project on Docker for this registry, as it and the engines may come to change."""
+    """Make the Compose project that serves these models; it follows when they or the engines change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
     preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
     ports = _port_book(settings)
@@ -87,4 +103,139 @@ def compose_deployment(
             engine_bytes=docker.memory_bytes,
             path=settings.data_dir / "working_sets.json",
         ),
+    )
+
+
+class Watch(Protocol):
+    """Something that goes on beside the requests until it is closed."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Containers(Backend, Files, Protocol):
+    """The models' containers and the file that describes them; `deployment.Deployment` is the real one."""
+
+    def write(self) -> None: ...
+
+    def end_orphans(self) -> None: ...
+
+
+class Controller:
+    """The parts of one controller. Nothing is written and nothing runs before `start`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        deployed: DeployedModels,
+        *,
+        models_file: Stamp,
+        engines: dict[str, Engine],
+        containers: Containers,
+        docker: DockerService,
+        runner_client: RunnerClient,
+    ) -> None:
+        """`models_file` stamps the models.yaml that was read; `engines` is updated at each reload."""
+        self.settings = settings
+        self.engines: Mapping[str, Engine] = engines
+        self.offered = OfferedModels(deployed.now)
+        self.containers = containers
+        self.docker_health = DockerHealth(docker.version)
+        self.runner_client = runner_client
+        probe = runner_client.probe
+        self.supervisor = Supervisor(self.offered.models, containers, probe, stop_grace_s=settings.stop_grace_s)
+        self.proxy = ModelProxy(
+            self.supervisor,
+            runner_client,
+            DeadModelCheck(self.supervisor, containers, probe).settle,
+            max_in_flight=settings.max_in_flight,
+        )
+        self.reloader = Reloader(
+            lambda: read_registry(settings),
+            offered=self.offered,
+            models=self.supervisor,
+            files=containers,
+            remove_leftovers=lambda known: retire_removed_models(docker, lambda: known),
+            take_templates=lambda: engines.update(read_engines(settings.templates_dir)),
+        )
+        self._removed_models = RemovedModels(docker, lambda: deployed.models.keys())
+        self._monitor = Monitor(self.supervisor, tidy=runner_client.tidy)
+        follower = DockerEventFollower(self.supervisor, after_gap=self._remove_leftovers)
+        self._watches: tuple[Watch, ...] = (
+            docker.follow(follower.note, follower.note_gap),
+            follower,
+            HangWatch(self.supervisor, containers, partial(probe, timeout_s=SILENCE_S), self.proxy.abort),
+            FileWatch(settings.config_file, models_file, self.reloader.follow, lambda: bool(self.reloader.problems)),
+        )
+
+    def start(self) -> None:
+        """Remove the containers of removed models, write the Compose file, adopt what runs and start the threads.
+
+        Waits a bounded time for Docker; the threads do later what Docker keeps from being done now. Raises
+        FilesUnwritable when the Compose file cannot be written.
+        """
+        can_look = self._can_look()
+        if can_look:
+            self._remove_leftovers()
+        self.containers.write()
+        if can_look:
+            self._adopt()
+        self._monitor.start()
+        for watch in self._watches:
+            watch.start()
+
+    def cut(self) -> None:
+        """End all that is under way, each with an error that says why: the grace of a shutdown is over."""
+        # Each answer that is cut frees a place at its model, and no request may take it any more.
+        self.supervisor.close()
+        self.proxy.abort_all()
+
+    def close(self) -> None:
+        """End the threads and close kept connections; running models stay up."""
+        for watch in self._watches:
+            watch.close()
+        self.supervisor.close()
+        self.runner_client.close()
+
+    def _can_look(self) -> bool:
+        """Return whether Docker answers now. If it does not, each look at it would delay the start until a deadline."""
+        report = self.docker_health.report(DOCKER_PATIENCE_S)
+        if not report["ok"]:
+            log.warning("Docker does not answer; running models will be adopted later: %s", report["reason"])
+        return bool(report["ok"])
+
+    def _remove_leftovers(self) -> bool:
+        """Remove containers that no model needs. Return False if Docker failed and this has to be tried again."""
+        try:
+            self._removed_models.retire()
+            self.containers.end_orphans()
+        except OrchestrarError as exc:
+            log.warning("containers that no model needs could not be removed yet: %s", exc.message)
+            return False
+        return True
+
+    def _adopt(self) -> None:
+        try:
+            self.containers.room(0)  # asked now, so that the first start need not wait for the answer
+            self.supervisor.adopt()
+        except OrchestrarError as exc:
+            log.warning("running models could not be adopted yet: %s", exc.message)
+
+
+def compose(settings: Settings) -> Controller:
+    """Make the parts of a controller whose models run on Docker. Raises ConfigInvalid for a wrong models.yaml."""
+    # Taken before the file is read: an edit from here on is noticed as one.
+    models_file = stamp_of(settings.config_file)
+    engines = read_engines(settings.templates_dir)
+    deployed = DeployedModels(read_registry(settings))
+    docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
+    return Controller(
+        settings,
+        deployed,
+        models_file=models_file,
+        engines=engines,
+        containers=compose_deployment(settings, deployed, docker, engines),
+        docker=docker,
+        runner_client=RunnerClient(),
     )

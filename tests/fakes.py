@@ -188,8 +188,9 @@ class FakeBackend:
     def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
         return {spec.id: f"{spec.image} {spec.port} {sorted(spec.env.items())}" for spec in registry.models.values()}
 
-    def write(self) -> None:
-        self.calls.append("write")
+    def write(self) -> None: ...
+
+    def end_orphans(self) -> None: ...
 
     def outdated(self) -> set[str]:
         return set()

@@ -15,6 +15,7 @@ from controller.app import create_app
 from controller.errors import OrchestrarError
 from controller.registry import Registry
 from controller.settings import ROOT, Settings
+from tests.fake_controller import make_controller
 from tests.fakes import FakeBackend
 
 DOCS = ROOT / "docs"
@@ -63,14 +64,14 @@ def ticked(cell: str) -> list[str]:
 def routes(tmp_path: Path) -> Iterator[set[str]]:
     """`METHOD /path` of every route, with a parameter written as {id}."""
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path)
-    app = create_app(settings, registry=Registry(models={}), backend=FakeBackend())
+    app = create_app(make_controller(settings, registry=Registry(models={}), backend=FakeBackend()))
     rules = app.url_map.iter_rules()
     yield {
         f"{method} {re.sub('<[^>]+>', '{id}', rule.rule)}"
         for rule in rules
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    app.extensions["orchestrar"].close()
+    app.extensions["controller"].close()
 
 
 def test_every_route_has_its_section(routes: set[str]) -> None:

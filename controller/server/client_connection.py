@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from gunicorn.http.errors import ParseException
@@ -36,8 +37,13 @@ class NoReaderLeft(TimeoutError):
     """As many threads wait for the rest of a body as may."""
 
 
-# What reading a request's body may raise: by the connection, or by gunicorn for framing that is none.
+# What reading a request's body may raise; TimeoutError, an OSError, for one that comes too slowly.
 BODY_ERRORS = (OSError, ParseException)
+
+
+def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Return the socket of a request's client; None behind a server (as in tests) that does not give it away."""
+    return environ.get("gunicorn.socket")
 
 
 class ClientSocket(socket.socket):

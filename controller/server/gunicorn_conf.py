@@ -16,6 +16,7 @@ from gunicorn import arbiter
 from controller.errors import ConfigInvalid, InstanceRuns
 from controller.server import instance_lock
 from controller.server.client_connection import MOST_READERS, MOST_WRITERS
+from controller.server.signals import controller_of
 from controller.settings import Settings
 
 # Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that /health and /status
@@ -141,12 +142,12 @@ def worker_exit(server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is None:
         return
-    services = app.extensions["orchestrar"]
-    services.close()
+    controller = controller_of(app)
+    controller.close()
     if worker.is_told_to_end:
-        services.supervisor.settle(SETTLE_S)
+        controller.supervisor.settle(SETTLE_S)
         if _settings.stop_models_on_exit:
-            services.supervisor.stop_all(STOP_MODELS_S)
+            controller.supervisor.stop_all(STOP_MODELS_S)
         # Python would wait for every thread of the pool; all that may still wait in one was told that it is over.
         logging.shutdown()
         os._exit(0)

@@ -8,12 +8,21 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
+if TYPE_CHECKING:  # it takes its time, and gunicorn loads this before a second controller is turned away
+    from controller.composition import Controller
+
 # What is cut by an end without grace has so long to say so; gunicorn's master may have no more than 2 s.
 LAST_WORD_S = 1.0
+
+
+def controller_of(app: Any) -> Controller:
+    """Return the controller that a WSGI application serves."""
+    controller: Controller = app.extensions["controller"]
+    return controller
 
 
 class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
@@ -33,11 +42,8 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
         super().init_signals()
         signal.signal(signal.SIGHUP, lambda *_: self.method_queue.defer(self._reload))
 
-    def _services(self) -> Any:
-        return self.wsgi.extensions["orchestrar"]
-
     def _reload(self) -> None:
-        reload = partial(self._services().reloader.follow, cures_drift=True)
+        reload = partial(controller_of(self.wsgi).reloader.follow, cures_drift=True)
         threading.Thread(target=reload, name="reload", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -48,8 +54,9 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
 
     def _begin_to_end(self) -> None:
-        self._services().supervisor.begin_to_end()
-        self._later(self.grace_s, self._services().cut)
+        controller = controller_of(self.wsgi)
+        controller.supervisor.begin_to_end()
+        self._later(self.grace_s, controller.cut)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGINT and SIGQUIT: the end without any grace."""
@@ -60,7 +67,7 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
         self.method_queue.defer(self._end_now)
 
     def _end_now(self) -> None:
-        self._services().cut()
+        controller_of(self.wsgi).cut()
         self._later(LAST_WORD_S, lambda: self.method_queue.defer(sys.exit, 0))
 
     def _told_to_end(self, number: int) -> None:

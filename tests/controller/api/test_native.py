@@ -24,6 +24,7 @@ from controller.settings import ROOT, Settings
 from controller.supervisor.backend import Amount
 from tests.controller.supervisor.house import until
 from tests.errorshape import check_error
+from tests.fake_controller import make_controller
 from tests.fakes import HANG_S, FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving
 
@@ -72,9 +73,9 @@ def backend(runner_port: int) -> FakeBackend:
 def client(backend: FakeBackend, tmp_path: Path) -> Iterator[FlaskClient]:
     models = {"tiny": make_spec("tiny", aliases=("small",))}
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, max_body_bytes=200_000, project="test")
-    app = create_app(settings, registry=Registry(models=models), backend=backend)
+    app = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
     yield app.test_client()
-    app.extensions["orchestrar"].close()
+    app.extensions["controller"].close()
 
 
 def post(client: FlaskClient, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
@@ -213,7 +214,7 @@ class TestInference:
     def test_above_the_cap_is_an_instant_503(self, backend: FakeBackend, tmp_path: Path) -> None:
         """With all places taken a further request is refused at once, and told when to try again."""
         settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, max_in_flight=1, project="test")
-        app = create_app(settings, registry=Registry(models={"tiny": make_spec()}), backend=backend)
+        app = create_app(make_controller(settings, registry=Registry(models={"tiny": make_spec()}), backend=backend))
         client = app.test_client()
         first = client.post("/inference", data=json.dumps({**GOOD, "stream": True}), buffered=False)
         response = client.post("/inference", data=json.dumps(GOOD))
@@ -221,7 +222,7 @@ class TestInference:
         assert response.headers["Retry-After"] == "1"
         first.close()
         assert client.post("/inference", data=json.dumps(GOOD)).status_code == 200
-        app.extensions["orchestrar"].close()
+        app.extensions["controller"].close()
 
 
 BAD_BODIES: list[tuple[Any, str | None]] = [
@@ -370,12 +371,12 @@ def test_a_preloaded_model_starts_with_the_controller(backend: FakeBackend, tmp_
     """Nobody has to ask for it."""
     models = {"tiny": make_spec("tiny", preload=True), "other": make_spec("other")}
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
-    app = create_app(settings, registry=Registry(models=models), backend=backend)
+    app = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
     try:
         until(lambda: backend.calls == ["up tiny"])
         until(lambda: app.test_client().get("/models").get_json()["models"][0]["state"] == "ready")
     finally:
-        app.extensions["orchestrar"].close()
+        app.extensions["controller"].close()
 
 
 def test_an_edit_during_the_start_is_followed(backend: FakeBackend, tmp_path: Path) -> None:
@@ -390,11 +391,11 @@ def test_an_edit_during_the_start_is_followed(backend: FakeBackend, tmp_path: Pa
 
     backend.room = room_after_an_edit  # type: ignore[method-assign]
     settings = Settings(config_file=path, data_dir=tmp_path, compose_dir=tmp_path, project="test")
-    app = create_app(settings, backend=backend)
+    app = create_app(make_controller(settings, backend=backend))
     try:
         until(lambda: list(app.extensions["orchestrar"].registry.models) == ["other"])
     finally:
-        app.extensions["orchestrar"].close()
+        app.extensions["controller"].close()
 
 
 def test_a_dry_run_takes_no_templates_in(backend: FakeBackend, tmp_path: Path) -> None:
@@ -405,13 +406,13 @@ def test_a_dry_run_takes_no_templates_in(backend: FakeBackend, tmp_path: Path) -
     settings = Settings(
         config_file=path, data_dir=tmp_path, compose_dir=tmp_path, templates_dir=templates, project="test"
     )
-    app = create_app(settings, backend=backend)
-    services = app.extensions["orchestrar"]
+    controller = make_controller(settings, backend=backend)
+    create_app(controller)
     try:
         shutil.copy(templates / "engines" / "llamacpp.yaml.j2", templates / "engines" / "mine.yaml.j2")
-        services.reloader.reload(dry_run=True)
-        assert "mine" not in services.engines
-        services.reloader.reload()
-        assert "mine" in services.engines
+        controller.reloader.reload(dry_run=True)
+        assert "mine" not in controller.engines
+        controller.reloader.reload()
+        assert "mine" in controller.engines
     finally:
-        services.close()
+        controller.close()

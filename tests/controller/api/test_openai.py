@@ -14,6 +14,7 @@ from controller.app import create_app
 from controller.registry import Registry
 from controller.settings import Settings
 from tests.errorshape import check_error
+from tests.fake_controller import make_controller
 from tests.fakes import FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving
 
@@ -73,9 +74,9 @@ def client(backend: FakeBackend, tmp_path: Path) -> Iterator[FlaskClient]:
         "vectors": make_spec("vectors", task="embedding"),
     }
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
-    app = create_app(settings, registry=Registry(models=models), backend=backend)
+    app = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
     yield app.test_client()
-    app.extensions["orchestrar"].close()
+    app.extensions["controller"].close()
 
 
 def in_flight(client: FlaskClient) -> int:

@@ -20,6 +20,7 @@ from controller.supervisor import State
 from controller.supervisor.backend import PreparationProgress
 from tests.controller.supervisor.house import until
 from tests.errorshape import check_error
+from tests.fake_controller import make_controller
 from tests.fakes import HANG_S, FakeBackend, make_container, make_spec
 from tests.stub_runner import StubRunner, serving
 
@@ -37,9 +38,9 @@ def backend() -> FakeBackend:
 def app(backend: FakeBackend, tmp_path: Path) -> Iterator[Flask]:
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test", max_in_flight=1)
     registry = Registry(models={"tiny": make_spec("tiny", aliases=("small",))})
-    made = create_app(settings, registry=registry, backend=backend)
+    made = create_app(make_controller(settings, registry=registry, backend=backend))
     yield made
-    made.extensions["orchestrar"].close()
+    made.extensions["controller"].close()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from controller.api.services import Services
 from controller.app import create_app
 from controller.errors import ModelDied, Overloaded, ShutDown, Unavailable
 from controller.proxy.forwarding import RESERVED_PLACES, ModelAnswer, RunnerRequest
@@ -21,6 +20,7 @@ from controller.registry import Registry
 from controller.settings import Settings
 from controller.supervisor import CancelToken, Lease
 from controller.supervisor.backend import Readiness
+from tests.fake_controller import make_controller
 from tests.fakes import HANG_S, FakeBackend, make_spec
 
 
@@ -81,20 +81,19 @@ class House:
         self.backend = FakeBackend()
         settings = Settings(data_dir=folder, compose_dir=folder, project="test")
         registry = Registry(models={"tiny": make_spec("tiny", max_concurrency=1)})
-        app = create_app(settings, registry=registry, backend=self.backend, proxy=self.line)
-        self.client = app.test_client()
-        self.services: Services = app.extensions["orchestrar"]
+        self.controller = make_controller(settings, registry=registry, backend=self.backend, proxy=self.line)
+        self.client = create_app(self.controller).test_client()
         self._pool = pool
 
     def ask(self) -> Future[ModelAnswer]:
         def call() -> ModelAnswer:
             request = RunnerRequest(model_id="tiny", path="/inference", body=b"{}", request_id="r")
-            return self.services.proxy.open(request, CancelToken())
+            return self.controller.proxy.open(request, CancelToken())
 
         return self._pool.submit(call)
 
     def waiting(self) -> int:
-        return self.services.supervisor.view("tiny").waiting
+        return self.controller.supervisor.view("tiny").waiting
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     with ThreadPoolExecutor(4) as pool:
         house = House(tmp_path, pool)
         yield house
-        house.services.close()
+        house.controller.close()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -123,7 +122,7 @@ def test_the_turn_of_what_was_cut_is_nobodys(house: House) -> None:
     until(lambda: house.waiting() == 1)
     # The longest that a cut can take: until everything that it sets free has been taken.
     house.line.on_abort = lambda: until(lambda: first.done() and (second.done() or house.line.post_count > 1))
-    house.services.cut()
+    house.controller.cut()
     assert isinstance(first.exception(HANG_S), ShutDown)
     assert isinstance(second.exception(HANG_S), Unavailable)
     assert 1 == house.line.post_count
@@ -131,16 +130,16 @@ def test_the_turn_of_what_was_cut_is_nobodys(house: House) -> None:
 
 def test_nothing_is_sent_after_the_cut(house: House) -> None:
     """Whoever had the turn already, and would have been sent a moment later, is cut as well and gives it back."""
-    house.services.proxy.abort_all()
+    house.controller.proxy.abort_all()
     assert isinstance(house.ask().exception(HANG_S), ShutDown)
     assert 0 == house.line.post_count
-    assert 0 == house.services.supervisor.view("tiny").in_flight
+    assert 0 == house.controller.supervisor.view("tiny").in_flight
 
 
 def test_a_second_try_has_what_is_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is asked again waits for its model no longer in all than the time it had in the beginning."""
     house.line.dies = True
-    supervisor = house.services.supervisor
+    supervisor = house.controller.supervisor
     acquire, waits = supervisor.acquire, []
 
     def spy(model_id: str, *, max_wait_s: float | None = None, token: CancelToken | None = None) -> Lease:
@@ -159,7 +158,7 @@ def test_a_second_try_has_what_is_left(house: House, monkeypatch: pytest.MonkeyP
 
 def test_an_operator_finds_a_place_in_a_full_house(house: House) -> None:
     """While requests hold all places, there are a few for what may end them; not without end."""
-    proxy = house.services.proxy
+    proxy = house.controller.proxy
     with ExitStack() as held:
         for _ in range(Settings().max_in_flight):
             held.enter_context(proxy.place())

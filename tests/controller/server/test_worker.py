@@ -36,14 +36,14 @@ def done() -> list[str]:
 @pytest.fixture
 def worker(done: list[str], told: list[tuple[int, int]]) -> Iterator[ControllerWorker]:
     """One that has booted, whose loop does not run."""
-    services = SimpleNamespace(
+    controller = SimpleNamespace(
         cut=lambda: done.append("cut"),
         supervisor=SimpleNamespace(begin_to_end=lambda: done.append("begin to end")),
         reloader=SimpleNamespace(follow=lambda *, cures_drift: done.append("reload")),
     )
     kept = {number: signal.getsignal(number) for number in (*ControllerWorker.SIGNALS, signal.SIGHUP)}
     made = ControllerWorker(0, os.getppid(), [], None, 30, Config(), None)
-    made.wsgi = SimpleNamespace(extensions={"orchestrar": services})
+    made.wsgi = SimpleNamespace(extensions={"controller": controller})
     made.booted = True
     made.tpool = made.get_thread_pool()
     made.method_queue.init()

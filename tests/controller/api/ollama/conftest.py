@@ -16,6 +16,7 @@ from controller.app import create_app
 from controller.registry import GenerationDefaults, Registry
 from controller.settings import Settings
 from tests.controller.api.ollama.engine import Engine
+from tests.fake_controller import make_controller
 from tests.fakes import FakeBackend, make_container, make_spec
 from tests.stub_runner import serving
 
@@ -54,9 +55,9 @@ def app(backend: FakeBackend, tmp_path: Path) -> Iterator[Flask]:
         "vectors": make_spec("vectors", task="embedding"),
     }
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
-    made = create_app(settings, registry=Registry(models=models), backend=backend)
+    made = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
     yield made
-    made.extensions["orchestrar"].close()
+    made.extensions["controller"].close()
 
 
 @pytest.fixture
