@@ -67,16 +67,21 @@ class Answer(Pieces, Protocol):
 class ModelProxy:
     """Sends requests to models, at most `max_in_flight` at once. Thread-safe.
 
-    `settle` is called when a model's connection ended before its answer: it returns when the supervisor knows whether
-    that model still serves.
+    `wait_for_verdict` is called when a model's connection ended before its answer: it returns when the supervisor knows
+    whether that model still serves.
     """
 
     def __init__(
-        self, supervisor: Supervisor, proxy: RunnerClient, settle: Callable[[Lease], None], *, max_in_flight: int
+        self,
+        supervisor: Supervisor,
+        proxy: RunnerClient,
+        wait_for_verdict: Callable[[Lease], None],
+        *,
+        max_in_flight: int,
     ) -> None:
         self._supervisor = supervisor
         self._proxy = proxy
-        self._settle = settle
+        self._wait_for_verdict = wait_for_verdict
         self._places = threading.BoundedSemaphore(max_in_flight)
         self._kept_places = threading.BoundedSemaphore(KEPT_PLACES)
         self._sent: set[InFlightRequest] = set()
@@ -190,7 +195,7 @@ class ModelProxy:
                     raise Cancelled("the client has left") from exc
                 sent.raise_if_cut(exc)
                 met_at = time.monotonic()
-                self._settle(lease)
+                self._wait_for_verdict(lease)
                 if last_try:
                     raise
                 # Finding out what became of the model is a part of the wait for it.
