@@ -148,7 +148,7 @@ class Controller:
         self.proxy = ModelProxy(
             self.supervisor,
             runner_client,
-            DeadModelCheck(self.supervisor, containers, probe).settle,
+            DeadModelCheck(self.supervisor, containers, probe).wait_for_verdict,
             max_in_flight=settings.max_in_flight,
         )
         self.reloader = Reloader(
