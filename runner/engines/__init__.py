@@ -1,40 +1,18 @@
-"""The engines by name. Each lives in a module of its own, the only importer of its library."""
+"""The engines. The folder NAME holds the engine NAME, with a function `make_engine`; it alone imports its library."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
 
 from runner.engine import Embedder, Engine, EngineError
 from runner.settings import RunnerSettings
 
 
 def make_engine(settings: RunnerSettings) -> Engine | Embedder:
-    """An engine that is not loaded yet; its library is imported by `load`. Raises EngineError for an unknown name."""
-    try:
-        make = _ENGINES[settings.engine]
-    except KeyError:
-        known = ", ".join(sorted(_ENGINES))
-        raise EngineError(f"this image has no engine {settings.engine!r}, it has: {known}") from None
-    return make(settings)
-
-
-def _transformers(settings: RunnerSettings) -> Engine | Embedder:
-    if settings.task == "embedding":
-        from runner.engines.transformers.embedder import TransformersEmbedder
-
-        return TransformersEmbedder(settings)
-    from runner.engines.transformers.engine import TransformersEngine
-
-    return TransformersEngine(settings)
-
-
-def _openvino(settings: RunnerSettings) -> Engine:
-    from runner.engines.openvino.engine import OpenVinoEngine
-
-    return OpenVinoEngine(settings)
-
-
-_ENGINES: dict[str, Callable[[RunnerSettings], Engine | Embedder]] = {
-    "openvino": _openvino,
-    "transformers": _transformers,
-}
+    """Return an engine that is not loaded yet: `load` imports its library. Raises EngineError for an unknown name."""
+    names = sorted(name for _, name, is_folder in pkgutil.iter_modules(__path__) if is_folder)
+    if settings.engine not in names:
+        raise EngineError(f"this image has no engine {settings.engine!r}, it has: {', '.join(names)}")
+    engine: Engine | Embedder = importlib.import_module(f"{__name__}.{settings.engine}").make_engine(settings)
+    return engine

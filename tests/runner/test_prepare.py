@@ -1,26 +1,20 @@
+"""Preparing: what is converted, once, and what is refused."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runner.engine import EngineError
-from runner.prepare import FORMAT, find_gguf, kv_bytes_per_token, prepare, read_model_facts
+from runner.prepare import FORMAT, find_gguf, prepare
 
 
 def write(path: Path, data: bytes = b"x") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
-
-
-def write_weights(folder: Path, shapes: dict[str, list[int]]) -> int:
-    """A safetensors file with a header and no tensors; its size."""
-    header: dict[str, Any] = {name: {"dtype": "F32", "shape": shape} for name, shape in shapes.items()}
-    data = json.dumps({"__metadata__": {}, **header}).encode()
-    return len(write(folder / "model.safetensors", len(data).to_bytes(8, "little") + data).read_bytes())
 
 
 def test_the_one_gguf_is_found(tmp_path: Path) -> None:
@@ -54,14 +48,14 @@ def test_what_is_complete_is_reused_without_its_source(tmp_path: Path) -> None:
     """A second preparation answers with the first one's facts and touches nothing."""
     facts = {"format": FORMAT, "weights_bytes": 7}
     write(tmp_path / "complete.json", json.dumps(facts).encode())
-    kept = write(tmp_path / "weights" / "model.safetensors")
+    weights = write(tmp_path / "weights" / "model.safetensors")
     assert facts == prepare(tmp_path / "no-source", tmp_path, engine="transformers", dtype="auto")
-    assert kept.exists()
+    assert weights.exists()
 
 
 @pytest.mark.parametrize("marker", [None, b"{", b'{"format": 0}'])
 def test_an_unfinished_or_older_preparation_does_not_count(tmp_path: Path, marker: bytes | None) -> None:
-    """Without a whole marker of this format the work begins anew, so a bad source is noticed."""
+    """Without a whole marker of this format the work starts again, so a bad source is noticed."""
     if marker is not None:
         write(tmp_path / "prepared" / "complete.json", marker)
     write(tmp_path / "prepared" / "weights" / "half")
@@ -69,30 +63,11 @@ def test_an_unfinished_or_older_preparation_does_not_count(tmp_path: Path, marke
         prepare(tmp_path / "source", tmp_path / "prepared", engine="transformers", dtype="auto")
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        # SmolLM2-135M: 2 x 30 layers x 3 heads x 64 values x 4 bytes.
-        ({"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}, 46080),
-        ({"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}, 2 * 2 * 64 * 4),
-        ({"num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 32, "hidden_size": 64}, 2 * 2 * 128 * 4),
-        ({}, 0),
-    ],
-)
-def test_the_kv_cache_of_a_token_follows_from_the_configuration(config: dict[str, Any], expected: int) -> None:
-    """Grouped heads and an explicit head size count; an unknown architecture gives 0, not an error."""
-    assert expected == kv_bytes_per_token(config, 4)
-
-
-def test_facts_come_from_headers_alone(tmp_path: Path) -> None:
-    """Sizes and parameters are known without reading a tensor."""
-    size = write_weights(tmp_path, {"a": [3, 4], "b": [5], "scalar": []})
-    write(tmp_path / "config.json", b'{"max_position_embeddings": 128, "model_type": "llama"}')
-    expected = {
-        "weights_bytes": size,
-        "kv_bytes_per_token": 0,
-        "context_length": 128,
-        "parameters": 18,
-        "architecture": "llama",
-    }
-    assert expected == read_model_facts(tmp_path, "float32")
+@pytest.mark.parametrize("engine", ["llamacpp", "", "a.b", "../openvino"])
+def test_an_engine_without_a_converter_is_refused_with_those_that_have_one(tmp_path: Path, engine: str) -> None:
+    """The sentence names the engines for which something is prepared, and nothing is touched."""
+    write(tmp_path / "source" / "model.gguf", b"GGUF....")
+    leftover = write(tmp_path / "prepared" / "weights" / "half")
+    with pytest.raises(EngineError, match=r"only for: openvino, transformers$"):
+        prepare(tmp_path / "source", tmp_path / "prepared", engine=engine, dtype="auto")
+    assert leftover.exists()

@@ -1,0 +1,89 @@
+"""docs/engines-own.md: its list of files is what our engines have, and its example is an engine that serves."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import runner.convert
+import runner.engines
+from controller.composition import read_registry
+from controller.deployment.engine_templates import read_engines
+from controller.settings import ROOT, Settings
+from runner.engines import make_engine
+from runner.prepare import prepare
+from runner.settings import RunnerSettings
+from scripts.setup.inference_engines import built_engines
+from tests.runner.conftest import Served
+from tests.runner.convert.test_gguf_header import NAME, gguf, number
+
+PAGE = (ROOT / "docs" / "engines-own.md").read_text(encoding="utf-8")
+FILES = re.findall(r"^\| `([^`]+)` \|", PAGE, re.MULTILINE)
+OWN = {name: engine for name, engine in read_engines(ROOT / "templates").items() if engine.own}
+
+
+def block_of(path: str) -> str:
+    """The first code block after a paragraph that begins with this file's name."""
+    match = re.search(rf"^`{re.escape(path)}`.*?\n```\w*\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert match is not None, path
+    return match.group(1) + "\n"
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the page's engine, which the runner's packages find in it."""
+    root = tmp_path / "example"
+    shutil.copytree(ROOT / "templates", root / "templates")
+    for path in FILES:
+        if path.endswith((".py", ".j2")):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(block_of(path), encoding="utf-8")
+    for package, folder in ((runner.engines, "engines"), (runner.convert, "convert")):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(root / "runner" / folder)])
+    yield root
+    for module in [module for module in sys.modules if re.search(r"\.(to_)?echo\b", module)]:
+        del sys.modules[module]
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_the_list_is_what_our_engines_have(name: str) -> None:
+    """Each file of the page's table is there under the name of an engine that ships."""
+    paths = [path.replace("echo", name) for path in FILES]
+    assert len(paths) == 7
+    assert [] == [path for path in paths if not (ROOT / path).is_file()]
+
+
+def test_the_example_converts_and_serves(example: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
+    """Prepared from a GGUF file and served by the runner, it answers with its prompt, whole and in part."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "source" / "model.gguf").write_bytes(gguf([NAME, number("llama.context_length", 64)], [(2, 3)]))
+    facts = prepare(tmp_path / "source", tmp_path / "volume", engine="echo", dtype="auto")
+    assert (6, 64, "llama") == (facts["parameters"], facts["context_length"], facts["architecture"])
+
+    settings = RunnerSettings(model_id="parrot", model_path=tmp_path / "volume" / "weights", engine="echo")
+    engine = make_engine(settings)
+    served = serve(engine)
+    status, answer, _ = served.request("POST", "/inference", {"prompt": "Hello, parrot"})
+    assert (200, "Hello, parrot", "stop") == (status, answer["text"], answer["finish_reason"])
+    status, answer, _ = served.request("POST", "/inference", {"prompt": "Hello, parrot", "stop": ["rr"]})
+    assert (200, "Hello, pa") == (status, answer["text"])
+    status, answer, _ = served.request("POST", "/inference", {"prompt": "Hello, parrot", "max_tokens": 5})
+    assert (200, "Hello", "length") == (status, answer["text"], answer["finish_reason"])
+    engine.close()
+
+
+def test_the_example_is_known_to_controller_and_set_up(example: Path, tmp_path: Path) -> None:
+    """Its template is enough for models.yaml and for `make up`."""
+    config = tmp_path / "models.yaml"
+    config.write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[-1], encoding="utf-8")
+    settings = Settings(config_file=config, templates_dir=example / "templates", data_dir=tmp_path)
+    assert "echo" == read_registry(settings).models["parrot"].engine
+    assert "orchestrar-runner:echo" == built_engines(settings.templates_dir)["echo"].image
+    (dockerfile,) = re.findall(r"```dockerfile\n(.*?)```", PAGE, re.DOTALL)
+    assert " AS echo\n" in dockerfile
