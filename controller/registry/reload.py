@@ -1,4 +1,4 @@
-"""Takes a changed models.yaml into force: only what changed is made anew, and nothing that is in flight is lost."""
+"""Applies a changed models.yaml: restarts only what has changed, and loses no request in flight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Models(Protocol):
-    """Whose lifecycle follows; `supervisor.Supervisor` is the real one."""
+    """Runs the models; `supervisor.Supervisor` is the real one."""
 
     def drop(self, model_ids: Collection[str], /) -> None: ...
 
@@ -28,7 +28,7 @@ class Models(Protocol):
 
 
 class Files(Protocol):
-    """What writes the Compose file; `deployment.Deployment` is the real one."""
+    """Writes the Compose file; `deployment.Deployment` is the real one."""
 
     def described(self, registry: Registry, /) -> dict[str, str]: ...
 
@@ -41,8 +41,10 @@ class Files(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What a reload comes to, by model ids. `remade`: their services changed; `adjusted`: what changed of them needs
-    no new container."""
+    """The result of a reload, by model ids.
+
+    `remade`: their services have changed; `adjusted`: their changes need no new container.
+    """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -52,8 +54,8 @@ class Changes:
 
 
 class Reloader:
-    """One reload at a time. `offered` is the registry by which requests find their models; the one that is in force
-    has also those that are offered no longer and still end what they have. Thread-safe."""
+    """Reloads one at a time. Requests find their models in `offered`; the registry in force also has the models that
+    are no longer offered and still finish their requests. Thread-safe."""
 
     def __init__(
         self,
@@ -72,25 +74,25 @@ class Reloader:
         self._files = files
         self._remove_leftovers = remove_leftovers
         self._take_templates = take_templates
-        self._turn = threading.Lock()
-        # What keeps the file, as it is now, from being in force.
+        self._reload_lock = threading.Lock()
+        # Why the file as it is now is not in force.
         self.problems: tuple[str, ...] = ()
 
     def reload(self, *, dry_run: bool = False, cures_drift: bool = True) -> Changes:
-        """Read the file and work by it from now on; returns when removed models are gone and the others under way.
+        """Read the file and apply it; returns when the removed models are gone and the other changes have begun.
 
-        Where it `cures_drift`, running models are made anew, too, whose container differs for another reason: a changed
-        template or override, another image.
+        With `cures_drift` also restart running models whose container differs for another reason: a changed template or
+        override, or another image.
 
-        Raises ConfigInvalid with every mistake, FilesUnwritable, and what asking Docker or stopping a model raises;
-        then all is as it was, but that models that are new may be there.
+        Raises ConfigInvalid with every mistake, FilesUnwritable, and the errors of Docker queries and of stopping a
+        model; then nothing has changed, except that new models may already exist.
         """
-        with self._turn:
+        with self._reload_lock:
             try:
-                found = self._read()
-                changes = self._changes(found, self._drifted() if cures_drift else set())
+                registry = self._read()
+                changes = self._changes(registry, self._drifted() if cures_drift else set())
                 if not dry_run:
-                    self._apply(found, changes)
+                    self._apply(registry, changes)
                     self.problems = ()
                 return changes
             except OrchestrarError as exc:
@@ -99,7 +101,7 @@ class Reloader:
                 raise
 
     def follow(self, *, cures_drift: bool = False) -> None:
-        """Reload for nobody who could be told: what keeps the file from being in force is in the log and `problems`."""
+        """Reload without raising: the log and `problems` say why the file is not in force."""
         with suppress(OrchestrarError):
             self.reload(cures_drift=cures_drift)
 
@@ -108,58 +110,59 @@ class Reloader:
         if isinstance(exc, ConfigInvalid):
             self.problems = tuple(exc.problems)
         else:
-            self.problems = (f"models.yaml could not be taken into force, which is tried again: {exc.message}",)
+            self.problems = (f"models.yaml could not be applied and will be tried again: {exc.message}",)
         if self.problems != before:
-            log.error("the models go on as they were:\n%s", "\n".join(self.problems))
+            log.error("models.yaml is not in force, the models stay as they are:\n%s", "\n".join(self.problems))
 
     def _drifted(self) -> set[str]:
         return self._models.drifted() | self._files.outdated()
 
-    def _changes(self, found: Registry, drifted: Collection[str]) -> Changes:
-        before, after = self._in_force.models, found.models
-        was, will_be = self._files.described(self._in_force), self._files.described(found)
-        kept = [model_id for model_id in after if model_id in before]
-        ports, written = self._files.ports(), {spec.port for spec in after.values()} - {None}
-        # Somebody's port from now on, which one without a port of its own has to leave.
-        ousted = {model_id for model_id in kept if after[model_id].port is None and ports.get(model_id) in written}
-        remade = tuple(m for m in kept if was[m] != will_be[m] or m in drifted or m in ousted)
-        adjusted = tuple(m for m in kept if m not in remade and before[m] != after[m])
+    def _changes(self, registry: Registry, drifted: Collection[str]) -> Changes:
+        before, after = self._in_force.models, registry.models
+        old_services, new_services = self._files.described(self._in_force), self._files.described(registry)
+        in_both = [model_id for model_id in after if model_id in before]
+        ports, fixed_ports = self._files.ports(), {spec.port for spec in after.values()} - {None}
+        # A port that the file now gives to another model: a model without a port of its own has to leave it.
+        ousted = {m for m in in_both if after[m].port is None and ports.get(m) in fixed_ports}
+        remade = tuple(m for m in in_both if old_services[m] != new_services[m] or m in drifted or m in ousted)
+        adjusted = tuple(m for m in in_both if m not in remade and before[m] != after[m])
         return Changes(
             added=tuple(model_id for model_id in after if model_id not in before),
             removed=tuple(model_id for model_id in before if model_id not in after),
             remade=remade,
             adjusted=adjusted,
-            unchanged=tuple(model_id for model_id in kept if model_id not in remade and model_id not in adjusted),
+            unchanged=tuple(model_id for model_id in in_both if model_id not in remade and model_id not in adjusted),
         )
 
-    def _apply(self, found: Registry, changes: Changes) -> None:
+    def _apply(self, registry: Registry, changes: Changes) -> None:
         self._take_templates()
-        # First, so that a name that goes over to a new model is answered while the old one still drains.
-        both = self._with_added(found, changes.added)
+        # First of all, so that a name that a new model takes over is served while the old model still drains.
+        both = self._with_added(registry, changes.added)
         self._files.deploy(both)
         self._in_force = both
         self._models.change(both.models, remade=())
-        self._offered.now = found
+        self._offered.now = registry
         try:
             self._models.drop(changes.removed)
             if changes.removed:
-                self._remove_leftovers(found.models.keys())
-            moved = self._moved(found, changes.added)
-            self._files.deploy(found)
+                self._remove_leftovers(registry.models.keys())
+            moved_ids = self._moved_ids(registry, changes.added)
+            self._files.deploy(registry)
         except BaseException:
             self._offered.now = both
             self._models.reopen()
             raise
-        self._in_force = found
-        self._models.change(found.models, remade=(*changes.remade, *moved))
-        log.info("models.yaml was read anew: %s", changes)
+        self._in_force = registry
+        self._models.change(registry.models, remade=(*changes.remade, *moved_ids))
+        log.info("models.yaml was reloaded: %s", changes)
 
-    def _with_added(self, found: Registry, added: Collection[str]) -> Registry:
-        """What is in force, and the models that are new; on a port of their own while theirs is another one's."""
-        taken = set(self._files.ports().values())
-        specs = (found.models[model_id] for model_id in added)
-        news = {spec.id: replace(spec, port=None) if spec.port in taken else spec for spec in specs}
-        return replace(self._in_force, models={**self._in_force.models, **news})
+    def _with_added(self, registry: Registry, new_ids: Collection[str]) -> Registry:
+        """Return the registry in force with the new models; their ports are automatic while another model has them."""
+        ports_in_use = set(self._files.ports().values())
+        specs = (registry.models[model_id] for model_id in new_ids)
+        new_models = {spec.id: replace(spec, port=None) if spec.port in ports_in_use else spec for spec in specs}
+        return replace(self._in_force, models={**self._in_force.models, **new_models})
 
-    def _moved(self, found: Registry, added: Collection[str]) -> list[str]:
-        return [model_id for model_id in added if found.models[model_id] != self._in_force.models[model_id]]
+    def _moved_ids(self, registry: Registry, new_ids: Collection[str]) -> list[str]:
+        """Return the new models that must leave the automatic port which `_with_added` gave them."""
+        return [model_id for model_id in new_ids if registry.models[model_id] != self._in_force.models[model_id]]

@@ -65,7 +65,7 @@ SourceRef: TypeAlias = PypiSource | HubSource | FileSource | HttpsSource
 
 
 def parse_source(text: str) -> SourceRef:
-    """The parsed source; ValueError says what is wrong and what to write."""
+    """Return the parsed source; ValueError says what is wrong and what to write."""
     _check_characters(text)
     scheme, separator, rest = text.partition("://")
     if not separator:
@@ -79,12 +79,12 @@ def parse_source(text: str) -> SourceRef:
     if scheme == "https":
         return _parse_https(text)
     if scheme == "http":
-        raise ValueError("http:// is not protected on its way; write https:// together with a sha256")
+        raise ValueError("http:// is not encrypted; write https:// together with a sha256")
     raise ValueError(f"the scheme {scheme[:20]!r} is not known; write {FORMS}")
 
 
 def parse_revision(text: str) -> str:
-    """A branch, tag or commit of a hub repository, checked; ValueError says what to write."""
+    """Return the branch, tag or commit of a hub repository; ValueError says what to write."""
     segments = text.split("/")
     if len(text) > 200 or not _REVISION.fullmatch(text) or ".." in text or any(s in ("", ".") for s in segments):
         raise ValueError("the revision is not valid; write a branch, a tag or a commit hash, such as main")
@@ -99,9 +99,9 @@ def _check_characters(text: str) -> None:
     if text != text.strip():
         raise ValueError("the source begins or ends with a space; remove the space")
     if not text.isprintable():
-        raise ValueError("the source holds a character that cannot be printed; remove it")
+        raise ValueError("the source contains a character that cannot be printed; remove it")
     if "\\" in text:
-        raise ValueError("the source holds a backslash; write forward slashes")
+        raise ValueError("the source contains a backslash; write forward slashes")
 
 
 def _without_scheme(text: str) -> str:
@@ -115,7 +115,7 @@ def _without_scheme(text: str) -> str:
 def _check_segments(path: str, hint: str) -> None:
     segments = path.split("/")
     if ".." in segments or "." in segments:
-        raise ValueError(f"the path holds a '.' or '..' segment; write {hint}")
+        raise ValueError(f"the path contains a '.' or '..' segment; write {hint}")
     if "" in segments:
         raise ValueError(f"the path has an empty segment; write {hint}")
 
@@ -154,7 +154,7 @@ def _parse_file(rest: str) -> FileSource:
         raise ValueError(f"the path is not absolute; write {hint} (three slashes)")
     path = rest[1:].removesuffix("/")
     if not path:
-        raise ValueError(f"the root folder is no model; write {hint}")
+        raise ValueError(f"the root folder is not a model; write {hint}")
     _check_segments(path, hint)
     return FileSource(Path("/" + path))
 
@@ -162,14 +162,14 @@ def _parse_file(rest: str) -> FileSource:
 def _parse_https(text: str) -> HttpsSource:
     hint = "https://host/path/of/the/file"
     if not text.isascii() or " " in text:
-        raise ValueError("an https address holds ASCII characters only; percent-encode the others")
+        raise ValueError("an https address may contain ASCII characters only; percent-encode the others")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError(f"the address is not valid; write {hint}") from None
     if "@" in parts.netloc:
-        raise ValueError(f"the address holds a user name or a password; remove them, write {hint}")
+        raise ValueError(f"the address contains a user name or a password; remove them, write {hint}")
     if not host or port == 0:
         raise ValueError(f"the host is missing or its port is 0; write {hint}")
     if "#" in text:
@@ -184,4 +184,4 @@ def _check_https_path(path: str, hint: str) -> None:
     _check_segments(path[1:], hint)
     decoded = unquote(path)
     if not decoded.isprintable() or "\\" in decoded or ".." in decoded.split("/"):
-        raise ValueError(f"the path hides a '..', a backslash or a control character; write {hint}")
+        raise ValueError(f"the path contains an encoded '..', a backslash or a control character; write {hint}")

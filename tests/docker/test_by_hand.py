@@ -102,7 +102,7 @@ def test_a_hangup_reads_models_yaml_anew(house: House) -> None:
         lines = stream.iter_lines()
         next(lines)
         house.signal(signal.SIGHUP)
-        until("it is read", lambda: "models.yaml was read anew" in house.log_file.read_text(), 10)
+        until("it is read", lambda: "models.yaml was reloaded" in house.log_file.read_text(), 10)
         assert any(b'"done"' in line for line in lines)
     assert house.ask("echo", "still here").json()["text"] == "still here"
 

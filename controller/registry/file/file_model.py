@@ -21,7 +21,7 @@ IDLE_TIMEOUT = duration(
     1, 30 * 86_400, example="15m", why="a model needs a second between two requests", zero="never stop"
 )
 START_TIMEOUT = duration(
-    1, 6 * 3600, example="120s", why="a start takes a second at least, and has failed after hours of silence"
+    1, 6 * 3600, example="120s", why="a start takes at least a second, and has failed if hours pass without progress"
 )
 MAX_WAIT = duration(0, 3600, example="60s", why="clients give up sooner")
 MIN_RESIDENCY = duration(0, 3600, example="10s", why="other models wait for this long")
@@ -57,7 +57,7 @@ IMAGE = text(
 
 
 def _close_keys(schema: dict[str, Any]) -> None:
-    # Editors should mark a key that does not match, which pydantic's own rendering leaves open.
+    # pydantic's own schema allows keys that do not match the pattern; editors should mark them.
     schema["additionalProperties"] = False
 
 
@@ -89,19 +89,19 @@ class DefaultsPart(FilePart):
 class ResourcesPart(FilePart):
     """What the model's container may use."""
 
-    cpus: Annotated[float, number(0.1, 1024, example=2, why="a model needs a tenth of a core at least")] = Field(
+    cpus: Annotated[float, number(0.1, 1024, example=2, why="a model needs at least a tenth of a core")] = Field(
         default=2.0, description="Processor cores."
     )
     memory: Annotated[int | None, MEMORY] = Field(
         default=None, description="Memory limit (k, m, g, t are powers of 1024). Unset: estimated from the weights."
     )
-    gpus: Annotated[int, whole(0, 64, example=1, why="a machine has at most 64 here")] = Field(
+    gpus: Annotated[int, whole(0, 64, example=1, why="a machine has at most 64")] = Field(
         default=0, description="Number of GPUs."
     )
 
 
 class GenerationPart(FilePart):
-    """Parameters of a request that does not bring its own."""
+    """Parameters for requests that do not set their own."""
 
     max_tokens: Annotated[int | None, whole(1, 1_000_000, example=256, why="an answer has at least one token")] = Field(
         default=None, description="The longest answer, in tokens."
@@ -175,7 +175,9 @@ class ModelPart(FilePart):
     args: tuple[Annotated[str, text('text in quotes, such as "--flag"', longest=4096)], ...] = Field(
         default=(), description="Further command line arguments of the engine."
     )
-    isolation: Annotated[str, choice("default")] = Field(default="default", description="How closed the container is.")
+    isolation: Annotated[str, choice("default")] = Field(
+        default="default", description="How the container is isolated."
+    )
     idle_timeout: Annotated[float | None, IDLE_TIMEOUT] = Field(
         default=None, description="Instead of defaults.idle_timeout. 0 = never stop."
     )

@@ -16,7 +16,7 @@ SCHEMA_PATH = Path(__file__).resolve().parents[3] / "config" / "models.schema.js
 
 
 class _EditorSchema(GenerateJsonSchema):
-    """Draft 7, which every editor knows; without the titles and null defaults that only repeat the key."""
+    """Writes draft 7, which every editor supports, without titles and null defaults: they only repeat the key."""
 
     schema_dialect = "http://json-schema.org/draft-07/schema#"
 
@@ -24,27 +24,27 @@ class _EditorSchema(GenerateJsonSchema):
         return False
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
-        rendered = super().default_schema(schema)
-        if rendered.get("default", ...) is None:
-            del rendered["default"]
-        return rendered
+        json_schema = super().default_schema(schema)
+        if json_schema.get("default", ...) is None:
+            del json_schema["default"]
+        return json_schema
 
     def generate(self, schema: CoreSchema, mode: Any = "validation") -> dict[str, Any]:
-        rendered = super().generate(schema, mode)
-        rendered["$schema"] = self.schema_dialect
-        for part in (rendered, *rendered.get("$defs", {}).values()):
+        json_schema = super().generate(schema, mode)
+        json_schema["$schema"] = self.schema_dialect
+        for part in (json_schema, *json_schema.get("$defs", {}).values()):
             part.pop("title", None)
-        return rendered
+        return json_schema
 
 
 def schema_text() -> str:
-    """The JSON schema of models.yaml, as the file holds it."""
+    """Return the JSON schema of models.yaml as the text of its file."""
     schema = ModelsFile.model_json_schema(schema_generator=_EditorSchema)
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the schema, or with --check says whether the file is up to date."""
+    """Write the schema; with --check only report whether the file is up to date."""
     if arguments not in ([], ["--check"]):
         print("usage: python -m controller.registry.file.json_schema [--check]", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""One thing that is wrong in a file, and how it is shown: always one line."""
+"""A problem in a file, and its text: always one line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TypeAlias
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
-_LONGEST_SHOWN = 60
+_MAX_LENGTH = 60
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """Something wrong at a line: which field, what is wrong, what to write."""
+    """A problem at a line: the field, what is wrong with it, and what to write."""
 
     line: int
     field: str
@@ -26,7 +26,7 @@ class Problem:
 
 
 class FileRefused(Exception):
-    """The file does not hold; carries all its problems."""
+    """The file is invalid; carries every problem found."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(f"{len(problems)} problems")
@@ -34,33 +34,33 @@ class FileRefused(Exception):
 
 
 class FileBroken(FileRefused):
-    """The file cannot be read any further; the one problem is all that is known."""
+    """The file cannot be read any further; carries the one problem that prevents it."""
 
     def __init__(self, line: int, field: str, text: str) -> None:
         super().__init__([Problem(line, field, text)])
 
 
-def one_line(text: str, longest: int = _LONGEST_SHOWN) -> str:
-    """The text cut to a length, with every character that cannot be printed escaped."""
+def one_line(text: str, longest: int = _MAX_LENGTH) -> str:
+    """Return the text cut to a length, with every unprintable character escaped."""
     cut = text if len(text) <= longest else text[: longest - 1] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
 
 
 def quoted(text: str) -> str:
-    """The text in double quotes, on one line, as it could stand in the file."""
+    """Return the text in double quotes, on one line, as it could be written in the file."""
     return f'"{one_line(text)}"'
 
 
 def field_name(path: KeyPath) -> str:
-    """`models.tiny-llama.aliases[0]` for a path; `file` for the whole file."""
-    shown = ""
+    """Return the name of a path, such as `models.tiny-llama.aliases[0]`; `file` for the whole file."""
+    name = ""
     for part in path:
-        shown += f"[{part}]" if isinstance(part, int) else f".{one_line(part) or quoted(part)}"
-    return shown.removeprefix(".") or "file"
+        name += f"[{part}]" if isinstance(part, int) else f".{one_line(part) or quoted(part)}"
+    return name.removeprefix(".") or "file"
 
 
 def describe(value: object) -> str:
-    """What a value is, as the first half of a sentence about a field."""
+    """Return what a value is, as the first half of a sentence about a field."""
     if value is None:
         return "is empty"
     if isinstance(value, bool):
@@ -72,7 +72,7 @@ def describe(value: object) -> str:
     return "is a list" if isinstance(value, (list, tuple)) else "is a mapping"
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was most likely meant."""
-    found = difflib.get_close_matches(word[:_LONGEST_SHOWN].lower(), sorted(known), n=1, cutoff=0.6)
-    return found[0] if found else None
+def closest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that the user most likely meant; None if no choice is similar."""
+    matches = difflib.get_close_matches(word[:_MAX_LENGTH].lower(), sorted(choices), n=1, cutoff=0.6)
+    return matches[0] if matches else None

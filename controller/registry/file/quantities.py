@@ -15,7 +15,7 @@ _UNIT_BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 <
 
 
 def duration_s(value: object) -> float | None:
-    """The seconds of a written duration (a bare number is seconds), or None when it is none."""
+    """Return the seconds of a written duration (a bare number is seconds); None for anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -30,7 +30,7 @@ def duration_s(value: object) -> float | None:
 
 
 def size_bytes(value: object) -> int | None:
-    """The bytes of a written size (units of 1024, as in Docker; a bare number is bytes), or None when it is none."""
+    """Return the bytes of a written size (units of 1024, as in Docker; a bare number is bytes); None for others."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -42,7 +42,7 @@ def size_bytes(value: object) -> int | None:
 
 
 def write_size(size: int) -> str:
-    """The shortest exact way to write a number of bytes."""
+    """Return the shortest exact way to write a number of bytes."""
     for unit in "tgmk":
         if size and size % _UNIT_BYTES[unit] == 0:
             return f"{size // _UNIT_BYTES[unit]}{unit}"
@@ -50,7 +50,7 @@ def write_size(size: int) -> str:
 
 
 def write_duration(seconds: float) -> str:
-    """A duration of whole seconds as it is usually written."""
+    """Return a duration of whole seconds in its largest exact unit."""
     for unit in "dhm":
         if seconds and seconds % _UNIT_S[unit] == 0:
             return f"{seconds / _UNIT_S[unit]:.0f}{unit}"

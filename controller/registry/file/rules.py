@@ -1,4 +1,4 @@
-"""Rules for single values: each says what is wrong and what to write, and knows its own JSON schema."""
+"""Rules for single values: each says what is wrong and what to write, and has its own JSON schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rule:
 
 
 def refusal(value: object, write: str, why: str = "") -> ValueError:
-    """The sentence for a value that does not fit: what it is, why not, what to write."""
+    """Return the error for an invalid value: what the value is, why it is invalid, and what to write."""
     parts = [describe(value), why, f"write {write}" + (", or remove the key" if value is None else "")]
     return ValueError("; ".join(part for part in parts if part))
 
@@ -46,7 +46,7 @@ def _unquoted(value: object) -> str:
 
 
 def flag() -> Rule:
-    """true or false."""
+    """Return the rule for true and false."""
 
     def parse(value: object) -> bool:
         if not isinstance(value, bool):
@@ -57,7 +57,7 @@ def flag() -> Rule:
 
 
 def whole(low: int, high: int, *, example: int, why: str) -> Rule:
-    """A whole number within bounds; `why` is the reason of the bounds."""
+    """Return the rule for whole numbers within bounds; `why` is the reason for the bounds."""
 
     def parse(value: object) -> int:
         write = f"a whole number from {low} to {high}{_unquoted(value)}, such as {example}"
@@ -71,7 +71,7 @@ def whole(low: int, high: int, *, example: int, why: str) -> Rule:
 
 
 def number(low: float, high: float, *, example: float, why: str) -> Rule:
-    """A finite number within bounds."""
+    """Return the rule for finite numbers within bounds."""
 
     def parse(value: object) -> float:
         write = f"a number from {low:g} to {high:g}{_unquoted(value)}, such as {example:g}"
@@ -85,7 +85,7 @@ def number(low: float, high: float, *, example: float, why: str) -> Rule:
 
 
 def choice(*options: str) -> Rule:
-    """One word of a few."""
+    """Return the rule for one of a few words."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and value in options:
@@ -98,7 +98,7 @@ def choice(*options: str) -> Rule:
 
 
 def duration(low_s: float, high_s: float, *, example: str, why: str, zero: str = "") -> Rule:
-    """Seconds within bounds; `zero` is what 0 means where 0 is allowed below the lowest bound."""
+    """Return the rule for seconds within bounds; `zero` is the meaning of 0 if 0 is allowed below the lowest bound."""
     bounds = f"a duration from {write_duration(low_s)} to {write_duration(high_s)}, such as {example}"
     write = bounds + (f", or 0: {zero}" if zero else "")
 
@@ -118,7 +118,7 @@ def _or_seconds(pattern: str) -> str:
 
 
 def size(low_bytes: int, high_bytes: int, *, example: str, why: str, word: str | None = None) -> Rule:
-    """Bytes within bounds; None for the `word` that leaves the choice to Orchestrar."""
+    """Return the rule for bytes within bounds; `word` is read as None, which leaves the choice to Orchestrar."""
     bounds = f"a size from {write_size(low_bytes)} to {write_size(high_bytes)}, such as {example}"
     write = f"{word} or {bounds}" if word else bounds
 
@@ -139,9 +139,11 @@ def size(low_bytes: int, high_bytes: int, *, example: str, why: str, word: str |
 def text(
     write: str, *, longest: int, pattern: str = "", parse: Callable[[str], Any] = str, editor_pattern: str = ""
 ) -> Rule:
-    """Text that matches a pattern; `parse` may refuse it further by a ValueError of its own, which editors learn
-    as far as `editor_pattern` tells it."""
-    fits = re.compile(pattern or r"(?s).*")
+    """Return the rule for text that matches a pattern.
+
+    `parse` may raise a ValueError of its own for other texts; `editor_pattern` describes to editors which these are.
+    """
+    compiled_pattern = re.compile(pattern or r"(?s).*")
 
     def check(value: object) -> Any:
         if not isinstance(value, str):
@@ -149,14 +151,15 @@ def text(
         if len(value) > longest:
             raise refusal(value, write, f"longer than {longest} characters")
         if "\0" in value or not _encodable(value):
-            raise refusal(value, write, "it holds a character that no program can be given")
-        if not fits.fullmatch(value):
+            raise refusal(value, write, "it contains a character that cannot be passed to a program")
+        if not compiled_pattern.fullmatch(value):
             raise refusal(value, write)
         return parse(value)
 
     schema: dict[str, Any] = {"type": "string", "maxLength": longest}
-    shown = editor_pattern or pattern
-    return Rule(check, {**schema, "pattern": shown} if shown else schema)
+    if editor_pattern or pattern:
+        schema["pattern"] = editor_pattern or pattern
+    return Rule(check, schema)
 
 
 def _encodable(value: str) -> bool:
@@ -168,7 +171,7 @@ def _encodable(value: str) -> bool:
 
 
 def one_or_many(rule: Rule, *, most: int, write: str) -> Rule:
-    """One value or a list of a few, always kept as a tuple."""
+    """Return the rule for one value or a list of up to `most`; the result is always a tuple."""
 
     def parse(value: object) -> tuple[Any, ...]:
         values: Sequence[object] = value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""Plain values → the pydantic classes, with every error as a sentence."""
+"""Plain values → the pydantic classes, or a sentence for every error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_ERRORS = 200
 
 
 def shape(value: object) -> tuple[ModelsFile | None, list[Finding]]:
-    """The file's classes, or what is wrong with its keys and values."""
+    """Return the file as its class, or else what is wrong with its keys and values."""
     try:
         return ModelsFile.model_validate(value), []
     except ValidationError as error:
@@ -34,9 +34,9 @@ def _sentence(detail: ErrorDetails) -> str:
         return _unknown_key(path, detail["input"])
     if path == ("models",) and detail["input"] is None:
         return "is empty; write at least one model under it"
-    wanted = "a list, such as [first, second]" if kind == "tuple_type" else "a mapping, lines of `key: value`"
+    kind_name = "a list, such as [first, second]" if kind == "tuple_type" else "a mapping, lines of `key: value`"
     remove = ", or remove the key" if detail["input"] is None and path else ""
-    return f"{describe(detail['input'])}; write {wanted}{remove}"
+    return f"{describe(detail['input'])}; write {kind_name}{remove}"
 
 
 def _missing(path: KeyPath) -> str:
@@ -46,32 +46,33 @@ def _missing(path: KeyPath) -> str:
 
 
 def _unknown_key(path: KeyPath, value: object) -> str:
-    known = _class_at(path[:-1]).model_fields
+    fields = _class_at(path[:-1]).model_fields
     word = str(path[-1])
-    elsewhere = [name for name, part in _parts(known) if word in part.model_fields]
+    elsewhere = [name for name, part in _parts(fields) if word in part.model_fields]
     if len(path) == 1 and isinstance(value, dict) and "source" in value:
         elsewhere = ["models"]
     if elsewhere:
         return f"is not known here; write it under `{elsewhere[0]}:`"
-    guess = closest(word, known)
+    guess = closest(word, fields)
     if guess:
         return f"is not known; did you mean {guess}?"
-    return f"is not known; write one of {', '.join(known)}"
+    return f"is not known; write one of {', '.join(fields)}"
 
 
-def _parts(known: Mapping[str, Any]) -> Iterator[tuple[str, type[BaseModel]]]:
-    for name, info in known.items():
+def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, info in fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield name, info.annotation
 
 
 def _class_at(path: KeyPath) -> type[BaseModel]:
-    """The class of the mapping at this path of the file."""
-    found: type[BaseModel] = ModelsFile
+    """Return the class of the mapping at this path of the file."""
+    part_class: type[BaseModel] = ModelsFile
     for part in path:
-        annotation = found.model_fields[part].annotation if part in found.model_fields else None
+        info = part_class.model_fields.get(str(part))
+        annotation = info.annotation if info else None
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found = annotation
+            part_class = annotation
         elif part == "models" and annotation is not None:
-            found = get_args(annotation)[1]
-    return found
+            part_class = get_args(annotation)[1]
+    return part_class

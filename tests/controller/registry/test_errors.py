@@ -1,4 +1,4 @@
-"""What a wrong models.yaml gets: every mistake, one line each, and never any other exception."""
+"""Reading a wrong models.yaml: every mistake on a line of its own, and no other exception than ConfigInvalid."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 
 
 def problems(path: Path) -> list[str]:
-    with pytest.raises(ConfigInvalid) as refused:
+    with pytest.raises(ConfigInvalid) as error:
         load_registry(path, engines=ENGINES)
-    return refused.value.problems
+    return error.value.problems
 
 
 @pytest.mark.parametrize("case", sorted(path.stem for path in CORPUS.glob("*.yaml")))
@@ -32,8 +32,8 @@ def test_a_wrong_file_gets_exactly_these_lines(case: str, monkeypatch: pytest.Mo
     assert expected == problems(Path(f"{case}.yaml"))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """A missing file, a folder and a pipe get one clear line each, and the pipe blocks nobody."""
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A missing file, a folder and a pipe get one clear line each, and reading the pipe does not block."""
     missing, folder, pipe = tmp_path / "missing.yaml", tmp_path / "folder", tmp_path / "pipe"
     folder.mkdir()
     os.mkfifo(pipe)
@@ -43,7 +43,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    """A link that points to itself, and a name that no file can have, are problems and not tracebacks."""
+    """A link to itself and an impossible file name are problems, not tracebacks."""
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     for path in (loop, Path("a\0b"), tmp_path / ("x" * 5000)):
@@ -52,21 +52,21 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_without_the_right_to_read_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that the user may not read says how to allow it."""
+    """For a file that the user may not read the error says how to allow it."""
     path = tmp_path / "models.yaml"
     path.write_text("models: {}\n")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError
 
-    # root may read everything, so the refusal is staged.
+    # root may read everything, so the test raises the error itself.
     monkeypatch.setattr(Path, "open", refuse)
     (line,) = problems(path)
     assert line.endswith("file: cannot be read; give your user the right to read it (chmod u+r)")
 
 
-def test_a_file_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    """More than 1 MiB is no registry."""
+def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
+    """A file of more than 1 MiB is not read."""
     path = tmp_path / "models.yaml"
     path.write_bytes(b"#" * (1 << 20) + b"\n")
     assert [f"{path}:1: file: is larger than 1 MiB; write a shorter file"] == problems(path)
@@ -79,13 +79,13 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
     assert list(load_registry(path, engines=ENGINES).models) == ["one"]
 
 
-def test_an_automatic_engine_must_exist_too(tmp_path: Path) -> None:
-    """`auto` stands for an engine that has to be there."""
+def test_the_automatic_engine_must_exist(tmp_path: Path) -> None:
+    """`auto` is an error if the engine that it stands for does not exist."""
     path = tmp_path / "models.yaml"
     path.write_text("models:\n  one: {source: hf://owner/name}\n")
-    with pytest.raises(ConfigInvalid) as refused:
+    with pytest.raises(ConfigInvalid) as error:
         load_registry(path, engines=shipped("llamacpp"))
-    assert [f'{path}:2: models.one.engine: "auto" is no engine here; write one of llamacpp'] == refused.value.problems
+    assert [f'{path}:2: models.one.engine: "auto" is no engine here; write one of llamacpp'] == error.value.problems
 
 
 def check_text(path: Path, content: bytes) -> None:
@@ -93,8 +93,8 @@ def check_text(path: Path, content: bytes) -> None:
     lines = []
     try:
         load_registry(path, engines=ENGINES)
-    except ConfigInvalid as refused:
-        lines = refused.problems or ["a refusal without a reason"]
+    except ConfigInvalid as error:
+        lines = error.problems or ["an error without a reason"]
     assert all(line.startswith(f"{path}:") and line.isprintable() for line in lines)
 
 
@@ -140,7 +140,7 @@ MARKS += [
 @given(st.text())
 @example("models: {a: {source: ")
 @example('"\\ud800"')
-def test_any_text_loads_or_is_refused(tmp_path: Path, text: str) -> None:
+def test_any_text_loads_or_is_an_error(tmp_path: Path, text: str) -> None:
     """No text raises anything but ConfigInvalid, whose lines are single printable lines."""
     check_text(tmp_path / "models.yaml", text.encode("utf-8", "surrogatepass"))
 
@@ -151,13 +151,13 @@ def test_any_text_loads_or_is_refused(tmp_path: Path, text: str) -> None:
 @example('models: {one: {source: hf://o/n, env: {A: "\\ud800"}, stop: 1}}')
 @example("models: {one: {source: hf://o/n, port: " + "9" * 6000 + "}}")
 @example("models: {one: {source: hf://o/n, env: {'[key]': 1}}}")
-def test_anything_like_yaml_loads_or_is_refused(tmp_path: Path, text: str) -> None:
+def test_anything_like_yaml_loads_or_is_an_error(tmp_path: Path, text: str) -> None:
     """Pieces of YAML in any order raise nothing but ConfigInvalid."""
     check_text(tmp_path / "models.yaml", text.encode())
 
 
 @one_file
 @given(st.binary())
-def test_any_bytes_load_or_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_any_bytes_load_or_are_an_error(tmp_path: Path, content: bytes) -> None:
     """No bytes raise anything but ConfigInvalid."""
     check_text(tmp_path / "models.yaml", content)

@@ -1,4 +1,4 @@
-"""What editors and readers are told of models.yaml: its schema and its documentation."""
+"""The schema of models.yaml for editors, and its documentation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from controller.registry.file.json_schema import SCHEMA_PATH, main, schema_text
 from controller.settings import ROOT
 from tests.engines import shipped
 
-SHIPPED = ROOT / "config" / "models.yaml"
+SHIPPED_FILE = ROOT / "config" / "models.yaml"
 DOCS = ROOT / "docs" / "models-yaml.md"
 
 
 def test_the_shipped_file_names_its_schema_for_editors() -> None:
     """The first line points editors at the schema beside the file."""
-    first = SHIPPED.read_text(encoding="utf-8").splitlines()[0]
+    first = SHIPPED_FILE.read_text(encoding="utf-8").splitlines()[0]
     assert first == "# yaml-language-server: $schema=./models.schema.json"
 
 
 def test_the_schema_file_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    """The committed schema is what the classes generate."""
+    """The committed schema is the one that the classes generate."""
     assert schema_text() == SCHEMA_PATH.read_text(encoding="utf-8")
     assert main(["--check"]) == 0
     assert main(["--chek"]) == 2
@@ -42,9 +42,9 @@ def schema_errors(value: Any) -> list[str]:
 
 
 def test_editors_accept_the_shipped_file_and_mark_mistakes() -> None:
-    """The schema is valid, takes the shipped file, and refuses wrong ids, keys, types, durations and sizes."""
+    """The schema is valid, accepts the shipped file, and rejects wrong ids, keys, types, durations and sizes."""
     jsonschema.Draft7Validator.check_schema(json.loads(schema_text()))
-    assert schema_errors(yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))) == []
+    assert schema_errors(yaml.safe_load(SHIPPED_FILE.read_text(encoding="utf-8"))) == []
     wrong = {"port": "8001", "idle_timeout": "soon", "resources": {"memory": "4 gigs"}, "env": {"HF_TOKEN": "x"}}
     for key, value in wrong.items():
         assert schema_errors({"models": {"a": {"source": "hf://o/n", key: value}}}), key
@@ -54,9 +54,9 @@ def test_editors_accept_the_shipped_file_and_mark_mistakes() -> None:
 
 @pytest.mark.parametrize("part", [ModelsFile, DefaultsPart, ModelPart, ResourcesPart, GenerationPart])
 def test_every_key_is_documented(part: type[BaseModel]) -> None:
-    """docs/models-yaml.md has a table row for each key that the file may hold."""
-    documented = DOCS.read_text(encoding="utf-8")
-    rows = [line.split("|")[1] for line in documented.splitlines() if line.startswith("| `")]
+    """docs/models-yaml.md has a table row for each key that the file may have."""
+    page = DOCS.read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     keys = set(re.findall(r"`([a-z0-9_]+)`", "".join(rows)))
     assert set(part.model_fields) <= keys
 
@@ -69,6 +69,5 @@ def test_the_examples_of_the_documentation_load(tmp_path: Path) -> None:
         path = tmp_path / "models.yaml"
         path.write_text(example, encoding="utf-8")
         load_registry(path, engines=shipped("transformers"))
-    shown = set(re.findall(r"\b([a-z0-9_]+):", examples[-1]))
-    unshown = (set(ModelsFile.model_fields) | set(ModelPart.model_fields)) - shown
-    assert unshown == set()
+    keys = set(re.findall(r"\b([a-z0-9_]+):", examples[-1]))
+    assert set() == (set(ModelsFile.model_fields) | set(ModelPart.model_fields)) - keys

@@ -13,7 +13,7 @@ from controller.registry.source_ref import HubSource, PypiSource
 from controller.settings import ROOT
 from tests.engines import shipped
 
-SHIPPED = ROOT / "config" / "models.yaml"
+SHIPPED_FILE = ROOT / "config" / "models.yaml"
 ENGINES = shipped("transformers", "llamacpp")
 
 
@@ -24,14 +24,14 @@ def load(folder: Path, text: str) -> Registry:
 
 
 def one(folder: Path, lines: str) -> ModelSpec:
-    """The spec of a single model with further lines under it."""
+    """Return the spec of a model with these further lines."""
     indented = "".join(f"    {line}\n" for line in lines.splitlines())
     return load(folder, f"models:\n  one:\n    source: hf://owner/name\n{indented}").models["one"]
 
 
-def test_the_shipped_file_holds_the_two_models() -> None:
-    """The file in the repository loads, and has the default model first."""
-    registry = load_registry(SHIPPED, engines=shipped("openvino", "transformers"))
+def test_the_shipped_file_has_two_models() -> None:
+    """The file in the repository loads, and its first model is the default one."""
+    registry = load_registry(SHIPPED_FILE, engines=shipped("openvino", "transformers"))
     assert list(registry.models) == ["smollm2-135m", "tiny-llama"]
     assert registry.memory_budget_bytes is None
     small, tiny = registry.models.values()
@@ -41,7 +41,7 @@ def test_the_shipped_file_holds_the_two_models() -> None:
     assert ("bfloat16", Resources(cpus=2.0, memory_bytes=4 << 30)) == (tiny.dtype, tiny.resources)
 
 
-def test_a_model_needs_its_source_only(tmp_path: Path) -> None:
+def test_a_model_needs_only_its_source(tmp_path: Path) -> None:
     """All but the source has a default, and the spec's own defaults are the same; `auto` chooses the engine."""
     assert ModelSpec(id="one", source=HubSource("owner/name"), engine="transformers") == one(tmp_path, "")
 
@@ -99,7 +99,7 @@ min_residency: 0.5s""",
 
 
 def test_a_models_own_times_win_over_the_files_defaults(tmp_path: Path) -> None:
-    """The file's defaults fill what a model leaves out, an own 0 included in what it says."""
+    """The file's defaults apply where a model has no value of its own; a 0 is such a value."""
     registry = load(
         tmp_path,
         "defaults: {idle_timeout: 1m, max_wait: 5s}\n"
@@ -114,8 +114,8 @@ def test_a_models_own_times_win_over_the_files_defaults(tmp_path: Path) -> None:
     assert registry.defaults.idle_timeout_s == 60.0
 
 
-def test_ids_are_the_written_text(tmp_path: Path) -> None:
-    """An id that YAML would read as a number, a boolean or nothing stays the text in the file."""
+def test_an_id_is_the_text_in_the_file(tmp_path: Path) -> None:
+    """An id that YAML would read as a number, a boolean or nothing stays that text."""
     text = "models:\n" + "".join(f"  {name}: {{source: hf://o/n}}\n" for name in ("123", "null", "1.0", "true", "0x1"))
     assert list(load(tmp_path, text).models) == ["123", "null", "1.0", "true", "0x1"]
 
@@ -134,7 +134,7 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "size"),
+    ("text", "size"),
     [
         ("64m", 64 << 20),
         ("1.2g", 1288490188),
@@ -144,14 +144,14 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
         ('"1t"', 1 << 40),
     ],
 )
-def test_sizes_are_units_of_1024(tmp_path: Path, written: str, size: int) -> None:
-    """A size reads as Docker reads it."""
-    registry = load(tmp_path, f"memory_budget: {written}\nmodels: {{a: {{source: hf://o/n}}}}\n")
+def test_sizes_are_units_of_1024(tmp_path: Path, text: str, size: int) -> None:
+    """A size means what it means to Docker."""
+    registry = load(tmp_path, f"memory_budget: {text}\nmodels: {{a: {{source: hf://o/n}}}}\n")
     assert size == registry.memory_budget_bytes
 
 
 @pytest.mark.parametrize(
-    ("written", "seconds"),
+    ("text", "seconds"),
     [
         ("15m", 900),
         ("120s", 120),
@@ -163,35 +163,35 @@ def test_sizes_are_units_of_1024(tmp_path: Path, written: str, size: int) -> Non
         ("1.5s", 1.5),
     ],
 )
-def test_durations_are_seconds(tmp_path: Path, written: str, seconds: float) -> None:
+def test_durations_are_seconds(tmp_path: Path, text: str, seconds: float) -> None:
     """Each way to write a duration gives its seconds."""
-    assert seconds == one(tmp_path, f"idle_timeout: {written}").idle_timeout_s
+    assert seconds == one(tmp_path, f"idle_timeout: {text}").idle_timeout_s
 
 
 @pytest.mark.parametrize(
-    "written", ["", "m", "5 m", "1m1h", "1h1h", "-1s", ".5s", "1.5m", "٣s", "5M", "1e3s", "1:30", "1_000"]
+    "text", ["", "m", "5 m", "1m1h", "1h1h", "-1s", ".5s", "1.5m", "٣s", "5M", "1e3s", "1:30", "1_000"]
 )
-def test_other_text_is_no_duration(tmp_path: Path, written: str) -> None:
-    """What only resembles a duration is refused."""
+def test_other_text_is_no_duration(tmp_path: Path, text: str) -> None:
+    """Text that only resembles a duration is an error."""
     with pytest.raises(ConfigInvalid, match=re.escape("models.one.idle_timeout: is the text")):
-        one(tmp_path, f'idle_timeout: "{written}"')
+        one(tmp_path, f'idle_timeout: "{text}"')
 
 
 def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
-    """An id and an alias name the same model; another name lists the known ids and the closest."""
-    registry = load_registry(SHIPPED, engines=shipped("openvino", "transformers"))
+    """An id and an alias name the same model; the error for any other name lists the known ids and the closest one."""
+    registry = load_registry(SHIPPED_FILE, engines=shipped("openvino", "transformers"))
     assert registry.resolve("smollm2") is registry.resolve("smollm2-135m")
-    with pytest.raises(ModelNotFound) as unknown:
+    with pytest.raises(ModelNotFound) as error:
         registry.resolve("tiny-lama")
-    assert unknown.value.message == (
+    assert error.value.message == (
         'there is no model "tiny-lama" (did you mean tiny-llama?); known models: smollm2-135m, tiny-llama'
     )
-    assert unknown.value.param == "model_id"
+    assert error.value.param == "model_id"
 
 
 def test_the_registry_cannot_be_changed() -> None:
     """A registry is a value: models can be neither added nor replaced."""
-    registry = load_registry(SHIPPED, engines=shipped("openvino", "transformers"))
+    registry = load_registry(SHIPPED_FILE, engines=shipped("openvino", "transformers"))
     with pytest.raises(TypeError):
         registry.models["new"] = registry.models["tiny-llama"]  # type: ignore[index]
     with pytest.raises(AttributeError):
@@ -211,7 +211,7 @@ def test_the_registry_cannot_be_changed() -> None:
         ("{source: file:///m/model.gguf, engine: transformers}", "transformers"),
     ],
 )
-def test_auto_takes_the_fast_engine_where_it_fits(tmp_path: Path, lines: str, engine: str) -> None:
+def test_auto_means_the_fast_engine_for_what_it_can_load(tmp_path: Path, lines: str, engine: str) -> None:
     """GGUF and OpenVINO's own form are served by openvino on CPUs; everything else by transformers."""
     path = tmp_path / "models.yaml"
     path.write_text("models:\n  m:\n    " + lines + "\n")

@@ -1,4 +1,4 @@
-"""A changed models.yaml is followed: what changed and nothing else, and a broken one not at all."""
+"""Reloads of models.yaml: they apply what has changed and nothing else, and a broken file changes nothing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.fakes import make_spec
 
 
 class World:
-    """A reloader, the file that it reads, and a record of what it had done."""
+    """A reloader, the file that it reads, and a record of its actions."""
 
     def __init__(self) -> None:
         self.file: Registry | ConfigInvalid = registry("a", "b", "c")
         self.offered = OfferedModels(registry("a", "b", "c"))
-        self.taken = registry("a", "b", "c")
-        self.done: list[str] = []
+        self.in_force = registry("a", "b", "c")
+        self.actions: list[str] = []
         self.failure: DockerUnavailable | None = None
         self.write_failure: FilesUnwritable | None = None
         self.drifted_ids, self.outdated_ids = set[str](), set[str]()
@@ -30,8 +30,8 @@ class World:
             offered=self.offered,
             models=self,
             files=self,
-            remove_leftovers=lambda known: self.done.append(f"only {' '.join(known)}"),
-            take_templates=lambda: self.done.append("templates"),
+            remove_leftovers=lambda ids: self.actions.append(f"only {' '.join(ids)}"),
+            take_templates=lambda: self.actions.append("templates"),
         )
 
     def read(self) -> Registry:
@@ -45,15 +45,15 @@ class World:
         for model_id in model_ids:
             with pytest.raises(ModelNotFound):
                 self.offered.resolve(model_id)
-            assert model_id in self.taken.models
-        self.done.append(f"drop {' '.join(model_ids)}")
+            assert model_id in self.in_force.models
+        self.actions.append(f"drop {' '.join(model_ids)}")
 
     def change(self, models: Mapping[str, ModelSpec], /, *, remade: Collection[str]) -> None:
-        assert self.taken.models == models
-        self.done.append(f"change {' '.join(models)}, remake {' '.join(remade)}")
+        assert self.in_force.models == models
+        self.actions.append(f"change {' '.join(models)}, remake {' '.join(remade)}")
 
     def reopen(self) -> None:
-        self.done.append("reopen")
+        self.actions.append("reopen")
 
     def drifted(self) -> set[str]:
         if self.failure is not None:
@@ -67,16 +67,16 @@ class World:
         return {spec.id: f"{spec.port} {spec.env}" for spec in registry.models.values()}
 
     def ports(self) -> dict[str, int]:
-        return {spec.id: spec.port or 8001 + number for number, spec in enumerate(self.taken.models.values())}
+        return {spec.id: spec.port or 8001 + number for number, spec in enumerate(self.in_force.models.values())}
 
     def deploy(self, registry: Registry, /) -> None:
         if self.write_failure is not None:
             raise self.write_failure
-        self.taken = registry
+        self.in_force = registry
 
 
-def registry(*ids: str, **changed: ModelSpec) -> Registry:
-    specs = {model_id: changed.get(model_id) or make_spec(model_id) for model_id in ids}
+def registry(*ids: str, **changes: ModelSpec) -> Registry:
+    specs = {model_id: changes.get(model_id) or make_spec(model_id) for model_id in ids}
     return Registry(models=specs)
 
 
@@ -86,15 +86,15 @@ def world() -> World:
 
 
 class TestReload:
-    def test_each_model_is_treated_as_it_changed(self, world: World) -> None:
-        """A new one is there at once. A removed one is no longer offered, ends, and goes before the Compose file does
-        without it; of the rest only those whose service changed are made anew."""
+    def test_each_model_is_treated_by_its_change(self, world: World) -> None:
+        """A new one exists at once. A removed one is no longer offered, then stopped, and removed before the Compose
+        file loses it. Of the others only those whose service has changed are restarted."""
         world.file = registry("b", "c", "d", b=make_spec("b", env={"X": "1"}), c=make_spec("c", idle_timeout_s=5.0))
         expected = Changes(added=("d",), removed=("a",), remade=("b",), adjusted=("c",))
         assert world.reloader.reload(dry_run=True) == expected
-        assert world.done == []
+        assert world.actions == []
         assert world.reloader.reload() == expected
-        assert world.done == [
+        assert world.actions == [
             "templates",
             "change a b c d, remake ",
             "drop a",
@@ -104,80 +104,81 @@ class TestReload:
         assert list(world.offered.models) == ["b", "c", "d"]
 
     def test_a_broken_file_changes_nothing(self, world: World) -> None:
-        """The old one stays in force and the mistakes are kept to be shown, until the file is right again."""
+        """The old one stays in force, and `problems` has the mistakes until the file is valid again."""
         world.file = ConfigInvalid(["models.yaml:3: bad"])
         with pytest.raises(ConfigInvalid):
             world.reloader.reload()
-        assert world.done == []
+        assert world.actions == []
         assert list(world.reloader.problems) == ["models.yaml:3: bad"]
         world.file = registry("a", "b", "c")
         assert world.reloader.reload() == Changes(unchanged=("a", "b", "c"))
         assert world.reloader.problems == ()
 
-    def test_a_dry_run_leaves_no_mark(self, world: World) -> None:
+    def test_a_dry_run_changes_nothing(self, world: World) -> None:
+        """Its errors are not among the `problems`."""
         world.file = ConfigInvalid(["bad"])
         with pytest.raises(ConfigInvalid):
             world.reloader.reload(dry_run=True)
         assert world.reloader.problems == ()
 
     def test_a_model_that_cannot_be_stopped_stays(self, world: World) -> None:
-        """With Docker away the old registry stays in force as a whole, and another try finishes it."""
+        """With Docker unreachable the whole old registry stays in force, and a new attempt completes the reload."""
         world.file = registry("b", "c")
         world.failure = DockerUnavailable("away")
         with pytest.raises(DockerUnavailable):
             world.reloader.reload(cures_drift=False)
         assert world.offered.resolve("a").id == "a"
-        assert "reopen" in world.done
+        assert "reopen" in world.actions
         world.failure = None
         assert world.reloader.reload().removed == ("a",)
 
     def test_what_cannot_be_written_is_not_in_force(self, world: World) -> None:
-        """Requests, models and the Compose file go on together by the old one, and another try finds the same to do."""
+        """Requests, models and the Compose file all keep the old one, and a new attempt finds the same changes."""
         world.file = registry("b", "c", "d", b=make_spec("b", env={"X": "1"}))
         world.write_failure = FilesUnwritable("the disk is full")
         with pytest.raises(FilesUnwritable):
             world.reloader.reload()
-        assert world.done == ["templates"]
+        assert world.actions == ["templates"]
         assert list(world.offered.models) == ["a", "b", "c"]
         world.write_failure = None
         assert world.reloader.reload() == Changes(added=("d",), removed=("a",), remade=("b",), unchanged=("c",))
 
     def test_a_new_model_takes_over_a_port_when_it_is_free(self, world: World) -> None:
-        """A renamed model keeps its `port:`; until the old one has left it, the new one serves on another."""
+        """A renamed model keeps its `port:`; while its old name still uses the port, it serves on another one."""
         world.file = registry("a", "b", "d", d=make_spec("d", port=8003))
         assert world.reloader.reload().added == ("d",)
-        assert world.done[1] == "change a b c d, remake "
-        assert world.done[-1] == "change a b d, remake d"
-        assert world.taken.models["d"].port == 8003
+        assert world.actions[1] == "change a b c d, remake "
+        assert world.actions[-1] == "change a b d, remake d"
+        assert world.in_force.models["d"].port == 8003
 
-    def test_an_automatic_port_that_is_written_down_is_left(self, world: World) -> None:
-        """Its model gets another one, and is made anew so that the port is free for the one that names it."""
+    def test_an_automatic_port_goes_to_the_model_that_names_it(self, world: World) -> None:
+        """The model that had the port automatically is restarted on another one."""
         world.file = registry("a", "b", "c", a=make_spec("a", port=world.ports()["b"]))
         assert {"a", "b"} == set(world.reloader.reload().remade)
 
-    def test_drift_is_cured_by_whoever_asks_for_a_reload(self, world: World) -> None:
-        """Another image or template makes a running model anew then, and never because the file was looked at."""
+    def test_drift_is_cured_by_an_explicit_reload(self, world: World) -> None:
+        """Then a changed image or template restarts a running model; a reload by the file watch never does."""
         world.drifted_ids, world.outdated_ids = {"b"}, {"c"}
         world.reloader.follow()
-        assert world.done[-1] == "change a b c, remake "
+        assert world.actions[-1] == "change a b c, remake "
         assert world.reloader.reload(dry_run=True).remade == ("b", "c")
         assert world.reloader.reload().remade == ("b", "c")
-        assert world.done[-1] == "change a b c, remake b c"
+        assert world.actions[-1] == "change a b c, remake b c"
 
 
 class TestFollowing:
-    def test_what_needs_no_docker_is_followed_without(self, world: World) -> None:
-        """A model that is new, or whose container stays, is none of Docker's business."""
+    def test_changes_that_need_no_docker_are_applied_without_it(self, world: World) -> None:
+        """A new model, and one whose container stays, needs no answer of Docker's."""
         world.file = registry("a", "b", "c", "d", b=make_spec("b", idle_timeout_s=5.0))
         world.failure = DockerUnavailable("away")
         world.reloader.follow()
         assert world.reloader.problems == ()
         assert list(world.offered.models) == ["a", "b", "c", "d"]
-        assert not any(done.startswith("only") for done in world.done)
+        assert not any(action.startswith("only") for action in world.actions)
 
     @pytest.mark.parametrize("what", ["failure", "write_failure", "file"])
-    def test_every_failure_is_shown_until_it_is_over(self, world: World, what: str) -> None:
-        """Whatever keeps the file from being in force, `/health` has it."""
+    def test_every_failure_is_a_problem_until_it_is_over(self, world: World, what: str) -> None:
+        """`problems`, which `/health` shows, has every reason why the file is not in force."""
         right = registry("b", "c")
         world.file = right
         errors = {
@@ -196,54 +197,54 @@ class TestFollowing:
 
 
 class TestFileWatch:
-    def test_a_change_is_told_once_it_rests(self, tmp_path: Path) -> None:
-        """Not while the file is being written or replaced, and once for each change; that it is gone is one, too."""
-        told: list[str] = []
+    def test_a_change_is_reported_once_it_is_complete(self, tmp_path: Path) -> None:
+        """Each change is reported once, after the file was written or replaced; its removal is a change, too."""
+        reports: list[str] = []
         path = tmp_path / "models.yaml"
         path.write_text("one")
-        watch = FileWatch(path, stamp_of(path), lambda: told.append(path.read_text() if path.exists() else "gone"))
+        watch = FileWatch(path, stamp_of(path), lambda: reports.append(path.read_text() if path.exists() else "gone"))
         watch.look()
         for text in ("half", "half and more", "whole file"):
             path.write_text(text)
             watch.look()
-        assert told == []
+        assert reports == []
         watch.look()
         watch.look()
-        assert told == ["whole file"]
+        assert reports == ["whole file"]
         path.unlink()
         watch.look()
         path.write_text("replaced")
         for _ in range(3):
             watch.look()
-        assert told == ["whole file", "replaced"]
+        assert reports == ["whole file", "replaced"]
         path.unlink()
         for _ in range(3):
             watch.look()
         path.write_text("it is back")
         watch.look()
         watch.look()
-        assert told == ["whole file", "replaced", "gone", "it is back"]
+        assert reports == ["whole file", "replaced", "gone", "it is back"]
 
-    def test_a_change_before_the_watch_began_is_told(self, tmp_path: Path) -> None:
-        """What counts is what the file was when it was last read."""
-        told: list[str] = []
+    def test_a_change_before_the_start_of_the_watch_is_reported(self, tmp_path: Path) -> None:
+        """The watch compares with the file as it was last read."""
+        reports: list[str] = []
         path = tmp_path / "models.yaml"
         path.write_text("as it was read")
         read = stamp_of(path)
         path.write_text("changed during the start")
-        watch = FileWatch(path, read, lambda: told.append(path.read_text()))
+        watch = FileWatch(path, read, lambda: reports.append(path.read_text()))
         watch.look()
         watch.look()
-        assert told == ["changed during the start"]
+        assert reports == ["changed during the start"]
 
-    def test_a_change_that_could_not_be_followed_is_told_again(self, tmp_path: Path) -> None:
-        """Every ten looks, until it could."""
-        pending, told = [True], list[str]()
-        watch = FileWatch(tmp_path, stamp_of(tmp_path), lambda: told.append("again"), lambda: pending[0])
+    def test_a_change_that_could_not_be_applied_is_reported_again(self, tmp_path: Path) -> None:
+        """It is reported every ten looks until it could be applied."""
+        pending, reports = [True], list[str]()
+        watch = FileWatch(tmp_path, stamp_of(tmp_path), lambda: reports.append("again"), lambda: pending[0])
         for _ in range(20):
             watch.look()
-        assert told == ["again", "again"]
+        assert reports == ["again", "again"]
         pending[0] = False
         for _ in range(20):
             watch.look()
-        assert told == ["again", "again"]
+        assert reports == ["again", "again"]

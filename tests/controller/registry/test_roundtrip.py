@@ -1,4 +1,4 @@
-"""Any valid configuration, written as YAML, loads to the values that were meant."""
+"""Any valid configuration, written as YAML, loads to the values that it describes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
 DEFAULT_TIMES = {"idle_timeout": 900.0, "start_timeout": 120.0, "max_wait": 60.0, "min_residency": 10.0}
 
 ids = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}(\.[a-z0-9])?", fullmatch=True)
-# PyYAML's own dumper loses the three rare line breaks where it writes them unescaped.
+# PyYAML's own dumper loses these three rare line breaks if it writes them unescaped.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\x85\u2028\u2029"), max_size=30)
 env_names = st.from_regex(r"[A-Z_][A-Z0-9_]{0,12}", fullmatch=True).filter(
     lambda name: not name.startswith(("HF_", "ORCHESTRAR_"))
@@ -70,7 +70,7 @@ models = st.fixed_dictionaries(
 
 @st.composite
 def files(draw: st.DrawFn) -> dict[str, Any]:
-    """A whole valid file: models with unique ids, aliases and ports, and perhaps defaults."""
+    """Return a valid file: models with unique ids, aliases and ports, and perhaps defaults."""
     names = draw(st.lists(ids, min_size=1, max_size=6, unique=True))
     count = draw(st.integers(1, len(names)))
     parts: dict[str, dict[str, Any]] = {name: draw(models) for name in names[:count]}
@@ -98,12 +98,12 @@ def size(value: int | str | None) -> int | None:
     return value
 
 
-def meant(name: str, part: dict[str, Any], defaults: dict[str, Any]) -> ModelSpec:
-    """The spec, worked out apart from the code under test."""
+def expected_spec(name: str, part: dict[str, Any], defaults: dict[str, Any]) -> ModelSpec:
+    """Return the spec, computed without the code under test."""
     same = {key: part[key] for key in part if key in ModelSpec.__dataclass_fields__}
     same.update({key: tuple(same[key]) for key in ("aliases", "args") if key in same})
-    wanted = {**DEFAULT_TIMES, **{key: seconds(value) for key, value in defaults.items()}}
-    wanted.update({key: seconds(part[key]) for key in TIMES if key in part})
+    times = {**DEFAULT_TIMES, **{key: seconds(value) for key, value in defaults.items()}}
+    times.update({key: seconds(part[key]) for key in TIMES if key in part})
     given_generation = dict(part.get("generation", {}))
     stop = given_generation.pop("stop", [])
     resources = part.get("resources", {})
@@ -115,19 +115,19 @@ def meant(name: str, part: dict[str, Any], defaults: dict[str, Any]) -> ModelSpe
             cpus=resources.get("cpus", 2.0), memory_bytes=size(resources.get("memory")), gpus=resources.get("gpus", 0)
         ),
     }
-    same |= {f"{key}_s": value for key, value in wanted.items()}
+    same |= {f"{key}_s": value for key, value in times.items()}
     return ModelSpec(id=name, **same)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(files(), st.booleans(), st.booleans())
 def test_a_valid_file_survives_dump_and_load(tmp_path: Path, file: dict[str, Any], flow: bool, unicode: bool) -> None:
-    """Whatever the style it is written in, each valid configuration loads to equal values; editors accept it too."""
+    """In each style of writing, a valid configuration loads to equal values, and the schema accepts it."""
     path = tmp_path / "models.yaml"
     text = yaml.safe_dump(file, default_flow_style=flow, allow_unicode=unicode, sort_keys=False)
     path.write_text(text, encoding="utf-8", newline="")
     registry = load_registry(path, engines=ENGINES)
-    expected = {name: meant(name, part, file.get("defaults", {})) for name, part in file["models"].items()}
+    expected = {name: expected_spec(name, part, file.get("defaults", {})) for name, part in file["models"].items()}
     assert expected == dict(registry.models)
     assert list(expected) == list(registry.models)
     assert [error.message for error in VALIDATOR.iter_errors(file)] == []

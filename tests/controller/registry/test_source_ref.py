@@ -1,4 +1,4 @@
-"""Sources: their text form, and what is refused."""
+"""Sources: their text form, and which texts are errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES: dict[str, SourceRef] = {
     "https://host:8443/a/b.gguf?download=true": HttpsSource("https://host:8443/a/b.gguf?download=true"),
 }
 
-REFUSED = {
+MISTAKES = {
     "": "is empty",
     " hf://owner/name": "begins or ends with a space",
     "hf://owner/na\nme": "cannot be printed",
@@ -74,9 +74,9 @@ REFUSED = {
     "https://host:0/file": "port is 0",
     "https://[host/file": "not valid",
     "https://host/a/../b": "'..' segment",
-    "https://host/a/%2e%2e/b": "hides",
-    "https://host/a%00b": "hides",
-    "https://host/a%5cb": "hides",
+    "https://host/a/%2e%2e/b": "encoded '..'",
+    "https://host/a%00b": "encoded '..'",
+    "https://host/a%5cb": "encoded '..'",
     "https://host/file#part": "fragment",
     "https://host/a b": "percent-encode",
     "https://höst/file": "percent-encode",
@@ -85,22 +85,22 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", SOURCES)
 def test_a_source_reads_and_writes_as_the_same_text(text: str) -> None:
-    """Each form is parsed into its value, whose text form is what was parsed."""
+    """Each form is parsed into its value, whose text form is the same text."""
     assert SOURCES[text] == parse_source(text)
     assert text == str(parse_source(text))
 
 
 def test_a_folder_may_end_with_a_slash() -> None:
-    """The last slash of a folder carries no meaning."""
+    """The last slash of a folder has no meaning."""
     assert FileSource(Path("/data/model")) == parse_source("file:///data/model/")
 
 
-@pytest.mark.parametrize("text", REFUSED)
+@pytest.mark.parametrize("text", MISTAKES)
 def test_a_wrong_source_says_what_to_write(text: str) -> None:
-    """Each refusal is one line that names the mistake and a way out."""
-    with pytest.raises(ValueError, match=re.escape(REFUSED[text])) as refused:
+    """Each error is one line that names the mistake and what to write."""
+    with pytest.raises(ValueError, match=re.escape(MISTAKES[text])) as error:
         parse_source(text)
-    message = str(refused.value)
+    message = str(error.value)
     assert "write" in message or "remove" in message or "percent-encode" in message
     assert message.isprintable()
 
@@ -109,7 +109,7 @@ def test_a_wrong_source_says_what_to_write(text: str) -> None:
     st.sampled_from(["", "pypi://", "hf://", "file://", "file:///", "https://", "pypi://a==1/", "hf://o/n@"]), st.text()
 )
 def test_any_text_is_a_source_or_a_value_error(start: str, rest: str) -> None:
-    """No text raises anything but ValueError, and what parses parses again to an equal value without `..` or NUL."""
+    """No text raises anything but ValueError, and the text form of a source is an equal source, without `..` or NUL."""
     try:
         source = parse_source(start + rest)
     except ValueError:

@@ -155,7 +155,7 @@ class Interleavings(RuleBasedStateMachine):
 
         What an earlier one could not do is tried again with it.
         """
-        if self.reloader._turn.locked():
+        if self.reloader._reload_lock.locked():
             return
         specs = dict(self.specs)
         for model_id, change in changed.items():
@@ -171,7 +171,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def reload_as_is(self) -> None:
         """Take the file as it is into force: what an earlier one could not do, or nothing."""
-        if self.reloader._turn.locked():
+        if self.reloader._reload_lock.locked():
             return
         reloading = self.submit(self.reloader.reload)
         for model_id in NEEDS:

@@ -18,8 +18,8 @@ from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
     "controller/registry/reload.py",
-    "if was[m] != will_be[m] or",
-    "if m in was or",
+    "if old_services[m] != new_services[m] or",
+    "if m in old_services or",
     "test_f9_only_what_changed_is_made_anew",
 )
 # What stands in the file, and the lines that are named.
