@@ -23,7 +23,7 @@ from runner.engine import (
 )
 from runner.engines.chat_template import template_messages, template_tools, tool_syntax
 from runner.engines.detokenizer import Detokenizer
-from runner.engines.sampling_defaults import encoded_request
+from runner.engines.sampling_defaults import encode_request
 from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
 from runner.engines.transformers.pretrained import LOCAL, load_config, load_model
@@ -91,7 +91,7 @@ class TransformersEngine:
             # A template writes the special tokens itself.
             tokens = tuple(self._tokenizer(text, add_special_tokens=not is_templated)["input_ids"])
         own = (request.sampling, self._settings.generation, self._model_defaults)
-        return encoded_request(tokens, self._context_length, *own)
+        return encode_request(tokens, self._context_length, *own)
 
     def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
         if self._loop is None:
