@@ -21,7 +21,7 @@ def encode_request(tokens: tuple[int, ...], context_length: int, *sources: Parti
     room = context_length - len(tokens)
     if room < 1:
         raise PromptInvalid(
-            f"The prompt has {len(tokens)} tokens and the context {context_length}; "
+            f"The prompt has {len(tokens)} tokens, but the context is {context_length}; "
             "shorten the prompt so that at least one token fits after it.",
             code="context_length_exceeded",
         )

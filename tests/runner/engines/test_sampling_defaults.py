@@ -16,7 +16,7 @@ def test_prompt_and_answer_fit_the_context(prompt: int, context: int, max_tokens
     tokens = tuple(range(prompt))
     asked = PartialSampling(max_tokens=max_tokens)
     if prompt >= context:
-        with pytest.raises(PromptInvalid, match=f"{prompt} tokens and the context {context}") as caught:
+        with pytest.raises(PromptInvalid, match=f"{prompt} tokens, but the context is {context}") as caught:
             encode_request(tokens, context, asked)
         assert caught.value.code == "context_length_exceeded"
     else:
