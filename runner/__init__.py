@@ -1,1 +1,1 @@
-"""The image that serves one model over HTTP; knows nothing of Docker."""
+"""The program in the image that serves one model over HTTP; it knows nothing of Docker."""

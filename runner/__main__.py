@@ -1,4 +1,4 @@
-"""`python -m runner`: serves the model. The image's default command."""
+"""`python -m runner`: serves the model. This is the image's default command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Runs gunicorn in this process; returns never."""
+    """Run gunicorn in this process; never return."""
     from gunicorn.app.wsgiapp import run
 
     config = Path(__file__).with_name("gunicorn_conf.py")

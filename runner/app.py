@@ -1,4 +1,4 @@
-"""What gunicorn calls in its worker: the model begins to load before anything of the server is imported."""
+"""The WSGI application for gunicorn's worker. The model starts to load before the server's modules are imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("runner")
 
 
 def application() -> Flask:
-    """The app, called after the fork; the model loads meanwhile in a thread of its own."""
+    """Return the app. Called after the fork; a thread of its own loads the model meanwhile."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     try:
         settings = read_settings()
@@ -27,12 +27,12 @@ def application() -> Flask:
     except EngineError as error:
         log.error("cannot serve: %s", error)
         os._exit(1)
-    # Not sys.exit: this is called from a thread, and the process must not go on without a model.
+    # Not sys.exit: a thread calls this, and the process must not continue without a model.
     loader = Loader(engine, on_failure=lambda _message: os._exit(1))
     loader.start()
     # Flask and pydantic take as long to import as the engine's library, and two imports at once wait for each other.
-    # What follows the library's spends its time outside of Python.
-    loader.imported.wait()
+    # After its import, the engine spends its time outside of Python.
+    loader.import_end.wait()
     from runner.api.routes import create_app
 
     return create_app(engine, settings, loader)

@@ -1,4 +1,4 @@
-"""Exit code 0 when the runner's /health is 200. Imports next to nothing: it runs every few seconds."""
+"""Exits with code 0 if the runner's /health is 200. Imports next to nothing, since it runs every few seconds."""
 
 import socket
 import sys
@@ -7,7 +7,7 @@ HOST, PORT, TIMEOUT_S = "127.0.0.1", 8000, 2.0
 
 
 def is_healthy(host: str = HOST, port: int = PORT) -> bool:
-    """Whether /health answers 200 within the time-out."""
+    """Tell whether /health answers 200 within the time-out."""
     try:
         with socket.create_connection((host, port), TIMEOUT_S) as connection:
             connection.settimeout(TIMEOUT_S)

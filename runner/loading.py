@@ -1,4 +1,4 @@
-"""Loads the engine in a thread of its own, and knows how far it is: what `/health` tells."""
+"""Loads the engine in a thread of its own, and tracks its progress for `/health`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from runner.engines.job import Job
 
 log = logging.getLogger("runner")
 
-# Between an engine's breakdown and the process's end: the requests that it met are answered in this time.
+# Between the engine's failure and the end of the process: time to answer the requests that it affects.
 LAST_WORDS_S = 1.0
 
 
 class Loader:
-    """Ready only once a real token was generated, or a text embedded. Its attributes may be read by any thread."""
+    """Ready only once the model has generated a token or embedded a text. Any thread may read its attributes."""
 
     def __init__(
         self,
@@ -33,19 +33,21 @@ class Loader:
         self.load_s: float | None = None
         self.capabilities: Capabilities | None = None
         self.failure: str | None = None
-        self.done = threading.Event()
-        # Set when the engine has its library, or has failed.
-        self.imported = threading.Event()
+        # Set when loading has succeeded or failed.
+        self.load_end = threading.Event()
+        # Set when the engine has imported its library or has failed.
+        self.import_end = threading.Event()
         self._engine = engine
-        self._failing = threading.Lock()
+        self._failure_lock = threading.Lock()
         self._on_failure = on_failure
         self._clock = clock
 
     def start(self) -> None:
-        """Begins to load; returns at once. `on_failure` gets one sentence if it fails, or if the engine later does."""
+        """Start loading; return at once. `on_failure` gets one sentence if loading fails, or the engine fails later."""
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def is_ready(self) -> bool:
+        """Tell whether the model can serve."""
         return self.capabilities is not None
 
     def _run(self) -> None:
@@ -53,12 +55,12 @@ class Loader:
             self._load()
         except EngineError as error:
             self._fail(str(error))
-        except Exception as error:  # The thread's outermost loop; the process must say what was thrown and end.
-            log.debug("load failed", exc_info=True)
+        except Exception as error:  # The thread's outermost handler: the process must report the error and end.
+            log.debug("could not load the model", exc_info=True)
             self._fail(f"{type(error).__name__}: {error}")
         finally:
-            self.imported.set()
-            self.done.set()
+            self.import_end.set()
+            self.load_end.set()
 
     def _load(self) -> None:
         started_s = self._clock()
@@ -68,7 +70,7 @@ class Loader:
             marks[phase] = self._clock()
             self.phase = phase
             if phase != "importing":
-                self.imported.set()
+                self.import_end.set()
 
         self._engine.load(on_phase)
         on_phase("warming")
@@ -81,7 +83,7 @@ class Loader:
             "first_token_s": round(ended_s - marks["warming"], 3),
         }
         self.load_s = round(ended_s - started_s, 3)
-        # Last, since it is what makes `is_ready` true.
+        # Last, since it makes `is_ready` true.
         self.capabilities = self._engine.capabilities()
         log.info("ready load_s=%s %s %s", self.load_s, self.phases_s, self.capabilities)
 
@@ -95,11 +97,11 @@ class Loader:
         self._engine.submit(request, job)
         job.whole_text()
         if job.completion_tokens < 1:
-            raise EngineError("the model generated no token")
+            raise EngineError("the model loaded but generated no token; choose another model")
 
     def fail_after_last_words(self, reason: str) -> None:
-        """Ends the process soon, since the engine can serve no more; what it met is answered before."""
-        with self._failing:
+        """End the process soon, since the engine can no longer serve; there is time to answer the affected requests."""
+        with self._failure_lock:
             if self.failure is None:
                 self.failure = reason
                 threading.Timer(LAST_WORDS_S, self._fail, (reason,)).start()

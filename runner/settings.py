@@ -13,15 +13,15 @@ from typing import Any
 from runner.engine import EngineError, PartialSampling
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-# What "auto" means on a CPU. Measured with SmolLM2-135M on two cores that have bfloat16 instructions: float32 takes
-# 31 ms for a token and 1.0 s for a prompt of 800, bfloat16 35 ms and 1.6 s, but half the memory.
+# The meaning of "auto" on a CPU. Measured with SmolLM2-135M on two cores with bfloat16 instructions: float32 takes
+# 31 ms a token and 1.0 s for a prompt of 800 tokens; bfloat16 takes 35 ms and 1.6 s, but half the memory.
 AUTO_CPU_DTYPE = "float32"
 TASKS = ("chat", "completion", "embedding")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerSettings:
-    """What the controller tells this container through its environment."""
+    """The controller's settings for this container, from its environment."""
 
     model_id: str
     model_path: Path
@@ -35,14 +35,14 @@ class RunnerSettings:
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> RunnerSettings:
-    """The settings in the environment. Raises EngineError that names the variable at fault."""
+    """Return the settings in the environment. Raises EngineError that names the variable at fault."""
     env = os.environ if environ is None else environ
     context = _number(env, "ORCHESTRAR_CONTEXT_LENGTH", 0)
     return RunnerSettings(
         model_id=env.get("ORCHESTRAR_MODEL_ID") or "model",
         model_path=Path(env.get("ORCHESTRAR_MODEL_PATH") or "/model"),
         engine=env.get("ORCHESTRAR_ENGINE") or "transformers",
-        # A container may be given half a core, a thread pool may not.
+        # A container may have half a core; a thread pool may not.
         cpus=max(1, math.ceil(_number(env, "ORCHESTRAR_CPUS", os.cpu_count() or 1))),
         dtype=_choice(env, "ORCHESTRAR_DTYPE", DTYPES),
         context_length=int(context) or None,
@@ -57,16 +57,16 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise EngineError(f"{name} is {text!r}, write a number") from None
+        raise EngineError(f"{name} is {text!r}; write a number") from None
     if not 0 <= value < 1e9:
-        raise EngineError(f"{name} is {text!r}, write a number from 0 up")
+        raise EngineError(f"{name} is {text!r}; write a number from 0 up")
     return value
 
 
 def _choice(env: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
     value = env.get(name) or choices[0]
     if value not in choices:
-        raise EngineError(f"{name} is {value!r}, write one of: {', '.join(choices)}")
+        raise EngineError(f"{name} is {value!r}; write one of: {', '.join(choices)}")
     return value
 
 
@@ -74,12 +74,12 @@ def _generation(text: str) -> PartialSampling:
     try:
         raw: Any = json.loads(text)
     except ValueError as error:
-        raise EngineError(f"ORCHESTRAR_GENERATION is no JSON: {error}") from None
+        raise EngineError(f"ORCHESTRAR_GENERATION is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise EngineError("ORCHESTRAR_GENERATION must be a JSON object of default parameters")
-    known = {item.name for item in fields(PartialSampling)}
-    if unknown := sorted(set(raw) - known):
-        raise EngineError(f"ORCHESTRAR_GENERATION has unknown keys: {', '.join(unknown)}")
+    names = {item.name for item in fields(PartialSampling)}
+    if unknown := sorted(set(raw) - names):
+        raise EngineError(f"ORCHESTRAR_GENERATION has unknown keys: {', '.join(unknown)}; remove them")
     stop = raw.get("stop")
     if stop is not None:
         raw["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)

@@ -1,10 +1,10 @@
-"""What a request asks of its answer, held against what the engine and the model can do: the one place that refuses."""
+"""Checks what a request demands of its answer against what the engine and the model can do; only this file refuses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from runner.api.errors import Refused
+from runner.api.errors import RequestRefused
 from runner.engine import Capabilities, Constraints, GenerationRequest, Tool, ToolSyntax
 from runner.grammar.json_schema import schema_rule
 from runner.grammar.rules import Rules, SchemaInvalid, json_text, literal
@@ -12,14 +12,14 @@ from runner.grammar.rules import Rules, SchemaInvalid, json_text, literal
 
 @dataclass(frozen=True)
 class _Form:
-    """How calls are written: each between `mark` and `end`, all between `first` and `last`."""
+    """How a model writes calls: each between `mark` and `end`, all between `first` and `last`."""
 
     arguments: str = "arguments"
     first: str = ""
     mark: str = ""
     end: str = ""
     between: str = ""
-    """Empty where a message has one call."""
+    """Empty if a message can have only one call."""
     last: str = ""
 
 
@@ -28,53 +28,54 @@ _FORMS: dict[ToolSyntax, _Form] = {
     "llama": _Form(arguments="parameters"),
     "mistral": _Form(first="[TOOL_CALLS][", between=", ", last="]"),
 }
-# A small model that has to call something seldom knows when to stop.
+# A small model that must call a tool seldom knows when to stop.
 MAX_FORCED_CALLS = 4
+NO_TOOLS = "this model's chat template does not support tools"
 
 
-def constrained(request: GenerationRequest, capabilities: Capabilities) -> GenerationRequest:
-    """The request with its grammar, where it needs one. Raises Refused that names the parameter."""
-    wanted = request.constraints
+def add_grammar(request: GenerationRequest, capabilities: Capabilities) -> GenerationRequest:
+    """Return the request, with a grammar if it needs one. Raises RequestRefused that names the parameter."""
+    constraints = request.constraints
     _refuse_impossible(request, capabilities)
-    if wanted.schema is None and not wanted.must_call:
+    if constraints.schema is None and not constraints.must_call:
         return request
     rules = Rules()
     roots = []
-    if wanted.schema is not None and not wanted.must_call:
+    if constraints.schema is not None and not constraints.must_call:
         try:
-            roots.append(schema_rule(rules, wanted.schema))
+            roots.append(schema_rule(rules, constraints.schema))
         except SchemaInvalid as error:
             raise _invalid("response_format", error) from None
-    if wanted.tools:
+    if constraints.tools:
         assert capabilities.tool_syntax is not None
-        roots.append(_calls(rules, wanted, capabilities.tool_syntax))
+        roots.append(_calls(rules, constraints, capabilities.tool_syntax))
     return replace(request, grammar=rules.grammar(" | ".join(roots)))
 
 
 def _refuse_impossible(request: GenerationRequest, capabilities: Capabilities) -> None:
-    wanted = request.constraints
+    constraints = request.constraints
     if capabilities.tool_syntax is None:
         for index, message in enumerate(request.messages):
             if message.tool_calls:
-                raise _unsupported(f"messages.{index}.tool_calls", "this model's chat template knows no tools")
-        if wanted.tools:
-            raise _unsupported("tools", "this model's chat template knows no tools")
+                raise _unsupported(f"messages.{index}.tool_calls", NO_TOOLS)
+        if constraints.tools:
+            raise _unsupported("tools", NO_TOOLS)
     if not capabilities.grammars:
-        why = f"the engine {capabilities.engine} cannot hold an answer to it (openvino can)"
-        if wanted.must_call:
+        why = f"the engine {capabilities.engine} cannot enforce it (openvino can)"
+        if constraints.must_call:
             raise _unsupported("tool_choice", why)
-        if wanted.schema is not None:
+        if constraints.schema is not None:
             raise _unsupported("response_format", why)
 
 
-def _calls(rules: Rules, wanted: Constraints, syntax: ToolSyntax) -> str:
-    """Calls as this model writes them: at least one, and no more than one where they are not to be parallel."""
+def _calls(rules: Rules, constraints: Constraints, syntax: ToolSyntax) -> str:
+    """Return an expression for calls in this model's syntax: exactly one unless parallel calls are allowed."""
     form = _FORMS[syntax]
     bodies = []
-    for index, tool in enumerate(wanted.tools):
-        if not wanted.must_call or tool.name in wanted.must_call:
+    for index, tool in enumerate(constraints.tools):
+        if not constraints.must_call or tool.name in constraints.must_call:
             try:
-                # A rule of its own, so that tools whose names begin alike are not merged.
+                # A separate rule, so that xgrammar does not merge tools whose names begin alike.
                 arguments = rules.add(_arguments(rules, tool))
             except SchemaInvalid as error:
                 raise _invalid(f"tools.{index}.function.parameters", error) from None
@@ -82,7 +83,7 @@ def _calls(rules: Rules, wanted: Constraints, syntax: ToolSyntax) -> str:
                 rules.add(_sequence(f"{json_text(tool.name)}, {json_text(form.arguments)}: ", rule=arguments))
             )
     call = rules.add(_sequence(f'{form.mark}{{"name": ', "}" + form.end, rule=rules.add(" | ".join(bodies))))
-    more = MAX_FORCED_CALLS - 1 if wanted.parallel_calls and form.between else 0
+    more = MAX_FORCED_CALLS - 1 if constraints.parallel_calls and form.between else 0
     calls = f"{call} ({literal(form.between)} {call}){{0,{more}}}" if more else call
     return rules.add(_sequence(form.first, form.last, rule=calls))
 
@@ -97,9 +98,11 @@ def _sequence(before: str, after: str = "", *, rule: str) -> str:
     return " ".join(([literal(before)] if before else []) + [rule] + ([literal(after)] if after else []))
 
 
-def _unsupported(param: str, why: str) -> Refused:
-    return Refused(f"{param} is not supported here: {why}; leave it out.", code="unsupported_parameter", param=param)
+def _unsupported(param: str, why: str) -> RequestRefused:
+    message = f"{param} is not supported: {why}; leave it out."
+    return RequestRefused(message, code="unsupported_parameter", param=param)
 
 
-def _invalid(param: str, error: SchemaInvalid) -> Refused:
-    return Refused(f"An answer cannot be held to the schema of {param}: {error}.", code="invalid_schema", param=param)
+def _invalid(param: str, error: SchemaInvalid) -> RequestRefused:
+    message = f"The engine cannot enforce the schema of {param}: {error}."
+    return RequestRefused(message, code="invalid_schema", param=param)

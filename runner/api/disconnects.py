@@ -1,4 +1,4 @@
-"""Notices clients that leave, by their sockets and not by failed writes, so that it works while nothing is written."""
+"""Detects clients that leave by watching their sockets, so that it works even while nothing is written to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 class Watch:
-    """One client being watched. `end` is idempotent and must come before the socket is used for something else."""
+    """The watch on one client. Call `end` before the socket gets another use; `end` is idempotent."""
 
     def __init__(self, watcher: DisconnectWatcher, fd: int, on_leave: Callable[[], None]) -> None:
         self.fd = fd
@@ -24,7 +24,7 @@ class Watch:
         self.end()
 
     def end(self) -> None:
-        """No call of `on_leave` begins after this."""
+        """End the watch: no call of `on_leave` starts after this."""
         self._watcher.remove(self)
 
 
@@ -42,7 +42,7 @@ class DisconnectWatcher:
         self._thread.start()
 
     def watch(self, sock: socket.socket | None, on_leave: Callable[[], None]) -> Watch:
-        """Calls `on_leave` at most once, from the watcher's thread, when the peer closes. Without a socket, never."""
+        """Let the watcher's thread call `on_leave` once when the client closes. Without a socket, it never does."""
         watch = Watch(self, -1 if sock is None else sock.fileno(), on_leave)
         if watch.fd >= 0:
             with self._lock:
@@ -52,7 +52,7 @@ class DisconnectWatcher:
         return watch
 
     def remove(self, watch: Watch) -> bool:
-        """Whether it was still being watched."""
+        """Remove a watch; tell whether it was still there."""
         with self._lock:
             if self._watches.get(watch.fd) is not watch:
                 return False
@@ -61,7 +61,7 @@ class DisconnectWatcher:
             return True
 
     def close(self) -> None:
-        """Ends the thread; watched clients are forgotten."""
+        """End the thread and all watches."""
         self._closed = True
         self._wake()
         self._thread.join()
@@ -77,12 +77,12 @@ class DisconnectWatcher:
                 if fd == self._wake_read:
                     os.read(fd, 1024)
                 else:
-                    self._left(fd)
+                    self._end_if_left(fd)
 
-    def _left(self, fd: int) -> None:
+    def _end_if_left(self, fd: int) -> None:
         with self._lock:
             watch = self._watches.get(fd)
-        # Asked again: while the long poll ran, the number may have passed from a closed connection to a new one.
+        # Checked again: during the long poll, the number may have passed from a closed connection to a new one.
         if watch is not None and _is_hung_up(fd) and self.remove(watch):
             watch.on_leave()
 

@@ -1,4 +1,4 @@
-"""The runner's failures over HTTP: one envelope for all, with `src` "model"."""
+"""The runner's failures over HTTP: all share one envelope, with `src` "model"."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 
 class RunnerError(Exception):
-    """A failure with its HTTP status and stable `code`; its text is fit to be shown."""
+    """A failure with its HTTP status and stable `code`; its text may be shown to clients."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -19,7 +19,7 @@ class RunnerError(Exception):
         self.retry_after_s = retry_after_s
 
     def inner(self, request_id: str) -> dict[str, Any]:
-        """The object under the envelope's `error` key."""
+        """Return the object under the envelope's `error` key."""
         return {
             "message": self.message,
             "type": self.type,
@@ -31,30 +31,30 @@ class RunnerError(Exception):
         }
 
 
-class Refused(RunnerError):
-    """400: the client's doing."""
+class RequestRefused(RunnerError):
+    """400: the client is at fault."""
 
     status = 400
     type = "invalid_request_error"
 
 
-class RouteNotFound(Refused):
+class RouteNotFound(RequestRefused):
     status = 404
 
 
-class MethodNotAllowed(Refused):
+class MethodNotAllowed(RequestRefused):
     status = 405
 
 
-class BodyTooLarge(Refused):
+class BodyTooLarge(RequestRefused):
     status = 413
 
 
 class Unavailable(RunnerError):
-    """503: trying again later helps."""
+    """503: the client may retry later."""
 
     status = 503
 
 
-class Broken(RunnerError):
-    """500: the engine failed."""
+class ServerError(RunnerError):
+    """500: the engine or the runner failed."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from runner.api.client_socket import ClientSocketWriter
-from runner.api.errors import Broken, RunnerError, Unavailable
+from runner.api.errors import RunnerError, ServerError, Unavailable
 from runner.engines.job import GenerationFailed, Job, TextCallback
 
 # A silent connection looks dead to clients and proxies; readers skip this line.
@@ -150,7 +150,7 @@ class EventStream:
         try:
             piece = self._job.next_piece(self._silence_s, on_text)
         except GenerationFailed as error:
-            return self._end_with(Broken(str(error), code="generation_failed"))
+            return self._end_with(ServerError(str(error), code="generation_failed"))
         finally:
             if self._socket_writer is not None:
                 self._socket_writer.flush()

@@ -1,4 +1,4 @@
-"""A generation in the words of the OpenAI API: whole, or as chunks that end with `[DONE]`."""
+"""A generation in the format of the OpenAI API: whole, or as chunks that end with `[DONE]`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from runner.api.event_stream import TextEvent, sse_event, usage
 from runner.api.tool_calls import Call, ToolCallParser
 from runner.engines.job import Job
 
-DONE = b"data: [DONE]\n\n"
+DONE_EVENT = b"data: [DONE]\n\n"
 
 
 class _OpenAIFormat:
-    """What both routes share: one id and time for all chunks, and the model by the name that the client wrote."""
+    """What both routes share: one id and time for all chunks, and the model's name as the client wrote it."""
 
     id_prefix: ClassVar[str]
     kind: ClassVar[str]
@@ -35,7 +35,7 @@ class _OpenAIFormat:
         return {**self._head(self.kind), "choices": choices, "usage": usage(job), "timings": _timings(job)}
 
     def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        # Whoever asks for the usage finds the key in every chunk, as with the original.
+        # A client that asks for the usage finds the key in every chunk, as with OpenAI's API.
         no_usage = {"usage": None} if self._includes_usage else {}
         return {**self._head(self.chunk_kind), "choices": [_choice(choice, finish_reason)], **no_usage}
 
@@ -43,14 +43,14 @@ class _OpenAIFormat:
         last = sse_event(self._chunk(choice, self._finish_reason(job)))
         if self._includes_usage:
             last += sse_event({**self._head(self.chunk_kind), "choices": [], "usage": usage(job)})
-        return last + DONE
+        return last + DONE_EVENT
 
     def _finish_reason(self, job: Job) -> str | None:
         return job.finish_reason
 
 
 def _timings(job: Job) -> dict[str, float]:
-    """To the first token and from there on, in the words of llama.cpp's server: OpenAI has none for it."""
+    """Return the times to the first token and after it, under llama.cpp's names: OpenAI has no field for them."""
     total_s = job.elapsed_s()
     prompt_s = total_s if job.ttft_s is None else job.ttft_s
     return {"prompt_ms": round(1000 * prompt_s, 1), "predicted_ms": round(1000 * (total_s - prompt_s), 1)}
@@ -61,7 +61,7 @@ def _choice(choice: dict[str, Any], finish_reason: str | None) -> dict[str, Any]
 
 
 class ChatFormat(_OpenAIFormat):
-    """The format of `POST /v1/chat/completions`. See `runner.events.Format`."""
+    """The format of `POST /v1/chat/completions`. See `event_stream.Format`."""
 
     id_prefix = "chatcmpl"
     kind = "chat.completion"
@@ -69,12 +69,12 @@ class ChatFormat(_OpenAIFormat):
 
     def __init__(self, body: ChatBody, model_id: str) -> None:
         super().__init__(body, model_id)
-        self._is_begun = False
+        self._has_role = False
         self._text = TextEvent(lambda text: self._chunk({"delta": {"content": text}}))
         names = [tool.name for tool in body.callable_tools]
         most = 1 if body.parallel_tool_calls is False else None
         self._parser = ToolCallParser(names, most) if names else None
-        self._calls = 0
+        self._call_count = 0
 
     def whole(self, job: Job, text: str) -> dict[str, Any]:
         events = [text] if self._parser is None else [*self._parser.feed(text), *self._parser.flush()]
@@ -96,31 +96,31 @@ class ChatFormat(_OpenAIFormat):
         chunks = b""
         for event in events:
             if isinstance(event, Call):
-                called = {"index": self._calls, **self._call(event)}
-                chunks += self._role() + sse_event(self._chunk({"delta": {"tool_calls": [called]}}))
+                call = {"index": self._call_count, **self._call(event)}
+                chunks += self._role() + sse_event(self._chunk({"delta": {"tool_calls": [call]}}))
             else:
                 chunks += self._role() + self._text.of(event)
         return chunks
 
     def _call(self, call: Call) -> dict[str, Any]:
-        self._calls += 1
-        # Nine letters and digits: Mistral's templates take no other id when it comes back.
+        self._call_count += 1
+        # Nine letters and digits: Mistral's templates accept no other id when it comes back.
         function = {"name": call.name, "arguments": call.arguments}
         return {"id": uuid.uuid4().hex[:9], "type": "function", "function": function}
 
     def _finish_reason(self, job: Job) -> str | None:
-        return "tool_calls" if self._calls and job.finish_reason == "stop" else job.finish_reason
+        return "tool_calls" if self._call_count and job.finish_reason == "stop" else job.finish_reason
 
     def _role(self) -> bytes:
-        # Not sent before there is a text: who measures the time to the first chunk shall measure the model.
-        if self._is_begun:
+        # Only sent with the first text, so that the time to the first chunk measures the model.
+        if self._has_role:
             return b""
-        self._is_begun = True
+        self._has_role = True
         return sse_event(self._chunk({"delta": {"role": "assistant", "content": ""}}))
 
 
 class CompletionFormat(_OpenAIFormat):
-    """The format of `POST /v1/completions`. See `runner.events.Format`."""
+    """The format of `POST /v1/completions`. See `event_stream.Format`."""
 
     id_prefix = "cmpl"
     kind = "text_completion"

@@ -1,4 +1,4 @@
-"""The HTTP app around one engine: health, metrics, `POST /inference`, and the OpenAI API's routes."""
+"""The HTTP app for one engine: health, metrics, `POST /inference`, and the OpenAI API's routes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner.api.bodies.embeddings import parse_embeddings_body
 from runner.api.bodies.native import MAX_BODY_BYTES, parse_inference_body
 from runner.api.bodies.openai import parse_chat_body, parse_completion_body
 from runner.api.embeddings import Embeddings
-from runner.api.errors import BodyTooLarge, Broken, MethodNotAllowed, Refused, RouteNotFound, RunnerError
+from runner.api.errors import BodyTooLarge, MethodNotAllowed, RequestRefused, RouteNotFound, RunnerError, ServerError
 from runner.api.event_stream import KEEP_ALIVE_AFTER_S, NativeFormat
 from runner.api.generations import Generations, client_socket, json_response
-from runner.api.metrics import CONTENT_TYPE, Counted
+from runner.api.metrics import CONTENT_TYPE, MetricsSource
 from runner.api.openai_formats import ChatFormat, CompletionFormat
 from runner.engine import Embedder, Engine
 from runner.loading import Loader
@@ -24,7 +24,7 @@ from runner.settings import RunnerSettings
 
 log = logging.getLogger("runner")
 
-# Bounds a body that never arrives and a reader that never reads; gunicorn's gthread bounds neither.
+# Bounds a request body that never arrives and a client that never reads; gunicorn's gthread bounds neither.
 SOCKET_TIMEOUT_S = 60.0
 
 INFERENCE = "/inference"
@@ -37,13 +37,13 @@ View = Callable[[], Response]
 def create_app(
     engine: Engine | Embedder, settings: RunnerSettings, loader: Loader, *, silence_s: float = KEEP_ALIVE_AFTER_S
 ) -> Flask:
-    """The app; `loader` loads that engine, and may be at any phase of it."""
+    """Return the app; `loader` loads that engine, and may be in any phase."""
     app = Flask("runner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     if isinstance(engine, Embedder):
         embeddings = Embeddings(engine, settings, loader)
         views = _embedding_views(embeddings)
-        metrics: Counted = embeddings.metrics
+        metrics: MetricsSource = embeddings.metrics
     else:
         generations = Generations(engine, settings, loader, silence_s)
         views = _text_views(generations, settings.model_id)
@@ -72,8 +72,8 @@ def _text_views(generations: Generations, model_id: str) -> dict[str, View]:
         return generations.answer(body, CompletionFormat(body, model_id))
 
     def refuse_embeddings() -> Response:
-        raise Refused(
-            "This model generates text and makes no embeddings; ask one that is made for them "
+        raise RequestRefused(
+            "This model generates text and cannot make embeddings; use a model that is made for them "
             "(`task: embedding` in models.yaml).",
             code="task_unsupported",
             param="model",
@@ -92,8 +92,8 @@ def _embedding_views(embeddings: Embeddings) -> dict[str, View]:
         return embeddings.answer(parse_embeddings_body(_read_body()))
 
     def refuse_text() -> Response:
-        message = f"This model makes embeddings and generates no text; ask it by {EMBEDDINGS}."
-        raise Refused(message, code="task_unsupported", param="model")
+        message = f"This model makes embeddings and cannot generate text; use {EMBEDDINGS}."
+        raise RequestRefused(message, code="task_unsupported", param="model")
 
     return {
         INFERENCE: refuse_text,
@@ -103,13 +103,14 @@ def _embedding_views(embeddings: Embeddings) -> dict[str, View]:
     }
 
 
-def _metrics(metrics: Counted) -> Response:
+def _metrics(metrics: MetricsSource) -> Response:
     return Response(metrics.text(), content_type=CONTENT_TYPE)
 
 
 def _begin() -> None:
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else uuid.uuid4().hex
+    caller_id = request.headers.get("X-Request-Id", "")
+    is_usable = caller_id.isascii() and caller_id.isprintable() and 0 < len(caller_id) <= 128
+    g.request_id = caller_id if is_usable else uuid.uuid4().hex
     if (client := client_socket(request)) is not None:
         client.settimeout(SOCKET_TIMEOUT_S)
 
@@ -118,7 +119,7 @@ def _health(engine: Engine | Embedder, settings: RunnerSettings, loader: Loader)
     if not loader.is_ready():
         return json_response({"status": "loading", "phase": loader.phase}, 503)
     if (reason := engine.failure()) is not None:
-        # An engine may break while nobody asks it, too.
+        # An engine may also fail while it has no requests.
         loader.fail_after_last_words(reason)
         return json_response({"status": "failed", "reason": reason}, 503)
     capabilities = loader.capabilities
@@ -141,7 +142,7 @@ def _read_body() -> bytes:
     try:
         return request.get_data(cache=False)
     except OSError:
-        raise Refused("The body did not arrive in time.", code="invalid_body") from None
+        raise RequestRefused("The body did not arrive in time.", code="invalid_body") from None
 
 
 def _envelope(error: RunnerError) -> Response:
@@ -153,18 +154,20 @@ def _envelope(error: RunnerError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     if error.code == 404:
-        return _envelope(RouteNotFound(f"No route {request.path}.", code="route_not_found"))
+        return _envelope(RouteNotFound(f"There is no route {request.path}.", code="route_not_found"))
     if error.code == 405:
-        response = _envelope(MethodNotAllowed(f"{request.path} takes no {request.method}.", code="method_not_allowed"))
+        message = f"{request.path} does not accept {request.method}."
+        response = _envelope(MethodNotAllowed(message, code="method_not_allowed"))
         response.headers["Allow"] = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
         return response
     if error.code == 413:
-        return _envelope(BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.", code="body_too_large"))
+        message = f"The body is larger than {MAX_BODY_BYTES} bytes; send a smaller one."
+        return _envelope(BodyTooLarge(message, code="body_too_large"))
     if error.code is not None and error.code < 500:
-        return _envelope(Refused(error.description or "bad request", code="invalid_request"))
+        return _envelope(RequestRefused(error.description or "bad request", code="invalid_request"))
     return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> Response:
     log.error("request_id=%s failed", g.get("request_id", ""), exc_info=error)
-    return _envelope(Broken("The runner failed; its log has the details.", code="internal_error"))
+    return _envelope(ServerError("The runner failed; its log has the details.", code="internal_error"))

@@ -1,4 +1,4 @@
-"""Work that waits its turn on an engine: first come, first served."""
+"""A queue of work for an engine: first come, first served."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from runner.engine import Embedder
 
 
 class Work(Protocol):
-    """What waits in a queue for its turn on the engine."""
+    """A piece of work that waits in a queue for the engine."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """End the work as soon as possible; any thread may call it."""
 
-    def is_cancelled(self) -> bool: ...
+    def is_cancelled(self) -> bool:
+        """Tell whether the work was cancelled."""
 
     def run(self, engine: Embedder) -> None:
-        """Called by a queue's worker with the engine that the work was made for; never raises."""
+        """Do the work on the engine; never raises. A worker of the queue calls it."""
 
 
 class WorkQueue:
-    """Runs work on as many threads as the engine has room for, in the order in which they came.
+    """Runs work in order of arrival, on as many threads as the engine supports.
 
-    `on_failure` gets the reason when the engine can serve no more, once for each job that met it.
+    `on_failure` gets the reason if the engine can no longer serve, once for each job that this affects.
     """
 
     def __init__(
@@ -36,19 +38,19 @@ class WorkQueue:
         self._condition = threading.Condition()
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"turn-{index}", daemon=True) for index in range(concurrency)
+            threading.Thread(target=self._work, name=f"work-{index}", daemon=True) for index in range(concurrency)
         ]
         for thread in self._threads:
             thread.start()
 
     def submit(self, job: Work) -> None:
-        """Puts it at the end of the queue; returns at once."""
+        """Put a job at the end of the queue; return at once."""
         with self._condition:
             self._waiting.append(job)
             self._condition.notify()
 
     def close(self) -> None:
-        """Cancels what waits and lets what runs come to its end."""
+        """Cancel waiting jobs and let running ones finish."""
         with self._condition:
             self._closed = True
             for job in self._waiting:

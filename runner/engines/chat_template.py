@@ -1,4 +1,4 @@
-"""What engines hand to a model's chat template, and what its text tells of the model."""
+"""The input of a model's chat template, and what the template's text shows about the model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from runner.engine import GenerationRequest, Message, ToolSyntax
 
-# What opens a call in the text of models of these forms.
+# What opens a tool call in the text of models of each form.
 HERMES, MISTRAL, LLAMA = "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
 
 
 def template_messages(request: GenerationRequest) -> list[dict[str, Any]]:
-    """The turns as templates read them; a prompt is one turn of the user."""
+    """Return the turns as templates read them; a prompt is one turn of the user."""
     if not request.messages:
         return [{"role": "user", "content": request.prompt or ""}]
     names = {call.id: call.name for message in request.messages for call in message.tool_calls}
@@ -20,7 +20,7 @@ def template_messages(request: GenerationRequest) -> list[dict[str, Any]]:
 
 
 def template_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
-    """The tools as templates read them; None where there are none."""
+    """Return the tools as templates read them; None if there are none."""
     return [
         {
             "type": "function",
@@ -31,7 +31,7 @@ def template_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
 
 
 def tool_syntax(template: str) -> ToolSyntax | None:
-    """How a model of this template writes calls; None where it has none, or writes them in a way not known here."""
+    """Tell how a model with this template writes tool calls; None if it writes none, or in an unknown form."""
     if not re.search(r"\btools\b", template):
         return None
     if HERMES in template:

@@ -1,4 +1,4 @@
-"""What a request comes to: its tokens within the context, and whose parameters count."""
+"""Completes a request: bounds its tokens by the context, and chooses among the sources of each parameter."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from runner.engine import EncodedRequest, PartialSampling, PromptInvalid, Sampling
 
-# Ollama's, which many are used to. `max_tokens` keeps a small model that rambles from holding its turn for minutes.
-SANE = PartialSampling(max_tokens=512, temperature=0.8, top_p=0.9, top_k=40, stop=())
+# Ollama's defaults, which many users know. `max_tokens` keeps a rambling small model from generating for minutes.
+DEFAULTS = PartialSampling(max_tokens=512, temperature=0.8, top_p=0.9, top_k=40, stop=())
 
 
-def encoded_request(tokens: tuple[int, ...], context_length: int, *sources: PartialSampling) -> EncodedRequest:
-    """The request with as many new tokens as the context has room for. Raises PromptInvalid when there is none.
+def encode_request(tokens: tuple[int, ...], context_length: int, *sources: PartialSampling) -> EncodedRequest:
+    """Return the request with as many new tokens as the context has room for. Raises PromptInvalid if it has none.
 
-    `sources` in the order in which they count: the request's parameters, the configured ones, the model's own.
+    `sources` come in order of precedence: the request's parameters, the configured ones, the model's own.
     """
     if not tokens:
         raise PromptInvalid("The prompt has no tokens; write some text.")
     room = context_length - len(tokens)
     if room < 1:
         raise PromptInvalid(
-            f"The prompt has {len(tokens)} tokens and the context {context_length}; "
+            f"The prompt has {len(tokens)} tokens, but the context is {context_length}; "
             "shorten the prompt so that at least one token fits after it.",
             code="context_length_exceeded",
         )
@@ -30,9 +30,9 @@ def encoded_request(tokens: tuple[int, ...], context_length: int, *sources: Part
 
 
 def resolve_sampling(*sources: PartialSampling) -> Sampling:
-    """The parameters in force: for each, the first source that names it, and `SANE` last."""
-    chosen: dict[str, Any] = {}
+    """Return each parameter from the first source that sets it; `DEFAULTS` is the last source."""
+    parameters: dict[str, Any] = {}
     for field in fields(PartialSampling):
-        values = (getattr(source, field.name) for source in (*sources, SANE))
-        chosen[field.name] = next((value for value in values if value is not None), None)
-    return Sampling(**chosen)
+        values = (getattr(source, field.name) for source in (*sources, DEFAULTS))
+        parameters[field.name] = next((value for value in values if value is not None), None)
+    return Sampling(**parameters)

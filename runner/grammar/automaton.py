@@ -1,8 +1,8 @@
-"""Regular texts (choices, numbers, patterns) as rules of a grammar: one way for each text, however it was written.
+"""Turns regular texts (choices, numbers, patterns) into grammar rules with only one derivation for each text.
 
-xgrammar merges the alternatives of a rule wrongly where several begin alike: of the choices "ab", "a", "abc" and "b" it
-makes a rule that also takes "bb". So texts are first made into a deterministic automaton, whose states become rules:
-in none of them do two alternatives begin with the same character.
+xgrammar merges the alternatives of a rule wrongly if several begin alike: from the choices "ab", "a", "abc" and "b" it
+makes a rule that also accepts "bb". So the texts first become a deterministic automaton, and its states become rules:
+no two alternatives of a rule begin with the same character.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from runner.grammar.rules import Rules, SchemaInvalid, literal
 Ranges = list[tuple[int, int]]
 
 MAX_STATES = 40_000
-# Patterns such as (a|b)*a(a|b){20} have few states as they are written, and very many once they are deterministic.
+# Patterns such as (a|b)*a(a|b){20} have few states as written, but very many once they are deterministic.
 MAX_WORK = 200_000
-# A state from which more characters lead on is dear to compile.
+# A state that accepts more characters than this is costly to compile.
 WIDE = 12
 
 
@@ -32,21 +32,21 @@ class Chars:
 
 @dataclass(frozen=True)
 class Seq:
-    """One after the other."""
+    """These parts, one after the other."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
 class Alt:
-    """Any one of them."""
+    """Any one of these parts."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """So many times; without an end where `most` is None."""
+    """The part, repeated from `least` to `most` times, or without a limit if `most` is None."""
 
     part: Node
     least: int
@@ -57,17 +57,17 @@ Node = Chars | Seq | Alt | Repeat
 
 
 def text(value: str) -> Node:
-    """This very text."""
+    """Return the node of exactly this text."""
     return Seq(tuple(Chars(((ord(char), ord(char)),)) for char in value))
 
 
 def regular(rules: Rules, node: Node) -> str:
-    """An expression for these texts. Raises SchemaInvalid where they take too many states, or cost too much."""
+    """Return an expression for these texts. Raises SchemaInvalid if they need too many states or cost too much."""
     edges, accepting = _deterministic(_Nfa(node))
     wide = sum(1 for state in edges if sum(high - low + 1 for low, high, _ in state) > WIDE)
-    found = _written(rules, edges, accepting)
-    rules.count(found, wide)
-    return found
+    expression = _write_rules(rules, edges, accepting)
+    rules.add_cost(expression, wide)
+    return expression
 
 
 class _Nfa:
@@ -79,24 +79,24 @@ class _Nfa:
         self.end = self._add(node, self._state())
 
     def closure(self, states: set[int]) -> frozenset[int]:
-        """These, and what is reached from them without a character."""
-        found, left = set(states), list(states)
+        """Return these states, and all that follow without a character."""
+        closure, left = set(states), list(states)
         while left:
             for state in self.free[left.pop()]:
-                if state not in found:
-                    found.add(state)
+                if state not in closure:
+                    closure.add(state)
                     left.append(state)
-        return frozenset(found)
+        return frozenset(closure)
 
     def _state(self) -> int:
         if len(self.steps) >= MAX_STATES:
-            raise SchemaInvalid("its numbers, choices and patterns take too many states; make them simpler")
+            raise SchemaInvalid("its numbers, choices and patterns need too many states; make them simpler")
         self.steps.append([])
         self.free.append([])
         return len(self.steps) - 1
 
     def _add(self, node: Node, start: int) -> int:
-        """The state after the node's texts."""
+        """Add a node's texts after a state; return the state after them."""
         if isinstance(node, Seq):
             for part in node.parts:
                 start = self._add(part, start)
@@ -119,16 +119,16 @@ class _Nfa:
         end = self._state()
         if node.most is None:
             self.free[start].append(end)
-            self.free[self._again(node.part, end)].append(end)
+            self.free[self._add_apart(node.part, end)].append(end)
             return end
         for _ in range(node.most - node.least):
             self.free[start].append(end)
-            start = self._again(node.part, start)
+            start = self._add_apart(node.part, start)
         self.free[start].append(end)
         return end
 
-    def _again(self, node: Node, start: int) -> int:
-        # On a state of its own: a state's characters are set once.
+    def _add_apart(self, node: Node, start: int) -> int:
+        # At a new state, since a state's characters can be set only once.
         first = self._state()
         self.free[start].append(first)
         return self._add(node, first)
@@ -138,7 +138,7 @@ Edges = list[list[tuple[int, int, int]]]
 
 
 def _deterministic(nfa: _Nfa) -> tuple[Edges, list[bool]]:
-    """For each state its characters with where they lead, and whether a text may end there. 0 is the start."""
+    """Return the edges of each state, and whether a text may end there. State 0 is the start."""
     sets = [nfa.closure({0})]
     numbers = {sets[0]: 0}
     edges: Edges = []
@@ -147,43 +147,43 @@ def _deterministic(nfa: _Nfa) -> tuple[Edges, list[bool]]:
         steps = [step for state in sets[len(edges)] for step in nfa.steps[state]]
         work += len(sets[len(edges)])
         if work > MAX_WORK:
-            raise SchemaInvalid("its patterns take too many states; make them simpler")
+            raise SchemaInvalid("its patterns need too many states; make them simpler")
         marks = sorted({mark for low, high, _ in steps for mark in (low, high + 1)})
-        found: list[tuple[int, int, int]] = []
+        own_edges: list[tuple[int, int, int]] = []
         for low, after in pairwise(marks):
-            reached = {target for first, last, target in steps if first <= low <= last}
-            if reached:
-                closed = nfa.closure(reached)
-                if closed not in numbers:
-                    numbers[closed] = len(sets)
-                    sets.append(closed)
-                found.append((low, after - 1, numbers[closed]))
-        edges.append(found)
+            targets = {target for first, last, target in steps if first <= low <= last}
+            if targets:
+                closure = nfa.closure(targets)
+                if closure not in numbers:
+                    numbers[closure] = len(sets)
+                    sets.append(closure)
+                own_edges.append((low, after - 1, numbers[closure]))
+        edges.append(own_edges)
     return edges, [nfa.end in states for states in sets]
 
 
-def _written(rules: Rules, edges: Edges, accepting: list[bool]) -> str:
-    order, returned_to = _order(edges)
-    names = {state: rules.reserve() for state in returned_to}
-    # What is written for going on from a state: a text that comes first, and the rest.
+def _write_rules(rules: Rules, edges: Edges, accepting: list[bool]) -> str:
+    order, loop_heads = _order(edges)
+    names = {state: rules.reserve() for state in loop_heads}
+    # The expression for what may follow a state: a text that comes first, and the rest.
     onward: dict[int, tuple[str, str]] = {state: ("", name) for state, name in names.items()}
     for state in order:
         alternatives = [_alternative(ranges, *onward[target]) for target, ranges in _by_target(edges[state])]
         if accepting[state]:
             alternatives.append(("", ""))
-        written = [_joined(*alternative) for alternative in alternatives]
+        expressions = [_join(*alternative) for alternative in alternatives]
         if state in names:
-            rules.define(names[state], " | ".join(written))
+            rules.define(names[state], " | ".join(expressions))
         else:
-            onward[state] = alternatives[0] if len(written) == 1 else ("", rules.add(" | ".join(written)))
-    return _joined(*onward[0])
+            onward[state] = alternatives[0] if len(expressions) == 1 else ("", rules.add(" | ".join(expressions)))
+    return _join(*onward[0])
 
 
 def _order(edges: Edges) -> tuple[list[int], set[int]]:
-    """The states, each after those it leads to, and those that something later leads back to."""
+    """Return the states, each after those that it leads to, and the states to which a later one leads back."""
     order: list[int] = []
-    returned_to: set[int] = set()
-    entered, left = {0}, set()
+    loop_heads: set[int] = set()
+    visited, left = {0}, set()
     path = [(0, iter(edges[0]))]
     while path:
         state, rest = path[-1]
@@ -192,32 +192,32 @@ def _order(edges: Edges) -> tuple[list[int], set[int]]:
             order.append(state)
             left.add(state)
             path.pop()
-        elif target not in entered:
-            entered.add(target)
+        elif target not in visited:
+            visited.add(target)
             path.append((target, iter(edges[target])))
         elif target not in left:
-            returned_to.add(target)
-    return order, returned_to
+            loop_heads.add(target)
+    return order, loop_heads
 
 
 def _by_target(steps: list[tuple[int, int, int]]) -> list[tuple[int, Ranges]]:
-    found: dict[int, Ranges] = defaultdict(list)
+    by_target: dict[int, Ranges] = defaultdict(list)
     for low, high, target in steps:
-        ranges = found[target]
+        ranges = by_target[target]
         if ranges and ranges[-1][1] == low - 1:
             ranges[-1] = (ranges[-1][0], high)
         else:
             ranges.append((low, high))
-    return list(found.items())
+    return list(by_target.items())
 
 
 def _alternative(ranges: Ranges, first: str, rest: str) -> tuple[str, str]:
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         return chr(ranges[0][0]) + first, rest
-    return "", f"{_set_of(ranges)} {_joined(first, rest) if first or rest else ''}".rstrip()
+    return "", f"{_set_of(ranges)} {_join(first, rest) if first or rest else ''}".rstrip()
 
 
-def _joined(first: str, rest: str) -> str:
+def _join(first: str, rest: str) -> str:
     return f"{literal(first)} {rest}".rstrip() if first or not rest else rest
 
 

@@ -1,9 +1,9 @@
-"""JSON schemas as grammars: whatever text a grammar lets through is JSON that keeps the schema.
+"""Turns JSON schemas into grammars: each text that a grammar allows is JSON that is valid against the schema.
 
-Written here and not left to the engines' libraries, since a schema is a promise: theirs passes over keywords that it
-does not know, and lets through quotes, control characters and numbers that it should not. What a grammar cannot hold
-an answer to is refused by name. Where a schema leaves a choice (spaces, properties that it does not name, the order),
-the grammar takes one: answers get shorter, and a small model has fewer ways to go on for ever.
+The engines' libraries do not do this, since a schema is a promise: their conversion ignores keywords that it does not
+know, and allows quotes, control characters and numbers that it should not. If a grammar cannot enforce a schema, the
+request is refused, and the error names the keyword. If a schema leaves a choice (spaces, further properties, the
+order), the grammar takes one: answers get shorter, and a small model has fewer ways to continue forever.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from runner.grammar.schema_keywords import (
     Path,
     check_apart,
     fits,
-    found_in,
     is_number,
+    look_up,
     place,
     refuse_beside,
-    refuse_unheld,
+    refuse_unenforceable,
     types_of,
 )
 from runner.grammar.strings import FORMATS, pattern_node
 
 EMPTY = '""'
 MAX_DEPTH = 64
-# With each token the engine follows all that begin alike.
+# With each token, the engine follows all alternatives that begin alike.
 MAX_ALTERNATIVES = 50
-# No answer is as long, so what is beyond sets no bound.
+# No answer is this long, so a higher limit has no effect.
 NO_BOUND = 100_000
 MAX_LEAST = 10_000
-# Further digits than these make a grammar long, and a number that computers round.
+# More digits make a long grammar, and a number that computers round.
 MAX_NUMBER = 10**15
 MAX_PLACES = 12
 
@@ -46,7 +46,7 @@ _DIGIT = Chars(((0x30, 0x39),))
 _CHAR = Alt((Chars(((0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF))),
              Seq((text("\\"), Alt(tuple(text(sign) for sign in '"\\/bfnrt'))))))  # fmt: skip
 _INTEGER = Seq((Repeat(text("-"), 0, 1), Alt((text("0"), Seq((Chars(((0x31, 0x39),)), Repeat(_DIGIT, 0, 15)))))))
-# The same as the rules of these names, for where one of them is among several alternatives.
+# The same as the rules of these names, for use among several alternatives.
 _REGULAR: dict[str, Node] = {
     "string": Seq((text('"'), Repeat(_CHAR, 0, None), text('"'))),
     "integer": _INTEGER,
@@ -57,70 +57,70 @@ _REGULAR: dict[str, Node] = {
 
 
 def schema_grammar(schema: Any) -> Grammar:
-    """The grammar of this schema's values. Raises SchemaInvalid."""
+    """Return the grammar of this schema's values. Raises SchemaInvalid."""
     rules = Rules()
     return rules.grammar(schema_rule(rules, schema))
 
 
 def schema_rule(rules: Rules, schema: Any) -> str:
-    """An expression for this schema's values, its rules added to those there are. Raises SchemaInvalid."""
+    """Add the rules for this schema's values; return the expression for them. Raises SchemaInvalid."""
     return _Converter(rules, schema).value(schema, ())
 
 
 class _Converter:
-    """One schema; references point into it."""
+    """Converts one schema; references point into it."""
 
     def __init__(self, rules: Rules, document: Any) -> None:
         self._rules = rules
         self._document = document
         self._referred: dict[str, list[str | Node]] = {}
         self._open: set[str] = set()
-        """References of which nothing is written yet: who meets one again would never come to its value."""
+        """References with nothing written yet: meeting one again would mean recursion without an end."""
         self._depth = 0
 
     def value(self, schema: Any, at: Path) -> str:
-        """A sequence for the values of this part of the schema."""
-        return self._written(self._alternatives(schema, at), at)
+        """Return an expression for the values of this part of the schema."""
+        return self._expression(self._alternatives(schema, at), at)
 
     def _alternatives(self, schema: Any, at: Path) -> list[str | Node]:
-        """Names of rules, and what is regular still as it is: only all of it together is made an automaton."""
+        """Return names of rules, and regular parts as nodes: only together do they become one automaton."""
         if schema is True:
             return ["value"]
         if not isinstance(schema, dict):
-            raise SchemaInvalid(f"{place(at)} {'lets nothing through' if schema is False else 'must be an object'}")
-        refuse_unheld(schema, at)
+            raise SchemaInvalid(f"{place(at)} {'allows no value' if schema is False else 'must be an object'}")
+        refuse_unenforceable(schema, at)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise SchemaInvalid(f"it is nested more than {MAX_DEPTH} deep")
+            raise SchemaInvalid(f"it is nested more than {MAX_DEPTH} levels deep")
         try:
             for keyword in DECIDING:
                 if keyword in schema:
                     refuse_beside(keyword, schema, at)
-                    return self._decided(keyword, schema, at)
-            return [self._typed(name, schema, at) for name in types_of(schema, at) or ["any"]]
+                    return self._alternatives_of(keyword, schema, at)
+            return [self._values_of_type(name, schema, at) for name in types_of(schema, at) or ["any"]]
         finally:
             self._depth -= 1
 
-    def _decided(self, keyword: str, schema: Mapping[str, Any], at: Path) -> list[str | Node]:
-        given = schema[keyword]
+    def _alternatives_of(self, keyword: str, schema: Mapping[str, Any], at: Path) -> list[str | Node]:
+        value = schema[keyword]
         if keyword == "$ref":
-            return self._reference(given, at)
-        options = [given] if keyword == "const" else given
+            return self._reference(value, at)
+        options = [value] if keyword == "const" else value
         if not isinstance(options, list):
             raise SchemaInvalid(f"{place(at, keyword)} must be a list")
         if keyword in ("const", "enum"):
             types = types_of(schema, at)
             return [text(json_text(option)) for option in options if fits(option, types)]
         if keyword == "allOf" and len(options) > 1:
-            raise SchemaInvalid(f'{place(at)} has "allOf" of several schemas, to which an answer cannot be held')
+            raise SchemaInvalid(f'{place(at)} has "allOf" of several schemas, which the engine cannot enforce')
         if keyword == "oneOf":
-            check_apart(options, at, self._resolved)
-        found = [self._alternatives(option, (*at, f"{keyword}[{n}]")) for n, option in enumerate(options)]
-        return [alternative for alternatives in found for alternative in alternatives]
+            check_apart(options, at, self._resolve)
+        by_option = [self._alternatives(option, (*at, f"{keyword}[{n}]")) for n, option in enumerate(options)]
+        return [alternative for alternatives in by_option for alternative in alternatives]
 
-    def _written(self, alternatives: list[str | Node], at: Path) -> str:
+    def _expression(self, alternatives: list[str | Node], at: Path) -> str:
         if not alternatives:
-            raise SchemaInvalid(f"{place(at)} lets nothing through")
+            raise SchemaInvalid(f"{place(at)} allows no value")
         names = list(dict.fromkeys(name for name in alternatives if isinstance(name, str)))
         nodes = [node for node in alternatives if not isinstance(node, str)]
         if "value" in names:
@@ -143,22 +143,22 @@ class _Converter:
             name = self._rules.reserve()
             self._referred[target] = [name]
             self._open.add(target)
-            found = self._alternatives(found_in(self._document, target, at), at)
+            alternatives = self._alternatives(look_up(self._document, target, at), at)
             self._open.discard(target)
-            if any(isinstance(alternative, str) for alternative in found):
-                self._rules.define(name, self._written(found, at))
+            if any(isinstance(alternative, str) for alternative in alternatives):
+                self._rules.define(name, self._expression(alternatives, at))
             else:
-                self._referred[target] = found
+                self._referred[target] = alternatives
         return self._referred[target]
 
-    def _resolved(self, schema: Any) -> Any:
-        seen: list[Any] = []
-        while isinstance(schema, dict) and isinstance(schema.get("$ref"), str) and schema not in seen:
-            seen.append(schema)
-            schema = found_in(self._document, schema["$ref"], ())
+    def _resolve(self, schema: Any) -> Any:
+        visited: list[Any] = []
+        while isinstance(schema, dict) and isinstance(schema.get("$ref"), str) and schema not in visited:
+            visited.append(schema)
+            schema = look_up(self._document, schema["$ref"], ())
         return schema
 
-    def _typed(self, name: str, schema: Mapping[str, Any], at: Path) -> str | Node:
+    def _values_of_type(self, name: str, schema: Mapping[str, Any], at: Path) -> str | Node:
         if name == "object":
             return self._rules.add(self._bracketed(self._object, schema, at))
         if name == "array":
@@ -170,7 +170,7 @@ class _Converter:
         return {"any": "value", "null": text("null")}.get(name) or Alt((text("true"), text("false")))
 
     def _bracketed(self, body: Callable[..., str], schema: Mapping[str, Any], at: Path) -> str:
-        # A bracket is written: whoever refers to an outer value from within comes to an end.
+        # The bracket is written first, so a reference from within to an outer value can end.
         outside, self._open = self._open, set()
         try:
             return body(schema, at)
@@ -183,16 +183,16 @@ class _Converter:
             raise SchemaInvalid(f"{place(at, 'properties')} must be an object")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             raise SchemaInvalid(f"{place(at, 'required')} must be a list of names")
-        # Who lists properties, even none, does not ask for others.
+        # A schema that lists properties, even none, does not ask for others.
         further = schema.get("additionalProperties", "properties" not in schema and not required)
         members = []
         for name in dict.fromkeys((*properties, *required)):
             where = ("properties", name) if name in properties else ("additionalProperties",)
-            # Required and not described: any value will do, unless further properties are described.
+            # A required property without a schema takes any value, unless there is a schema for further properties.
             value = properties.get(name, schema.get("additionalProperties", True))
-            # A name of its own: members that begin alike must not be merged with each other's ends.
-            written = self._rules.add(self.value(value, (*at, *where)))
-            members.append((f"{literal(f'{json_text(name)}: ')} {written}", name in required))
+            # A separate rule, so that xgrammar does not merge members that begin alike.
+            rule = self._rules.add(self.value(value, (*at, *where)))
+            members.append((f"{literal(f'{json_text(name)}: ')} {rule}", name in required))
         if members:
             return self._members(members)
         if further is False:
@@ -201,12 +201,12 @@ class _Converter:
         return f'"{{" ({member} (", " {member})*)? "}}"'
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """Those that are required and any of the others, in this order."""
+        """Return an expression for the required members and any of the others, in this order."""
         beginnings: list[str] = []
         rest = ""
         for member, is_required in reversed(members):
             beginning = f"{member} {rest}".rstrip()
-            # None but those up to the first that is required may come first.
+            # Only members up to the first required one may come first.
             beginnings = [beginning] if is_required else [beginning, *beginnings]
             further = f'", " {member} {rest}'.rstrip()
             rest = self._rules.add(further if is_required else f"{further} | {rest or EMPTY}")
@@ -226,7 +226,7 @@ class _Converter:
         else:
             least, most = max(0, least - len(first)), None if most is None else most - len(first)
         if most is not None and least > most:
-            raise SchemaInvalid(f"{place(at)} lets nothing through: it has fewer items than minItems")
+            raise SchemaInvalid(f"{place(at)} allows no value: it has fewer items than minItems")
         return f'"[" {self._items(first, "" if most == 0 else self.value(items, (*at, "items")), least, most)} "]"'
 
     def _items(self, first: list[str], item: str, least: int, most: int | None) -> str:
@@ -248,7 +248,7 @@ class _Converter:
                 else "string"
             )
         if least or most is not None or ("pattern" in schema and str(schema.get("format")) in FORMATS):
-            raise SchemaInvalid(f"{place(at)} has several of pattern, format and a length; all at once cannot be held")
+            raise SchemaInvalid(f"{place(at)} has several of pattern, format and a length; use only one of them")
         return Seq((text('"'), pattern_node(pattern, place(at, "pattern")), text('"')))
 
     def _number(self, name: str, schema: Mapping[str, Any], at: Path) -> str | Node:
@@ -257,19 +257,19 @@ class _Converter:
         if low is None and high is None:
             return name
         if name == "number":
-            found = decimals(low, high, is_above=is_above, is_below=is_below)
+            numbers = decimals(low, high, is_above=is_above, is_below=is_below)
         else:
             first = None if low is None else math.floor(low) + 1 if is_above else math.ceil(low)
             last = None if high is None else math.ceil(high) - 1 if is_below else math.floor(high)
-            found = integers(first, last)
-        if not found.parts:
-            raise SchemaInvalid(f"{place(at)} lets nothing through: no {name} lies within its bounds")
-        return found
+            numbers = integers(first, last)
+        if not numbers.parts:
+            raise SchemaInvalid(f"{place(at)} allows no value: no {name} lies within its bounds")
+        return numbers
 
     def _bound(
         self, included: str, excluded: str, tighter: Callable[..., Decimal], schema: Mapping[str, Any], at: Path
     ) -> tuple[Decimal | None, bool]:
-        """The bound that counts, and whether it is itself left out."""
+        """Return the bound in force, and whether it is itself excluded."""
         bounds = {}
         for keyword in (included, excluded):
             if keyword in schema:
@@ -277,7 +277,7 @@ class _Converter:
                     raise SchemaInvalid(f"{place(at, keyword)} must be a number")
                 bounds[keyword] = bound = Decimal(repr(schema[keyword]))
                 if abs(bound) >= MAX_NUMBER or bound * 10**MAX_PLACES % 1:
-                    raise SchemaInvalid(f"{place(at, keyword)} has more digits than an answer can be held to")
+                    raise SchemaInvalid(f"{place(at, keyword)} has more digits than the engine can enforce")
         if not bounds:
             return None, False
         bound = tighter(bounds.values())
@@ -291,5 +291,5 @@ class _Converter:
         if least > MAX_LEAST:
             raise SchemaInvalid(f"{place(at, low)} is more than {MAX_LEAST}")
         if most is not None and least > most:
-            raise SchemaInvalid(f"{place(at)} lets nothing through: {low} is more than {high}")
+            raise SchemaInvalid(f"{place(at)} allows no value: {low} is more than {high}")
         return least, None if most is None or most >= NO_BOUND else most

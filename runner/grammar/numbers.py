@@ -1,4 +1,4 @@
-"""Numbers between two bounds, digit by digit, so that none outside can be written."""
+"""Describes the numbers between two bounds digit by digit, so that a model cannot write others."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from decimal import Decimal
 
 from runner.grammar.automaton import Alt, Chars, Node, Repeat, Seq, text
 
-# A small model left alone goes on with digits for ever, and 64 bits hold no more than these exactly.
+# Without a limit, a small model writes digits forever, and 64-bit floats hold no more digits than these exactly.
 INTEGER_DIGITS = 15
 FRACTION_DIGITS = 6
 
-# One number's digits, first to last, each from one digit to another.
+# The digits of numbers, first to last; each is a range from one digit to another.
 Digits = list[tuple[int, int]]
 
 
 def integers(low: int | None, high: int | None) -> Alt:
-    """All integers from `low` to `high`, both included; one bound may be missing. Without parts where there is none."""
+    """Return the integers from `low` to `high`, both included; one bound may be None. No parts if there are none."""
     bounds = [Decimal(bound) for bound in (low, high) if bound is not None]
     return Alt((*_beyond(low, high, 0, bounds), *_between(low, high, 0, bounds)))
 
 
 def decimals(low: Decimal | None, high: Decimal | None, *, is_above: bool = False, is_below: bool = False) -> Alt:
-    """The same with digits after the point, a few or as many as the bounds have.
+    """Return the same with digits after the point, a few or as many as the bounds have.
 
-    `is_above` and `is_below` leave the bounds themselves out.
+    `is_above` and `is_below` exclude the bounds themselves.
     """
     bounds = [bound for bound in (low, high) if bound is not None]
     places = max(FRACTION_DIGITS, *map(_places, bounds))
-    found = list(_beyond(low, high, places, bounds))
+    numbers = list(_beyond(low, high, places, bounds))
     for fraction in range(places + 1):
         unit = 10**fraction
         first = None if low is None else math.floor(low * unit) + 1 if is_above else math.ceil(low * unit)
         last = None if high is None else math.ceil(high * unit) - 1 if is_below else math.floor(high * unit)
-        found += _between(first, last, fraction, bounds)
-    return Alt(tuple(found))
+        numbers += _between(first, last, fraction, bounds)
+    return Alt(tuple(numbers))
 
 
 def _places(bound: Decimal) -> int:
@@ -48,7 +48,7 @@ def _longest(bounds: list[Decimal]) -> int:
 
 
 def _beyond(low: object, high: object, places: int, bounds: list[Decimal]) -> Iterator[Node]:
-    """On the open sides, what has more digits before the point than the bound on the other side."""
+    """Yield, on the sides without a bound, the numbers with more digits before the point than the other bound."""
     length = _longest(bounds)
     before = Seq((_digit(1, 9), Repeat(_digit(0, 9), length, max(length, INTEGER_DIGITS - 1))))
     after = Seq((text("."), Repeat(_digit(0, 9), 1, places)))
@@ -60,7 +60,7 @@ def _beyond(low: object, high: object, places: int, bounds: list[Decimal]) -> It
 
 
 def _between(low: int | None, high: int | None, fraction: int, bounds: list[Decimal]) -> Iterator[Node]:
-    """The numbers low..high, in units of the last of `fraction` digits after the point."""
+    """Yield the numbers from low to high, in units of the last of `fraction` digits after the point."""
     edge = 10 ** (_longest(bounds) + fraction) - 1
     low = -edge if low is None else low
     high = edge if high is None else high
@@ -71,7 +71,7 @@ def _between(low: int | None, high: int | None, fraction: int, bounds: list[Deci
 
 
 def _unsigned(low: int, high: int, fraction: int) -> Iterator[Digits]:
-    """By length: before the point stands one digit, or several that do not begin with 0."""
+    """Yield digits by length: before the point there is one digit, or several that do not begin with 0."""
     length = fraction + 1
     while low <= high:
         last = min(high, 10**length - 1)
@@ -82,7 +82,7 @@ def _unsigned(low: int, high: int, fraction: int) -> Iterator[Digits]:
 
 
 def _same_length(low: str, high: str) -> Iterator[Digits]:
-    """All digits from `low` to `high`, which are equally long."""
+    """Yield all digits from `low` to `high`, which are equally long."""
     if not low:
         yield []
         return

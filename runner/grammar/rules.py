@@ -1,4 +1,4 @@
-"""A grammar while it is written: its rules in EBNF, each once, within bounds."""
+"""Builds a grammar: its rules in EBNF, each only once, within bounds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from runner.engine import Grammar
 
-# What compiling takes grows with both: with the text little for each character; with the bounds of strings' lengths
-# much for each character that they count, up to a steady state.
+# The cost of compiling grows with both: a little with each character of the text; much with each character that the
+# length limits of strings count, up to a steady state.
 MAX_TEXT = 32 * 1024
 MAX_COUNTED = 600
 MAX_COUNTED_ONCE = 200
@@ -21,7 +21,7 @@ _JSON_RULES = {
     "member": 'string ": " value',
     "array": '"[" (value (", " value)*)? "]"',
     "string": r'"\"" char* "\""',
-    # No \u: half of a pair would be no text. Who means é can write é.
+    # No \u: half of a surrogate pair is not text, and a model can write é itself.
     "char": r'[^"\\\x00-\x1f] | "\\" ["\\/bfnrt]',
     "number": 'integer ("." [0-9]{1,16})? ([eE] [+-]? [0-9]{1,2})?',
     "integer": '"-"? ("0" | [1-9] [0-9]{0,15})',
@@ -29,21 +29,21 @@ _JSON_RULES = {
 
 
 class SchemaInvalid(Exception):
-    """The schema is none, or none that a grammar can hold an answer to; its text says where and why."""
+    """The schema is invalid, or no grammar can enforce it; the text says where and why."""
 
 
 class Rules:
-    """Starts with JSON's own: value, object, array, string, char, number, integer."""
+    """Starts with JSON's rules: value, object, array, string, char, number, integer."""
 
     def __init__(self) -> None:
         self._bodies = dict(_JSON_RULES)
         self._names = {body: name for name, body in self._bodies.items()}
         self._numbers = itertools.count(1)
         self._size = 0
-        self._counted: dict[str, int] = {}
+        self._costs: dict[str, int] = {}
 
     def add(self, body: str) -> str:
-        """The name of the rule with this body. Raises SchemaInvalid where the grammar gets too large."""
+        """Return the name of the rule with this body. Raises SchemaInvalid if the grammar gets too large."""
         name = body if body in self._bodies else self._names.get(body)
         if name is None:
             name = self._names[body] = self.reserve()
@@ -51,51 +51,51 @@ class Rules:
         return name
 
     def reserve(self) -> str:
-        """The name of a rule that is still to be defined; its own body may use it, too."""
+        """Return a name for a rule to be defined later; its own body may use it, too."""
         return f"r{next(self._numbers)}"
 
     def define(self, name: str, body: str) -> None:
-        """Gives a reserved name its body. Raises SchemaInvalid where the grammar gets too large."""
+        """Give a reserved name its body. Raises SchemaInvalid if the grammar gets too large."""
         self._bodies[name] = body
         self._size += len(body)
         if self._size > MAX_TEXT:
-            raise SchemaInvalid(f"it comes to a grammar of more than {MAX_TEXT} characters; make it smaller")
+            raise SchemaInvalid(f"its grammar has more than {MAX_TEXT} characters; make it smaller")
 
     def chars(self, least: int, most: int | None) -> str:
-        """So many characters of a string. Raises SchemaInvalid as `count` does."""
-        found = f"char{{{least},{'' if most is None else most}}}"
-        self.count(found, min(least if most is None else most, MAX_COUNTED_ONCE))
-        return found
+        """Return an expression for so many characters of a string. Raises SchemaInvalid as `add_cost` does."""
+        expression = f"char{{{least},{'' if most is None else most}}}"
+        self.add_cost(expression, min(least if most is None else most, MAX_COUNTED_ONCE))
+        return expression
 
-    def count(self, expression: str, states: int) -> None:
-        """Notes how dear an expression is. Raises SchemaInvalid where all of them together cost too much."""
-        self._counted[expression] = states
-        if sum(self._counted.values()) > MAX_COUNTED:
-            raise SchemaInvalid("its lengths and patterns take too long to compile; bound fewer of them, or at less")
+    def add_cost(self, expression: str, states: int) -> None:
+        """Record the cost of an expression. Raises SchemaInvalid if all of them together cost too much."""
+        self._costs[expression] = states
+        if sum(self._costs.values()) > MAX_COUNTED:
+            raise SchemaInvalid("its lengths and patterns take too long to compile; limit fewer of them, or to less")
 
     def grammar(self, root: str) -> Grammar:
-        """All rules, and `root` with this body."""
+        """Return the grammar of all rules, with this body for `root`."""
         lines = [f"{name} ::= {body}\n" for name, body in (("root", root), *self._bodies.items())]
-        return Grammar("".join(lines), sum(self._counted.values()))
+        return Grammar("".join(lines), sum(self._costs.values()))
 
 
 def literal(text: str) -> str:
-    """This very text, for a rule's body. Raises SchemaInvalid for what is no text."""
+    """Return exactly this text for a rule's body. Raises SchemaInvalid for lone surrogates."""
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise SchemaInvalid("it holds half a character (a lone surrogate)")
-    # Other characters stand alone: in front of a hexadecimal digit, xgrammar would take the two for one escape.
-    return " ".join(f'"{"".join(map(_escaped, run))}"' for run in re.findall("[ -~]+|[^ -~]", text)) or '""'
+        raise SchemaInvalid("it has half a character (a lone surrogate)")
+    # Other characters stand alone: before a hexadecimal digit, xgrammar would take the two for one escape.
+    return " ".join(f'"{"".join(map(_escape, run))}"' for run in re.findall("[ -~]+|[^ -~]", text)) or '""'
 
 
 def json_text(value: Any) -> str:
-    """This JSON value as grammars write it: in one line, a space after each comma and colon. Raises SchemaInvalid."""
+    """Return a JSON value as grammars write it: in one line, a space after commas and colons. Raises SchemaInvalid."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise SchemaInvalid("it holds a number that is too large") from None
+        raise SchemaInvalid("it has a number that is too large") from None
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     if char in '"\\':
         return "\\" + char
     return char if char.isprintable() else f"\\U{ord(char):08x}"

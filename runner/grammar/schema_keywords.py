@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema as far as a grammar is concerned: which it can hold an answer to, which say nothing."""
+"""The keywords of JSON Schema: which ones a grammar can enforce, and which have no effect."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from runner.grammar.rules import SchemaInvalid, json_text
 
-# Where in a schema: ("properties", "age", "anyOf[1]").
+# A place in a schema: ("properties", "age", "anyOf[1]").
 Path = tuple[str, ...]
 
-# Each decides alone what the value is, but that `type` may stand beside the first two.
+# Each decides alone what the value is; only the first two may stand beside `type`.
 DECIDING = ("const", "enum", "$ref", "anyOf", "oneOf", "allOf")
-# What no grammar, or not this one, can hold an answer to → the value at which it asks for nothing.
-_UNHELD: dict[str, Any] = {
+# Keywords that no grammar, or not ours, can enforce → the value with which the keyword has no effect.
+_UNENFORCEABLE: dict[str, Any] = {
     **dict.fromkeys(("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies")),
     **dict.fromkeys(("patternProperties", "propertyNames", "unevaluatedProperties", "maxProperties")),
     **dict.fromkeys(("contains", "minContains", "maxContains", "unevaluatedItems", "additionalItems")),
@@ -22,14 +22,14 @@ _UNHELD: dict[str, Any] = {
     "minProperties": 0,
     "uniqueItems": False,
 }
-# The type that a schema means which names none, by what it says of it.
-_TELLING = {
+# The type that a schema without a type means, by the keywords that it has.
+_KEYWORDS_OF_TYPE = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
     "string": ("minLength", "maxLength", "pattern", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
-_HELD = {*DECIDING, "type", *(keyword for keywords in _TELLING.values() for keyword in keywords)}
+_ENFORCED = {*DECIDING, "type", *(keyword for keywords in _KEYWORDS_OF_TYPE.values() for keyword in keywords)}
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
@@ -42,67 +42,67 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number of JSON, which a boolean is not."""
+    """Tell whether it is a JSON number, which a boolean is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def place(at: Path, *further: str) -> str:
-    """The words for a place in a schema."""
+    """Return the words for a place in a schema."""
     return ".".join((*at, *further)) or "the schema"
 
 
-def refuse_unheld(schema: Mapping[str, Any], at: Path) -> None:
-    """Raises SchemaInvalid that names a keyword to which no grammar can hold an answer."""
-    for keyword, harmless in _UNHELD.items():
+def refuse_unenforceable(schema: Mapping[str, Any], at: Path) -> None:
+    """Raise SchemaInvalid that names a keyword which a grammar cannot enforce."""
+    for keyword, harmless in _UNENFORCEABLE.items():
         if keyword in schema and (harmless is None or schema[keyword] != harmless):
-            raise SchemaInvalid(f'{place(at)} has "{keyword}", to which an answer cannot be held')
+            raise SchemaInvalid(f'{place(at)} has "{keyword}", which the engine cannot enforce')
 
 
 def refuse_beside(keyword: str, schema: Mapping[str, Any], at: Path) -> None:
-    """Raises SchemaInvalid for what stands beside a keyword that decides alone."""
-    allowed = {keyword, "type"} if keyword in ("const", "enum") else {keyword}
-    others = [other for other in schema if other in _HELD and other not in allowed]
+    """Raise SchemaInvalid for a keyword beside one that decides alone."""
+    compatible = {keyword, "type"} if keyword in ("const", "enum") else {keyword}
+    others = [other for other in schema if other in _ENFORCED and other not in compatible]
     if others:
-        raise SchemaInvalid(f'{place(at)} has "{others[0]}" beside "{keyword}"; both at once cannot be held')
+        raise SchemaInvalid(f'{place(at)} has "{others[0]}" beside "{keyword}"; use only one of them')
 
 
 def types_of(schema: Mapping[str, Any], at: Path) -> list[str]:
-    """The types that a value may have; none where it may have any. Raises SchemaInvalid."""
+    """Return the types that a value may have; none if it may have any. Raises SchemaInvalid."""
     if "type" not in schema:
-        return [name for name, telling in _TELLING.items() if any(keyword in schema for keyword in telling)][:1]
-    given = schema["type"]
-    names = given if isinstance(given, list) else [given]
+        return [name for name, keywords in _KEYWORDS_OF_TYPE.items() if any(word in schema for word in keywords)][:1]
+    value = schema["type"]
+    names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) and name in _TYPES for name in names):
         raise SchemaInvalid(f"{place(at, 'type')} must be one or several of: {', '.join(_TYPES)}")
     return names
 
 
 def fits(value: Any, types: list[str]) -> bool:
-    """Whether the value has one of the types, or none are asked for."""
+    """Tell whether the value has one of the types; any value does if there are none."""
     return not types or any(_TYPES[name](value) for name in types)
 
 
-def found_in(document: Any, target: str, at: Path) -> Any:
-    """What a reference such as "#/$defs/Person" points at. Raises SchemaInvalid where there is nothing."""
-    found = document
+def look_up(document: Any, target: str, at: Path) -> Any:
+    """Return what a reference such as "#/$defs/Person" points to. Raises SchemaInvalid if there is nothing."""
+    value = document
     for part in target.split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-            found = found[int(key)]
-        elif isinstance(found, dict) and key in found:
-            found = found[key]
+        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict) and key in value:
+            value = value[key]
         else:
-            raise SchemaInvalid(f"{place(at)} refers to {target}, which is not there")
-    return found
+            raise SchemaInvalid(f"{place(at)} refers to {target}, which does not exist")
+    return value
 
 
 def check_apart(options: list[Any], at: Path, resolve: Callable[[Any], Any]) -> None:
-    """Raises SchemaInvalid unless a value that fits one of the options can be seen to fit no other."""
+    """Raise SchemaInvalid unless it is clear that a value which fits one option fits no other."""
     for one, other in combinations([resolve(option) for option in options], 2):
         if not _are_apart(one, other, at, resolve):
             raise SchemaInvalid(
-                f'{place(at)} has "oneOf" of schemas that one value might fit together; write "anyOf", or tell them '
-                "apart by a required property with a const"
+                f'{place(at)} has "oneOf" of schemas that may both fit one value; write "anyOf", or give each schema a '
+                "required property with a different const"
             )
 
 
@@ -127,8 +127,8 @@ def _are_apart(one: Any, other: Any, at: Path, resolve: Callable[[Any], Any]) ->
 
 
 def _values(schema: Mapping[str, Any]) -> set[str] | None:
-    given = [schema["const"]] if "const" in schema else schema.get("enum")
-    return {json_text(value) for value in given} if isinstance(given, list) else None
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    return {json_text(value) for value in values} if isinstance(values, list) else None
 
 
 def _widened(types: set[str]) -> set[str]:

@@ -1,9 +1,9 @@
-"""Our own matrix products for OpenVINO, compiled into one library when the image is built."""
+"""Our own matrix products for OpenVINO; building the image compiles them into one library."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# In a prepared model's config.json: the graph names our operations.
+# The key in a prepared model's config.json that says that the graph uses our operations.
 OWN_PRODUCTS = "orchestrar_kernels"
 LIBRARY = Path(__file__).with_name("libkernels.so")

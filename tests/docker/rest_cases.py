@@ -26,7 +26,7 @@ class Engine(OpenVinoEngine):
     """Tells when it is loaded."""
 
     def __init__(self, settings: RunnerSettings) -> None:
-        super().__init__(settings, rest_s=REST_S)
+        super().__init__(settings, reload_after_s=REST_S)
         self.loads = 0
         self.loading = threading.Semaphore(0)
 

@@ -169,7 +169,7 @@ def test_langchain_embeds(house: House, reference: Any) -> None:
 
 def test_too_long_a_text_names_both_lengths(house: House, client: OpenAI, reference: Any) -> None:
     """The model's own limit counts, and the text at fault is named; cut on request, it is what the package cuts."""
-    with pytest.raises(openai.BadRequestError, match="Text 1 has 302 tokens and the model's context 256") as caught:
+    with pytest.raises(openai.BadRequestError, match="Text 1 has 302 tokens, but the context is 256") as caught:
         client.embeddings.create(model="minilm", input=["Hello", "word " * 300])
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
     cut = client.embeddings.create(model="minilm", input="word " * 300, extra_body={"truncate": True})

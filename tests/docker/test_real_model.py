@@ -211,7 +211,7 @@ def test_openai_completions_go_on_from_the_prompt(client: OpenAI) -> None:
 
 def test_openai_refusals_are_bad_requests(client: OpenAI) -> None:
     """Too long a prompt names both lengths, what is not supported its name."""
-    with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens and the context 8192") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens, but the context is 8192") as caught:
         client.chat.completions.create(model="smollm2", messages=user("word " * 9000))
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
     with pytest.raises(openai.BadRequestError, match="logprobs") as caught:

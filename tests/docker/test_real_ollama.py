@@ -116,7 +116,7 @@ def test_options_are_kept(client: ollama.Client) -> None:
 
 def test_the_models_refusals_pass(client: ollama.Client) -> None:
     """Too long a prompt is told with both lengths."""
-    with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens and the context 8192") as caught:
+    with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens, but the context is 8192") as caught:
         client.generate("smollm2", "word " * 9000)
     assert 400 == caught.value.status_code
 

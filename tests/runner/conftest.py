@@ -73,7 +73,7 @@ def serve() -> Iterator[Callable[..., Served]]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         loader.start()
         if wait:
-            assert loader.done.wait(20)
+            assert loader.load_end.wait(20)
         running.append(Served(engine, loader, server))
         return running[-1]
 

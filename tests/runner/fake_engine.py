@@ -62,7 +62,7 @@ class FakeEngine:
         text = request.prompt if request.prompt is not None else request.messages[-1].content
         tokens = tuple(text.encode())
         if len(tokens) >= CONTEXT_LENGTH:
-            raise PromptInvalid(f"The prompt has {len(tokens)} tokens and the context {CONTEXT_LENGTH}.",
+            raise PromptInvalid(f"The prompt has {len(tokens)} tokens, but the context is {CONTEXT_LENGTH}.",
                                 code="context_length_exceeded")  # fmt: skip
         self.asked.append(request)
         sampling = resolve_sampling(request.sampling, PartialSampling())

@@ -1,4 +1,4 @@
-"""Bodies checked strictly, `POST /inference` first: a bool is no number, nor is NaN, and unknown fields are named."""
+"""The body of `POST /inference`, and strict checks for all: bools are not numbers, and errors name unknown fields."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from runner.api.errors import Refused
+from runner.api.errors import RequestRefused
 from runner.engine import Constraints, GenerationRequest, Message, PartialSampling
+from runner.engines.memory import MIB
 
-# The controller's own bound is lower; this one holds for who calls a runner by its port.
-MAX_BODY_BYTES = 16 * 1024 * 1024
+# The controller's own bound is lower; this one is for clients that call a runner by its port.
+MAX_BODY_BYTES = 16 * MIB
 MAX_STOPS = 8
 
 
@@ -25,13 +26,13 @@ StopStrings = Annotated[
 
 
 class StrictBody(BaseModel):
-    """No coercion: what has the wrong type is refused, not guessed at."""
+    """A body without coercion: a value of the wrong type is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class SamplingBody(StrictBody):
-    """How to sample, for every route that generates; what is left out takes the configured or the model's default."""
+    """How to sample, for every route that generates text; parameters left out get the configured or model's default."""
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -41,7 +42,7 @@ class SamplingBody(StrictBody):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
 
     def sampling(self) -> PartialSampling:
-        """The same for the engine."""
+        """Return the same for the engine."""
         return PartialSampling(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
@@ -53,7 +54,7 @@ class SamplingBody(StrictBody):
 
 
 class JsonSchemaBody(StrictBody):
-    """A schema by name; `strict` changes nothing here, every schema is kept."""
+    """A schema with a name; `strict` has no effect here, since answers keep to every schema."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -63,7 +64,7 @@ class JsonSchemaBody(StrictBody):
 
 
 class ResponseFormat(StrictBody):
-    """What the answer has to be: free text, some JSON object, or a value of a schema."""
+    """What the answer must be: free text, any JSON object, or a value of a schema."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -71,20 +72,20 @@ class ResponseFormat(StrictBody):
     json_schema: JsonSchemaBody | None = None
 
     @model_validator(mode="after")
-    def _schema_where_named(self) -> ResponseFormat:
+    def _require_schema(self) -> ResponseFormat:
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError('write the schema in "json_schema": {"name": …, "schema": {…}}')
         return self
 
     def schema_of_answer(self) -> Any:
-        """The JSON schema of the answer; None for free text."""
+        """Return the JSON schema of the answer; None for free text."""
         if self.type == "json_schema" and self.json_schema is not None:
             return self.json_schema.schema_
         return {"type": "object"} if self.type == "json_object" else None
 
 
 class MessageBody(StrictBody):
-    """One turn; what a role means is the chat template's business."""
+    """One turn; the chat template decides what a role means."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
@@ -100,7 +101,7 @@ class InferenceBody(SamplingBody):
     stream: bool = False
 
     @model_validator(mode="after")
-    def _prompt_or_messages(self) -> InferenceBody:
+    def _require_prompt_or_messages(self) -> InferenceBody:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError('write either "prompt" or "messages"')
         if self.raw and self.prompt is None:
@@ -108,7 +109,7 @@ class InferenceBody(SamplingBody):
         return self
 
     def to_request(self) -> GenerationRequest:
-        """The same for the engine."""
+        """Return the same for the engine."""
         return GenerationRequest(
             prompt=self.prompt,
             messages=tuple(Message(role=message.role, content=message.content) for message in self.messages or ()),
@@ -119,29 +120,29 @@ class InferenceBody(SamplingBody):
 
 
 def parse_inference_body(data: bytes) -> InferenceBody:
-    """The body, or Refused with the field at fault."""
-    return checked(InferenceBody, read_object(data))
+    """Return the body; raise RequestRefused with the field at fault."""
+    return validate(InferenceBody, read_object(data))
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """The JSON object in these bytes; raises Refused for anything else."""
+    """Return the JSON object in these bytes; raise RequestRefused for anything else."""
     try:
-        # Decoded here because json would also guess UTF-16.
+        # Decoded here because json would also accept UTF-16.
         raw = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError:
-        raise Refused("The body is nested too deeply.", code="invalid_body") from None
+        raise RequestRefused("The body is nested too deeply.", code="invalid_body") from None
     except ValueError as error:
-        raise Refused(f"The body is no JSON: {_brief(error)}.", code="invalid_body") from None
+        raise RequestRefused(f"The body is not valid JSON: {_brief(error)}.", code="invalid_body") from None
     if not isinstance(raw, dict):
-        raise Refused("The body must be a JSON object.", code="invalid_body")
+        raise RequestRefused("The body must be a JSON object.", code="invalid_body")
     return raw
 
 
 B = TypeVar("B", bound=StrictBody)
 
 
-def checked(kind: type[B], raw: dict[str, Any]) -> B:
-    """The object as a body of this kind; raises Refused with the field at fault."""
+def validate(kind: type[B], raw: dict[str, Any]) -> B:
+    """Return the object as a body of this kind; raise RequestRefused with the field at fault."""
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
@@ -149,7 +150,7 @@ def checked(kind: type[B], raw: dict[str, Any]) -> B:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _brief(error: ValueError) -> str:
@@ -158,11 +159,13 @@ def _brief(error: ValueError) -> str:
     return str(error)
 
 
-def _refusal(kind: type[StrictBody], error: ValidationError) -> Refused:
+def _refusal(kind: type[StrictBody], error: ValidationError) -> RequestRefused:
     first: Any = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"]) or None
     if first["type"] == "extra_forbidden":
-        known = MessageBody.model_fields if len(first["loc"]) > 1 else kind.model_fields
-        return Refused(f"Unknown field {name}; known are: {', '.join(sorted(known))}.", code="invalid_body", param=name)
+        fields = MessageBody.model_fields if len(first["loc"]) > 1 else kind.model_fields
+        message = f"Unknown field {name}; the known fields are: {', '.join(sorted(fields))}."
+        return RequestRefused(message, code="invalid_body", param=name)
     text = str(first["msg"]).removeprefix("Value error, ")
-    return Refused(f"{name}: {text}." if name else f"{text[0].upper()}{text[1:]}.", code="invalid_body", param=name)
+    message = f"{name}: {text}." if name else f"{text[0].upper()}{text[1:]}."
+    return RequestRefused(message, code="invalid_body", param=name)

@@ -1,4 +1,4 @@
-"""Tools in the OpenAI API's bodies: what may be called, what has to be, and what was called before."""
+"""Tools in the OpenAI API's bodies: which the model may call, which it must call, and earlier calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Lenient(StrictBody):
 
 
 class FunctionBody(_Lenient):
-    """What a tool does, and the schema of its arguments."""
+    """A tool's purpose, and the schema of its arguments."""
 
     name: Name
     description: str | None = None
@@ -28,13 +28,13 @@ class FunctionBody(_Lenient):
 
 
 class ToolBody(_Lenient):
-    """Something that the model may call."""
+    """A tool that the model may call."""
 
     type: Literal["function"]
     function: FunctionBody
 
     def to_tool(self) -> Tool:
-        """The same for the engine."""
+        """Return the same for the engine."""
         function = self.function
         return Tool(name=function.name, description=function.description or "", parameters=function.parameters or {})
 
@@ -44,14 +44,14 @@ class _NamedFunction(_Lenient):
 
 
 class NamedChoice(_Lenient):
-    """The one function that has to be called."""
+    """The one function that the model must call."""
 
     type: Literal["function"]
     function: _NamedFunction
 
 
 def _as_choice(value: Any) -> Any:
-    # Checked here and not by a union, whose refusals name every member of it.
+    # Checked here and not by a union, whose errors name every member.
     if isinstance(value, dict):
         return NamedChoice.model_validate(value)
     if value not in ("none", "auto", "required"):
@@ -69,7 +69,7 @@ class _CalledFunction(_Lenient):
 
     @field_validator("arguments")
     @classmethod
-    def _json_object(cls, text: str) -> str:
+    def _require_json_object(cls, text: str) -> str:
         try:
             if isinstance(json.loads(text or "{}"), dict):
                 return text
@@ -86,5 +86,5 @@ class ToolCallBody(_Lenient):
     function: _CalledFunction
 
     def to_call(self) -> ToolCall:
-        """The same for the engine."""
+        """Return the same for the engine."""
         return ToolCall(id=self.id, name=self.function.name, arguments=json.loads(self.function.arguments or "{}"))

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI's continuous batching as the stepping loop wants it."""
+"""Adapts OpenVINO GenAI's continuous batching to the step loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.engines.step_loop import BatchSequence, RequestFailed, Tokens
 
 
 class OpenVinoBatch:
-    """See `runner.engines.stepping.BatchPipeline`."""
+    """See `runner.engines.step_loop.BatchPipeline`."""
 
     def __init__(self, library: Any, pipeline: Any, eos: frozenset[int]) -> None:
         import numpy
@@ -22,7 +22,7 @@ class OpenVinoBatch:
         self._pipeline = pipeline
         self._eos = eos
         self._ids = itertools.count()
-        # Named once: an attribute of a bound enumeration costs more than the comparison.
+        # Looked up once: an attribute of a bound enumeration costs more than the comparison.
         self._reasons: dict[Any, FinishReason] = {
             library.GenerationFinishReason.STOP: "stop",
             library.GenerationFinishReason.LENGTH: "length",
@@ -33,7 +33,7 @@ class OpenVinoBatch:
         try:
             handle = self._pipeline.add_request(next(self._ids), tokens, self._generation_config(request))
         except RuntimeError as error:
-            raise RequestFailed(f"the engine refuses this request: {last_line(error)}") from error
+            raise RequestFailed(f"the engine refused this request: {last_line(error)}") from error
         return _Sequence(handle, self._reasons, self._library.GenerationStatus.IGNORED)
 
     def step(self) -> None:
@@ -65,18 +65,22 @@ class _Sequence:
     def take(self) -> Tokens | None:
         if not self._handle.can_read():
             if self._handle.get_status() == self._ignored:
-                raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
+                raise _no_room()
             return None
         (output,) = self._handle.read().values()
         tokens = output.generated_ids
         if not tokens and self._handle.get_status() == self._ignored:
-            raise RequestFailed("the memory has no room for this request's context; raise resources.memory")
+            raise _no_room()
         return Tokens(tokens, self._reasons.get(output.finish_reason))
 
     def cancel(self) -> None:
         self._handle.cancel()
 
 
+def _no_room() -> RequestFailed:
+    return RequestFailed("memory has no room for this request's context; raise resources.memory")
+
+
 def last_line(error: BaseException) -> str:
-    """OpenVINO's texts begin with where in its source they were thrown."""
+    """Return the last line of a message; OpenVINO's begin with where in its source they were thrown."""
     return str(error).strip().rpartition("\n")[2]

@@ -1,4 +1,4 @@
-"""The engine on OpenVINO GenAI's continuous batching: fast on CPUs, for many requests at once."""
+"""The engine on OpenVINO GenAI's continuous batching: fast on CPUs, with many requests at once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from runner.engines.openvino.batch import OpenVinoBatch, last_line
 from runner.engines.openvino.fair_lock import FairLock
 from runner.engines.openvino.grammar_cache import GrammarCache
 from runner.engines.openvino.grammar_compiler import GrammarCompiler
-from runner.engines.openvino.idle_reload import REST_S, IdleReloader
+from runner.engines.openvino.idle_reload import RELOAD_AFTER_S, IdleReloader
 from runner.engines.openvino.kv_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
 from runner.engines.openvino.precision import arithmetic
-from runner.engines.sampling_defaults import encoded_request
+from runner.engines.sampling_defaults import encode_request
 from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
 from runner.kernels import LIBRARY, OWN_PRODUCTS
@@ -37,14 +37,14 @@ P = TypeVar("P")
 
 MODEL_FILE = "openvino_model.xml"
 FALLBACK_CONTEXT_LENGTH = 2048
-# Prompts are computed in parts of this many tokens, so that a long one holds up the others' next token only briefly.
+# Prompts are computed in parts of this many tokens, so that a long one delays the others' next token only briefly.
 BATCHED_TOKENS = 256
 
 
 class OpenVinoEngine:
-    """See `runner.engine.Engine`. As many generations at once as `max_concurrency` says."""
+    """See `runner.engine.Engine`. Runs up to `max_concurrency` generations at once."""
 
-    def __init__(self, settings: RunnerSettings, *, rest_s: float = REST_S) -> None:
+    def __init__(self, settings: RunnerSettings, *, reload_after_s: float = RELOAD_AFTER_S) -> None:
         self._settings = settings
         self._context_length = 0
         self._arithmetic = arithmetic("auto", has_own_products=False)
@@ -54,20 +54,23 @@ class OpenVinoEngine:
         self._pipeline: Any = None
         self._grammars: GrammarCache | None = None
         self._loop: StepLoop | None = None
-        # Shared by who calls the engine, alone while the model is loaded anew.
-        self._in_use = FairLock()
-        self._broken: str | None = None
-        self._rest = IdleReloader(
-            idle_s=self._idle_s, memory_bytes=anonymous_bytes, give_back=self._give_memory_back, rest_s=rest_s
+        # Callers of the engine share it; a reload of the model holds it alone.
+        self._use_lock = FairLock()
+        self._failure: str | None = None
+        self._idle_reloader = IdleReloader(
+            idle_s=self._idle_s,
+            memory_bytes=anonymous_bytes,
+            reload=self._reload_if_idle,
+            reload_after_s=reload_after_s,
         )
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         self._load(on_phase)
-        self._rest.start()
+        self._idle_reloader.start()
 
     def _load(self, on_phase: Callable[[Phase], None]) -> None:
         if self._settings.task == "embedding":
-            raise EngineError("the openvino engine makes no embeddings; write `engine: transformers`")
+            raise EngineError("the openvino engine cannot make embeddings; write `engine: transformers`")
         on_phase("importing")
         import openvino_genai
 
@@ -76,10 +79,10 @@ class OpenVinoEngine:
         on_phase("loading")
         folder = self._settings.model_path
         if not (folder / MODEL_FILE).is_file():
-            raise EngineError(f"{folder} has no {MODEL_FILE}; choose a source in OpenVINO's form, or a GGUF file")
+            raise EngineError(f"{folder} has no {MODEL_FILE}; choose a source in OpenVINO's format, or a GGUF file")
         config = read_config(folder)
         self._arithmetic = arithmetic(self._settings.dtype, has_own_products=bool(config.get(OWN_PRODUCTS)))
-        blocks = self._bounded_cache(config)
+        blocks = self._cache_blocks(config)
         self._context_length = self._bounded_context(config, blocks * KV_BLOCK_TOKENS)
         self._tokenizer = OpenVinoTokenizer(folder, has_chat=self._settings.task == "chat")
         scheduler = openvino_genai.SchedulerConfig()
@@ -93,12 +96,12 @@ class OpenVinoEngine:
                 INFERENCE_NUM_THREADS=self._settings.cpus, extensions=[str(LIBRARY)], **self._arithmetic.properties,
             )  # fmt: skip
         except RuntimeError as error:
-            raise EngineError(f"the model's files cannot be loaded: {last_line(error)}") from error
+            raise EngineError(f"the engine cannot load the model's files: {last_line(error)}") from error
         self._pipeline = pipeline
         self._read_generation_config(pipeline.get_config())
         self._grammars = GrammarCache(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
         self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos), self._text_of)
-        self._rest.loaded()
+        self._idle_reloader.note_load()
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -108,38 +111,38 @@ class OpenVinoEngine:
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
             grammars=True,
-            tool_syntax=self._loaded(self._tokenizer).tool_syntax,
+            tool_syntax=self._require(self._tokenizer).tool_syntax,
         )
 
     def failure(self) -> str | None:
         loop = self._loop
-        return self._broken or (None if loop is None else loop.failure)
+        return self._failure or (None if loop is None else loop.failure)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         if request.grammar is not None:
-            self._forget_grammars_if_full()
-        with self._in_use.shared():
-            tokens = self._loaded(self._tokenizer).encode(request)
-            own = (request.sampling, self._settings.generation, self._model_defaults)
-            encoded = encoded_request(tokens, self._context_length, *own)
+            self._reload_if_grammars_full()
+        with self._use_lock.sharing():
+            tokens = self._require(self._tokenizer).encode(request)
+            sources = (request.sampling, self._settings.generation, self._model_defaults)
+            encoded_request = encode_request(tokens, self._context_length, *sources)
             if request.grammar is not None:
-                self._loaded(self._grammars).compile(request.grammar)
-        return replace(encoded, grammar=request.grammar)
+                self._require(self._grammars).compile(request.grammar)
+        return replace(encoded_request, grammar=request.grammar)
 
     def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
-        with self._in_use.shared():
-            submit = self._loaded(self._loop).submit
+        with self._use_lock.sharing():
+            submit = self._require(self._loop).submit
             if request.grammar is None:
                 submit(request, receiver)
             else:
-                self._loaded(self._grammars).submit(request, receiver, submit)
+                self._require(self._grammars).submit(request, receiver, submit)
 
     def cache_use(self) -> float | None:
         pipeline = self._pipeline
         return None if pipeline is None else pipeline.get_metrics().cache_usage / 100
 
     def close(self) -> None:
-        self._rest.close()
+        self._idle_reloader.close()
         self._unload()
 
     def _unload(self) -> None:
@@ -147,52 +150,52 @@ class OpenVinoEngine:
             self._loop.close()
         self._loop = self._pipeline = self._tokenizer = self._grammars = None
 
-    def _forget_grammars_if_full(self) -> None:
-        """What the library compiled is freed in no other way than by loading the model anew."""
+    def _reload_if_grammars_full(self) -> None:
+        """Free compiled grammars in the only way there is: by reloading the model."""
         grammars = self._grammars
         if grammars is None or not grammars.is_full():
             return
-        with self._in_use.alone():
-            if self._loaded(self._grammars).is_full():
-                log.info("loading anew, to free the memory of the grammars of earlier requests")
-                self._load_anew()
+        with self._use_lock.exclusive():
+            if self._require(self._grammars).is_full():
+                log.info("reloading the model to free the memory of earlier requests' grammars")
+                self._reload()
 
-    def _give_memory_back(self) -> None:
-        """The KV cache never shrinks, and what it holds of earlier prompts is never dropped: it goes with the model."""
-        with self._in_use.alone():
-            # Somebody may have come since it was decided.
-            if self._rest.is_due():
+    def _reload_if_idle(self) -> None:
+        """Free the KV cache, which never shrinks and never drops earlier prompts, by reloading the model."""
+        with self._use_lock.exclusive():
+            # A request may have come since the reload became due.
+            if self._idle_reloader.is_due():
                 before_bytes = anonymous_bytes()
-                self._load_anew()
+                self._reload()
                 freed_mb = (before_bytes - anonymous_bytes()) / 1e6
-                log.info("gave %.0f MB back: loaded anew, since nobody has asked for long", freed_mb)
+                log.info("reloaded the model after a long idle time; this freed %.0f MB", freed_mb)
 
-    def _load_anew(self) -> None:
-        """Called alone: who comes meanwhile waits."""
-        self._loaded(self._loop).drain()
+    def _reload(self) -> None:
+        """Reload the model. The caller holds the lock alone, so new requests wait."""
+        self._require(self._loop).drain()
         self._unload()
         try:
             self._load(lambda _phase: None)
         except EngineError as error:
-            self._broken = str(error)
+            self._failure = str(error)
             raise
         finally:
             if self._loop is None:
-                self._broken = self._broken or "the model could not be loaded anew"
+                self._failure = self._failure or "the engine could not reload the model"
 
     def _idle_s(self) -> float | None:
         loop = self._loop
         return None if loop is None or loop.failure is not None else loop.idle_s()
 
-    def _loaded(self, part: P | None) -> P:
+    def _require(self, part: P | None) -> P:
         if part is None:
-            raise EngineError(self._broken or "the model is not loaded")
+            raise EngineError(self._failure or "the model is not loaded")
         return part
 
     def _text_of(self, request: EncodedRequest) -> TokenText:
         return TokenText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)
 
-    def _bounded_cache(self, config: dict[str, Any]) -> int:
+    def _cache_blocks(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
         kv_bytes = kv_bytes_per_token(config)
         longest = self._settings.context_length or config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
@@ -200,27 +203,27 @@ class OpenVinoEngine:
 
     def _bounded_context(self, config: dict[str, Any], cached_tokens: int) -> int:
         own = config.get("max_position_embeddings") or FALLBACK_CONTEXT_LENGTH
-        wanted = self._settings.context_length or own
-        if wanted > own:
-            log.warning("context_length %d is more than the model's own %d, which is used", wanted, own)
-        if cached_tokens < min(own, wanted):
+        length = self._settings.context_length or own
+        if length > own:
+            log.warning("context_length %d exceeds the model's own %d; the engine uses %d", length, own, own)
+        if cached_tokens < min(own, length):
             log.warning("memory has room for a context of %d tokens; raise resources.memory for more", cached_tokens)
-        return int(min(own, wanted, cached_tokens))
+        return int(min(own, length, cached_tokens))
 
     def _read_generation_config(self, config: Any) -> None:
-        found = {config.eos_token_id, *config.stop_token_ids, self._tokenizer.library.get_eos_token_id()}
-        self._eos = frozenset(token for token in found if token >= 0)
+        tokens = {config.eos_token_id, *config.stop_token_ids, self._tokenizer.library.get_eos_token_id()}
+        self._eos = frozenset(token for token in tokens if token >= 0)
         if config.do_sample:
             top_k = config.top_k if config.top_k < 2**31 else 0
             self._model_defaults = PartialSampling(temperature=config.temperature, top_p=config.top_p, top_k=top_k)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json; empty where there is none."""
+    """Return the model's config.json; empty if there is none."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise EngineError(f"config.json is no JSON: {error}") from None
+        raise EngineError(f"config.json is not valid JSON: {error}; download the model again") from None
     return config if isinstance(config, dict) else {}

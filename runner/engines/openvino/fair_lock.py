@@ -1,4 +1,4 @@
-"""A lock for many at once or one alone, in the order in which they came."""
+"""A lock for many sharing threads or one exclusive thread, in order of arrival."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from contextlib import contextmanager
 
 
 class FairLock:
-    """Who comes alone waits for those before it and holds up those after it: nobody waits for ever."""
+    """An exclusive thread queues behind earlier ones and blocks later ones, so no thread starves."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._queue: deque[object] = deque()
-        self._sharing = 0
-        self._is_alone = False
+        self._sharing_count = 0
+        self._is_exclusive = False
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Together with others that share it. Blocks."""
-        self.share()
+    def sharing(self) -> Iterator[None]:
+        """Hold the lock together with other sharing threads. Blocks."""
+        self.acquire_shared()
         try:
             yield
         finally:
-            self.unshare()
+            self.release_shared()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Together with nobody. Blocks."""
-        self._enter(alone=True)
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock alone. Blocks."""
+        self._enter(is_exclusive=True)
         try:
             yield
         finally:
             with self._condition:
-                self._is_alone = False
+                self._is_exclusive = False
                 self._condition.notify_all()
 
-    def share(self) -> None:
-        """As `shared`, until `unshare`, which another thread may call. Blocks."""
-        self._enter(alone=False)
+    def acquire_shared(self) -> None:
+        """Share the lock until `release_shared`, which another thread may call. Blocks."""
+        self._enter(is_exclusive=False)
 
-    def unshare(self) -> None:
-        """Once for each `share`."""
+    def release_shared(self) -> None:
+        """Undo one `acquire_shared`."""
         with self._condition:
-            self._sharing -= 1
+            self._sharing_count -= 1
             self._condition.notify_all()
 
-    def _enter(self, *, alone: bool) -> None:
+    def _enter(self, *, is_exclusive: bool) -> None:
         place = object()
         with self._condition:
             self._queue.append(place)
-            while self._queue[0] is not place or self._is_alone or (alone and self._sharing):
+            while self._queue[0] is not place or self._is_exclusive or (is_exclusive and self._sharing_count):
                 self._condition.wait()
             self._queue.popleft()
-            if alone:
-                self._is_alone = True
+            if is_exclusive:
+                self._is_exclusive = True
             else:
-                self._sharing += 1
+                self._sharing_count += 1
             # The next in the queue may share it, too.
             self._condition.notify_all()

@@ -1,11 +1,11 @@
 """Compiles grammars for OpenVINO GenAI's pipelines before a request joins the batch.
 
-The library compiles a grammar within the step that its request joins, where it would hold up all others, for seconds at
-worst, and fail them all if it cannot. What it compiled it keeps with the tokenizer. So each grammar is compiled first
-by another pipeline with the same tokenizer, around a model that computes nothing; the step then finds it there.
+The library compiles a grammar in the step that its request joins. That would hold up all other requests, for seconds at
+worst, and would fail them all if it cannot. The library keeps what it compiled with the tokenizer. So another pipeline
+with the same tokenizer, around a model that computes nothing, compiles each grammar first; the step then finds it.
 
-The library notes how long it took in a list without a lock. So nothing may be compiled while a request joins: see
-`Grammars.submit`.
+The library records how long a compilation took in a list without a lock. So nothing may be compiled while a request
+joins: see `GrammarCache.submit`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from runner.engine import EngineError
 from runner.engines.openvino.grammar_cache import GrammarRefused
 from runner.kernels import LIBRARY
 
-# The library compiles in threads of its own, eight of them; the batch goes first.
+# The library compiles in eight threads of its own; the batch has priority.
 NICENESS = 10
-# In the place in its source where the part of the library that reads grammars throws.
+# What the source path in an exception holds if the library's grammar reader threw it.
 GRAMMAR_SOURCE = "xgrammar"
 
 
 class GrammarCompiler:
-    """Makes a tokenizer know grammars, called with one at a time. Raises GrammarRefused, EngineError."""
+    """Compiles grammars for a tokenizer; call it for one at a time. Raises GrammarRefused, EngineError."""
 
     def __init__(self, library: Any, tokenizer: Any, model_file: Path) -> None:
         self._library = library
@@ -37,12 +37,12 @@ class GrammarCompiler:
 
     def __call__(self, text: str) -> None:
         failures: list[Exception] = []
-        # In a thread of its own: a thread stays as low as it was put, as do those that come from it.
+        # In a thread of its own: a lowered priority cannot be raised again, and new threads inherit it.
         thread = threading.Thread(target=self._compile, args=(text, failures), name="grammar")
         thread.start()
         thread.join()
         if failures:
-            raise told(failures[0]) from failures[0]
+            raise compile_error(failures[0]) from failures[0]
 
     def _compile(self, text: str, failures: list[Exception]) -> None:
         try:
@@ -52,11 +52,11 @@ class GrammarCompiler:
             config = self._library.GenerationConfig(max_new_tokens=1)
             config.structured_output_config = self._library.StructuredOutputConfig(grammar=text)
             self._pipeline.generate(_one_token(), config)
-        except Exception as error:  # The thread's outermost; whoever waits for it has to be told.
+        except Exception as error:  # The thread's outermost handler; the waiting thread raises it again.
             failures.append(error)
 
     def _vocabulary(self) -> int:
-        """How many tokens the model gives a score; with some models more than there are."""
+        """Return how many tokens the model scores; some models score more than there are."""
         import openvino
 
         core = openvino.Core()
@@ -65,8 +65,8 @@ class GrammarCompiler:
         return int(size.get_length()) if size.is_static else len(self._tokenizer.get_vocab())
 
 
-def told(error: Exception) -> GrammarRefused | EngineError:
-    """Whose fault it is: the grammar's only where the library says so."""
+def compile_error(error: Exception) -> GrammarRefused | EngineError:
+    """Return the error to raise: the grammar is at fault only if the library says so."""
     where, _, last = str(error).strip().rpartition(": ")
     if isinstance(error, RuntimeError) and GRAMMAR_SOURCE in where:
         return GrammarRefused(last)
@@ -74,7 +74,7 @@ def told(error: Exception) -> GrammarRefused | EngineError:
 
 
 def _mute_pipeline(library: Any, tokenizer: Any, vocabulary: int) -> Any:
-    """A pipeline that finds all tokens equally likely, at no cost."""
+    """Return a pipeline that gives all tokens the same score, at no cost."""
     import numpy
     import openvino
     from openvino import opset13 as ops

@@ -1,4 +1,4 @@
-"""What the openvino engine computes in, in the words of OpenVINO's CPU plugin."""
+"""The number formats that the openvino engine computes in, as properties of OpenVINO's CPU plugin."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """`name` is what `/health` shows."""
+    """`name` is the `dtype` that `/health` shows."""
 
     name: str
     properties: dict[str, Any]
 
 
 def arithmetic(dtype: str, *, has_own_products: bool) -> Arithmetic:
-    """For a `dtype` of models.yaml, and a graph with our products (`runner/kernels`) or the library's.
+    """Choose for a `dtype` of models.yaml, and a graph with our matrix products (`runner/kernels`) or the library's.
 
-    Ours round activations to 16 bits, which float32 arithmetic is not told from by `bench.quality`, and there is no
-    faster way: `dtype` changes nothing. With the library's, `auto` rounds activations to 8 bits in groups of 64 values
-    where weights are narrow, and is fast; the others do not.
+    Ours round activations to 16 bits, which `bench.quality` cannot tell from float32 arithmetic, and there is no faster
+    way: `dtype` changes nothing. With the library's, `auto` rounds activations to 8 bits in groups of 64 values if the
+    weights are narrow, and is fast; the others do not round.
     """
     if has_own_products:
         return Arithmetic("float32", _properties("f32", group=0))
@@ -30,6 +30,6 @@ def arithmetic(dtype: str, *, has_own_products: bool) -> Arithmetic:
 
 
 def _properties(hint: str, *, group: int) -> dict[str, Any]:
-    # The plugin's own choice of precision is bfloat16, with half the speed where the CPU has no fast way for it; its
-    # own choice for the cache, 8 bits, takes half the memory of this one and more than twice the time.
+    # The plugin would choose bfloat16, at half the speed on CPUs without fast instructions for it, and a cache of 8
+    # bits, which takes half the memory of this one and more than twice the time.
     return {"INFERENCE_PRECISION_HINT": hint, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group, "KV_CACHE_PRECISION": "f16"}

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.engine import Capabilities, EngineError, Phase, PromptInvalid
-from runner.engines.transformers.pretrained import LOCAL, load_config, load_model
+from runner.engines.transformers.pretrained import bounded_context, load_pretrained
 from runner.engines.transformers.sentence_recipe import Recipe, read_recipe
 from runner.settings import RunnerSettings
 
-log = logging.getLogger("runner")
-
-# For models that name no limit.
+# For models without a limit of their own.
 FALLBACK_CONTEXT_LENGTH = 512
 
 
 class TransformersEmbedder:
-    """See `runner.engine.Embedder`. One batch at a time, on all cores."""
+    """See `runner.engine.Embedder`. Computes one batch at a time, on all cores."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
         self._recipe = Recipe()
         self._context_length = self._vocabulary = self._dimensions = 0
-        # The tokenizer's Rust half refuses to be borrowed twice at once.
+        # The tokenizer's Rust half fails if two threads use it at once.
         self._tokenizer_lock = threading.Lock()
         self._torch: Any = None
         self._tokenizer: Any = None
@@ -33,26 +30,16 @@ class TransformersEmbedder:
         self._pooling: Any = None
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
-        on_phase("importing")
-        from runner.engines.transformers.lean_import import import_torch
-
-        torch = self._torch = import_torch()
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
+        folder = self._settings.model_path
+        self._recipe = read_recipe(folder)
+        config, self._tokenizer, self._model = load_pretrained("AutoModel", self._settings, on_phase)
+        import torch
 
         from runner.engines.transformers.pooling import Pooling
 
-        disable_progress_bar()
-
-        on_phase("loading")
-        torch.set_num_threads(self._settings.cpus)
-        folder = self._settings.model_path
-        self._recipe = read_recipe(folder)
-        config = load_config(self._settings)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+        self._torch = torch
         self._context_length = self._bounded_context(config)
-        self._model = load_model(AutoModel, config, self._settings)
-        # Nothing follows these tokens whose work a cache would save.
+        # A cache would save work only for tokens that follow, and none do.
         self._model.config.use_cache = False
         self._pooling = Pooling(self._recipe, folder, self._model.device)
         self._vocabulary = self._model.get_input_embeddings().num_embeddings
@@ -75,12 +62,12 @@ class TransformersEmbedder:
         self._model = self._tokenizer = self._pooling = None
 
     def tokenize(self, inputs: Sequence[str | tuple[int, ...]], *, truncate: bool) -> list[tuple[int, ...]]:
-        texts = [self._written(text) for text in inputs if isinstance(text, str)]
+        texts = [self._prepare_text(text) for text in inputs if isinstance(text, str)]
         cut = {"truncation": True, "max_length": self._context_length} if truncate else {}
         with self._tokenizer_lock:
-            found = iter(self._tokenizer(texts, **cut)["input_ids"] if texts else ())
+            tokens = iter(self._tokenizer(texts, **cut)["input_ids"] if texts else ())
         most = self._context_length if truncate else None
-        return [tuple(next(found)) if isinstance(one, str) else self._known(one)[:most] for one in inputs]
+        return [tuple(next(tokens)) if isinstance(one, str) else self._check_tokens(one)[:most] for one in inputs]
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[list[float]]:
         torch = self._torch
@@ -96,17 +83,17 @@ class TransformersEmbedder:
             vectors = self._pooling(states, mask)
             if not bool(vectors.isfinite().all()):
                 raise EngineError(f"numbers became too large for {self._model.dtype}; write `dtype: float32`")
-            found: list[list[float]] = vectors.tolist()
-        return found
+            rows: list[list[float]] = vectors.tolist()
+        return rows
 
-    def _written(self, text: str) -> str:
+    def _prepare_text(self, text: str) -> str:
         text = self._recipe.prompt + text
         return text.lower() if self._recipe.lower_case else text
 
-    def _known(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_tokens(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         if tokens and max(tokens) >= self._vocabulary:
             raise PromptInvalid(
-                f"The token {max(tokens)} is none of this model's, which has {self._vocabulary}; send text, or this "
+                f"This model has no token {max(tokens)}, only {self._vocabulary} tokens from 0 on; send text, or this "
                 "model's own tokens.",
                 param="input",
             )
@@ -114,10 +101,7 @@ class TransformersEmbedder:
 
     def _bounded_context(self, config: Any) -> int:
         places = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
-        # Where a model says nothing, the library has a number beyond all sense.
+        # If a model sets no limit, the library reports an absurdly large number.
         limits = [limit for limit in (places, self._tokenizer.model_max_length) if 0 < limit < 1 << 24]
         own = min(limits, default=FALLBACK_CONTEXT_LENGTH)
-        wanted = self._settings.context_length or min(own, self._recipe.max_tokens or own)
-        if wanted > own:
-            log.warning("context_length %d is more than the model's own %d, which is used", wanted, own)
-        return min(own, wanted)
+        return bounded_context(self._settings, own, default=min(own, self._recipe.max_tokens or own))

@@ -1,6 +1,6 @@
 """The engine on torch and transformers: any causal Hugging Face architecture, from safetensors, on CPU or GPU.
 
-Requests share each pass through the model where its architecture allows it (see `torch_probe`), else they take turns.
+Requests share each pass through the model if its architecture allows that (see `probe`); otherwise they take turns.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from runner.engine import (
 )
 from runner.engines.chat_template import template_messages, template_tools, tool_syntax
 from runner.engines.detokenizer import Detokenizer
-from runner.engines.sampling_defaults import encoded_request
+from runner.engines.sampling_defaults import encode_request
 from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
-from runner.engines.transformers.pretrained import LOCAL, load_config, load_model
+from runner.engines.transformers.pretrained import bounded_context, load_pretrained
 from runner.engines.transformers.row_batch import RowBatch
 from runner.settings import RunnerSettings
 
@@ -36,40 +36,28 @@ FALLBACK_CONTEXT_LENGTH = 2048
 
 
 class TransformersEngine:
-    """See `runner.engine.Engine`. As many generations at once as `max_concurrency` says and memory has room for."""
+    """See `runner.engine.Engine`. Runs as many generations at once as `max_concurrency` and memory allow."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
         self._context_length = 0
         self._model_defaults = PartialSampling()
         self._eos: frozenset[int] = frozenset()
-        # The tokenizer's Rust half refuses to be borrowed twice at once, and a long prompt keeps it for long: the
-        # stepping thread has one of its own, so that nobody's tokens wait for somebody's prompt.
+        # The tokenizer's Rust half fails if two threads use it at once, and a long prompt uses it for long. So the
+        # stepping thread has its own copy, and its tokens need not wait for a prompt.
         self._tokenizer_lock = threading.Lock()
         self._tokenizer: Any = None
-        self._own_tokenizer: Any = None
+        self._step_tokenizer: Any = None
         self._model: Any = None
         self._batch: RowBatch | None = None
         self._loop: StepLoop | None = None
         self._concurrency = 1
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
-        on_phase("importing")
-        from runner.engines.transformers.lean_import import import_torch
-
-        torch = import_torch()
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-
-        on_phase("loading")
-        torch.set_num_threads(self._settings.cpus)
-        config = load_config(self._settings)
-        self._tokenizer = AutoTokenizer.from_pretrained(self._settings.model_path, **LOCAL)
-        self._own_tokenizer = copy.deepcopy(self._tokenizer)
-        self._context_length = self._bounded_context(config)
-        self._model = load_model(AutoModelForCausalLM, config, self._settings)
+        config, self._tokenizer, self._model = load_pretrained("AutoModelForCausalLM", self._settings, on_phase)
+        self._step_tokenizer = copy.deepcopy(self._tokenizer)
+        own = getattr(config.get_text_config(), "max_position_embeddings", None) or FALLBACK_CONTEXT_LENGTH
+        self._context_length = bounded_context(self._settings, own, default=own)
         self._read_generation_config()
         self._start_batch()
 
@@ -90,8 +78,8 @@ class TransformersEngine:
             text, is_templated = self._prompt_text(request)
             # A template writes the special tokens itself.
             tokens = tuple(self._tokenizer(text, add_special_tokens=not is_templated)["input_ids"])
-        own = (request.sampling, self._settings.generation, self._model_defaults)
-        return encoded_request(tokens, self._context_length, *own)
+        sources = (request.sampling, self._settings.generation, self._model_defaults)
+        return encode_request(tokens, self._context_length, *sources)
 
     def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
         if self._loop is None:
@@ -107,7 +95,7 @@ class TransformersEngine:
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._batch = self._model = self._tokenizer = self._own_tokenizer = None
+        self._loop = self._batch = self._model = self._tokenizer = self._step_tokenizer = None
 
     def _start_batch(self) -> None:
         from runner.engines.transformers.probe import make_forward
@@ -124,13 +112,6 @@ class TransformersEngine:
 
     def _text_of(self, request: EncodedRequest) -> TokenText:
         return TokenText(Detokenizer(self._decode), stop=request.sampling.stop, eos=self._eos)
-
-    def _bounded_context(self, config: Any) -> int:
-        own = getattr(config.get_text_config(), "max_position_embeddings", None) or FALLBACK_CONTEXT_LENGTH
-        wanted = self._settings.context_length or own
-        if wanted > own:
-            log.warning("context_length %d is more than the model's own %d, which is used", wanted, own)
-        return min(own, wanted)
 
     def _read_generation_config(self) -> None:
         own = getattr(self._model, "generation_config", None)
@@ -161,5 +142,5 @@ class TransformersEngine:
         return text
 
     def _decode(self, tokens: list[int]) -> str:
-        text: str = self._own_tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self._step_tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text

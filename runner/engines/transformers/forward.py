@@ -1,8 +1,8 @@
-"""Passes through a model: many requests at once by rows of our cache, or one at a time by the model's own.
+"""Passes through a model: many requests at once with rows of our cache, or one at a time with the model's own cache.
 
-The library has a continuous batching, too. In it each request computes attention over all others' caches, masked out,
-so that a step for many takes several times as long as by rows; it samples everybody alike, without seeds; and it takes
-the memory of its whole cache at the start.
+The library has continuous batching, too. There, each request computes attention over all others' caches and masks them
+out, so a step for many requests takes several times as long as with rows. It also samples all requests alike, without
+seeds, and takes the memory of its whole cache at the start.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transformers.cache_utils import DynamicCache
 from runner.engines.transformers.rows import LayerShape, RowCache
 
 PART_TOKENS = 256
-# What a model's `forward` calls what it keeps of earlier tokens.
+# The parameters of a model's `forward` that hold what it keeps of earlier tokens.
 NAMES_OF_THE_PAST = ("past_key_values", "cache_params", "state")
 
 
 class RowForward:
-    """See `runner.engines.row_batch.Forward`: all rows in one pass, for attention over keys and values."""
+    """See `row_batch.Forward`: all rows in one pass, for attention over keys and values."""
 
     def __init__(self, model: Any, shapes: Sequence[LayerShape], *, rows: int, length: int) -> None:
         self.rows = rows
@@ -36,20 +36,20 @@ class RowForward:
     def extend(self, row: int, parts: Sequence[Sequence[int]], start: int) -> Any:
         count, width = len(parts), max(map(len, parts))
         ends = [len(part) - 1 for part in parts]
-        # What fills a short row up comes after its tokens: none of them sees it, and later ones replace it.
+        # Padding comes after a row's tokens: none of them sees it, and later tokens replace it.
         tokens = [[*part, *([0] * (width - len(part)))] for part in parts]
-        wanted = sorted(set(ends))
+        positions_to_score = sorted(set(ends))
         self._cache.set_part(row, count, start)
         with torch.inference_mode():
             positions = torch.arange(start, start + width, device=self._model.device)
-            logits = self._run(tokens, positions.expand(count, width), None, self._tensor(wanted))
-            return logits[range(count), [wanted.index(end) for end in ends]]
+            logits = self._run(tokens, positions.expand(count, width), None, self._tensor(positions_to_score))
+            return logits[range(count), [positions_to_score.index(end) for end in ends]]
 
     def append(self, tokens: Sequence[int], lengths: Sequence[int]) -> Any:
         with torch.inference_mode():
             ends = self._tensor(lengths)
             self._cache.set_ends(ends)
-            # Rows of one length need no mask.
+            # Rows of equal length need no mask.
             mask = None if min(lengths) == max(lengths) else self._masks.of_ends(ends)
             return self._run([[token] for token in tokens], ends[:, None], mask, 1)[:, -1]
 
@@ -75,7 +75,7 @@ class RowForward:
 
 
 class Masks:
-    """Which of a row's tokens its newest one sees, in the form that a model of this configuration takes."""
+    """Tells a model which of a row's tokens the newest one sees, in the form that its configuration requires."""
 
     def __init__(self, config: Any, dtype: Any) -> None:
         self._dtype = dtype
@@ -85,9 +85,9 @@ class Masks:
             self._kinds = tuple(sorted(set(config.layer_types)))
 
     def of_ends(self, ends: Any) -> Any:
-        """For the newest tokens at positions `ends`: one mask, or one for each kind of layer."""
-        seen = torch.arange(int(ends.max()) + 1, device=ends.device)
-        distance = (ends[:, None] - seen)[:, None, None]
+        """Return one mask for the newest tokens at positions `ends`, or one for each kind of layer."""
+        positions = torch.arange(int(ends.max()) + 1, device=ends.device)
+        distance = (ends[:, None] - positions)[:, None, None]
         if self._kinds is None:
             return self._mask(distance, self._window)
         windows = {"full_attention": None, "sliding_attention": self._window}
@@ -101,14 +101,14 @@ class Masks:
 
 
 class SingleForward:
-    """See `runner.engines.row_batch.Forward`: one row, in whatever the model itself keeps of the past."""
+    """See `row_batch.Forward`: one row, in whatever the model itself keeps of the past."""
 
     def __init__(self, model: Any) -> None:
         self.rows = 1
         self._model = model
         parameters = inspect.signature(model.forward).parameters
         self._name = next((name for name in NAMES_OF_THE_PAST if name in parameters), NAMES_OF_THE_PAST[0])
-        # Models that keep a state alone go on from it by single tokens.
+        # Models that keep only a state continue from it by single tokens.
         self.part_tokens = PART_TOKENS if self._name == NAMES_OF_THE_PAST[0] else sys.maxsize
         self._past: Any = None
 
@@ -123,7 +123,7 @@ class SingleForward:
                 logits_to_keep=1,
                 **{self._name: self._past},
             )
-        # Some change what they are given, and some give back a new one.
+        # Some models change the object that they get, and some return a new one.
         self._past = getattr(output, self._name, None) or self._past
         return output.logits[:, -1]
 
@@ -131,12 +131,12 @@ class SingleForward:
         return self.extend(0, [tokens], lengths[0])
 
     def move(self, source: int, target: int, length: int) -> None:
-        raise AssertionError("a single row has nowhere to go")
+        raise AssertionError("a single row cannot be moved")
 
     def release(self, row: int) -> None:
         self._past = None
 
     def past_bytes(self) -> int:
-        """What the model keeps of the tokens so far, as far as it is keys and values."""
-        kept = [(layer.keys, layer.values) for layer in getattr(self._past, "layers", ()) if hasattr(layer, "keys")]
-        return sum(one.nbytes for pair in kept for one in pair if one is not None)
+        """Return the bytes of the keys and values that the model keeps of the tokens so far."""
+        pairs = [(layer.keys, layer.values) for layer in getattr(self._past, "layers", ()) if hasattr(layer, "keys")]
+        return sum(tensor.nbytes for pair in pairs for tensor in pair if tensor is not None)

@@ -1,8 +1,7 @@
-"""Imports torch and transformers as serving needs them: sooner, and with threads that get along with their neighbours.
+"""Imports torch and transformers faster, and with threads that leave room for other processes.
 
-transformers touches torch's compiler and its multi-machine half while it is imported. Neither is needed to generate, so
-torch is said to have no distributed half, as some of its builds do not, and the compiler is loaded when something
-really asks for it.
+The import of transformers uses torch's compiler and its distributed part. Generating needs neither. So torch claims to
+have no distributed part, as some of its builds do not, and the compiler loads only when something really uses it.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from types import ModuleType
 from typing import Any
 
 COMPILER = "torch._dynamo"
-# What libraries write above their functions, for a compiler that never runs here.
+# Decorators that libraries use, for a compiler that never runs here.
 DECORATORS = ("disable", "allow_in_graph", "assume_constant_result")
-# How often torch's threads look for their next piece of work before they sleep. The default is thirty times as much:
-# where another process wants the same cores, each of a token's hundreds of pieces then waits for the scheduler.
+# How often torch's threads look for their next piece of work before they sleep. The default is thirty times as much: if
+# another process needs the same cores, each of the hundreds of pieces of a token then waits for the scheduler.
 SPINS = "10000"
 
 
 def import_torch() -> Any:
-    """The torch module, with what transformers would drag in put off. Call before anything imports transformers."""
+    """Return torch, without the parts that transformers would import needlessly. Call before importing transformers."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
@@ -32,11 +31,11 @@ def import_torch() -> Any:
 
     if "transformers" not in sys.modules:
         torch.distributed.is_available = lambda: False
-        _put_off_compiler(torch)
+        _delay_compiler(torch)
     return torch
 
 
-def _put_off_compiler(torch: Any) -> None:
+def _delay_compiler(torch: Any) -> None:
     spec = importlib.util.find_spec(COMPILER)
     if spec is None or COMPILER in sys.modules:
         return
@@ -44,18 +43,18 @@ def _put_off_compiler(torch: Any) -> None:
 
 
 class _LateCompiler(ModuleType):
-    """Stands for the compiler's package, and becomes it when any of it but its decorators is used."""
+    """Stands in for the compiler's package, and becomes it when something uses more of it than its decorators."""
 
     def __init__(self, spec: ModuleSpec) -> None:
         super().__init__(spec.name)
         self.__spec__ = spec
         self.__file__ = spec.origin
-        # So that the package's light submodules can be imported without the package itself.
+        # Lets others import the package's light submodules without the package itself.
         self.__path__ = list(spec.submodule_search_locations or ())
-        vars(self).update(dict.fromkeys(DECORATORS, _undecorated))
+        vars(self).update(dict.fromkeys(DECORATORS, _leave_undecorated))
 
     def __getattr__(self, name: str) -> Any:
-        # Only names that are missing come here; the machinery of imports probes for some that no package has.
+        # Python calls this only for missing names; the import system also probes for some that no package has.
         if name.startswith("__") or self.__spec__ is None or self.__spec__.loader is None:
             raise AttributeError(name)
         loader, self.__class__ = self.__spec__.loader, ModuleType  # type: ignore[assignment]
@@ -65,6 +64,6 @@ class _LateCompiler(ModuleType):
         return getattr(self, name)
 
 
-def _undecorated(function: Any = None, *_args: Any, **_kwargs: Any) -> Any:
-    """A decorator, with or without arguments, that leaves the function as it is: nothing is compiled yet."""
-    return function if callable(function) else _undecorated
+def _leave_undecorated(function: Any = None, *_args: Any, **_kwargs: Any) -> Any:
+    """Return the function as it is: a decorator with or without arguments, which compiles nothing yet."""
+    return function if callable(function) else _leave_undecorated

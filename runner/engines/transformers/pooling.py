@@ -1,4 +1,4 @@
-"""Makes one vector of a text's token states, in torch."""
+"""Turns the states of a text's tokens into one vector, in torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from runner.engine import EngineError
 from runner.engines.transformers.sentence_recipe import Dense, Recipe
 
-# Below this a sum is that of nothing.
+# A sum below this has no terms.
 LEAST = 1e-9
 
 
 class Pooling:
-    """A model's way from the states of its tokens to one vector for each text, computed in float32."""
+    """Computes one vector for each text from the states of its tokens, in float32, as the model's recipe says."""
 
     def __init__(self, recipe: Recipe, folder: Path, device: Any) -> None:
         self._modes = [_MODES[mode] for mode in recipe.modes]
@@ -24,7 +24,7 @@ class Pooling:
         self._normalize = recipe.normalize
 
     def __call__(self, states: Any, mask: Any) -> Any:
-        """A row for each text of `states` (texts x tokens x width); the mask is 1 on its tokens, which come first."""
+        """Return a row for each text of `states` (texts x tokens x width); the mask is 1 for tokens, 0 for padding."""
         states, mask = states.float(), mask.unsqueeze(-1).float()
         vectors = torch.cat([mode(states, mask) for mode in self._modes], dim=-1)
         for layer in self._layers:
@@ -54,7 +54,7 @@ def _mean_of_root(states: Any, mask: Any) -> Any:
 
 
 def _weighted_mean(states: Any, mask: Any) -> Any:
-    """Later tokens count more, in step with their place."""
+    """Weight each token by its position."""
     return _mean(states, mask * torch.arange(1, states.shape[1] + 1, device=states.device)[None, :, None])
 
 

@@ -1,18 +1,61 @@
-"""Loads a model's folder with transformers: nothing is fetched, and no code of the model's is run."""
+"""Loads a model's folder with transformers: downloads nothing, and runs none of the model's own code."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
-from runner.engine import EngineError
+from runner.engine import EngineError, Phase
 from runner.settings import AUTO_CPU_DTYPE, RunnerSettings
+
+log = logging.getLogger("runner")
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 AUTO_GPU_DTYPE = "bfloat16"
 
 
-def load_config(settings: RunnerSettings) -> Any:
-    """The model's configuration. Raises EngineError for a kind of model that is not served."""
+class Pretrained(NamedTuple):
+    """What a model's folder holds: its configuration, tokenizer and weights."""
+
+    config: Any
+    tokenizer: Any
+    model: Any
+
+
+def load_pretrained(
+    auto_class: Literal["AutoModel", "AutoModelForCausalLM"],
+    settings: RunnerSettings,
+    on_phase: Callable[[Phase], None],
+) -> Pretrained:
+    """Import the libraries, then load a model's folder. Raises EngineError for a kind of model that is not served."""
+    on_phase("importing")
+    from runner.engines.transformers.lean_import import import_torch
+
+    torch = import_torch()
+    import transformers
+    from transformers.utils.logging import disable_progress_bar
+
+    # The library imports a class when it is looked up, which belongs to this phase.
+    make_tokenizer, make_model = transformers.AutoTokenizer, getattr(transformers, auto_class)
+    disable_progress_bar()
+
+    on_phase("loading")
+    torch.set_num_threads(settings.cpus)
+    config = _load_config(settings)
+    tokenizer = make_tokenizer.from_pretrained(settings.model_path, **LOCAL)
+    return Pretrained(config, tokenizer, _load_model(make_model, config, settings))
+
+
+def bounded_context(settings: RunnerSettings, own: int, default: int) -> int:
+    """Return the context length of the settings, or `default`, but no more than the model's `own`."""
+    length = settings.context_length or default
+    if length > own:
+        log.warning("context_length %d exceeds the model's own %d; the engine uses %d", length, own, own)
+    return min(own, length)
+
+
+def _load_config(settings: RunnerSettings) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(settings.model_path, **LOCAL)
@@ -21,8 +64,8 @@ def load_config(settings: RunnerSettings) -> Any:
     return config
 
 
-def load_model(auto_class: Any, config: Any, settings: RunnerSettings) -> Any:
-    """The model on its device, ready to compute, in the number format of the settings. Raises EngineError."""
+def _load_model(make_model: Any, config: Any, settings: RunnerSettings) -> Any:
+    """Return the model on its device, ready to compute, in the number format of the settings."""
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -30,7 +73,7 @@ def load_model(auto_class: Any, config: Any, settings: RunnerSettings) -> Any:
     dtype = (AUTO_GPU_DTYPE if has_gpu else AUTO_CPU_DTYPE) if name == "auto" else name
     placement = {"device_map": {"": "cuda"}} if has_gpu else {}
     try:
-        model = auto_class.from_pretrained(
+        model = make_model.from_pretrained(
             settings.model_path,
             config=config,
             dtype=getattr(torch, dtype),
@@ -40,5 +83,5 @@ def load_model(auto_class: Any, config: Any, settings: RunnerSettings) -> Any:
         )
     except OSError as error:
         reason = str(error).partition("\n")[0]
-        raise EngineError(f"the model's files cannot be loaded: {reason}") from error
+        raise EngineError(f"the engine cannot load the model's files: {reason}") from error
     return model.eval()

@@ -1,4 +1,4 @@
-"""Finds out by trying whether a model's requests can share a pass, so that any architecture is served right."""
+"""Tests whether a model's requests can share a pass, so that any architecture gives correct answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from runner.engines.transformers.rows import LayerShape
 log = logging.getLogger("runner")
 
 KINDS_OF_LAYERS = frozenset({"full_attention", "sliding_attention"})
-# Two texts of some tokens; the batch gets the beginning of each as a prompt, and one more token after it.
+# Two texts in tokens; the batch gets the beginning of each as a prompt, then one more token.
 PROBE = ((911, 1657, 353, 29, 607, 2203), (1361, 503, 2797, 41, 1801, 733))
 PROBE_LENGTHS = (4, 2)
-# The part of the logits' spread that rounding may change; what a mix-up changes is a multiple of it.
+# How much of the logits' spread rounding may change; a mix-up of requests changes several times as much.
 TOLERANCES = {torch.float32: 0.001, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
@@ -31,15 +31,15 @@ class Unbatchable(Exception):
 
 
 def make_forward(model: Any, *, rows: int, length: int) -> tuple[Forward, Room]:
-    """Passes for up to `rows` requests at once, of up to `length` tokens each; for as many as there is room for."""
+    """Return passes for up to `rows` requests of up to `length` tokens each, as far as memory allows."""
     try:
         return _batched(model, rows, length)
     except Unbatchable as reason:
-        log.warning("requests to %s take turns: %s", model.config.model_type, reason)
-    return _taking_turns(model, length)
+        log.warning("requests to %s run one at a time: %s", model.config.model_type, reason)
+    return _one_at_a_time(model, length)
 
 
-def _taking_turns(model: Any, length: int) -> tuple[Forward, Room]:
+def _one_at_a_time(model: Any, length: int) -> tuple[Forward, Room]:
     forward = SingleForward(model)
     sizes = []
     for start, token in enumerate(_probe(model)[0][:2]):
@@ -47,7 +47,7 @@ def _taking_turns(model: Any, length: int) -> tuple[Forward, Room]:
         sizes.append(forward.past_bytes())
     forward.release(0)
     if (token_bytes := sizes[1] - sizes[0]) == 0:
-        # Whatever it keeps does not grow.
+        # What it keeps does not grow with the tokens.
         return forward, Room(rows=1, context_length=length, tokens=length)
     return forward, shared_room(free_bytes(model), token_bytes, rows=1, context_length=length)
 
@@ -65,36 +65,36 @@ def _batched(model: Any, rows: int, length: int) -> tuple[Forward, Room]:
 
 
 def free_bytes(model: Any) -> int:
-    """What is there for the past of all requests: on a CPU by the container's limit."""
+    """Return the memory for what is kept of all requests' tokens; on a CPU, what the container's limit leaves."""
     if model.device.type == "cpu":
         return int(memory_limit_bytes() - model.get_memory_footprint() - OVERHEAD_BYTES)
-    # What is left is for work buffers.
+    # The rest is for work buffers.
     return int(0.8 * torch.cuda.mem_get_info(model.device)[0])
 
 
 def probe_layers(model: Any) -> tuple[list[LayerShape], Any]:
-    """What the layers keep of each token, and the logits of the probe as the model itself makes them.
+    """Return what the layers keep of each token, and the logits of the probe when the model computes alone.
 
     Raises Unbatchable.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     if unknown := sorted(kinds - KINDS_OF_LAYERS):
-        raise Unbatchable(f"it has layers of the kind {', '.join(unknown)}")
+        raise Unbatchable(f"it has layers of an unknown kind: {', '.join(unknown)}")
     if not model._supports_attention_backend or getattr(config, "attention_chunk_size", None):
-        # Only these take their masks from outside in whole, so that we know what each of their tokens sees.
-        raise Unbatchable("it has an attention of its own")
+        # Only the other models take whole masks from the caller, so that it knows what each of their tokens sees.
+        raise Unbatchable("it has its own kind of attention")
     cache = DynamicCache(config=model.config)
     with _unbatchable_errors(), torch.inference_mode():
         tokens = torch.tensor(_probe(model), device=model.device)
         logits = model(input_ids=tokens, past_key_values=cache, use_cache=True).logits
     if {type(layer) for layer in cache.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
-        raise Unbatchable("it keeps something else of the past than keys and values of each token")
+        raise Unbatchable("it keeps more of earlier tokens than the keys and values of each")
     return [LayerShape(_shape(layer.keys), _shape(layer.values)) for layer in cache.layers], logits
 
 
 def check_batch(model: Any, forward: RowForward, expected: Any) -> None:
-    """Raises Unbatchable where requests of different lengths in one batch get other logits than `probe_layers`'."""
+    """Raise Unbatchable if requests of different lengths in one batch get other logits than `probe_layers` found."""
     texts = _probe(model)[: forward.rows]
     with _unbatchable_errors():
         first = forward.extend(0, [text[:length] for text, length in zip(texts, PROBE_LENGTHS, strict=False)], 0)
@@ -102,18 +102,18 @@ def check_batch(model: Any, forward: RowForward, expected: Any) -> None:
         second = forward.append(tokens, PROBE_LENGTHS[: forward.rows])
     for row, length in enumerate(PROBE_LENGTHS[: forward.rows]):
         forward.release(row)
-        for found, wanted in ((first, expected[row, length - 1]), (second, expected[row, length])):
-            if _difference(found[row], wanted) > TOLERANCES[wanted.dtype]:
+        for logits, reference in ((first, expected[row, length - 1]), (second, expected[row, length])):
+            if _difference(logits[row], reference) > TOLERANCES[reference.dtype]:
                 raise Unbatchable("its answers change when requests share a pass")
 
 
 @contextmanager
 def _unbatchable_errors() -> Iterator[None]:
-    """What the code of a model raises for a cache or mask that it does not know becomes Unbatchable."""
+    """Turn what a model's code raises for an unknown cache or mask into Unbatchable."""
     try:
         yield
     except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise Unbatchable(f"it refuses our cache: {type(error).__name__}: {error}") from error
+        raise Unbatchable(f"it fails with our cache: {type(error).__name__}: {error}") from error
 
 
 def _probe(model: Any) -> list[list[int]]:
@@ -121,15 +121,15 @@ def _probe(model: Any) -> list[list[int]]:
     return [[token % size for token in text] for text in PROBE]
 
 
-def _shape(stored: Any) -> tuple[int, int]:
-    return stored.shape[1], stored.shape[3]
+def _shape(tensor: Any) -> tuple[int, int]:
+    return tensor.shape[1], tensor.shape[3]
 
 
-def _difference(found: Any, wanted: Any) -> float:
-    wanted = wanted.float()
-    return float((found.float() - wanted).norm() / (wanted - wanted.mean()).norm())
+def _difference(logits: Any, reference: Any) -> float:
+    reference = reference.float()
+    return float((logits.float() - reference).norm() / (reference - reference.mean()).norm())
 
 
 def bytes_per_token(shapes: Sequence[LayerShape], dtype: Any) -> int:
-    """Keys and values of one token in all layers."""
+    """Return the bytes of one token's keys and values in all layers."""
     return sum(heads * size for shape in shapes for heads, size in (shape.keys, shape.values)) * int(dtype.itemsize)

@@ -1,4 +1,4 @@
-"""The KV cache of a batch: a row for each request, in memory that only counts where something was written."""
+"""The KV cache of a batch: a row for each request, which takes memory only for the tokens written to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-# Named by Python 3.13; the value is Linux's for every processor.
+# Python names it from 3.13 on; Linux uses the same value on every processor.
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
@@ -24,9 +24,9 @@ class LayerShape:
 
 
 class RowCache:
-    """Rows of keys and values for all layers, each as long as the context; `cache` is how the model sees it.
+    """Rows of keys and values for all layers, each as long as the context; the model uses them through `cache`.
 
-    Before a forward pass `set_part` or `set_ends` says where its tokens go. Not thread-safe.
+    Before a forward pass, `set_part` or `set_ends` says where its tokens go. Not thread-safe.
     """
 
     def __init__(self, shapes: Sequence[LayerShape], rows: int, length: int, dtype: Any, device: Any) -> None:
@@ -35,13 +35,13 @@ class RowCache:
         self.cache = Cache(layers=list(self._layers))
 
     def set_part(self, row: int, count: int, start: int) -> None:
-        """The next pass appends a part of a prompt to each of `count` rows that hold `start` tokens."""
+        """Let the next pass append a part of a prompt to each of `count` rows, which hold `start` tokens."""
         self._place.is_part = True
         self._place.rows = slice(row, row + count)
         self._place.past = start
 
     def set_ends(self, lengths: Any) -> None:
-        """The next pass appends one token to each of the first rows, which hold `lengths` tokens (a tensor)."""
+        """Let the next pass append one token to each of the first rows, which hold `lengths` tokens (a tensor)."""
         self._place.is_part = False
         self._place.rows = slice(0, len(lengths))
         self._place.past = int(lengths.max())
@@ -49,20 +49,20 @@ class RowCache:
         self._place.numbers = torch.arange(len(lengths), device=lengths.device)
 
     def move(self, source: int, target: int, length: int) -> None:
-        """The target's tokens become the source's `length` tokens; the source is empty then."""
+        """Move the `length` tokens of the source row to the target row, and empty the source."""
         self.release(target)
         for layer in self._layers:
             layer.copy(source, target, length)
         self.release(source)
 
     def release(self, row: int) -> None:
-        """The row is empty, its memory the system's."""
+        """Empty the row, and return its memory to the system."""
         for layer in self._layers:
             layer.release(row)
 
 
 class _Place:
-    """Where the running pass's tokens go: shared by all layers."""
+    """Where the current pass's tokens go; all layers share it."""
 
     is_part = True
     rows = slice(0, 0)
@@ -86,12 +86,12 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
         place = self._place
         if not place.is_part:
             end = place.past + 1
-            for stored, new in ((self.keys, key_states), (self.values, value_states)):
-                stored[place.numbers, :, place.lengths] = new[:, :, 0]
+            for store, new in ((self.keys, key_states), (self.values, value_states)):
+                store[place.numbers, :, place.lengths] = new[:, :, 0]
         else:
             end = place.past + key_states.shape[2]
-            for stored, new in ((self.keys, key_states), (self.values, value_states)):
-                stored[place.rows, :, place.past : end] = new
+            for store, new in ((self.keys, key_states), (self.values, value_states)):
+                store[place.rows, :, place.past : end] = new
             if place.past == 0:
                 return key_states, value_states
         return self.keys[place.rows, :, :end], self.values[place.rows, :, :end]
@@ -106,8 +106,8 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
     def copy(self, source: int, target: int, length: int) -> None:
-        for stored in (self.keys, self.values):
-            stored[target, :, :length] = stored[source, :, :length]
+        for store in (self.keys, self.values):
+            store[target, :, :length] = store[source, :, :length]
 
     def release(self, row: int) -> None:
         for store in self._stores:
@@ -115,17 +115,17 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class _Store:
-    """The keys or the values of one layer. On a CPU a row's memory is the system's until it is written to."""
+    """The keys or the values of one layer. On a CPU, a row takes no memory until something is written to it."""
 
     def __init__(self, rows: int, heads: int, size: int, length: int, dtype: Any, device: Any) -> None:
         self._map: mmap.mmap | None = None
         if device.type != "cpu":
             self.tensor = torch.empty((rows, heads, length, size), dtype=dtype, device=device)
             return
-        # Rows begin at the beginning of a page, whatever a token takes.
+        # Rows begin at the start of a page, whatever the size of a token.
         length = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
         self._row_bytes = heads * length * size * dtype.itemsize
-        # Mostly never touched: reserved addresses are free, and huge pages would make single tokens cost megabytes.
+        # Most of it stays unused: reserved addresses cost nothing, but with huge pages a single token takes megabytes.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         self._map = mmap.mmap(-1, rows * self._row_bytes, flags=flags)
         with contextlib.suppress(OSError):

@@ -8,13 +8,13 @@ import torch
 
 from runner.engine import Sampling
 
-# Below this a division would overflow, and the choice is the greedy one anyway.
+# Below this, a division would overflow, and the choice is the greedy one anyway.
 MIN_TEMPERATURE = 1e-4
 FEW = 512
 
 
 class Sampler:
-    """One generation's choices: the same seed and logits give the same tokens."""
+    """Chooses one generation's tokens: the same seed and logits give the same tokens."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
@@ -26,24 +26,24 @@ class Sampler:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is always the choice."""
+        """Whether the choice is always the likeliest token."""
         return self._sampling.temperature < MIN_TEMPERATURE
 
     def choose(self, logits: Any) -> int:
-        """A token, given its vocabulary's logits (one dimension). Raises RuntimeError where one is no number."""
+        """Choose a token by its vocabulary's logits (one dimension). Raises RuntimeError if one is not a number."""
         if self.is_greedy:
             return int(logits.argmax())
         with torch.inference_mode():
             probabilities, tokens = self._candidates(logits.float().cpu() / self._sampling.temperature)
             if self._sampling.top_p < 1:
-                # Kept while what precedes a token holds less than top_p; so the likeliest one always stays.
+                # A token stays if the ones before it sum to less than top_p; so the likeliest one always stays.
                 preceding = probabilities.cumsum(dim=-1) - probabilities
                 probabilities = probabilities.masked_fill(preceding >= self._sampling.top_p, 0.0)
             index = int(torch.multinomial(probabilities, 1, generator=self._random))
         return index if tokens is None else int(tokens[index])
 
     def _candidates(self, scores: Any) -> tuple[Any, Any]:
-        """Probabilities of those that top_k allows, the likeliest first, and which tokens they are (None for all)."""
+        """Return the probabilities that top_k allows, the likeliest first, and their tokens (None for all)."""
         if 0 < self._sampling.top_k < len(scores):
             scores, tokens = torch.topk(scores, self._sampling.top_k)
             return torch.softmax(scores, dim=-1), tokens
@@ -51,5 +51,5 @@ class Sampler:
         if self._sampling.top_p >= 1:
             return probabilities, None
         few, tokens = torch.topk(probabilities, min(FEW, len(scores)))
-        # Sorting a whole vocabulary takes milliseconds, and the few likeliest hold top_p as a rule.
+        # Sorting a whole vocabulary takes milliseconds, and the few likeliest usually sum to top_p.
         return (few, tokens) if float(few.sum()) >= self._sampling.top_p else torch.sort(probabilities, descending=True)

@@ -1,6 +1,6 @@
-"""How a model's own files say that its token states become one vector: those of the sentence-transformers library.
+"""Reads how a model turns its token states into one vector, from its files for the sentence-transformers library.
 
-`modules.json` lists the steps, each with a folder of its own. Read without any library.
+`modules.json` lists the steps, each with its own folder. Reading needs no library.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.engine import EngineError
 
-# The names in today's configurations, and those of older ones, where each is a switch; in the order of concatenation.
+# Older configurations have a switch for each pooling → its name in today's; in the order of concatenation.
 SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -35,7 +35,7 @@ class Dense:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """From text to vector. Without a configuration: the mean of the tokens, of length 1 as OpenAI's vectors are."""
+    """How a text becomes a vector. Without a configuration: the mean of its tokens, of length 1 like OpenAI's."""
 
     modes: tuple[str, ...] = ("mean",)
     dense: tuple[Dense, ...] = ()
@@ -46,7 +46,7 @@ class Recipe:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe in a model's folder. Raises EngineError for a step that is not known here."""
+    """Return the recipe in a model's folder. Raises EngineError for an unknown step."""
     modules = _json(folder / "modules.json")
     if modules is None:
         return Recipe()
@@ -56,8 +56,10 @@ def read_recipe(folder: Path) -> Recipe:
     pooling = next(configs[path] for kind, path in steps if kind == "Pooling")
     prompt = _prompt(_json(folder / "config_sentence_transformers.json") or {})
     if prompt and not pooling.get("include_prompt", True):
-        raise EngineError("the model leaves its own prompt out of the pooling, which this engine does not do")
-    # Called after the architecture, which older configurations took into the name.
+        raise EngineError(
+            "the model excludes its prompt from pooling, which this engine cannot do; choose another model"
+        )
+    # Older configurations have the architecture in the file's name.
     own = next((_json(path) for path in sorted(folder.glob("sentence_*_config.json"))), None) or {}
     return Recipe(
         modes=_modes(pooling),
@@ -70,40 +72,42 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def _check_order(kinds: list[str]) -> None:
-    # What Dropout does, it does in training alone.
-    found = " ".join(kind for kind in kinds if kind != "Dropout")
-    if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", found):
+    # Dropout has an effect only in training.
+    steps = " ".join(kind for kind in kinds if kind != "Dropout")
+    if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", steps):
         raise EngineError(
-            f"modules.json lists the steps {found}, and this engine knows Transformer, Pooling, Dense and Normalize "
-            "in this order; choose another model"
+            f"modules.json lists the steps {steps}, but this engine supports only Transformer, Pooling, Dense and "
+            "Normalize, in this order; choose another model"
         )
 
 
 def _modes(config: dict[str, Any]) -> tuple[str, ...]:
-    given = config.get("pooling_mode") or [mode for switch, mode in SWITCHES.items() if config.get(switch)]
-    modes = (given,) if isinstance(given, str) else tuple(given) or ("mean",)
+    names = config.get("pooling_mode") or [mode for switch, mode in SWITCHES.items() if config.get(switch)]
+    modes = (names,) if isinstance(names, str) else tuple(names) or ("mean",)
     if unknown := set(modes) - set(SWITCHES.values()):
-        raise EngineError(f"the pooling {unknown.pop()!r} is not known here; choose another model")
+        raise EngineError(f"this engine does not support the pooling {unknown.pop()!r}; choose another model")
     return modes
 
 
 def _dense(path: str, config: dict[str, Any]) -> Dense:
     activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS or config.get("use_residual"):
-        raise EngineError(f"{path} has a layer of a kind that is not known here; choose another model")
+        raise EngineError(f"{path} has a kind of layer that this engine does not support; choose another model")
     return Dense(folder=path, activation=activation)
 
 
 def _prompt(config: dict[str, Any]) -> str:
-    """What is put before every text, where the model has such a default."""
+    """Return the prompt before every text, if the model has a default one."""
     return str((config.get("prompts") or {}).get(config.get("default_prompt_name")) or "")
 
 
 def _subfolder(module: dict[str, Any]) -> str:
     path = str(module.get("path", ""))
-    # The names come with the model.
+    # The model's author chooses the names.
     if path and Path(path).name != path:
-        raise EngineError(f"modules.json names the folder {path!r}, which is none of the model's own")
+        raise EngineError(
+            f"modules.json names the folder {path!r}, which is not one of the model's; choose another model"
+        )
     return path
 
 
@@ -113,4 +117,4 @@ def _json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise EngineError(f"{path.name} is no JSON: {error}; download the model again") from None
+        raise EngineError(f"{path.name} is not valid JSON: {error}; download the model again") from None

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from runner.api.constraints import MAX_FORCED_CALLS, constrained
-from runner.api.errors import Refused
+from runner.api.constraints import MAX_FORCED_CALLS, add_grammar
+from runner.api.errors import RequestRefused
 from runner.api.tool_calls import Call, ToolCallParser
 from runner.engine import Capabilities, Constraints, GenerationRequest, Message, Tool, ToolCall, ToolSyntax
 from tests.runner.grammar import ebnf
@@ -32,7 +32,7 @@ def capable(*, grammars: bool = True, tool_syntax: ToolSyntax | None = "hermes")
 
 def texts(constraints: Constraints, capabilities: Capabilities, count: int = 100) -> list[str]:
     """Some of what the answer may be."""
-    grammar = constrained(GenerationRequest(constraints=constraints), capabilities).grammar
+    grammar = add_grammar(GenerationRequest(constraints=constraints), capabilities).grammar
     assert grammar is not None
     read = ebnf.read(grammar.text)
     return [read.sample(random.Random(seed)) for seed in range(count)]
@@ -73,7 +73,7 @@ def test_free_text_has_no_grammar() -> None:
     """Neither a free answer nor tools that need not be called are held to anything."""
     for constraints in (Constraints(), Constraints(tools=TOOLS)):
         request = GenerationRequest(constraints=constraints)
-        assert request == constrained(request, capable())
+        assert request == add_grammar(request, capable())
 
 
 CALLED = Message(role="assistant", content="", tool_calls=(ToolCall(id="1", name="get", arguments={}),))
@@ -101,8 +101,8 @@ def test_what_cannot_be_done_is_refused_by_name(
     request_: GenerationRequest, capabilities: Capabilities, code: str, param: str, says: str
 ) -> None:
     """The parameter and the reason, whichever of engine, template and schema it is."""
-    with pytest.raises(Refused) as caught:
-        constrained(request_, capabilities)
+    with pytest.raises(RequestRefused) as caught:
+        add_grammar(request_, capabilities)
     assert (code, param) == (caught.value.code, caught.value.param)
     assert says in caught.value.message
 
@@ -111,5 +111,5 @@ def test_a_broken_schema_of_a_tool_that_need_not_be_called_does_not_matter() -> 
     """Only what an answer is held to has to be held to."""
     tools = (Tool(name="f", description="", parameters={"not": {}}), *TOOLS)
     assert texts(Constraints(tools=tools, must_call=("get",)), capable(), 1)
-    free: Any = constrained(GenerationRequest(constraints=Constraints(tools=tools)), capable(grammars=False))
+    free: Any = add_grammar(GenerationRequest(constraints=Constraints(tools=tools)), capable(grammars=False))
     assert free.grammar is None

@@ -156,20 +156,20 @@ def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
     ("body", "says"),
     [
         ({}, "required"),
-        ({"input": None}, "no text"),
-        ({"input": 5}, "no text"),
-        ({"input": {"text": "a"}}, "no text"),
+        ({"input": None}, "must be a text"),
+        ({"input": 5}, "must be a text"),
+        ({"input": {"text": "a"}}, "must be a text"),
         ({"input": ""}, "empty"),
         ({"input": []}, "empty"),
         ({"input": ["a", ""]}, "empty"),
         ({"input": [[1], []]}, "empty"),
-        ({"input": ["a", 1]}, "no text"),
-        ({"input": ["a", [1]]}, "no text"),
-        ({"input": [1.5]}, "no text"),
-        ({"input": [True]}, "no text"),
-        ({"input": [-1]}, "no text"),
-        ({"input": [[[1]]]}, "no text"),
-        ({"input": [2**31]}, "no text"),
+        ({"input": ["a", 1]}, "must be a text"),
+        ({"input": ["a", [1]]}, "must be a text"),
+        ({"input": [1.5]}, "must be a text"),
+        ({"input": [True]}, "must be a text"),
+        ({"input": [-1]}, "must be a text"),
+        ({"input": [[[1]]]}, "must be a text"),
+        ({"input": [2**31]}, "must be a text"),
         ({"input": [1, 200]}, "200"),
         ({"input": ["a", "\ud800"]}, "surrogate"),
         ({"input": ["a"] * (MAX_INPUTS + 1)}, "2048"),
@@ -220,7 +220,7 @@ def test_too_long_a_text_names_both_lengths(serve: Serve) -> None:
     for given, name in (("x" * 150, "The text"), (["a", "x" * 150], "Text 1"), ([[1] * 150, [1]], "Text 0")):
         answer = served.request("POST", PATH, {"input": given})
         message = assert_error(answer, 400, "context_length_exceeded", "input")
-        assert message.startswith(f"{name} has 150 tokens and the model's context 100")
+        assert message.startswith(f"{name} has 150 tokens, but the context is 100")
         assert 100.0 in [one[0] for one in vectors(served.request("POST", PATH, {"input": given, "truncate": True}))]
 
 
@@ -243,7 +243,7 @@ def test_a_model_that_is_not_ready_says_so(serve: Serve) -> None:
     assert 503 == served.request("GET", "/health")[0]
     assert_error(served.request("POST", PATH, {"input": "a"}), 503, "model_loading")
     gate.release()
-    assert served.loader.done.wait(20)
+    assert served.loader.load_end.wait(20)
     assert 200 == served.request("GET", "/health")[0]
     engine.broken = "out of memory"
     assert_error(served.request("POST", PATH, {"input": "a"}), 503, "engine_failed")

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.api.bodies.native import parse_inference_body
-from runner.api.errors import Refused
+from runner.api.errors import RequestRefused
 
 
-def refusal(body: object) -> Refused:
+def refusal(body: object) -> RequestRefused:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         parse_inference_body(data)
     assert caught.value.code == "invalid_body"
     return caught.value
@@ -97,6 +97,6 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
-    """No input raises anything but Refused."""
-    with contextlib.suppress(Refused):
+    """No input raises anything but RequestRefused."""
+    with contextlib.suppress(RequestRefused):
         parse_inference_body(data)

@@ -10,7 +10,7 @@ import pytest
 
 from runner.api.bodies.native import parse_inference_body
 from runner.api.bodies.openai import CHAT_NEUTRAL, COMPLETION_NEUTRAL, parse_chat_body, parse_completion_body
-from runner.api.errors import Refused
+from runner.api.errors import RequestRefused
 from runner.engine import Constraints, Message, Tool, ToolCall
 from tests.runner.api.test_openai import CHAT, COMPLETIONS, chat
 
@@ -102,11 +102,11 @@ def test_defaults_nulls_and_unknown_parameters_pass() -> None:
     parse_completion_body(json.dumps({"prompt": "hi", **neutral, **odd, **nulls}).encode())
 
 
-def refusal(path: str, change: dict[str, Any]) -> Refused:
+def refusal(path: str, change: dict[str, Any]) -> RequestRefused:
     """How a body that is good but for this change is refused."""
     parse: Callable[[bytes], object] = parse_chat_body if path == CHAT else parse_completion_body
     body = {**(chat("hi") if path == CHAT else {"prompt": "hi"}), **change}
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         parse(json.dumps(body).encode())
     return caught.value
 

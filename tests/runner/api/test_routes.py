@@ -61,7 +61,7 @@ def test_health_is_503_with_the_phase_until_a_token_was_generated(serve: Serve) 
     assert engine.begun.acquire(timeout=20)
     assert (503, {"status": "loading", "phase": "warming"}) == served.request("GET", "/health")[:2]
     gate.release()
-    assert served.loader.done.wait(20)
+    assert served.loader.load_end.wait(20)
     status, health, _ = served.request("GET", "/health")
     assert (200, "ok", "fake", "fake") == (status, health["status"], health["engine"], health["model_id"])
     assert {"import_s", "load_s", "first_token_s"} == set(health["phases"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.engine import PartialSampling, PromptInvalid
-from runner.engines.sampling_defaults import SANE, encoded_request, resolve_sampling
+from runner.engines.sampling_defaults import DEFAULTS, encode_request, resolve_sampling
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 100))
@@ -16,18 +16,18 @@ def test_prompt_and_answer_fit_the_context(prompt: int, context: int, max_tokens
     tokens = tuple(range(prompt))
     asked = PartialSampling(max_tokens=max_tokens)
     if prompt >= context:
-        with pytest.raises(PromptInvalid, match=f"{prompt} tokens and the context {context}") as caught:
-            encoded_request(tokens, context, asked)
+        with pytest.raises(PromptInvalid, match=f"{prompt} tokens, but the context is {context}") as caught:
+            encode_request(tokens, context, asked)
         assert caught.value.code == "context_length_exceeded"
     else:
-        request = encoded_request(tokens, context, asked)
+        request = encode_request(tokens, context, asked)
         assert request.sampling.max_tokens == min(max_tokens, context - prompt)
 
 
 def test_no_tokens_are_no_prompt() -> None:
     """A prompt that comes to no token is refused."""
     with pytest.raises(PromptInvalid, match="no tokens"):
-        encoded_request((), 10, PartialSampling())
+        encode_request((), 10, PartialSampling())
 
 
 def test_the_first_source_counts() -> None:
@@ -35,4 +35,4 @@ def test_the_first_source_counts() -> None:
     chosen = resolve_sampling(
         PartialSampling(temperature=0.0), PartialSampling(temperature=1.0, top_k=7), PartialSampling(top_k=9, seed=3)
     )
-    assert (chosen.temperature, chosen.top_k, chosen.seed, chosen.top_p) == (0.0, 7, 3, SANE.top_p)
+    assert (chosen.temperature, chosen.top_k, chosen.seed, chosen.top_p) == (0.0, 7, 3, DEFAULTS.top_p)

@@ -21,7 +21,7 @@ class Visitor(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        with self._lock.alone() if self._alone else self._lock.shared():
+        with self._lock.exclusive() if self._alone else self._lock.sharing():
             self.inside.set()
             self.told.wait(DEADLINE_S)
 
@@ -86,11 +86,11 @@ def test_nobody_is_overtaken() -> None:
 def test_an_error_inside_leaves_it_open() -> None:
     """Whoever fails inside has left all the same."""
     lock = FairLock()
-    for enter in (lock.alone, lock.shared, lock.alone):
+    for enter in (lock.exclusive, lock.sharing, lock.exclusive):
         try:
             with enter():
                 raise ValueError
         except ValueError:
             pass
-    with lock.alone():
+    with lock.exclusive():
         pass

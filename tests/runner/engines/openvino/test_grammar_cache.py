@@ -10,7 +10,7 @@ import pytest
 from runner.engine import EncodedRequest, EngineError, Grammar, Piece, PieceReceiver, PromptInvalid, Sampling
 from runner.engines.job import Job
 from runner.engines.openvino.grammar_cache import BYTES_PER_COUNTED_CHARACTER, FULL_BYTES, GrammarCache, GrammarRefused
-from runner.engines.openvino.grammar_compiler import told
+from runner.engines.openvino.grammar_compiler import compile_error
 
 DEADLINE_S = 20
 
@@ -61,7 +61,7 @@ def test_each_is_compiled_once() -> None:
 
 
 class Loop:
-    """Takes requests and does nothing with them until it is told."""
+    """Takes requests and does nothing with them until the test says so."""
 
     def __init__(self) -> None:
         self.receivers: list[PieceReceiver] = []
@@ -148,7 +148,7 @@ def test_a_grammar_that_fails_is_the_clients() -> None:
     compiler = Compiler()
     grammars = GrammarCache(compiler)
     for _ in range(2):
-        with pytest.raises(PromptInvalid, match="compiled: no such rule") as caught:
+        with pytest.raises(PromptInvalid, match="cannot compile the grammar of this request: no such rule") as caught:
             grammars.compile(Grammar("broken"))
         assert ("invalid_schema", "response_format") == (caught.value.code, caught.value.param)
     grammars.compile(Grammar("good"))
@@ -182,7 +182,7 @@ FILE = (
 )
 def test_only_what_reads_grammars_refuses_them(error: Exception, kind: type[Exception], words: str) -> None:
     """What the library throws where it reads a grammar is the grammar's fault; all else is the engine's, in full."""
-    found = told(error)
+    found = compile_error(error)
     assert type(found) is kind
     assert words in str(found)
     assert kind is EngineError or words == str(found)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from runner.engines.openvino.idle_reload import GROWN_BYTES, REST_S, IdleReloader
+from runner.engines.openvino.idle_reload import GROWN_BYTES, RELOAD_AFTER_S, IdleReloader
 
 
 class Engine:
@@ -15,76 +15,79 @@ class Engine:
     def __init__(self) -> None:
         self.idle_s: float | None = 0.0
         self.memory_bytes = 100
-        self.rests = 0
-        self.given_back = threading.Event()
-        self.rest = self.made()
+        self.reloads = 0
+        self.reload_seen = threading.Event()
+        self.reloader = self.make_reloader()
 
-    def made(self, rest_s: float = REST_S) -> IdleReloader:
+    def make_reloader(self, reload_after_s: float = RELOAD_AFTER_S) -> IdleReloader:
         return IdleReloader(
             idle_s=lambda: self.idle_s,
             memory_bytes=lambda: self.memory_bytes,
-            give_back=self.give_back,
-            rest_s=rest_s,
+            reload=self.reload,
+            reload_after_s=reload_after_s,
         )
 
-    def give_back(self) -> None:
-        self.rests += 1
+    def reload(self) -> None:
+        self.reloads += 1
         self.idle_s = 0.0
-        self.given_back.set()
+        self.reload_seen.set()
 
 
 @pytest.fixture
 def engine() -> Engine:
     engine = Engine()
-    engine.rest.loaded()
+    engine.reloader.note_load()
     return engine
 
 
 @pytest.mark.parametrize(
-    ("idle_s", "grown_bytes", "rests"),
+    ("idle_s", "grown_bytes", "reloads"),
     [
-        (REST_S, GROWN_BYTES + 1, 1),
-        (REST_S - 1, GROWN_BYTES + 1, 0),
-        (REST_S, GROWN_BYTES, 0),
+        (RELOAD_AFTER_S, GROWN_BYTES + 1, 1),
+        (RELOAD_AFTER_S - 1, GROWN_BYTES + 1, 0),
+        (RELOAD_AFTER_S, GROWN_BYTES, 0),
         (None, 10 * GROWN_BYTES, 0),
     ],
     ids=["idle and grown", "not for long", "not grown", "busy"],
 )
 def test_it_is_given_back_by_who_is_idle_and_has_grown(
-    engine: Engine, idle_s: float | None, grown_bytes: int, rests: int
+    engine: Engine, idle_s: float | None, grown_bytes: int, reloads: int
 ) -> None:
     """Only an engine that nobody has used for long, and that has grown since it was loaded, gives back."""
     engine.idle_s = idle_s
     engine.memory_bytes += grown_bytes
-    engine.rest.look()
-    assert rests == engine.rests
+    engine.reloader.check()
+    assert reloads == engine.reloads
 
 
 def test_each_load_counts_anew(engine: Engine) -> None:
     """What a load could not give back is not tried for again and again."""
     engine.memory_bytes += 2 * GROWN_BYTES
-    engine.idle_s = REST_S
-    engine.rest.look()
-    engine.rest.loaded()
-    engine.idle_s = REST_S
-    engine.rest.look()
-    assert 1 == engine.rests
+    engine.idle_s = RELOAD_AFTER_S
+    engine.reloader.check()
+    engine.reloader.note_load()
+    engine.idle_s = RELOAD_AFTER_S
+    engine.reloader.check()
+    assert 1 == engine.reloads
 
 
-@pytest.mark.parametrize(("idle_s", "next_s"), [(None, REST_S), (0.0, REST_S), (REST_S - 7, 7), (3 * REST_S, REST_S)])
+@pytest.mark.parametrize(
+    ("idle_s", "next_s"),
+    [(None, RELOAD_AFTER_S), (0.0, RELOAD_AFTER_S), (RELOAD_AFTER_S - 7, 7), (3 * RELOAD_AFTER_S, RELOAD_AFTER_S)],
+)
 def test_it_looks_seldom(engine: Engine, idle_s: float | None, next_s: float) -> None:
     """The next look is when it may be time at the earliest; an idle engine that has not grown is not asked often."""
     engine.idle_s = idle_s
-    assert next_s == engine.rest.look()
+    assert next_s == engine.reloader.check()
 
 
 def test_its_thread_looks_by_itself() -> None:
     """Started, it gives back without anybody's call."""
     engine = Engine()
-    rest = engine.made(rest_s=0.01)
-    rest.loaded()
+    reloader = engine.make_reloader(reload_after_s=0.01)
+    reloader.note_load()
     engine.memory_bytes += 2 * GROWN_BYTES
     engine.idle_s = 1.0
-    rest.start()
-    assert engine.given_back.wait(20)
-    rest.close()
+    reloader.start()
+    assert engine.reload_seen.wait(20)
+    reloader.close()

@@ -112,7 +112,10 @@ def test_a_prompt_that_is_not_the_default_is_the_clients_business(tmp_path: Path
         ({"modules": steps("Transformer", "Pooling", "LSTM")}, "LSTM"),
         ({"modules": steps("Transformer")}, "steps Transformer,"),
         ({"modules": steps("Transformer", "Pooling", "Normalize", "Dense")}, "Normalize Dense"),
-        ({"modules": [*steps("Transformer"), {"path": "../1_Pooling", "type": OLD + "Pooling"}]}, "none of the model"),
+        (
+            {"modules": [*steps("Transformer"), {"path": "../1_Pooling", "type": OLD + "Pooling"}]},
+            "not one of the model",
+        ),
         ({"modules": steps("Transformer", "Pooling"), "1_Pooling": {"pooling_mode": "sum"}}, "'sum'"),
         ({"modules": steps("Transformer", "Pooling", "Dense"), "2_Dense": {"use_residual": True}}, "2_Dense"),
         (
