@@ -18,7 +18,7 @@ from controller.settings import ROOT, Settings
 from tests.fakes import FakeBackend
 
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("README.md"), *DOCS.rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 # Written in parts, so that this file itself names no such host.
 REGISTRIES = [
     ".".join(parts)
