@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomllib
 
-from controller import errors
+from controller import __version__, errors
 from controller.app import create_app
 from controller.errors import OrchestrarError
 from controller.registry import Registry
@@ -40,7 +41,14 @@ NEVER_ANSWERED = {errors.InstanceRuns, errors.UpstreamAnswered}
 # Shown in the rows of /models and /status, where no HTTP status goes with them.
 WITHOUT_STATUS = {errors.DockerError, errors.DockerTimeout}
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+CODE = ("controller", "runner", "scripts", "templates", "tests")
+
+
+def relative(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=relative)
 
 
 def read(name: str) -> str:
@@ -166,6 +174,22 @@ def test_every_decision_is_listed() -> None:
         assert "\n**Decision.** " in text
 
 
+def paths_of_the_code() -> set[str]:
+    """Every file and folder of the checkout's own code, modules without `.py`."""
+    files = [file.relative_to(ROOT) for folder in CODE for file in (ROOT / folder).rglob("*") if file.is_file()]
+    return {path.as_posix().removesuffix(".py") for file in files for path in (file, *file.parents)}
+
+
+@pytest.mark.parametrize("page", [*sorted((DOCS / "design").rglob("*.md")), ROOT / "CONTRIBUTING.md"], ids=relative)
+def test_code_that_pages_name_exists(page: Path) -> None:
+    """Each path between backticks, such as `proxy/http1`, is the end of the path of a file or folder."""
+    paths = {f"/{path}" for path in paths_of_the_code()}
+    for name in ticked(re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)):
+        if re.fullmatch(r"[a-z_0-9]+(/[a-z_0-9]+)+(/|\.py)?", name) and not name.startswith("data/"):
+            path = name.removesuffix("/").removesuffix(".py")
+            assert any(known.endswith(f"/{path}") for known in paths), name
+
+
 @each_page
 def test_no_registry_is_named(page: Path) -> None:
     """No page sends a reader to a package registry's host: mirrors and air-gapped machines read them too."""
@@ -193,3 +217,14 @@ def test_make_targets_exist(page: Path) -> None:
         found = re.fullmatch(r"(?:\w+=\S+ )*make((?: \S+)*)", line)
         words = found.group(1).split() if found else []
         assert {word for word in words if not re.match(r"-|\w+=", word)} <= targets, line
+
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_version_has_one_source() -> None:
+    """pyproject.toml reads the version from the code, and the changelog's newest release has the same one."""
+    assert "version" not in PYPROJECT["project"]
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "controller.__version__"}
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert __version__ == re.findall(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)[0]
