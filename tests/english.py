@@ -1,7 +1,8 @@
-"""How plain the English of this project is: `python -m tests.english` shows what a reader would stop at, and where.
+"""Count what makes the English of this project hard to read: `python -m tests.english [PATH-PREFIX…]` shows each place.
 
-Two counts. Words that are no plain subject (`nobody`) or out of use (`anew`), per 10,000 words of code and pages; and
-names that are a bare participle (`found`, `told`): a name says what a thing is, not what happened to it.
+There are two counts. Odd words are not a plain subject (`nobody`) or not in common use (`anew`); they are counted per
+10,000 words of code and pages. Bare participles are names such as `found` or `told`; a name should say what a thing is,
+not what happened to it. They are counted per 1,000 names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from controller.settings import ROOT
 
 ODD_WORDS = re.compile(r"\b(nobody|whoever|somebody|told|anew)\b", re.IGNORECASE)
-# Not among them: what the standard library itself calls so (`cancelled`, `closed`) and tests' `expected`.
+# Without names that the standard library uses (`cancelled`, `closed`), and without `expected` in tests.
 PARTICIPLES = frozenset(
     re.findall(
         r"\w+",
@@ -39,22 +40,22 @@ PARTICIPLES = frozenset(
 )
 CODE = ("*.py",)
 PROSE = ("*.py", "*.md", "*.j2", "*.yaml", "*.toml", "Makefile", "*/Dockerfile", "*.cpp", "*.hpp")
-# The log of what has changed keeps the words of its time, and this file names what it looks for.
-LEFT_OUT = ("CHANGELOG.md", "tests/english.py")
+# The changelog keeps the words of its time, and this file contains the words that it looks for.
+EXCLUDED = ("CHANGELOG.md", "tests/english.py")
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """The files of this checkout that match, new ones included."""
-    listed = subprocess.run(
+    """Return the files of this checkout that match, including new ones."""
+    listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *patterns],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    names = sorted({name for name in listed.stdout.split("\0") if name and name not in LEFT_OUT})
+    names = sorted({name for name in listing.stdout.split("\0") if name and name not in EXCLUDED})
     return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
-def names_bound(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every name that code gives to something, with its line: variables, parameters, attributes, functions, classes."""
+def defined_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the names of variables, parameters, attributes, functions and classes in the code, with their lines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id, node.lineno
@@ -71,7 +72,7 @@ def is_bare_participle(name: str) -> bool:
 
 
 def odd_words() -> tuple[list[str], int]:
-    """Where an odd word stands, and how many words there are."""
+    """Return the places of odd words, and the number of all words."""
     places, words = [], 0
     for file in tracked(*PROSE):
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
@@ -82,10 +83,10 @@ def odd_words() -> tuple[list[str], int]:
 
 
 def bare_participles() -> tuple[list[str], int]:
-    """Where a name is a bare participle, and how many names are bound."""
+    """Return the places of bare participles, and the number of all names."""
     places, names = [], 0
     for file in tracked(*CODE):
-        for name, line in names_bound(ast.parse(file.read_text(encoding="utf-8"))):
+        for name, line in defined_names(ast.parse(file.read_text(encoding="utf-8"))):
             names += 1
             if is_bare_participle(name):
                 places.append(f"{file.relative_to(ROOT)}:{line}: {name}")
@@ -93,7 +94,7 @@ def bare_participles() -> tuple[list[str], int]:
 
 
 def main(*folders: str) -> int:
-    """Print all places, those below the given folders alone where there are some, and both counts."""
+    """Print the places below the given path prefixes (default: all places) and both counts."""
     odd, words = odd_words()
     bare, names = bare_participles()
     for place in (*odd, *bare):

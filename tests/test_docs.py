@@ -1,4 +1,4 @@
-"""The documentation names what the code has, and nothing that it has not."""
+"""The documentation names everything that the code has, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomllib
 
-from controller import errors
+from controller import __version__, errors
 from controller.app import create_app
 from controller.errors import OrchestrarError
 from controller.registry import Registry
@@ -19,9 +20,10 @@ from tests.fake_controller import make_controller
 from tests.fakes import FakeBackend
 
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("README.md"), *DOCS.rglob("*.md")])
-# Written in parts, so that this file itself names no such host.
-REGISTRIES = [
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+# Written in parts, so that this file itself does not name them.
+REGISTRY_HOSTS = [
     ".".join(parts)
     for parts in (
         ("pypi", "org"),
@@ -36,12 +38,19 @@ REGISTRIES = [
         ("proxy", "golang", "org"),
     )
 ]
-# Not answers of ours: the first two end the process, the last passes the model's own code on.
+# Never an answer with their own code: the first one ends the process, the second one passes on the model's own code.
 NEVER_ANSWERED = {errors.InstanceRuns, errors.UpstreamAnswered}
-# Shown in the rows of /models and /status, where no HTTP status goes with them.
+# Shown in the rows of /models and /status, without an HTTP status.
 WITHOUT_STATUS = {errors.DockerError, errors.DockerTimeout}
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+CODE = ("controller", "runner", "scripts", "templates", "tests")
+
+
+def relative(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=relative)
 
 
 def read(name: str) -> str:
@@ -49,20 +58,20 @@ def read(name: str) -> str:
 
 
 def table_rows(text: str, first_cell: str) -> list[list[str]]:
-    """The rows of a page's tables whose first cell matches, as their cells."""
+    """Return the rows of a page's tables whose first cell matches, as lists of cells."""
     lines = (line for line in text.splitlines() if line.startswith("| "))
     rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines)
     return [row for row in rows if re.fullmatch(first_cell, row[0])]
 
 
-def ticked(cell: str) -> list[str]:
-    """The words between backticks."""
+def words_in_backticks(cell: str) -> list[str]:
+    """Return the words between backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 
 @pytest.fixture
 def routes(tmp_path: Path) -> Iterator[set[str]]:
-    """`METHOD /path` of every route, with a parameter written as {id}."""
+    """Yield `METHOD /path` of every route, with parameters written as {id}."""
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path)
     app = create_app(make_controller(settings, registry=Registry(models={}), backend=FakeBackend()))
     rules = app.url_map.iter_rules()
@@ -75,28 +84,30 @@ def routes(tmp_path: Path) -> Iterator[set[str]]:
 
 
 def test_every_route_has_its_section(routes: set[str]) -> None:
-    """api.md has a heading for each route that the app serves, and for no other."""
+    """api.md has a heading for each route of the app, and for no other."""
     assert set(re.findall(r"^## `([A-Z]+ /\S*)`$", read("api.md"), re.MULTILINE)) == routes
 
 
 def environment_variables() -> dict[str, str]:
-    """Variable → field of Settings, from the one call that reads them all."""
+    """Return variable → field of Settings, from the one call that reads them all."""
     tree = ast.parse(inspect.getsource(Settings.from_environ).lstrip().replace("\n    ", "\n"))
-    found = {}
+    fields = {}
     for call in ast.walk(tree):
         for keyword in call.keywords if isinstance(call, ast.Call) else []:
             for node in ast.walk(keyword.value):
                 if isinstance(node, ast.Constant) and re.fullmatch(r"[A-Z][A-Z0-9_]+", str(node.value)):
-                    found[str(node.value)] = str(keyword.arg)
-    return found
+                    fields[str(node.value)] = str(keyword.arg)
+    return fields
 
 
 def test_every_environment_variable_has_its_row() -> None:
-    """operations.md lists each variable that the settings read, with its true default, and no other."""
-    named = environment_variables()
-    assert len(named) > 10
-    shown = {ticked(row[0])[0]: row[1] for row in table_rows(read("operations.md"), r"`(ORCHESTRAR|HF)_\w+`")}
-    assert shown == {name: default_text(getattr(Settings(), field)) for name, field in named.items()}
+    """operations.md lists each variable of the settings with its true default, and no other."""
+    variables = environment_variables()
+    assert len(variables) > 10
+    documented = {
+        words_in_backticks(row[0])[0]: row[1] for row in table_rows(read("operations.md"), r"`(ORCHESTRAR|HF)_\w+`")
+    }
+    assert documented == {name: default_text(getattr(Settings(), field)) for name, field in variables.items()}
 
 
 def default_text(value: object) -> str:
@@ -107,8 +118,8 @@ def default_text(value: object) -> str:
     return str(value) if value else "none"
 
 
-def constructed() -> set[str]:
-    """The names that any module of the controller calls."""
+def called_names() -> set[str]:
+    """Return the names that modules of the controller call."""
     calls = (
         node
         for file in sorted((ROOT / "controller").rglob("*.py"))
@@ -118,45 +129,45 @@ def constructed() -> set[str]:
     return {node.func.id for node in calls if isinstance(node.func, ast.Name)}
 
 
-def reachable() -> list[type[OrchestrarError]]:
-    """The kinds of errors that a client can meet: bases that nobody raises are left out."""
-    raised = constructed()
+def reachable_errors() -> list[type[OrchestrarError]]:
+    """Return the classes of errors that a client can get, without bases that are never raised."""
+    names = called_names()
     kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, OrchestrarError)]
-    return [kind for kind in kinds if kind.__name__ in raised and kind not in NEVER_ANSWERED]
+    return [kind for kind in kinds if kind.__name__ in names and kind not in NEVER_ANSWERED]
 
 
 def test_every_error_code_is_explained() -> None:
-    """api.md shows each code that can reach a client with its status, and no code that cannot."""
+    """api.md shows each code that a client can get with its status, and no other code."""
     api = read("api.md")
     rows = table_rows(api, r"[45]\d\d")
-    with_status = {(kind.status, kind.code) for kind in reachable() if kind not in WITHOUT_STATUS}
-    assert {(int(row[0]), ticked(row[1])[0]) for row in rows} == with_status
+    with_status = {(kind.status, kind.code) for kind in reachable_errors() if kind not in WITHOUT_STATUS}
+    assert {(int(row[0]), words_in_backticks(row[1])[0]) for row in rows} == with_status
     assert len(rows) == len(with_status)
     for kind in WITHOUT_STATUS:
         assert f"`{kind.code}`" in api
 
 
 def headings(page: Path) -> set[str]:
-    """The anchors that a page offers, as GitHub makes them."""
+    """Return the anchors of a page, in GitHub's form."""
     lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link of a page names a file that exists and, with `#`, a heading in it."""
+    """Every relative link of a page leads to a file that exists and, with `#`, to a heading in it."""
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        linked = (page.parent / path).resolve() if path else page
-        assert linked.exists(), target
-        assert not anchor or anchor in headings(linked), target
+        destination = (page.parent / path).resolve() if path else page
+        assert destination.exists(), target
+        assert not anchor or anchor in headings(destination), target
 
 
 def test_every_decision_is_listed() -> None:
-    """The index of the decisions links each record once, and every record has its question and its decision."""
+    """The index of the decisions links each record once, and every record has a question and a decision."""
     folder = DOCS / "design" / "decisions"
     records = {page.name: page.read_text(encoding="utf-8") for page in folder.glob("*.md") if page.name != "README.md"}
     assert records
@@ -167,30 +178,54 @@ def test_every_decision_is_listed() -> None:
         assert "\n**Decision.** " in text
 
 
+def paths_of_the_code() -> set[str]:
+    """Return every file and folder of the code, modules without `.py`."""
+    files = [file.relative_to(ROOT) for folder in CODE for file in (ROOT / folder).rglob("*") if file.is_file()]
+    return {path.as_posix().removesuffix(".py") for file in files for path in (file, *file.parents)}
+
+
+@pytest.mark.parametrize("page", [*sorted((DOCS / "design").rglob("*.md")), ROOT / "CONTRIBUTING.md"], ids=relative)
+def test_code_that_pages_name_exists(page: Path) -> None:
+    """Each path in backticks, such as `proxy/http1`, is the end of the path of a file or folder."""
+    paths = {f"/{path}" for path in paths_of_the_code()}
+    for name in words_in_backticks(re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)):
+        if re.fullmatch(r"[a-z_0-9]+(/[a-z_0-9]+)+(/|\.py)?", name) and not name.startswith("data/"):
+            path = name.removesuffix("/").removesuffix(".py")
+            assert any(candidate.endswith(f"/{path}") for candidate in paths), name
+
+
 @each_page
 def test_no_registry_is_named(page: Path) -> None:
-    """No page sends a reader to a package registry's host: mirrors and air-gapped machines read them too."""
+    """No page names a package registry's host, because readers may use mirrors or have no network."""
     text = page.read_text(encoding="utf-8")
-    assert [host for host in REGISTRIES if host in text] == []
+    assert [host for host in REGISTRY_HOSTS if host in text] == []
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of a page's blocks of shell commands, those without a language included."""
-    found, language = [], None
+    """Return the lines of a page's shell blocks, including blocks without a language."""
+    lines, language = [], None
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
             language = line.removeprefix("```").strip() if language is None else None
         elif language in ("", "bash", "sh", "console"):
-            found.append(line.removeprefix("$ ").split(" #")[0].strip())
-    return found
+            lines.append(line.removeprefix("$ ").split(" #")[0].strip())
+    return lines
 
 
 @each_page
 def test_make_targets_exist(page: Path) -> None:
-    """Every `make` command of a page names targets of the Makefile."""
+    """Every `make` command of a page uses targets of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
     for line in commands(page):
-        found = re.fullmatch(r"(?:\w+=\S+ )*make((?: \S+)*)", line)
-        words = found.group(1).split() if found else []
+        match = re.fullmatch(r"(?:\w+=\S+ )*make((?: \S+)*)", line)
+        words = match.group(1).split() if match else []
         assert {word for word in words if not re.match(r"-|\w+=", word)} <= targets, line
+
+
+def test_version_has_one_source() -> None:
+    """pyproject.toml reads the version from the code, and the changelog's newest release has the same one."""
+    assert "version" not in PYPROJECT["project"]
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "controller.__version__"}
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert __version__ == re.findall(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)[0]
