@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from controller.settings import ROOT
 from scripts.setup.__main__ import make_site
 from scripts.setup.base_image import find_image
 from scripts.setup.console import Console
 from scripts.setup.inference_engines import built_engines
-from scripts.setup.layout import ROOT, Layout
+from scripts.setup.layout import Layout
 from scripts.setup.runner_image import runners_are_current
 
 PATH = "/usr/local/bin:/usr/bin:/bin"

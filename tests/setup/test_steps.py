@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.settings import ROOT
 from scripts.setup import __main__ as program
 from scripts.setup.console import Console, last_lines
 from scripts.setup.failure import SetupError
@@ -216,6 +218,12 @@ def test_settings_of_the_layout() -> None:
     with pytest.raises(SetupError, match="ORCHESTRAR_PORT") as failure:
         Layout.from_environ({"ORCHESTRAR_PORT": "80a"})
     assert failure.value.exit_code == 2
+
+
+def test_the_set_up_runs_before_any_package_is_installed() -> None:
+    """It imports the standard library, itself and the controller's settings, and nothing that has to be installed."""
+    command = [sys.executable, "-S", "-c", "import scripts.setup.__main__"]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def test_the_order_of_the_steps() -> None:
