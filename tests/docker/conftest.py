@@ -39,22 +39,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def fake_image() -> str:
     """The scriptable fake model's image, built from the base image that `make setup` leaves."""
-    _built("fake_model", FAKE_IMAGE)
+    build_image("fake_model", FAKE_IMAGE)
     return FAKE_IMAGE
 
 
 @pytest.fixture(scope="session")
 def openai_image() -> str:
     """The id of an image whose server speaks the OpenAI API alone: what a user without a registry names."""
-    return _built("fake_openai", "orchestrar-test-openai:latest")
+    return build_image("fake_openai", "orchestrar-test-openai:latest")
 
 
-def _built(folder: str, tag: str) -> str:
+def build_image(folder: str, tag: str) -> str:
     context = Path(__file__).parent / folder
-    done = subprocess.run(
+    result = subprocess.run(
         ["docker", "build", "--quiet", "--tag", tag, str(context)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"the image of {folder} cannot be built: {done.stdout}{done.stderr}"
+    assert result.returncode == 0, f"the image of {folder} cannot be built: {result.stdout}{result.stderr}"
     return docker("image", "inspect", "--format", "{{.Id}}", tag)
 
 
@@ -86,19 +86,19 @@ def build_house(tmp_path_factory: pytest.TempPathFactory, fake_image: str) -> It
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
     """What a house takes for the engine (`DOCKER_HOST=gate.url`): it goes away, or hangs, for that house alone."""
-    made = Gate(tmp_path)
-    made.open()
-    yield made
-    made.shut()
+    gate_under_test = Gate(tmp_path)
+    gate_under_test.open()
+    yield gate_under_test
+    gate_under_test.shut()
 
 
 @pytest.fixture(scope="session")
 def default_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedModel]:
     """The shipped default model, prepared anew from the set-up's download."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
     folder: Path = tmp_path_factory.mktemp("default_model")
     folder.chmod(0o755)
-    house = House(folder, yaml.safe_dump({"models": {"smollm2-135m": shipped["models"]["smollm2-135m"]}}))
+    house = House(folder, yaml.safe_dump({"models": {"smollm2-135m": config["models"]["smollm2-135m"]}}))
     downloads = ROOT / "data" / "sources"
     if downloads.is_dir():
         shutil.copytree(downloads, house.data_dir / "sources")

@@ -57,8 +57,8 @@ class Gate:
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        while received := await reader.read(65536):
-            writer.write(received)
+        while data := await reader.read(65536):
+            writer.write(data)
             await writer.drain()
         writer.write_eof()
 

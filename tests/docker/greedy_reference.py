@@ -22,11 +22,11 @@ def main() -> None:
     texts = []
     for prompt in json.load(sys.stdin):
         message = {"role": "user", "content": prompt}
-        given = tokenizer.apply_chat_template(
+        inputs = tokenizer.apply_chat_template(
             [message], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        tokens = model.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False)
-        texts.append(tokenizer.decode(tokens[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
+        tokens = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        texts.append(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
     print(json.dumps(texts))
 
 

@@ -31,9 +31,9 @@ handed_out: set[int] = set()
 
 def docker(*arguments: str, check: bool = True, cwd: Path | None = None) -> str:
     """Run docker as a user would; returns what it printed."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
-    assert done.returncode == 0 or not check, f"docker {' '.join(arguments)}: {done.stderr}"
-    return done.stdout.strip()
+    result = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+    assert result.returncode == 0 or not check, f"docker {' '.join(arguments)}: {result.stderr}"
+    return result.stdout.strip()
 
 
 def docker_with_a_log(folder: Path) -> str:
@@ -97,8 +97,8 @@ class House:
         self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
         self._environ = dict(environ or {})
-        for made in (self.compose_dir, self.data_dir):
-            made.mkdir(parents=True, exist_ok=True)
+        for folder_path in (self.compose_dir, self.data_dir):
+            folder_path.mkdir(parents=True, exist_ok=True)
         self.write_models(models)
 
     def write_models(self, text: str) -> None:
@@ -221,7 +221,7 @@ class House:
 
     def docker_commands(self) -> dict[int, str]:
         """The docker commands that this house's controller runs, or has not collected: pid → command line."""
-        found = {}
+        commands = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -230,8 +230,8 @@ class House:
                 continue
             command = b" ".join(words).decode(errors="replace")
             if mine and words[0].rsplit(b"/", 1)[-1] in (b"docker", b"timeout", b"docker-compose"):
-                found[int(folder.name)] = command
-        return found
+                commands[int(folder.name)] = command
+        return commands
 
     def signal(self, number: int) -> None:
         assert self._process is not None
@@ -243,9 +243,9 @@ class House:
             self.kill()
         label = f"label=com.docker.compose.project={self.project}"
         for kind, flags in (("container", ["-aq"]), ("network", ["-q"]), ("volume", ["-q"])):
-            found = docker(kind, "ls", *flags, "--filter", label).split()
-            if found:
-                docker(kind, "rm", "-f", *found) if kind != "network" else docker(kind, "rm", *found)
+            object_ids = docker(kind, "ls", *flags, "--filter", label).split()
+            if object_ids:
+                docker(kind, "rm", "-f", *object_ids) if kind != "network" else docker(kind, "rm", *object_ids)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def get(self, path: str, **kwargs: Any) -> requests.Response:
@@ -263,8 +263,8 @@ class House:
 
     def status(self, model_id: str) -> dict[str, Any]:
         rows = self.get("/status").json()["models"]
-        found: dict[str, Any] = next(row for row in rows if row["id"] == model_id)
-        return found
+        row: dict[str, Any] = next(row for row in rows if row["id"] == model_id)
+        return row
 
     def containers(self, model_id: str) -> list[str]:
         """The ids of the model's running containers."""
@@ -278,36 +278,36 @@ class House:
     @contextmanager
     def counted_events(self, event: str) -> Iterator[list[str]]:
         """The names of the project's containers that had this event within the block, by Docker's own record."""
-        seen = [
+        command = [
             "docker", "events", "--since", f"{time.time():.6f}", "--filter", f"event={event}",
             "--filter", f"label=com.docker.compose.project={self.project}",
             "--format", '{{.TimeNano}} {{.Actor.ID}} {{index .Actor.Attributes "name"}}',
         ]  # fmt: skip
-        found: list[str] = []
+        names: list[str] = []
         # Docker remembers its last 256 events; told at once are all.
-        with tempfile.TemporaryFile("w+") as told, subprocess.Popen(seen, stdout=told) as following:
+        with tempfile.TemporaryFile("w+") as output, subprocess.Popen(command, stdout=output) as follower:
             try:
-                yield found
+                yield names
             finally:
-                following.terminate()
-            lines = set(docker(*seen[1:], "--until", f"{time.time():.6f}").splitlines())
-            following.wait(30)
-            told.seek(0)
-            lines |= {line for line in told.read().splitlines() if line.count(" ") == 2}
-        found.extend(line.rpartition(" ")[2] for line in sorted(lines))
+                follower.terminate()
+            lines = set(docker(*command[1:], "--until", f"{time.time():.6f}").splitlines())
+            follower.wait(30)
+            output.seek(0)
+            lines |= {line for line in output.read().splitlines() if line.count(" ") == 2}
+        names.extend(line.rpartition(" ")[2] for line in sorted(lines))
 
 
 def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]], **top: Any) -> str:
     """A models.yaml of fake models, with what else it says at its top; a model with `gguf: true` is prepared first."""
-    served = folder / "served"
-    served.mkdir(parents=True, exist_ok=True)
-    (served / "config.json").write_text("{}")
-    (served / "model.safetensors").write_bytes(b"\0" * 64)
+    model_folder = folder / "served"
+    model_folder.mkdir(parents=True, exist_ok=True)
+    (model_folder / "config.json").write_text("{}")
+    (model_folder / "model.safetensors").write_bytes(b"\0" * 64)
     (folder / "model.gguf").write_bytes(b"GGUF" + b"\0" * 64)
     entries = {}
-    for model_id, given in models.items():
-        values = dict(given)
-        source = folder / "model.gguf" if values.pop("gguf", False) else served
+    for model_id, keys in models.items():
+        values = dict(keys)
+        source = folder / "model.gguf" if values.pop("gguf", False) else model_folder
         resources = {"cpus": 1, "memory": "128m"}
         entries[model_id] = {"source": source.as_uri(), "image": FAKE_IMAGE, "resources": resources, **values}
     return json.dumps(

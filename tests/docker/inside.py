@@ -14,6 +14,6 @@ def run_inside(module: str, model: PreparedModel, *, deadline_s: float = 400) ->
     """What it printed last, read as JSON."""
     mounts = [f"--volume={ROOT / 'tests'}:/opt/orchestrar/tests:ro", f"--volume={model.volume}:/prepared:ro"]
     run = ["docker", "run", "--rm", "--network=none", "--user=0", "--memory=2g", *mounts, OPENVINO_IMAGE]
-    done = subprocess.run([*run, "python", "-m", module], capture_output=True, text=True, timeout=deadline_s)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    result = subprocess.run([*run, "python", "-m", module], capture_output=True, text=True, timeout=deadline_s)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])

@@ -49,13 +49,13 @@ def digest(content: bytes) -> str:
 
 def _layer() -> bytes:
     """One file with content of its own, so that no earlier test has left the layer behind."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
         content = os.urandom(1024)
         entry = tarfile.TarInfo("content")
         entry.size = len(content)
         tar.addfile(entry, io.BytesIO(content))
-    return packed.getvalue()
+    return archive.getvalue()
 
 
 def _part(media_type: str, content: bytes) -> dict[str, Any]:

@@ -80,9 +80,9 @@ def test_a_killed_controller_kills_no_model(house: House) -> None:
     assert house.containers("echo") == [before]
     house.start()
     until("it is adopted", lambda: house.status("echo")["state"] == "ready", 10)
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         assert house.ask("echo", "still there?").json()["text"] == "still there?"
-    assert started == []
+    assert starts == []
     assert house.containers("echo") == [before]
 
 
@@ -110,9 +110,9 @@ def test_a_hangup_reads_models_yaml_anew(house: House) -> None:
 def test_sigterm_leaves_the_models(house: House) -> None:
     """A controller that is asked to end does so at once with code 0, and its models stay up."""
     house.ask("echo", "hello").raise_for_status()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     assert house.terminate() == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - started_at < 5
     assert len(house.containers("echo")) == 1
     house.start()
 
@@ -144,11 +144,11 @@ def test_a_broken_configuration_ends_the_start(build_house: Build) -> None:
     house = build_house({}, start=False)
     house.write_models("models:\n  one:\n    sauce: file:///x\n  Two:\n    source: ftp://x\n")
     assert house.launch().wait(30) == 2
-    said = house.log_file.read_text()
-    assert "models.yaml:3: models.one.sauce: " in said
-    assert "models.yaml:4: " in said
-    assert "models.yaml:5: " in said
-    assert "Traceback" not in said
+    log = house.log_file.read_text()
+    assert "models.yaml:3: models.one.sauce: " in log
+    assert "models.yaml:4: " in log
+    assert "models.yaml:5: " in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_a_broken_environment_ends_the_start(build_house: Build, variable: str, 
     """A wrong variable is told by its name, with exit code 2 and without a traceback."""
     house = build_house({"echo": {}}, start=False, **{variable: value})
     assert house.launch().wait(30) == 2
-    said = house.log_file.read_text()
-    assert f"environment: {variable}: " in said
-    assert "Traceback" not in said
+    log = house.log_file.read_text()
+    assert f"environment: {variable}: " in log
+    assert "Traceback" not in log
 
 
 def test_a_one_off_container_is_the_users(house: House) -> None:

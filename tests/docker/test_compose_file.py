@@ -26,8 +26,8 @@ def compose_schema() -> dict[str, Any]:
     """The Compose specification's JSON schema, as the installed Compose carries it inside its binary."""
     info = docker("info", "--format", '{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}')
     binary = Path(info).read_bytes()
-    for found in re.finditer(rb'\{\s*"\$schema"', binary):
-        text = binary[found.start() : found.start() + 1_000_000].decode("latin-1")
+    for match in re.finditer(rb'\{\s*"\$schema"', binary):
+        text = binary[match.start() : match.start() + 1_000_000].decode("latin-1")
         schema, _ = json.JSONDecoder().raw_decode(text)
         if schema.get("title") == "Compose Specification":
             return dict(schema)
@@ -56,9 +56,9 @@ def test_the_container_is_hardened(house: House) -> None:
     """What runs is non-root, read-only, without capabilities, bounded, and on loopback; no host path is writable."""
     house.ask("echo", "hello").raise_for_status()
     (container,) = house.containers("echo")
-    (found,) = json.loads(docker("inspect", container))
-    host = found["HostConfig"]
-    assert found["Config"]["User"] == "10001:10001"
+    (details,) = json.loads(docker("inspect", container))
+    host = details["HostConfig"]
+    assert details["Config"]["User"] == "10001:10001"
     assert host["ReadonlyRootfs"] is True
     assert host["CapDrop"] == ["ALL"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
@@ -69,8 +69,8 @@ def test_the_container_is_hardened(house: House) -> None:
     assert host["NanoCpus"] == 1_000_000_000
     assert host["RestartPolicy"]["Name"] in ("", "no")
     assert [binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings] == ["127.0.0.1"]
-    assert [mount["RW"] for mount in found["Mounts"]] == [False]
-    assert not any("docker.sock" in mount["Source"] for mount in found["Mounts"])
+    assert [mount["RW"] for mount in details["Mounts"]] == [False]
+    assert not any("docker.sock" in mount["Source"] for mount in details["Mounts"])
 
 
 def test_the_process_has_no_rights(house: House) -> None:
@@ -102,5 +102,5 @@ def test_models_cannot_reach_each_other(house: House) -> None:
     template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     address = docker("inspect", "--format", template, second)
     probe = f"import socket; socket.create_connection(('{address}', 8000), 2)"
-    said = docker("exec", first, "sh", "-c", f'python -c "{probe}" 2>&1 || true')
-    assert re.search("timed out|No route|refused|unreachable", said), said
+    output = docker("exec", first, "sh", "-c", f'python -c "{probe}" 2>&1 || true')
+    assert re.search("timed out|No route|refused|unreachable", output), output

@@ -50,10 +50,12 @@ def user(content: Any) -> Any:
     return [{"role": "user", "content": content if isinstance(content, str) else json.dumps(content)}]
 
 
-def asked(house: House, model_id: str) -> dict[str, Any]:
+def last_request(house: House, model_id: str) -> dict[str, Any]:
     """What the server was asked last, and the arguments that it knows nothing of."""
-    found: dict[str, Any] = requests.get(f"http://127.0.0.1:{house.status(model_id)['port']}/asked", timeout=5).json()
-    return found
+    document: dict[str, Any] = requests.get(
+        f"http://127.0.0.1:{house.status(model_id)['port']}/asked", timeout=5
+    ).json()
+    return document
 
 
 def events(response: requests.Response) -> list[dict[str, Any]]:
@@ -69,7 +71,7 @@ class TestNative:
         assert {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2} == answer["usage"]
         timings = answer["timings"]
         assert 0 <= timings["start_s"] <= timings["ttft_s"] <= timings["total_s"]
-        assert "/v1/chat/completions" == asked(house, "llama")["path"]
+        assert "/v1/chat/completions" == last_request(house, "llama")["path"]
 
     def test_a_stream_is_in_our_words(self, house: House) -> None:
         """Events with `text`, then one with `done`."""
@@ -80,7 +82,7 @@ class TestNative:
     def test_a_completion_model_takes_the_prompt_as_it_is(self, house: House) -> None:
         """A model without a chat template is asked by /v1/completions, and not before its server says it is ready."""
         assert "abc" == house.ask("plain", "abc").json()["text"]
-        assert "/v1/completions" == asked(house, "plain")["path"]
+        assert "/v1/completions" == last_request(house, "plain")["path"]
         assert house.status("plain")["start_s"] > 1
 
     def test_an_error_in_the_stream_is_told(self, house: House) -> None:
@@ -106,11 +108,11 @@ class TestNative:
     def test_a_client_that_leaves_ends_the_work(self, house: House) -> None:
         """Closing a stream of ours breaks off the server's."""
         house.ask("llama", "here").raise_for_status()
-        before = asked(house, "llama")["broken_off"]
+        before = last_request(house, "llama")["broken_off"]
         response = house.ask("llama", {"tokens": 1000, "delay_s": 0.05}, stream=True)
         next(response.iter_lines())
         response.close()
-        until("the stream is broken off", lambda: asked(house, "llama")["broken_off"] > before, 5)
+        until("the stream is broken off", lambda: last_request(house, "llama")["broken_off"] > before, 5)
 
 
 class TestOpenAI:
@@ -118,7 +120,7 @@ class TestOpenAI:
         """The server is asked by the id that it knows, with `generation:`; the answer keeps the name that was sent."""
         answer = client.chat.completions.create(model="lama", messages=user("hello"), max_tokens=5)
         assert ("lama", "hello") == (answer.model, answer.choices[0].message.content)
-        body = asked(house, "llama")["body"]
+        body = last_request(house, "llama")["body"]
         assert ("llama", 0.5, 5) == (body["model"], body["temperature"], body["max_tokens"])
 
     @pytest.mark.parametrize("name", ["llama", "lama"])
@@ -130,9 +132,9 @@ class TestOpenAI:
 
     def test_the_servers_refusal_passes(self, client: OpenAI) -> None:
         """A 400 of the server's own is the client's BadRequestError; its fields stand in our shape."""
-        with pytest.raises(openai.BadRequestError, match="as you wished") as caught:
+        with pytest.raises(openai.BadRequestError, match="as you wished") as failure:
             client.chat.completions.create(model="llama", messages=user({"status": 400}))
-        assert "model_error" == caught.value.code
+        assert "model_error" == failure.value.code
 
     def test_an_error_in_the_stream_raises(self, client: OpenAI) -> None:
         """A stream that breaks is an error to who reads it."""
@@ -163,7 +165,7 @@ class TestContainer:
     def test_the_models_keys_become_arguments(self, house: House) -> None:
         """Context for all requests in flight, slots, threads, and the user's own arguments last."""
         house.ask("llama", "here").raise_for_status()
-        others = asked(house, "llama")["others"]
+        others = last_request(house, "llama")["others"]
         pairs = dict(itertools.pairwise(others))
         assert ("2048", "4", "1") == (pairs["--ctx-size"], pairs["--parallel"], pairs["--threads"])
         assert "--no-repack" == others[-1]
@@ -179,13 +181,13 @@ class TestContainer:
         """Not root, read-only, without capabilities, on loopback, its one file read-only."""
         house.ask("llama", "here").raise_for_status()
         (container,) = house.containers("llama")
-        (found,) = json.loads(docker("inspect", container))
-        host = found["HostConfig"]
-        assert ("10001:10001", True, ["ALL"]) == (found["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
+        (details,) = json.loads(docker("inspect", container))
+        host = details["HostConfig"]
+        assert ("10001:10001", True, ["ALL"]) == (details["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
         assert [[{"HostIp": "127.0.0.1", "HostPort": str(house.status("llama")["port"])}]] == list(
             host["PortBindings"].values()
         )
-        assert [("/model/model.gguf", False)] == [(mount["Destination"], mount["RW"]) for mount in found["Mounts"]]
+        assert [("/model/model.gguf", False)] == [(mount["Destination"], mount["RW"]) for mount in details["Mounts"]]
         assert [] == house.status("llama")["relaxed"]
 
     def test_what_a_template_relaxes_is_so_and_is_shown(self, house: House) -> None:
@@ -195,9 +197,9 @@ class TestContainer:
         build = "cp /bin/true /tmp/kernel.so && /tmp/kernel.so && df -B 1 --output=size /dev/shm | tail -1"
         assert str(2 << 30) == docker("exec", container, "sh", "-c", build).strip()
         assert "10001" == docker("exec", container, "id", "-u")
-        relaxed = {row["what"].partition(":")[0]: row["why"] for row in house.status("relaxed")["relaxed"]}
-        assert {"tmpfs", "shm_size", "pids_limit"} == set(relaxed)
-        assert "Triton" in relaxed["tmpfs"]
+        reasons = {row["what"].partition(":")[0]: row["why"] for row in house.status("relaxed")["relaxed"]}
+        assert {"tmpfs", "shm_size", "pids_limit"} == set(reasons)
+        assert "Triton" in reasons["tmpfs"]
 
     def test_the_next_controller_adopts_it(self, house: House) -> None:
         """A running server of somebody else's is found with its own port and health after the controller died."""
@@ -218,4 +220,4 @@ def test_ollamas_api_reaches_it_too(house: House) -> None:
         *parts, last = client.generate("lama", script, options={"seed": 7}, stream=True)
         assert "word0 word1 word2 " == "".join(part.response or "" for part in parts)
         assert last.done
-        assert 7 == asked(house, "llama")["body"]["seed"]
+        assert 7 == last_request(house, "llama")["body"]["seed"]

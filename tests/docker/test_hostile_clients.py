@@ -69,9 +69,9 @@ def test_slow_closers_delay_nobody(house: House) -> None:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     for connection in connections:
         assert connection.recv(12) == b"HTTP/1.1 200"
-    begun = time.monotonic()
+    started_at = time.monotonic()
     assert house.get("/health").ok
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - started_at < 1
     for connection in connections:
         connection.close()
 
@@ -80,10 +80,10 @@ def test_waiting_requests_leave_health_a_thread(house: House) -> None:
     """With all places taken by requests that wait for a start, more are refused at once and /health answers."""
     with ThreadPoolExecutor(40) as pool:
         answers = [pool.submit(house.post, "/run", {"model_id": "slow"}) for _ in range(40)]
-        refused = [answer for answer in answers if answer.result().status_code == 503]
+        refusals = [answer for answer in answers if answer.result().status_code == 503]
         assert requests.get(house.url + "/health", timeout=5).ok
-        assert len(refused) >= 30
-    for answer in refused:
+        assert len(refusals) >= 30
+    for answer in refusals:
         response = answer.result()
         check_error(response.status_code, response.json(), 503, "overloaded")
         assert response.headers["Retry-After"] == "1"

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module", params=["this processor's", "any processor's"])
-def found(request: pytest.FixtureRequest) -> dict[str, Any]:
+def figures(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What `kernel_cases` measures in the image."""
     cases = Path(__file__).with_name("kernel_cases.py").relative_to(ROOT)
     argv = [
@@ -29,34 +29,34 @@ def found(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param == "any processor's":
         argv.append("--env=ORCHESTRAR_PLAIN_KERNELS=1")
     module = ".".join(cases.with_suffix("").parts)
-    done = subprocess.run(
+    result = subprocess.run(
         [*argv, "orchestrar-runner:openvino", "python", "-m", module], capture_output=True, text=True, timeout=240
     )
-    assert done.returncode == 0, done.stderr
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    assert result.returncode == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return document
 
 
-def test_products_are_those_of_float_arithmetic(found: dict[str, Any]) -> None:
+def test_products_are_those_of_float_arithmetic(figures: dict[str, Any]) -> None:
     """With any number of tokens, rows and groups, and with all that is done around a product, the rounding to 16 bits
     is all that differs."""
-    assert len(found["products"]) == 432
-    assert max(found["products"].values()) < 2e-4
+    assert len(figures["products"]) == 432
+    assert max(figures["products"].values()) < 2e-4
 
 
-def test_rows_are_read_as_they_are(found: dict[str, Any]) -> None:
+def test_rows_are_read_as_they_are(figures: dict[str, Any]) -> None:
     """An embedding's row is its codes x scale + offset."""
-    assert max(found["rows"]) < 1e-6
+    assert max(figures["rows"]) < 1e-6
 
 
-def test_heads_are_turned_by_their_positions(found: dict[str, Any]) -> None:
+def test_heads_are_turned_by_their_positions(figures: dict[str, Any]) -> None:
     """Queries and keys are turned, with and without a norm of their heads, and values stay."""
-    assert len(found["rotations"]) == 6
-    assert max(found["rotations"]) < 1e-5
+    assert len(figures["rotations"]) == 6
+    assert max(figures["rotations"]) < 1e-5
 
 
-def test_what_does_not_fit_is_refused(found: dict[str, Any]) -> None:
+def test_what_does_not_fit_is_refused(figures: dict[str, Any]) -> None:
     """Bytes that are not as many as the shape needs, and a row beyond the matrix, are errors and not read."""
-    too_few, no_row = found["refusals"]
+    too_few, no_row = figures["refusals"]
     assert "do not have" in too_few
     assert "there is no row 32 of 32" in no_row

@@ -30,9 +30,9 @@ CONTEXT_LENGTH = 512
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The default model's file, as it is, in a server for chats, one for completions and one for embeddings."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
     common = {
-        "source": shipped["models"]["smollm2-135m"]["source"],
+        "source": config["models"]["smollm2-135m"]["source"],
         "engine": "llamacpp",
         "image": llamacpp_image(tmp_path_factory.mktemp("llamacpp")),
         "context_length": CONTEXT_LENGTH,
@@ -103,8 +103,8 @@ class TestNative:
         short = house.ask("llama", PARIS, temperature=0, max_tokens=2).json()
         assert ("length", 2) == (short["finish_reason"], short["usage"]["completion_tokens"])
         first, second = direct(house).split(" ")[:2]
-        stopped = house.ask("llama", PARIS, temperature=0, max_tokens=16, stop=[f" {second}"]).json()
-        assert (first, "stop") == (stopped["text"], stopped["finish_reason"])
+        answer = house.ask("llama", PARIS, temperature=0, max_tokens=16, stop=[f" {second}"]).json()
+        assert (first, "stop") == (answer["text"], answer["finish_reason"])
         story: dict[str, Any] = {"temperature": 1.5, "seed": 7, "max_tokens": 12}
         assert 1 == len({house.ask("llama", "Tell a story.", **story).json()["text"] for _ in range(2)})
 
@@ -117,9 +117,9 @@ class TestNative:
 class TestOpenAI:
     def test_a_chat_whole_and_streamed(self, client: OpenAI) -> None:
         """The `openai` package has the same answer in both ways, under the name that it asked for."""
-        asked: dict[str, Any] = {"model": "lama", "messages": user(PARIS), "temperature": 0, "max_tokens": 16}
-        whole = client.chat.completions.create(**asked)
-        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+        request: dict[str, Any] = {"model": "lama", "messages": user(PARIS), "temperature": 0, "max_tokens": 16}
+        whole = client.chat.completions.create(**request)
+        chunks = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert (whole.model, whole.choices[0].message.content) == ("lama", text)
         assert {"lama"} == {chunk.model for chunk in chunks}
@@ -129,19 +129,19 @@ class TestOpenAI:
 
     def test_a_completion_whole_and_streamed(self, client: OpenAI) -> None:
         """So has `completions`."""
-        asked: dict[str, Any] = {"model": "plain", "prompt": "One, two, three,", "temperature": 0, "max_tokens": 6}
-        whole = client.completions.create(**asked).choices[0].text
-        chunks = list(client.completions.create(**asked, stream=True))
+        request: dict[str, Any] = {"model": "plain", "prompt": "One, two, three,", "temperature": 0, "max_tokens": 6}
+        whole = client.completions.create(**request).choices[0].text
+        chunks = list(client.completions.create(**request, stream=True))
         assert whole == "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
 
     def test_embeddings(self, client: OpenAI) -> None:
         """One vector of the model's width for each text, in their order."""
         texts = ["a cat", "a dog", "a cat"]
-        found = client.embeddings.create(model="vectors", input=texts).data
-        assert [0, 1, 2] == [row.index for row in found]
-        assert {576} == {len(row.embedding) for row in found}
-        assert found[0].embedding == pytest.approx(found[2].embedding, abs=1e-3)
-        assert found[0].embedding != pytest.approx(found[1].embedding, abs=1e-3)
+        rows = client.embeddings.create(model="vectors", input=texts).data
+        assert [0, 1, 2] == [row.index for row in rows]
+        assert {576} == {len(row.embedding) for row in rows}
+        assert rows[0].embedding == pytest.approx(rows[2].embedding, abs=1e-3)
+        assert rows[0].embedding != pytest.approx(rows[1].embedding, abs=1e-3)
 
     def test_a_task_that_is_not_its_own_is_refused(self, client: OpenAI) -> None:
         """A model that makes vectors does not chat, and says so."""
@@ -199,16 +199,16 @@ def test_it_is_as_closed_as_any(house: House) -> None:
     assert {"status": "ok"} == requests.get(f"http://127.0.0.1:{port}/health", timeout=5).json()
     assert [] == house.status("llama")["relaxed"]
     (container,) = house.containers("llama")
-    (found,) = json.loads(docker("inspect", container))
-    host = found["HostConfig"]
-    assert ("10001:10001", True, ["ALL"]) == (found["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
+    (details,) = json.loads(docker("inspect", container))
+    host = details["HostConfig"]
+    assert ("10001:10001", True, ["ALL"]) == (details["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
     status = docker("exec", container, "cat", "/proc/1/status")
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
-    written = docker(
+    listing = docker(
         "exec", container, "sh", "-c", "echo x > /app/x; echo x > /tmp/x && ls /tmp/x; ls /app/x", check=False
     )
-    assert "/tmp/x" == written
+    assert "/tmp/x" == listing
 
 
 def test_its_place_shows_nobodys_prompts(house: House) -> None:

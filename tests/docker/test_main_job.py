@@ -34,8 +34,8 @@ def events(response: requests.Response) -> list[dict[str, Any]]:
 
 
 def error_of(response: requests.Response) -> dict[str, Any]:
-    found: dict[str, Any] = response.json()["error"]
-    return found
+    error: dict[str, Any] = response.json()["error"]
+    return error
 
 
 def test_a_stopped_model_answers(house: House) -> None:
@@ -50,14 +50,14 @@ def test_a_stopped_model_answers(house: House) -> None:
 
 def test_a_stream_arrives_token_by_token(house: House) -> None:
     """Streamed tokens leave as they are made: the first is here long before the last."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     response = house.ask("echo", {"tokens": 5, "delay_s": 0.3}, stream=True)
     assert response.headers["Content-Type"].startswith("text/event-stream")
     times, texts = [], []
     for line in response.iter_lines():
         if line.startswith(b"data: "):
             texts.append(json.loads(line[6:]).get("text"))
-            times.append(time.monotonic() - begun)
+            times.append(time.monotonic() - started_at)
     assert texts == ["word0 ", "word1 ", "word2 ", "word3 ", "word4 ", None]
     assert times[4] - times[0] > 0.6
 

@@ -63,10 +63,10 @@ def test_a_stream_is_read_to_its_end(client: ollama.Client) -> None:
 
 def test_a_model_that_dies_mid_stream_raises(house: House, client: ollama.Client) -> None:
     """A stream that breaks is an error to who reads it; the model is started again when it is asked again."""
-    found: list[Any] = []
+    parts: list[Any] = []
     with pytest.raises(ollama.ResponseError, match="died"):
-        found.extend(client.chat("echo", user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True))
-    assert ["word0 ", "word1 "] == [part.message.content for part in found]
+        parts.extend(client.chat("echo", user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True))
+    assert ["word0 ", "word1 "] == [part.message.content for part in parts]
     until("Docker has noticed", lambda: not house.containers("echo"))
     assert "whole again" == client.chat("echo", user("whole again")).message.content
 
@@ -101,15 +101,15 @@ def test_keep_alive_is_followed(house: House, client: ollama.Client) -> None:
 def test_a_pull_makes_the_first_start_short(house: House, client: ollama.Client) -> None:
     """A pull converts the model's files once, starts nothing, and the first request prepares no more."""
     assert "absent" == next(row["state"] for row in house.get("/models").json()["models"] if row["id"] == "made")
-    told = [one.status for one in client.pull("made", stream=True)]
-    assert "success" == told[-1]
+    statuses = [one.status for one in client.pull("made", stream=True)]
+    assert "success" == statuses[-1]
     assert [] == house.containers("made")
     with house.counted_events("create") as created:
         assert "success" == client.pull("made").status
         assert "ready" == client.chat("made", user("ready")).message.content
     assert [f"{house.project}-made-1"] == created
-    listed = {one.model: one for one in client.list().models}
-    assert listed["made:latest"].size == 68
+    models = {one.model: one for one in client.list().models}
+    assert models["made:latest"].size == 68
     assert client.show("made").modelinfo == {
         "general.architecture": "unknown",
         "general.parameter_count": 500,
@@ -128,8 +128,8 @@ def test_pulls_at_once_prepare_once(build_house: Build) -> None:
     """Five pulls and a request together run one conversion."""
     house = build_house({"made": {"gguf": True}})
     with house.counted_events("create") as created, ThreadPoolExecutor(6) as pool:
-        asked = pool.submit(house.ask, "made", "hello")
+        answer = pool.submit(house.ask, "made", "hello")
         pulls = list(pool.map(lambda _: house.post("/pull", {"model_id": "made"}), range(5)))
-        assert "hello" == asked.result().json()["text"]
+        assert "hello" == answer.result().json()["text"]
     assert [200] * 5 == [response.status_code for response in pulls]
     assert 2 == len(created)

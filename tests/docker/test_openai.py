@@ -76,16 +76,16 @@ def test_completions_work_whole_and_streamed(client: OpenAI) -> None:
 
 def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
     """The client's own class of error, with code and parameter."""
-    with pytest.raises(openai.NotFoundError, match="gpt-4") as caught:
+    with pytest.raises(openai.NotFoundError, match="gpt-4") as failure:
         client.chat.completions.create(model="gpt-4", messages=user("hi"))
-    assert ("model_not_found", "model") == (caught.value.code, caught.value.param)
+    assert ("model_not_found", "model") == (failure.value.code, failure.value.param)
 
 
 def test_no_chat_model_refuses_to_chat(client: OpenAI) -> None:
     """A model for completions says that it does not chat, and by which route to ask."""
-    with pytest.raises(openai.BadRequestError, match="/v1/completions") as caught:
+    with pytest.raises(openai.BadRequestError, match="/v1/completions") as failure:
         client.chat.completions.create(model="plain", messages=user("hi"))
-    assert "task_unsupported" == caught.value.code
+    assert "task_unsupported" == failure.value.code
 
 
 def test_the_models_refusals_pass(client: OpenAI) -> None:
@@ -99,10 +99,10 @@ def test_a_model_that_dies_mid_stream_raises(client: OpenAI) -> None:
     stream = client.chat.completions.create(
         model="echo", messages=user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True
     )
-    found: list[Any] = []
+    texts: list[Any] = []
     with pytest.raises(openai.APIError, match="died"):
-        found.extend(chunk.choices[0].delta.content for chunk in stream)
-    assert ["word0 ", "word1 "] == found
+        texts.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert ["word0 ", "word1 "] == texts
     assert "whole again" == (
         client.chat.completions.create(model="echo", messages=user("whole again")).choices[0].message.content
     )
@@ -124,9 +124,9 @@ def test_a_busy_model_is_asked_again(house: House, client: OpenAI) -> None:
     """The client repeats a 503 on its own after the time that it is told, and gets its answer."""
     client.chat.completions.create(model="echo", messages=user("here"))
     before = counters(house)["requests"]
-    with pytest.raises(openai.InternalServerError) as caught:
+    with pytest.raises(openai.InternalServerError) as failure:
         client.chat.completions.create(model="echo", messages=user({"status": 503}))
-    assert "1" == caught.value.response.headers["Retry-After"]
+    assert "1" == failure.value.response.headers["Retry-After"]
     patient = client.with_options(max_retries=2)
     answer = patient.chat.completions.create(model="echo", messages=user({"busy": 1, "echo": "now"}))
     assert "now" == answer.choices[0].message.content
@@ -166,15 +166,15 @@ def test_the_asynchronous_client(house: House) -> None:
         async with AsyncOpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
             texts = [*await asyncio.gather(text(client, 2), text(client, 3))]
             before = counters(house)["broken_off"]
-            begun = asyncio.Event()
+            has_begun = asyncio.Event()
 
             async def endless() -> None:
                 script = user({"tokens": 10_000, "delay_s": 0.02})
                 async for _chunk in await client.chat.completions.create(model="echo", messages=script, stream=True):
-                    begun.set()
+                    has_begun.set()
 
             task = asyncio.create_task(endless())
-            await asyncio.wait_for(begun.wait(), 30)
+            await asyncio.wait_for(has_begun.wait(), 30)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -53,7 +53,7 @@ class PlainUser:
     def make(self, target: str) -> str:
         """Run `make TARGET` in the checkout as this user; returns what it printed, fails on a non-zero exit."""
         words = ["env", "-i", *(f"{k}={v}" for k, v in self.environ.items()), "make", target, f"PYTHON={PYTHON}"]
-        done = subprocess.run(
+        result = subprocess.run(
             ["runuser", "--user", self.name, "--", *words],
             cwd=self.checkout,
             stdin=subprocess.DEVNULL,
@@ -62,15 +62,15 @@ class PlainUser:
             text=True,
             timeout=540,
         )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        assert result.returncode == 0, result.stdout
+        return result.stdout
 
 
 def run(*argv: str) -> str:
     """Run something that must succeed; returns what it printed."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
-    assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout}"
-    return done.stdout
+    result = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+    assert result.returncode == 0, f"{' '.join(argv)}: {result.stdout}"
+    return result.stdout
 
 
 def free_ports(count: int) -> list[int]:
@@ -87,8 +87,8 @@ def free_ports(count: int) -> list[int]:
 
 def copy_tree(target: Path) -> None:
     """The files that a clone of the working tree would have."""
-    listed = run("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    for name in filter(None, listed.split("\0")):
+    listing = run("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    for name in filter(None, listing.split("\0")):
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
@@ -181,11 +181,11 @@ def test_make_up_and_down_as_a_plain_user(user: PlainUser) -> None:
     engines = built_engines(site.layout.templates)
     images_before = [find_image(site, engine.image) for engine in engines.values()]
 
-    printed = user.make("up")
-    print(printed)
+    output = user.make("up")
+    print(output)
     for engine in engines:
-        assert f"{engine} wheels: already there (not needed" in printed
-        assert f"{engine} image: already there" in printed
+        assert f"{engine} wheels: already there (not needed" in output
+        assert f"{engine} image: already there" in output
     assert images_before == [find_image(site, engine.image) for engine in engines.values()]
     with urllib.request.urlopen(f"http://127.0.0.1:{user.port}/health", timeout=5) as answer:
         assert json.load(answer)["status"] == "ok"

@@ -28,8 +28,8 @@ COLOURS = "Name three colours."
 @pytest.fixture(scope="module", params=["openvino", "transformers"])
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The default model on each engine, prepared anew from the set-up's download; exact, to compare its answers."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    entry = {**shipped["models"]["smollm2-135m"], "engine": request.param, "dtype": "float32"}
+    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    entry = {**config["models"]["smollm2-135m"], "engine": request.param, "dtype": "float32"}
     folder = tmp_path_factory.mktemp("real")
     folder.chmod(0o755)
     house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": {"smollm2-135m": entry}}))
@@ -44,8 +44,8 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def ask(house: House, **fields: Any) -> dict[str, Any]:
     response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
     assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def events(house: House, **fields: Any) -> list[dict[str, Any]]:
@@ -90,11 +90,11 @@ def test_messages_and_prompt_are_one(house: House) -> None:
 def test_a_stream_is_the_same_text(house: House) -> None:
     """The streamed pieces add up to the whole answer, and the last event tells reason, usage and timings."""
     whole = ask(house, prompt=COLOURS, max_tokens=24)
-    found = events(house, prompt=COLOURS, max_tokens=24, temperature=0)
-    assert "".join(event.get("text", "") for event in found) == whole["text"]
-    assert found[-1]["done"] is True
-    assert found[-1]["usage"] == whole["usage"]
-    assert len(found) > 5
+    pieces = events(house, prompt=COLOURS, max_tokens=24, temperature=0)
+    assert "".join(event.get("text", "") for event in pieces) == whole["text"]
+    assert pieces[-1]["done"] is True
+    assert pieces[-1]["usage"] == whole["usage"]
+    assert len(pieces) > 5
 
 
 def test_sampling_follows_its_seed(house: House) -> None:
@@ -111,8 +111,8 @@ def test_limits_are_kept(house: House) -> None:
     """`max_tokens` ends with `length`; a stop string ends with `stop` and is never part of the text."""
     short = ask(house, prompt="Count from one to twenty.", max_tokens=5)
     assert (short["finish_reason"], short["usage"]["completion_tokens"]) == ("length", 5)
-    stopped = ask(house, prompt=PARIS, stop=["France"])
-    assert (stopped["text"], stopped["finish_reason"]) == ("The capital of ", "stop")
+    answer = ask(house, prompt=PARIS, stop=["France"])
+    assert (answer["text"], answer["finish_reason"]) == ("The capital of ", "stop")
 
 
 def test_too_long_a_prompt_names_both_lengths(house: House) -> None:
@@ -140,35 +140,35 @@ def test_many_at_once_get_their_own_answers(house: House) -> None:
 
 def test_no_character_is_cut(house: House) -> None:
     """Streamed text with characters of several bytes and tokens holds no broken one."""
-    found = events(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
-    assert "\N{REPLACEMENT CHARACTER}" not in "".join(event.get("text", "") for event in found)
+    pieces = events(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(event.get("text", "") for event in pieces)
 
 
 def test_a_leaving_client_stops_the_generation(house: House) -> None:
     """After a client left mid-stream the model is idle within 2 s: a new short request is answered without delay."""
     ask(house, prompt=PARIS)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     ask(house, prompt=PARIS)
-    usual_s = time.monotonic() - begun
+    usual_s = time.monotonic() - started_at
     body = {"model_id": "smollm2-135m", "prompt": "Write a very long story.", "stream": True, "max_tokens": 2000}
     with house.post("/inference", body, stream=True) as response:
         next(response.iter_lines())
-    begun = time.monotonic()
+    started_at = time.monotonic()
     ask(house, prompt=PARIS)
-    assert time.monotonic() - begun < usual_s + 2
+    assert time.monotonic() - started_at < usual_s + 2
     until("nothing is in flight", lambda: house.status("smollm2-135m")["in_flight"] == 0, 2)
 
 
 def test_openai_chat_is_the_native_answer(house: House, client: OpenAI) -> None:
     """The `openai` client gets the text, reason and usage of `POST /inference`, whole and streamed."""
     native = ask(house, prompt=COLOURS, max_tokens=24)
-    asked: Any = {"model": "smollm2", "messages": user(COLOURS), "temperature": 0, "max_tokens": 24}
-    whole = client.chat.completions.create(**asked)
+    request: Any = {"model": "smollm2", "messages": user(COLOURS), "temperature": 0, "max_tokens": 24}
+    whole = client.chat.completions.create(**request)
     assert (whole.model, whole.choices[0].message.content) == ("smollm2", native["text"])
     assert whole.choices[0].finish_reason == native["finish_reason"]
     assert whole.usage is not None
     assert whole.usage.model_dump(exclude_none=True) == native["usage"]
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    chunks = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0] for chunk in chunks[:-1]]
     assert "".join(piece.delta.content or "" for piece in pieces) == native["text"]
     assert (pieces[0].delta.role, pieces[-1].finish_reason) == ("assistant", native["finish_reason"])
@@ -178,8 +178,8 @@ def test_openai_chat_is_the_native_answer(house: House, client: OpenAI) -> None:
 
 def test_openai_parameters_are_kept(client: OpenAI) -> None:
     """Stop texts, limits and seeds work by their OpenAI names."""
-    stopped = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0, stop="France")
-    assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("The capital of ", "stop")
+    answer = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0, stop="France")
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("The capital of ", "stop")
     for limit in ({"max_tokens": 5}, {"max_completion_tokens": 5}):
         short = client.chat.completions.create(
             model="smollm2", messages=user("Count from one to twenty."), temperature=0, extra_body=limit
@@ -211,21 +211,21 @@ def test_openai_completions_go_on_from_the_prompt(client: OpenAI) -> None:
 
 def test_openai_refusals_are_bad_requests(client: OpenAI) -> None:
     """Too long a prompt names both lengths, what is not supported its name."""
-    with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens and the context 8192") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens and the context 8192") as failure:
         client.chat.completions.create(model="smollm2", messages=user("word " * 9000))
-    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
-    with pytest.raises(openai.BadRequestError, match="logprobs") as caught:
+    assert (failure.value.code, failure.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError, match="logprobs") as failure:
         client.chat.completions.create(model="smollm2", messages=user(PARIS), logprobs=True)
-    assert caught.value.code == "unsupported_parameter"
+    assert failure.value.code == "unsupported_parameter"
 
 
 def test_it_serves_hardened(house: House) -> None:
     """The real runner works in the hardened container, its prepared volume read-only, and reports its phases."""
     ask(house, prompt=PARIS)
     (container,) = house.containers("smollm2-135m")
-    (found,) = json.loads(docker("inspect", container))
-    assert found["HostConfig"]["ReadonlyRootfs"] is True
-    assert [(mount["Type"], mount["RW"]) for mount in found["Mounts"]] == [("volume", False)]
+    (details,) = json.loads(docker("inspect", container))
+    assert details["HostConfig"]["ReadonlyRootfs"] is True
+    assert [(mount["Type"], mount["RW"]) for mount in details["Mounts"]] == [("volume", False)]
     assert set(house.status("smollm2-135m")["start_phases"]) == {
         "docker_s", "process_s", "import_s", "load_s", "first_token_s",
     }  # fmt: skip

@@ -24,10 +24,10 @@ GREEDY = {"temperature": 0}
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The shipped entry of the default model, from the set-up's download."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
     folder = tmp_path_factory.mktemp("real-ollama")
     folder.chmod(0o755)
-    models = {"smollm2-135m": shipped["models"]["smollm2-135m"]}
+    models = {"smollm2-135m": config["models"]["smollm2-135m"]}
     house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
     downloads = ROOT / "data" / "sources"
     if downloads.is_dir():
@@ -50,16 +50,16 @@ def user(content: str) -> Any:
 def native(house: House, **fields: Any) -> dict[str, Any]:
     response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
     assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def test_a_pull_prepares_the_model(house: House, client: ollama.Client) -> None:
     """After a pull the model is converted, does not run, and is known by its size, form and quantization."""
     assert "success" == list(client.pull("smollm2", stream=True))[-1].status
     assert [] == house.containers("smollm2-135m")
-    (listed,) = client.list().models
-    assert ("smollm2-135m:latest", 98_362_432) == (listed.model, listed.size)
+    (model,) = client.list().models
+    assert ("smollm2-135m:latest", 98_362_432) == (model.model, model.size)
     details = client.show("smollm2").details
     assert details is not None
     assert ("gguf", "llama", "134.52M", "Q4_1") == (
@@ -104,8 +104,8 @@ def test_options_are_kept(client: ollama.Client) -> None:
     """Limits, stop texts and seeds work by Ollama's names, and what belongs to an engine's start is ignored."""
     short = client.generate("smollm2", "Count to twenty.", options={**GREEDY, "num_predict": 5, "num_ctx": 512})
     assert ("length", 5) == (short.done_reason, short.eval_count)
-    stopped = client.generate("smollm2", PARIS, options={**GREEDY, "stop": ["France"]})
-    assert ("The capital of ", "stop") == (stopped.response, stopped.done_reason)
+    answer = client.generate("smollm2", PARIS, options={**GREEDY, "stop": ["France"]})
+    assert ("The capital of ", "stop") == (answer.response, answer.done_reason)
     texts = [
         client.generate("smollm2", "Tell me a story.", options={"temperature": 1.0, "seed": seed, "num_predict": 24})
         for seed in (1, 1, 2, 3)
@@ -116,9 +116,9 @@ def test_options_are_kept(client: ollama.Client) -> None:
 
 def test_the_models_refusals_pass(client: ollama.Client) -> None:
     """Too long a prompt is told with both lengths."""
-    with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens and the context 8192") as caught:
+    with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens and the context 8192") as failure:
         client.generate("smollm2", "word " * 9000)
-    assert 400 == caught.value.status_code
+    assert 400 == failure.value.status_code
 
 
 def test_it_unloads(house: House, client: ollama.Client) -> None:

@@ -34,8 +34,8 @@ def ups(tmp_path: Path) -> Callable[[], int]:
 
 
 def only_container(house: House) -> str:
-    (found,) = house.containers("echo")
-    return found
+    (container,) = house.containers("echo")
+    return container
 
 
 def test_a_stopped_model_starts_without_compose(house: House, ups: Callable[[], int]) -> None:
@@ -70,9 +70,9 @@ def test_a_file_that_an_override_names_counts(house: House) -> None:
 
 def test_a_new_image_counts(house: House) -> None:
     """An image rebuilt under its old name while the model was stopped is what its next start runs."""
-    made = docker("create", FAKE_IMAGE)
-    rebuilt = docker("commit", made)
-    docker("rm", made)
+    container = docker("create", FAKE_IMAGE)
+    rebuilt = docker("commit", container)
+    docker("rm", container)
     docker("tag", rebuilt, IMAGE)
     house.ask("echo", "again").raise_for_status()
     assert docker("inspect", "--format", "{{.Image}}", only_container(house)) == rebuilt
@@ -102,6 +102,6 @@ def test_a_container_that_was_removed_is_made(house: House) -> None:
 def test_one_that_was_started_by_hand_is_adopted(house: House, ups: Callable[[], int]) -> None:
     """A stopped container that somebody started is taken over as it runs."""
     house.compose("start", "echo")
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         assert house.ask("echo", "again").json()["text"] == "again"
-    assert (started, ups()) == ([], 1)
+    assert (starts, ups()) == ([], 1)

@@ -43,7 +43,7 @@ Call one by <tool_call>
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The default model, and the same with a chat template for tools, made from what the former was prepared to."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
     folder = tmp_path_factory.mktemp("structured")
     folder.chmod(0o755)
     tools = folder / "tools"
@@ -51,7 +51,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     # Exact: else an answer depends on what else is in the batch.
     engine = {"engine": "openvino", "dtype": "float32"}
     models = {
-        "smollm2-135m": {**shipped["models"]["smollm2-135m"], **engine},
+        "smollm2-135m": {**config["models"]["smollm2-135m"], **engine},
         "tools": {"source": tools.as_uri(), **engine},
     }
     house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
@@ -71,8 +71,8 @@ def copy_with_template(house: House, target: Path) -> None:
     (container,) = house.containers("smollm2-135m")
     docker("cp", f"{container}:/model/weights/.", str(target))
     tokenizer = target / "openvino_tokenizer.xml"
-    written = html.escape(TEMPLATE).replace("\n", "&#10;")
-    text, count = re.subn('<chat_template value="[^"]*"', lambda _: f'<chat_template value="{written}"',
+    escaped_template = html.escape(TEMPLATE).replace("\n", "&#10;")
+    text, count = re.subn('<chat_template value="[^"]*"', lambda _: f'<chat_template value="{escaped_template}"',
                           tokenizer.read_text(encoding="utf-8"))  # fmt: skip
     assert count == 1
     tokenizer.write_text(text, encoding="utf-8")
@@ -120,9 +120,9 @@ def test_answers_keep_their_schemas_among_free_ones(client: OpenAI) -> None:
             return None, chat(client, question)
         schema = number % len(SCHEMAS)
         temperature = (number % 4) * 0.5
-        wanted = form(SCHEMAS[schema])
+        response_format = form(SCHEMAS[schema])
         return schema, chat(
-            client, question, response_format=wanted, temperature=temperature, seed=number, max_tokens=120
+            client, question, response_format=response_format, temperature=temperature, seed=number, max_tokens=120
         )
 
     with ThreadPoolExecutor(8) as threads:
@@ -153,8 +153,10 @@ def test_an_answer_that_is_cut_says_so(client: OpenAI) -> None:
 def test_pydantic_classes_come_back(house: House, client: OpenAI) -> None:
     """`parse` of the `openai` package and LangChain's `with_structured_output` give objects; the native route, JSON."""
     messages: Any = [{"role": "user", "content": "Describe a person."}]
-    parsed = client.chat.completions.parse(model="smollm2", messages=messages, response_format=Person, temperature=0)
-    assert isinstance(parsed.choices[0].message.parsed, Person)
+    completion = client.chat.completions.parse(
+        model="smollm2", messages=messages, response_format=Person, temperature=0
+    )
+    assert isinstance(completion.choices[0].message.parsed, Person)
     langchain = ChatOpenAI(base_url=house.url + "/v1", api_key=SecretStr("unused"), model="smollm2", temperature=0)
     assert isinstance(
         langchain.with_structured_output(Person, method="json_schema").invoke("Describe a person."), Person
@@ -170,8 +172,8 @@ def test_ollamas_format_is_kept(house: House) -> None:
     message = {"role": "user", "content": "Describe a person."}
     options = {"temperature": 0, "num_predict": 120}
     body = {"model": "smollm2", "stream": False, "options": options, "format": schema}
-    chatted = house.post("/api/chat", {**body, "messages": [message]}).json()
-    Person.model_validate_json(chatted["message"]["content"])
+    answer = house.post("/api/chat", {**body, "messages": [message]}).json()
+    Person.model_validate_json(answer["message"]["content"])
     raw = house.post("/api/generate", {**body, "prompt": "A person as JSON:", "raw": True}).json()
     Person.model_validate_json(raw["response"])
     anything = house.post("/api/chat", {**body, "messages": [message], "format": "json"}).json()
@@ -186,9 +188,9 @@ def test_refusals_disturb_nobody(client: OpenAI) -> None:
         ({"response_format": form({"type": "strin"})}, "response_format"),
         ({"tools": [TOOL]}, "tools"),
     ):
-        with pytest.raises(openai.BadRequestError, match=param) as caught:
+        with pytest.raises(openai.BadRequestError, match=param) as failure:
             chat(client, "Hello!", **fields)
-        assert caught.value.param == param
+        assert failure.value.param == param
     assert chat(client, "Hello!").message.content == before
 
 

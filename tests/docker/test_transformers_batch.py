@@ -31,8 +31,8 @@ SAME_AT_LEAST = 18
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """SmolLM2 on `transformers` with a place for each prompt, and in little memory with many places."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    entry = {**shipped["models"]["smollm2-135m"], "engine": "transformers", "aliases": [], "image": IMAGE}
+    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+    entry = {**config["models"]["smollm2-135m"], "engine": "transformers", "aliases": [], "image": IMAGE}
     models = {
         "wide": {**entry, "max_concurrency": len(TWENTY_PROMPTS)},
         "small": {**entry, "max_concurrency": 16, "resources": {"memory": "1228m"}},
@@ -53,26 +53,26 @@ def reference(house: House) -> list[str]:
     """What `generate` answers with the weights that the engine has loaded."""
     ask(house, "wide", prompt="Hello", max_tokens=1)
     (container,) = house.containers("wide")
-    (found,) = json.loads(docker("inspect", container))
-    path = next(text for text in found["Config"]["Env"] if text.startswith("ORCHESTRAR_MODEL_PATH="))
+    (details,) = json.loads(docker("inspect", container))
+    path = next(text for text in details["Config"]["Env"] if text.startswith("ORCHESTRAR_MODEL_PATH="))
     script = f"--volume={HERE / 'greedy_reference.py'}:/greedy_reference.py:ro"
     # By this label the house removes it too, should it be in the way.
     label = f"--label=com.docker.compose.project={house.project}"
     run = ["docker", "run", "--rm", "--interactive", "--network=none", f"--volumes-from={container}:ro", script, label]
-    done = subprocess.run(
+    result = subprocess.run(
         [*run, f"--env={path}", IMAGE, "python", "/greedy_reference.py"],
         input=json.dumps(TWENTY_PROMPTS), capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    texts: list[str] = json.loads(done.stdout.splitlines()[-1])
+    assert result.returncode == 0, result.stderr
+    texts: list[str] = json.loads(result.stdout.splitlines()[-1])
     return texts
 
 
 def ask(house: House, model_id: str, **fields: Any) -> dict[str, Any]:
     response = house.post("/inference", {"model_id": model_id, "temperature": 0, **fields}, timeout=400)
     assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def metrics(house: House, model_id: str) -> dict[str, float]:
@@ -80,33 +80,33 @@ def metrics(house: House, model_id: str) -> dict[str, float]:
     (container,) = house.containers(model_id)
     address = docker("port", container).rpartition(" ")[2]
     text = requests.get(f"http://{address}/metrics", timeout=60).text
-    found = re.findall(r'^orchestrar_runner_(\w+)(?:\{\w+="(\w+)"\})? (\S+)$', text, re.MULTILINE)
-    return {f"{name} {label}".strip(): float(value) for name, label, value in found}
+    samples = re.findall(r'^orchestrar_runner_(\w+)(?:\{\w+="(\w+)"\})? (\S+)$', text, re.MULTILINE)
+    return {f"{name} {label}".strip(): float(value) for name, label, value in samples}
 
 
 def own_memory_bytes(container: str) -> int:
     """What the container's processes have written to memory; the weights are their file's."""
-    found = docker("exec", container, "sh", "-c", "grep -h ^RssAnon: /proc/[0-9]*/status")
-    return sum(int(line.split()[1]) * 1024 for line in found.splitlines())
+    status_lines = docker("exec", container, "sh", "-c", "grep -h ^RssAnon: /proc/[0-9]*/status")
+    return sum(int(line.split()[1]) * 1024 for line in status_lines.splitlines())
 
 
-def same(found: list[str], expected: list[str]) -> int:
-    return sum(one == other for one, other in zip(found, expected, strict=True))
+def same(texts: list[str], expected: list[str]) -> int:
+    return sum(one == other for one, other in zip(texts, expected, strict=True))
 
 
 def test_alone_it_is_the_library_s_answer(house: House, reference: list[str]) -> None:
     """One at a time, the first 16 tokens of at least 18 of 20 greedy answers are those of `generate`."""
-    found = [ask(house, "wide", prompt=prompt, max_tokens=NEW_TOKENS)["text"] for prompt in TWENTY_PROMPTS]
+    texts = [ask(house, "wide", prompt=prompt, max_tokens=NEW_TOKENS)["text"] for prompt in TWENTY_PROMPTS]
     assert len(set(reference)) == len(TWENTY_PROMPTS)
-    assert same(found, reference) >= SAME_AT_LEAST
+    assert same(texts, reference) >= SAME_AT_LEAST
 
 
 def test_in_a_batch_it_is_the_library_s_answer(house: House, reference: list[str]) -> None:
     """All twenty at once, the same holds."""
     with ThreadPoolExecutor(len(TWENTY_PROMPTS)) as pool:
-        asked = [pool.submit(ask, house, "wide", prompt=prompt, max_tokens=NEW_TOKENS) for prompt in TWENTY_PROMPTS]
-        found = [one.result()["text"] for one in asked]
-    assert same(found, reference) >= SAME_AT_LEAST
+        futures = [pool.submit(ask, house, "wide", prompt=prompt, max_tokens=NEW_TOKENS) for prompt in TWENTY_PROMPTS]
+        texts = [one.result()["text"] for one in futures]
+    assert same(texts, reference) >= SAME_AT_LEAST
 
 
 def test_a_seed_gives_its_text_in_any_company(house: House) -> None:
@@ -141,13 +141,13 @@ def test_who_leaves_leaves_at_once_and_takes_nothing_along(house: House) -> None
         assert b"text" in next(line for line in stream.iter_lines() if line.startswith(b"data: "))
     assert metrics(house, "wide")["kv_cache_use_ratio"] > 0
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(ask, house, "wide", **staying)
+        future = pool.submit(ask, house, "wide", **staying)
         for stream in streams:
             stream.close()
-        assert asked.result()["text"] == alone
+        assert future.result()["text"] == alone
     until("they are out of the batch", lambda: metrics(house, "wide")["in_flight"] == 0, 10)
-    found = metrics(house, "wide")
-    assert (found["requests_total cancelled"] - cancelled, found["kv_cache_use_ratio"]) == (len(streams), 0)
+    figures = metrics(house, "wide")
+    assert (figures["requests_total cancelled"] - cancelled, figures["kv_cache_use_ratio"]) == (len(streams), 0)
 
 
 def test_little_memory_is_enough(house: House) -> None:
@@ -157,13 +157,13 @@ def test_little_memory_is_enough(house: House) -> None:
     before_bytes = own_memory_bytes(container)
     prompts = [f"Count from {number} on. " + "one two three " * 200 for number in range(10)]
     with ThreadPoolExecutor(len(prompts)) as pool:
-        asked = [pool.submit(ask, house, "small", prompt=prompt, max_tokens=100) for prompt in prompts]
-        usages = [one.result()["usage"]["completion_tokens"] for one in asked]
+        futures = [pool.submit(ask, house, "small", prompt=prompt, max_tokens=100) for prompt in prompts]
+        usages = [one.result()["usage"]["completion_tokens"] for one in futures]
     assert max(usages) == 100
     # The cache of what has ended went back to the system.
     assert own_memory_bytes(container) < before_bytes + 64 * 2**20
-    (found,) = json.loads(docker("inspect", container))
-    assert (found["State"]["OOMKilled"], found["RestartCount"]) == (False, 0)
+    (details,) = json.loads(docker("inspect", container))
+    assert (details["State"]["OOMKilled"], details["RestartCount"]) == (False, 0)
     assert "memory has room for" in docker("logs", container)
 
 
@@ -171,10 +171,10 @@ def test_any_architecture_is_right() -> None:
     """Tiny random models answer in a batch as `generate` does, whether their requests share passes or take turns."""
     script = f"--volume={HERE / 'tiny_models.py'}:/opt/orchestrar/tiny_models.py:ro"
     command = ["run", "--rm", "--network=none", script, IMAGE, "python", "tiny_models.py"]
-    done = subprocess.run(["docker", *command], capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    assert {name: 6 for name in found} == {name: one["same"] for name, one in found.items()}
-    assert [name for name, one in found.items() if one["distinct"] < 15] == []
+    result = subprocess.run(["docker", *command], capture_output=True, text=True, timeout=400, check=False)
+    assert result.returncode == 0, result.stderr
+    models: dict[str, dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
+    assert {name: 6 for name in models} == {name: one["same"] for name, one in models.items()}
+    assert [name for name, one in models.items() if one["distinct"] < 15] == []
     turns = {"bloom", "gpt_neo", "llama4_text", "lfm2", "mamba", "rwkv"}
-    assert turns == {name for name, one in found.items() if one["forward"] == "SingleForward"}
+    assert turns == {name for name, one in models.items() if one["forward"] == "SingleForward"}

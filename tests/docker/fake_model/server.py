@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-STARTED = time.monotonic()
+STARTED_AT = time.monotonic()
 START_S = float(os.environ.get("FAKE_START_S", "0"))
 PHASE_EVERY_S = float(os.environ.get("FAKE_PHASE_EVERY_S", "0"))
 PREPARED_WANTED = os.environ.get("ORCHESTRAR_MODEL_PATH", "").endswith("/weights")
@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/counters":
             self.answer(200, counters)
             return
-        since_start_s = time.monotonic() - STARTED
+        since_start_s = time.monotonic() - STARTED_AT
         ready = since_start_s >= START_S
         phase = f"loading {since_start_s // PHASE_EVERY_S:g}" if PHASE_EVERY_S else "loading"
         body = {"status": "ok", "phases": {"load_s": START_S}} if ready else {"status": "loading", "phase": phase}
@@ -221,8 +221,8 @@ def eat(megabytes: float, over_s: float = 0) -> None:
 
 def chat(every_s: float) -> None:
     """Log lines until the start is over."""
-    while time.monotonic() - STARTED < START_S:
-        print(f"still starting after {time.monotonic() - STARTED:.1f} s", flush=True)
+    while time.monotonic() - STARTED_AT < START_S:
+        print(f"still starting after {time.monotonic() - STARTED_AT:.1f} s", flush=True)
         time.sleep(every_s)
 
 

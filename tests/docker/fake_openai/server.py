@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-asked: dict[str, Any] = {"broken_off": 0}
+last_request: dict[str, Any] = {"broken_off": 0}
 
 
 class Failed(Exception):
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/asked":
-            self.answer(200, asked)
+            self.answer(200, last_request)
         elif self.path != os.environ.get("FAKE_READY", "/health"):
             self.answer(404, Failed(404, "File Not Found").body())
         elif time.monotonic() < self.ready_at:
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked.update(path=self.path, body=body)
+        last_request.update(path=self.path, body=body)
         try:
             if self.path not in (CHAT, COMPLETIONS, EMBEDDINGS):
                 raise Failed(404, "File Not Found")
@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             self.event(None)
             self.wfile.write(b"0\r\n\r\n")
         except ConnectionError:
-            asked["broken_off"] += 1
+            last_request["broken_off"] += 1
             self.close_connection = True
 
     def chunk(self, text: str, reason: str | None, *, whole: bool = False) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def main() -> None:
     else:
         with open(path, "rb") as model:
             assert model.read(4) == b"GGUF", f"{path} is no GGUF file"
-    asked["others"] = others
+    last_request["others"] = others
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     Handler.alias = options.alias
     Handler.ready_at = time.monotonic() + float(os.environ.get("FAKE_START_S", "0"))

@@ -19,7 +19,7 @@ from controller.proxy.runner_client import RunnerClient
 
 __all__ = ["create_app"]
 
-POINT, _, ARMED = os.environ["ORCHESTRAR_TEST_CRASH"].partition(":")
+POINT, _, TRIGGER = os.environ["ORCHESTRAR_TEST_CRASH"].partition(":")
 
 
 def die() -> None:
@@ -30,13 +30,13 @@ def dying(call: Callable[..., Any], *, before: bool = False, when: Callable[...,
     """The call, and death behind or before it; `when` is told what it returned and was given."""
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        armed = Path(ARMED).exists()
-        if armed and before:
+        is_armed = Path(TRIGGER).exists()
+        if is_armed and before:
             die()
-        found = call(*args, **kwargs)
-        if armed and (when is None or when(found, *args)):
+        result = call(*args, **kwargs)
+        if is_armed and (when is None or when(result, *args)):
             die()
-        return found
+        return result
 
     return wrapped
 
@@ -55,7 +55,9 @@ POINTS: dict[str, Callable[[], None]] = {
     "created": lambda: setattr(DockerService, "up", dying(only_create)),
     "started": lambda: setattr(DockerService, "up", dying(DockerService.up)),
     "resumed": lambda: setattr(DockerService, "start", dying(DockerService.start)),
-    "ready": lambda: setattr(RunnerClient, "probe", dying(RunnerClient.probe, when=lambda found, *_: found.ready)),
+    "ready": lambda: setattr(
+        RunnerClient, "probe", dying(RunnerClient.probe, when=lambda readiness, *_: readiness.ready)
+    ),
     "preparing": lambda: setattr(Preparation, "_wait", dying(vars(Preparation)["_wait"], before=True)),
     "stopping": lambda: setattr(DockerService, "stop", dying(DockerService.stop, before=True)),
     "stopped": lambda: setattr(DockerService, "stop", dying(DockerService.stop)),

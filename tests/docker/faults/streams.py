@@ -25,14 +25,14 @@ class Reader:
     def __init__(self, response: requests.Response) -> None:
         self.events: list[dict[str, Any] | None] = []
         self.ended_at = 0.0
-        self.begun = threading.Event()
+        self.has_begun = threading.Event()
         self._thread = threading.Thread(target=self._read, args=[response], daemon=True)
         self._thread.start()
 
     def _read(self, response: requests.Response) -> None:
         for event in events(response):
             self.events.append(event)
-            self.begun.set()
+            self.has_begun.set()
         self.ended_at = time.monotonic()
 
     def read(self, timeout_s: float = 60) -> list[dict[str, Any] | None]:

@@ -58,7 +58,7 @@ def test_f10_a_wall_clock_that_jumps_changes_nothing(
     assert "hello" == response.json()["text"]
     assert 0 < response.json()["timings"]["start_s"] < 20
     stream = Reader(house.ask("echo", {"tokens": 6, "delay_s": 0.5}, stream=True))
-    assert stream.begun.wait(10)
+    assert stream.has_begun.wait(10)
     set_wrong_by(offset, 0)
     last = stream.read()[-1]
     assert last is not None
@@ -75,7 +75,7 @@ def test_f10_a_jump_cuts_no_grace(build_house: Build, tmp_path: Path, jump_s: in
     """A day's jump while the controller ends: what is in flight has the grace all the same, and ends whole."""
     house, offset = with_a_clock(build_house, tmp_path, {"echo": {}}, ORCHESTRAR_STOP_GRACE_S="15")
     stream = Reader(house.ask("echo", {"tokens": 8, "delay_s": 0.5}, stream=True))
-    assert stream.begun.wait(30)
+    assert stream.has_begun.wait(30)
     process = house.begin_to_end()
     until("new connections are refused", house.refuses, 2)
     set_wrong_by(offset, jump_s)

@@ -32,21 +32,21 @@ def house(build_house: Build) -> House:
 
 
 def counters(house: House) -> dict[str, Any]:
-    found: dict[str, Any] = requests.get(f"http://127.0.0.1:{house.status('echo')['port']}/counters", timeout=5).json()
-    return found
+    values: dict[str, Any] = requests.get(f"http://127.0.0.1:{house.status('echo')['port']}/counters", timeout=5).json()
+    return values
 
 
 def work_after(house: House, counter: str, bound_s: float) -> tuple[float, int]:
     """How long the model went on from now, and how much it did; until it has done nothing for a second."""
-    begun = last_change = time.monotonic()
-    before = done = counters(house)[counter]
+    started_at = last_change = time.monotonic()
+    before = latest = counters(house)[counter]
     while time.monotonic() - last_change < QUIET_S:
         now = counters(house)[counter]
-        if now != done:
-            done, last_change = now, time.monotonic()
-        assert last_change - begun < bound_s, f"it still works after {bound_s} s"
+        if now != latest:
+            latest, last_change = now, time.monotonic()
+        assert last_change - started_at < bound_s, f"it still works after {bound_s} s"
         time.sleep(0.05)
-    return last_change - begun, done - before
+    return last_change - started_at, latest - before
 
 
 def leaving(house: House, body: dict[str, Any]) -> socket.socket:

@@ -81,33 +81,33 @@ def stalled_reader(house: House, *, stream: bool = True) -> socket.socket:
 
 def read_steadily(client: socket.socket, is_over: threading.Event) -> bytes:
     """What a slow reader got that never pauses, and what was left for it when it hurries at last."""
-    received = b""
+    data = b""
     client.settimeout(10)
     while piece := client.recv(65536 if is_over.is_set() else STEADY_BYTES_PER_S // 10):
-        received += piece
-        if received.endswith(b"0\r\n\r\n"):
+        data += piece
+        if data.endswith(b"0\r\n\r\n"):
             break
         is_over.wait(0.1)
-    return received
+    return data
 
 
 def is_cut_short(client: socket.socket) -> bool:
     """Whether a whole answer ended before its end."""
-    received = 0
+    total_bytes = 0
     client.settimeout(10)
     with suppress(ConnectionResetError):
         while piece := client.recv(65536):
-            received += len(piece)
-    return received < WHOLE_KB * 1000
+            total_bytes += len(piece)
+    return total_bytes < WHOLE_KB * 1000
 
 
 def health_times(house: House, until_true: Callable[[], bool]) -> list[float]:
     """How long GET /health took, again and again over a connection of its own each time."""
     times = []
     while not until_true():
-        begun = time.monotonic()
+        started_at = time.monotonic()
         assert requests.get(house.url + "/health", timeout=10).ok
-        times.append(time.monotonic() - begun)
+        times.append(time.monotonic() - started_at)
         time.sleep(0.02)
     return times
 
@@ -131,10 +131,10 @@ def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure
     for number in range(SENDERS):
         kinds = (head, head, head + b"Content-Length: 1000\r\n\r\n{", head + b"Content-Length: 1000000\r\n\r\n{")
         slow.begin(kinds[number % 4])
-    begun = time.monotonic()
+    started_at = time.monotonic()
 
     def drip() -> None:
-        while slow.open and time.monotonic() - begun < GONE_WITHIN_S:
+        while slow.open and time.monotonic() - started_at < GONE_WITHIN_S:
             slow.drip()
             time.sleep(0.5)
         is_over.set()
@@ -147,7 +147,7 @@ def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure
     p99_s = times[int(len(times) * 0.99)]
     figure("/health p99", f"{p99_s * 1000:.0f} ms of {len(times)} requests")
     figure("memory grew at most by", f"{peak_mb:.0f} MB")
-    figure("all slow senders gone after", f"{time.monotonic() - begun:.0f} s")
+    figure("all slow senders gone after", f"{time.monotonic() - started_at:.0f} s")
     assert {} == slow.open
     assert SENDERS == len(slow.statuses)
     assert {"408", "503"} == set(slow.statuses)
@@ -174,8 +174,8 @@ def test_f12_a_full_house_gives_up_who_waits(build_house: Build, figure: Figure)
             for oldest in waiting[max(0, number - 1000) : max(0, number - 980)]:
                 with suppress(OSError):
                     oldest.send(b"G")
-        begun = time.monotonic()
+        started_at = time.monotonic()
         assert house.get("/health").ok
-        took_s = time.monotonic() - begun
+        took_s = time.monotonic() - started_at
     figure("served beside 1500 connections without a request after", f"{took_s * 1000:.0f} ms")
     assert took_s < HEALTH_P99_S

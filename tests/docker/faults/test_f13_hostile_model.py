@@ -51,10 +51,10 @@ def test_f13_the_answer_is_a_502(house: House, figure: Figure, way: str, stream:
     """Whatever the model does instead of answering, the client gets a 502 in time, the controller's memory keeps within
     its bound, and the next request, to the same model, is answered."""
     before_mb = house.memory_mb(peak=True)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     response = house.ask("bad", {"hostile": way}, stream=stream)
     check_error(response.status_code, response.json(), 502, WAYS[way])
-    took_s = time.monotonic() - begun
+    took_s = time.monotonic() - started_at
     grown_mb = house.memory_mb(peak=True) - before_mb
     WORST.update(s=max(WORST["s"], took_s), mb=max(WORST["mb"], grown_mb))
     figure("slowest 502 after", f"{WORST['s']:.1f} s")
@@ -69,8 +69,8 @@ def test_f13_many_at_once_keep_within_a_bound(house: House, figure: Figure) -> N
     there is for large answers, and all of them together take no more than that."""
     before_mb = house.memory_mb()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        asked = [pool.submit(house.ask, "bad", {"hostile": "body without end"}) for _ in range(AT_ONCE)]
-        statuses = [response.result().status_code for response in asked]
+        requests = [pool.submit(house.ask, "bad", {"hostile": "body without end"}) for _ in range(AT_ONCE)]
+        statuses = [response.result().status_code for response in requests]
     grown_mb = house.memory_mb(peak=True) - before_mb
     figure(f"{AT_ONCE} at once: memory grew at most by", f"{grown_mb:.0f} MB")
     assert {502, 503} >= set(statuses)

@@ -35,10 +35,10 @@ def begin_streams(house: House, seconds: float) -> list[Reader]:
     """More streams than the model takes at once, so that some wait; each takes so long."""
     script = {"tokens": round(seconds * 10), "delay_s": 0.1}
     with ThreadPoolExecutor(STREAMS) as pool:
-        asked = [pool.submit(house.ask, "talk", script, stream=True) for _ in range(SEATS)]
-        readers = [Reader(response.result()) for response in asked]
+        responses = [pool.submit(house.ask, "talk", script, stream=True) for _ in range(SEATS)]
+        readers = [Reader(response.result()) for response in responses]
     for reader in readers:
-        assert reader.begun.wait(30)
+        assert reader.has_begun.wait(30)
     return readers
 
 
@@ -49,19 +49,19 @@ def test_f14_no_stream_is_cut_and_models_stay(build_house: Build, figure: Figure
     readers = begin_streams(house, seconds=5)
     (container,) = house.containers("talk")
     with ThreadPoolExecutor(STREAMS) as pool:
-        queued = [pool.submit(house.ask, "talk", {"tokens": 20, "delay_s": 0.1}) for _ in range(STREAMS - SEATS)]
+        waiting = [pool.submit(house.ask, "talk", {"tokens": 20, "delay_s": 0.1}) for _ in range(STREAMS - SEATS)]
         until("the queue has them", lambda: house.status("talk")["waiting"] == STREAMS - SEATS)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         process = house.begin_to_end()
         until("new connections are refused", house.refuses, 2)
-        refused_s = time.monotonic() - begun
-        assert [response.result().status_code for response in queued] == [200] * len(queued)
+        refused_s = time.monotonic() - started_at
+        assert [response.result().status_code for response in waiting] == [200] * len(waiting)
     for reader in readers:
         last = reader.read(GRACE_S)[-1]
         assert last is not None
         assert last["done"] is True
     assert process.wait(GRACE_S + MARGIN_S) == 0
-    ended_s = time.monotonic() - begun
+    ended_s = time.monotonic() - started_at
     figure("streams and waiting requests that ended whole", STREAMS)
     figure("refused after", f"{refused_s:.1f} s")
     figure("ended after", f"{ended_s:.1f} s of {GRACE_S} s")
@@ -77,15 +77,15 @@ def test_f14_what_outlasts_the_grace_is_told(build_house: Build, figure: Figure)
     """A stream that is longer than the grace period gets all of it, and then an error event that says why."""
     house = build_house({"talk": {}}, ORCHESTRAR_STOP_GRACE_S="3")
     reader = Reader(house.ask("talk", {"tokens": 1000, "delay_s": 0.1}, stream=True))
-    assert reader.begun.wait(30)
-    begun = time.monotonic()
+    assert reader.has_begun.wait(30)
+    started_at = time.monotonic()
     process = house.begin_to_end()
     last = reader.read(3 + MARGIN_S)[-1]
     assert last is not None
     assert "shutting_down" == last["error"]["code"]
-    assert reader.ended_at - begun >= 3
+    assert reader.ended_at - started_at >= 3
     assert process.wait(MARGIN_S) == 0
-    figure("cut after", f"{reader.ended_at - begun:.1f} s of 3 s")
+    figure("cut after", f"{reader.ended_at - started_at:.1f} s of 3 s")
 
 
 def test_f14_no_turn_of_a_cut_stream_is_taken(build_house: Build, figure: Figure) -> None:
@@ -96,15 +96,15 @@ def test_f14_no_turn_of_a_cut_stream_is_taken(build_house: Build, figure: Figure
     house = build_house(models, ORCHESTRAR_STOP_GRACE_S="3")
     endless = {"tokens": 1000, "delay_s": 0.1}
     with ThreadPoolExecutor(2 * CROWD) as pool:
-        asked = [pool.submit(house.ask, "talk", endless, stream=True) for _ in range(CROWD)]
-        readers = [Reader(response.result()) for response in asked]
+        responses = [pool.submit(house.ask, "talk", endless, stream=True) for _ in range(CROWD)]
+        readers = [Reader(response.result()) for response in responses]
         for reader in readers:
-            assert reader.begun.wait(30)
-        queued = [pool.submit(house.ask, "talk", endless, stream=True) for _ in range(CROWD)]
+            assert reader.has_begun.wait(30)
+        waiting = [pool.submit(house.ask, "talk", endless, stream=True) for _ in range(CROWD)]
         until("the queue has them", lambda: house.status("talk")["waiting"] == CROWD)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         process = house.begin_to_end()
-        for response in queued:
+        for response in waiting:
             check_error(response.result().status_code, response.result().json(), 503, "unavailable")
     for reader in readers:
         last = reader.read(MARGIN_S)[-1]
@@ -112,7 +112,7 @@ def test_f14_no_turn_of_a_cut_stream_is_taken(build_house: Build, figure: Figure
         assert "shutting_down" == last["error"]["code"]
     figure("streams cut and waiting requests told", 2 * CROWD)
     assert process.wait(MARGIN_S) == 0
-    assert time.monotonic() - begun < 3 + MARGIN_S
+    assert time.monotonic() - started_at < 3 + MARGIN_S
 
 
 @pytest.mark.parametrize("number", ["TERM", "INT"])
@@ -123,10 +123,10 @@ def test_f14_models_stop_where_the_setting_says_so(build_house: Build, figure: F
     house = build_house(models, ORCHESTRAR_STOP_MODELS_ON_EXIT="1")
     for model_id in models:
         assert house.ask(model_id, "hello").ok
-    begun = time.monotonic()
+    started_at = time.monotonic()
     process = house.begin_to_end(number)
     assert process.wait(30) == 0
-    figure(f"three models and the controller ended by SIG{number} after", f"{time.monotonic() - begun:.1f} s")
+    figure(f"three models and the controller ended by SIG{number} after", f"{time.monotonic() - started_at:.1f} s")
     assert [] == [container for model_id in models for container in house.containers(model_id)]
 
 
@@ -143,14 +143,14 @@ def test_f14_without_grace_streams_are_told(build_house: Build, figure: Figure) 
     """SIGINT ends a stream with an error event at once."""
     house = build_house({"talk": {}}, ORCHESTRAR_STOP_GRACE_S="20")
     reader = Reader(house.ask("talk", {"tokens": 1000, "delay_s": 0.1}, stream=True))
-    assert reader.begun.wait(30)
-    begun = time.monotonic()
+    assert reader.has_begun.wait(30)
+    started_at = time.monotonic()
     process = house.begin_to_end("INT")
     last = reader.read(MARGIN_S)[-1]
     assert last is not None
     assert "shutting_down" == last["error"]["code"]
     assert process.wait(MARGIN_S) == 0
-    figure("ended by SIGINT after", f"{time.monotonic() - begun:.1f} s")
+    figure("ended by SIGINT after", f"{time.monotonic() - started_at:.1f} s")
 
 
 def test_f14_a_dead_worker_stops_no_model(build_house: Build) -> None:
@@ -178,10 +178,10 @@ def test_f14_a_pull_holds_nothing_up(build_house: Build, figure: Figure) -> None
         pull = pool.submit(house.post, "/pull", {"model_id": "slow"})
         ask = pool.submit(house.ask, "slow", "hello")
         until("it prepares", lambda: house.preparing("slow"))
-        begun = time.monotonic()
+        started_at = time.monotonic()
         process = house.begin_to_end()
         for response in (pull.result(), ask.result()):
             check_error(response.status_code, response.json(), 503, "unavailable")
     assert process.wait(MARGIN_S) == 0
-    figure("with a pull under way ended after", f"{time.monotonic() - begun:.1f} s of 20 s")
+    figure("with a pull under way ended after", f"{time.monotonic() - started_at:.1f} s of 20 s")
     assert [] == house.preparing("slow")

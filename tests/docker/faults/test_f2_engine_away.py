@@ -36,16 +36,16 @@ RECOVERED_WITHIN_S = 45.0
 
 @pytest.fixture
 def house(build_house: Build, gate: Gate) -> House:
-    made = build_house({"serves": {}, "sleeps": {}}, DOCKER_HOST=gate.url)
-    made.ask("serves", "hello").raise_for_status()
-    return made
+    house = build_house({"serves": {}, "sleeps": {}}, DOCKER_HOST=gate.url)
+    house.ask("serves", "hello").raise_for_status()
+    return house
 
 
 def health(house: House) -> dict[str, Any]:
     """The body of /health, which is never late."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     body: dict[str, Any] = house.get("/health").json()
-    HEALTH_TOOK_S.append(time.monotonic() - begun)
+    HEALTH_TOOK_S.append(time.monotonic() - started_at)
     assert HEALTH_TOOK_S[-1] < HEALTH_WITHIN_S
     return body
 
@@ -92,9 +92,9 @@ def test_f2_an_engine_that_restarts(house: House, gate: Gate, figure: Figure) ->
     gate.shut()
     until("it is degraded", lambda: health(house)["status"] == "degraded", 5)
     assert house.ask("serves", "still here").json()["text"] == "still here"
-    refused = house.ask("sleeps", "hello")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "docker_unavailable")
-    assert "Retry-After" in refused.headers
+    refusal = house.ask("sleeps", "hello")
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "docker_unavailable")
+    assert "Retry-After" in refusal.headers
     gate.open()
     check_recovery(house)
     assert house.worker_pid() == pid
@@ -112,9 +112,9 @@ def test_f2_an_engine_that_hangs(house: House, gate: Gate, figure: Figure) -> No
             assert house.ask("serves", "still here").json()["text"] == "still here"
             assert health(house)["status"] == "degraded"
             time.sleep(0.2)
-        refused = start.result()
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "docker_unavailable")
-    assert refused.elapsed.total_seconds() < REFUSED_WITHIN_S
+        refusal = start.result()
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "docker_unavailable")
+    assert refusal.elapsed.total_seconds() < REFUSED_WITHIN_S
     assert docker("ps", "--quiet") != ""
     gate.thaw()
     check_recovery(house)
@@ -127,9 +127,9 @@ def test_f2_a_controller_that_starts_meanwhile(house: House, gate: Gate, figure:
     (container,) = house.containers("serves")
     house.kill()
     gate.freeze()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     house.start()
-    up_s = time.monotonic() - begun
+    up_s = time.monotonic() - started_at
     assert health(house)["status"] == "degraded"
     assert up_s < UP_WITHIN_S
     gate.thaw()
@@ -147,9 +147,9 @@ def test_f2_a_controller_that_boots_before_the_engine(build_house: Build, gate: 
     house.start()
     assert health(house)["status"] == "degraded"
     gate.open()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     until("it is ready", lambda: house.status("preloaded")["state"] == "ready", RECOVERED_WITHIN_S)
-    figure("a preloaded model is ready after the engine is", f"{time.monotonic() - begun:.1f} s")
+    figure("a preloaded model is ready after the engine is", f"{time.monotonic() - started_at:.1f} s")
     assert house.containers("lazy") == []
     gate.shut()
     house.compose("kill", "preloaded")

@@ -22,17 +22,17 @@ MUTATION = Mutation(
 
 
 def error_of(house: House, model_id: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = next(
+    error: dict[str, Any] | None = next(
         row["error"] for row in house.get("/models").json()["models"] if row["id"] == model_id
     )
-    return found
+    return error
 
 
 def test_f4_a_start_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:
     """The card has Docker's evidence, the limit, the peak that was seen, and what to raise."""
     house = build_house({"hungry": {"env": {"FAKE_EAT_MB": "300", "FAKE_EAT_S": "6", "FAKE_START_S": "20"}}})
-    refused = house.ask("hungry", "hello")
-    error = check_error(refused.status_code, refused.json(), 503, "start_failed")
+    refusal = house.ask("hungry", "hello")
+    error = check_error(refusal.status_code, refusal.json(), 503, "start_failed")
     assert "ran out of memory while starting, at its limit of 128m" in error["message"]
     assert "raise its resources.memory above 128m" in error["details"]["fix"]
     assert (True, LIMIT) == (error["details"]["oom_killed"], error["details"]["memory_limit_bytes"])
@@ -49,14 +49,14 @@ def test_f4_a_server_that_runs_out_says_so(build_house: Build, figure: Figure) -
     house = build_house({"hungry": {}})
     assert house.ask("hungry", "hello").ok
     until("it was measured", lambda: house.status("hungry")["memory_bytes"], 30)
-    used = house.status("hungry")["memory_bytes"]
-    refused = house.ask("hungry", {"eat_mb": 300})
-    check_error(refused.status_code, refused.json(), 502, "model_died")
+    used_bytes = house.status("hungry")["memory_bytes"]
+    refusal = house.ask("hungry", {"eat_mb": 300})
+    check_error(refusal.status_code, refusal.json(), 502, "model_died")
     error = until("its end is noticed", lambda: error_of(house, "hungry"), 20)
     assert "ran out of memory while serving, at its limit of 128m" in error["message"]
     assert error["details"]["oom_killed"]
     peak = error["details"]["memory_peak_bytes"]
-    assert used <= peak <= LIMIT
+    assert used_bytes <= peak <= LIMIT
     assert f"the largest sample of its use was {peak // 1024**2}m" in error["details"]["fix"]
     figure("largest sample before it", f"{peak // 1024**2}m of 128m")
 

@@ -32,7 +32,7 @@ def house(build_house: Build) -> House:
     return build_house({"paused": {}, "stopped": {}, "busy": {}})
 
 
-def begun_stream(house: House, model_id: str) -> Any:
+def running_stream(house: House, model_id: str) -> Any:
     """The lines of a stream that has begun."""
     lines = house.ask(model_id, LONG, stream=True).iter_lines()
     next(lines)
@@ -40,8 +40,8 @@ def begun_stream(house: House, model_id: str) -> Any:
 
 
 def last_event(lines: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads([line for line in lines if line.startswith(b"data: ")][-1][6:])
-    return found
+    event: dict[str, Any] = json.loads([line for line in lines if line.startswith(b"data: ")][-1][6:])
+    return event
 
 
 def signal_all(container: str, name: str) -> None:
@@ -56,7 +56,7 @@ def whole_answer(house: House, model_id: str) -> requests.Response:
 def test_f5_a_pause_by_hand(house: House) -> None:
     """A stream that is paused ends with an error event and a whole answer with 504; new requests get 503 with the way
     on; the container stays paused until its owner lets it go on, and serves then."""
-    lines = begun_stream(house, "paused")
+    lines = running_stream(house, "paused")
     (container,) = house.containers("paused")
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(whole_answer, house, "paused")
@@ -65,9 +65,9 @@ def test_f5_a_pause_by_hand(house: House) -> None:
         paused_at = time.monotonic()
         until("the pause is noticed", lambda: house.status("paused")["state"] == "paused", UNREADY_WITHIN_S)
 
-        refused = house.ask("paused", "hello")
-        error = refused.json()["error"]
-        assert (refused.status_code, error["code"]) == (503, "model_paused")
+        refusal = house.ask("paused", "hello")
+        error = refusal.json()["error"]
+        assert (refusal.status_code, error["code"]) == (503, "model_paused")
         assert f"docker unpause {house.project}-paused-1" in error["message"]
 
         event = last_event(lines)
@@ -98,7 +98,7 @@ def test_f5_a_short_pause_costs_nothing(house: House) -> None:
 def test_f5_a_hung_process(house: House) -> None:
     """A process that is stopped from outside is unready within 15 s: its stream ends with an error event, a whole
     answer with 504, and the next request starts it."""
-    lines = begun_stream(house, "stopped")
+    lines = running_stream(house, "stopped")
     (container,) = house.containers("stopped")
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(whole_answer, house, "stopped")
@@ -110,9 +110,9 @@ def test_f5_a_hung_process(house: House) -> None:
         assert event["error"]["code"] == "upstream_timeout"
         assert "hung" in event["error"]["message"]
         assert whole.result(SLACK_S).status_code == 504
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         assert house.ask("stopped", "hello").json()["text"] == "hello"
-    assert len(started) == 1
+    assert len(starts) == 1
 
 
 def test_f5_idle_ones_that_hang(house: House, figure: Figure) -> None:
@@ -127,7 +127,7 @@ def test_f5_idle_ones_that_hang(house: House, figure: Figure) -> None:
     hung_at = time.monotonic()
     until("they are unready", lambda: "ready" not in [house.status(name)["state"] for name in names], UNREADY_WITHIN_S)
     figure("three hung processes are unready after", f"{time.monotonic() - hung_at:.1f} s")
-    until("they are ended", lambda: [] == [found for name in names for found in house.containers(name)])
+    until("they are ended", lambda: [] == [container for name in names for container in house.containers(name)])
 
 
 def test_f5_a_busy_model_is_not_hung(house: House) -> None:

@@ -43,9 +43,9 @@ def test_f6_an_end_by_hand(house: House, deed: str, figure: Figure) -> None:
     """Without any request the state follows, and the next request starts the model again."""
     house.ask("echo", "hello").raise_for_status()
     BY_HAND[deed](house)
-    done_at = time.monotonic()
+    ended_at = time.monotonic()
     until("the state follows", lambda: state(house) == "stopped", NOTICED_WITHIN_S)
-    figure(f"{deed} noticed after", f"{time.monotonic() - done_at:.1f} s")
+    figure(f"{deed} noticed after", f"{time.monotonic() - ended_at:.1f} s")
     assert house.ask("echo", "again").json()["text"] == "again"
 
 
@@ -55,9 +55,9 @@ def test_f6_an_end_by_hand_in_mid_stream(house: House, deed: str) -> None:
     lines = house.ask("echo", {"tokens": 2000, "delay_s": 0.05}, stream=True).iter_lines()
     next(lines)
     BY_HAND[deed](house)
-    told = [json.loads(line[6:]) for line in lines if line.startswith(b"data: ")]
-    assert told[-1]["error"]["code"] == "model_died"
-    assert not any(event.get("done") for event in told)
+    events = [json.loads(line[6:]) for line in lines if line.startswith(b"data: ")]
+    assert events[-1]["error"]["code"] == "model_died"
+    assert not any(event.get("done") for event in events)
     assert house.ask("echo", "again").json()["text"] == "again"
 
 
@@ -69,9 +69,9 @@ def test_f6_an_up_by_hand_is_adopted(house: House) -> None:
     house.compose("up", "--detach", "echo")
     (by_hand,) = house.containers("echo")
     until("it is adopted", lambda: state(house) == "ready", NOTICED_WITHIN_S)
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         assert house.ask("echo", "hello").json()["text"] == "hello"
-    assert started == []
+    assert starts == []
     assert house.status("echo")["container"]["id"] == by_hand[:12]
 
 

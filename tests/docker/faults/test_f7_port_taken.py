@@ -35,8 +35,8 @@ def test_f7_a_taken_port_moves_on(build_house: Build, figure: Figure) -> None:
 
 def test_f7_an_explicit_port_that_is_taken_is_named(build_house: Build) -> None:
     """A model with a `port:` of its own that is taken fails with that port in the error; others are unaffected."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as other_program:
+        port = other_program.getsockname()[1]
         house = build_house({"fixed": {"port": port}, "free": {}})
         response = house.post("/run", {"model_id": "fixed"})
         error = check_error(response.status_code, response.json(), 503, "port_taken")

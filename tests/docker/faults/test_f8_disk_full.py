@@ -31,8 +31,8 @@ MUTATION = Mutation(
 def files(house: House) -> dict[str, bytes]:
     """All that the controller keeps, but for its log."""
     folders = (house.compose_dir, house.data_dir)
-    found = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {str(path.relative_to(house.folder)): path.read_bytes() for path in found}
+    paths = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(house.folder)): path.read_bytes() for path in paths}
 
 
 def port_of(house: House, model_id: str) -> int:
@@ -56,14 +56,14 @@ def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step:
     before = files(house)
     switch.write_text(step)
 
-    refused = 0
+    refusal_count = 0
     with socket.create_server(("127.0.0.1", port_of(house, "moved"))):
         # One has to move off a taken port, the other to be converted.
         for model_id in ("moved", "made"):
             response = house.ask(model_id, "hello")
             error = check_error(response.status_code, response.json(), 503, "files_unwritable")
             assert "space" in error["message"]
-            refused += 1
+            refusal_count += 1
     assert "hello" == house.ask("echo", "hello").json()["text"]
     assert '"done": true' in house.ask("echo", {"tokens": 3}, stream=True).text
     assert "hello" == house.ask("second", "hello").json()["text"]
@@ -78,7 +78,7 @@ def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step:
         assert "hello" == house.ask(model_id, "hello").json()["text"]
     figure("files", len(before))
     figure("changed at ENOSPC", 0)
-    figure("starts refused", refused)
+    figure("starts refused", refusal_count)
 
 
 DISK_BYTES = 512 * 1024
@@ -134,10 +134,10 @@ def test_f8_a_real_full_disk(build_house: Build, figure: Figure) -> None:
             fill(folder)
         before = files(house)
 
-        made = house.ask("made", "hello")
-        assert "space" in check_error(made.status_code, made.json(), 503, "files_unwritable")["message"]
-        fetched = house.ask("fetched", "hello")
-        assert "full" in check_error(fetched.status_code, fetched.json(), 503, "source_failed")["message"]
+        conversion = house.ask("made", "hello")
+        assert "space" in check_error(conversion.status_code, conversion.json(), 503, "files_unwritable")["message"]
+        download = house.ask("fetched", "hello")
+        assert "full" in check_error(download.status_code, download.json(), 503, "source_failed")["message"]
         old = (house.folder / "models.yaml").read_text()
         text = json.loads(old)
         text["models"]["echo"]["env"] = {"X": "1"}

@@ -23,7 +23,7 @@ MUTATION = Mutation(
     "test_f9_only_what_changed_is_made_anew",
 )
 # What stands in the file, and the lines that are named.
-BROKEN = {
+BROKEN_FILES = {
     "models:\n  a: {source: [": [2],
     "": [1],
     "models: {}\n": [1],
@@ -60,9 +60,9 @@ class Asking:
 def rewrite(house: House, change: Any) -> None:
     """Let `change` have its way with what models.yaml says."""
     path = house.folder / "models.yaml"
-    found = json.loads(path.read_text())
-    change(found["models"])
-    path.write_text(json.dumps(found))
+    document = json.loads(path.read_text())
+    change(document["models"])
+    path.write_text(json.dumps(document))
 
 
 def test_f9_a_broken_file_keeps_the_old_one(build_house: Build, figure: Figure) -> None:
@@ -72,19 +72,19 @@ def test_f9_a_broken_file_keeps_the_old_one(build_house: Build, figure: Figure) 
     assert house.ask("a", "hello").ok
     (container,) = house.containers("a")
     right = (house.folder / "models.yaml").read_text()
-    for text, lines in BROKEN.items():
+    for text, lines in BROKEN_FILES.items():
         house.write_models(text)
-        refused = house.post("/reload", {})
-        error = check_error(refused.status_code, refused.json(), 400, "config_invalid")
+        refusal = house.post("/reload", {})
+        error = check_error(refusal.status_code, refusal.json(), 400, "config_invalid")
         assert all(f"models.yaml:{line}: " in error["message"] for line in lines)
-        shown = house.get("/health").json()
-        assert ("degraded", False) == (shown["status"], shown["config"]["ok"])
+        health = house.get("/health").json()
+        assert ("degraded", False) == (health["status"], health["config"]["ok"])
         assert error["details"]["problems"] == house.get("/models").json()["config"]["problems"]
         assert "still" == house.ask("a", "still").json()["text"]
     house.write_models(right)
     until("the file is followed again", lambda: house.get("/health").json()["status"] == "ok", 10)
     assert [container] == house.containers("a")
-    figure("broken files", len(BROKEN))
+    figure("broken files", len(BROKEN_FILES))
 
 
 def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -> None:
@@ -93,9 +93,9 @@ def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -
     house = build_house({"same": {}, "changed": {}, "removed": {}})
     for model_id in ("same", "changed", "removed"):
         assert house.ask(model_id, "hello").ok
-    (same,), (changed,) = house.containers("same"), house.containers("changed")
+    (same,), (changed_container,) = house.containers("same"), house.containers("changed")
     streams = [Reader(house.ask(m, {"tokens": 20, "delay_s": 0.1}, stream=True)) for m in ("changed", "removed")]
-    assert all(stream.begun.wait(30) for stream in streams)
+    assert all(stream.has_begun.wait(30) for stream in streams)
 
     def change(models: Any) -> None:
         models["changed"]["env"] = {"NEW": "1"}
@@ -115,7 +115,7 @@ def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -
     )
     until("it is followed", lambda: house.ask("removed", "x").status_code == 404, 20)
     assert house.post("/reload", {}).ok
-    until("it is made anew", lambda: house.containers("changed") not in ([], [changed]), 20)
+    until("it is made anew", lambda: house.containers("changed") not in ([], [changed_container]), 20)
     assert "new" == house.ask("changed", "new").json()["text"]
     for stream in streams:
         last = stream.read()[-1]
@@ -124,10 +124,10 @@ def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -
     assert [same] == house.containers("same")
     until("the removed one is gone", lambda: house.containers("removed") == [], 20)
     assert "hi" == house.ask("added", "hi").json()["text"]
-    answered = asking.end()
-    assert answered > 10
+    answer_count = asking.end()
+    assert answer_count > 10
     figure("streams cut", 0)
-    figure("requests lost meanwhile", f"0 of {answered}")
+    figure("requests lost meanwhile", f"0 of {answer_count}")
 
 
 def test_f9_ports_change_hands(build_house: Build) -> None:
@@ -136,14 +136,14 @@ def test_f9_ports_change_hands(build_house: Build) -> None:
     house = build_house({"a": {}, "b": {}})
     assert house.ask("a", "hello").ok
     asking = Asking(house, ["a", "b"])
-    for exchanged in (False, True):
+    for is_exchange in (False, True):
         ports = {model_id: house.status(model_id)["port"] for model_id in ("a", "b")}
         long = Reader(house.ask("b", {"tokens": 20, "delay_s": 0.1}, stream=True))
-        assert long.begun.wait(30)
+        assert long.has_begun.wait(30)
 
-        def change(models: Any, ports: dict[str, int] = ports, exchanged: bool = exchanged) -> None:
+        def change(models: Any, ports: dict[str, int] = ports, is_exchange: bool = is_exchange) -> None:
             models["a"]["port"] = ports["b"]
-            if exchanged:
+            if is_exchange:
                 models["b"]["port"] = ports["a"]
 
         rewrite(house, change)

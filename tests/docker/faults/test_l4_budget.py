@@ -48,8 +48,8 @@ def test_l4_what_may_not_go_is_named(build_house: Build) -> None:
     house = build_house({"one": pinned, "two": pinned, "third": SMALL}, top=BUDGET)
     for model_id in ("one", "two"):
         assert house.ask(model_id, "hello").ok
-    refused = house.ask("third", "hello")
-    error = check_error(refused.status_code, refused.json(), 503, "insufficient_memory")
+    refusal = house.ask("third", "hello")
+    error = check_error(refusal.status_code, refusal.json(), 503, "insufficient_memory")
     assert {"one", "two"} == set(error["details"]["held_by"])
     assert {"one", "two"} == running(house)
 

@@ -57,14 +57,14 @@ def test_l5_steady_traffic_starves_nobody(build_house: Build, figure: Figure) ->
     try:
         waits_s = []
         for _ in range(2):
-            begun = time.monotonic()
+            started_at = time.monotonic()
             assert "mine" == house.ask("other", "mine").json()["text"]
-            waits_s.append(time.monotonic() - begun)
-            answered = len(traffic.answers)
+            waits_s.append(time.monotonic() - started_at)
+            answer_count = len(traffic.answers)
             deadline = time.monotonic() + 2 * (RESIDENCY_S + STOP_AND_START_S)
-            while len(traffic.answers) < answered + 6 and time.monotonic() < deadline:
+            while len(traffic.answers) < answer_count + 6 and time.monotonic() < deadline:
                 time.sleep(0.1)
-            assert len(traffic.answers) >= answered + 6, "the busy model did not come back"
+            assert len(traffic.answers) >= answer_count + 6, "the busy model did not come back"
     finally:
         traffic.end()
     assert {200} == {answer.status_code for answer in traffic.answers}
@@ -81,12 +81,12 @@ def test_l5_waiting_ends_at_max_wait(build_house: Build, figure: Figure) -> None
         {"busy": {**MODEL, "min_residency": "1s"}, "other": {**MODEL, "max_wait": "3s"}}, top={"memory_budget": "140m"}
     )
     stream = Reader(house.ask("busy", {"tokens": 100, "delay_s": 0.1}, stream=True))
-    assert stream.begun.wait(30)
-    begun = time.monotonic()
-    refused = house.ask("other", "hello")
-    took_s = time.monotonic() - begun
-    check_error(refused.status_code, refused.json(), 504, "deadline_exceeded")
-    assert "busy" in refused.json()["error"]["message"]
+    assert stream.has_begun.wait(30)
+    started_at = time.monotonic()
+    refusal = house.ask("other", "hello")
+    took_s = time.monotonic() - started_at
+    check_error(refusal.status_code, refusal.json(), 504, "deadline_exceeded")
+    assert "busy" in refusal.json()["error"]["message"]
     assert "again" == house.ask("busy", "again").json()["text"]
     assert {"done"} & set(stream.read()[-1] or {}), "the stream was cut"
     figure("504 after", f"{took_s:.1f} s of 3 s")

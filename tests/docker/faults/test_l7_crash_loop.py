@@ -30,21 +30,21 @@ def test_l7_a_crash_loop_backs_off(build_house: Build, figure: Figure) -> None:
     in between requests get `backing_off` with `Retry-After` and the card. `POST /run` tries at once."""
     house = build_house({"crashing": {"env": {"FAKE_EXIT": "3"}}})
     codes: Counter[str] = Counter()
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         until_s = time.monotonic() + WATCHED_S
         while time.monotonic() < until_s:
-            refused = house.ask("crashing", "hello")
-            code = refused.json()["error"]["code"]
+            refusal = house.ask("crashing", "hello")
+            code = refusal.json()["error"]["code"]
             codes[code] += 1
-            error = check_error(refused.status_code, refused.json(), 503, code)
-            assert 1 <= int(refused.headers["Retry-After"]) <= 10
+            error = check_error(refusal.status_code, refusal.json(), 503, code)
+            assert 1 <= int(refusal.headers["Retry-After"]) <= 10
             assert 3 == error["details"]["exit_code"]
             assert ["the fake was told to end"] == error["details"]["log"]
             assert "retry_at" in error["details"]
             time.sleep(0.02)
-    figure("starts in 9 s", len(started))
+    figure("starts in 9 s", len(starts))
     figure("refused in between", codes["backing_off"])
-    assert 2 <= len(started) <= 4
+    assert 2 <= len(starts) <= 4
     assert {"start_failed", "backing_off"} == set(codes)
     # What is left of a wait may end before the next look at it, so one with enough left is waited for.
     until("it is left alone for a while yet", lambda: left_alone_s(house) > LOOKED_AT_S, 20)
@@ -65,12 +65,12 @@ def test_l7_what_others_do_does_not_count(build_house: Build) -> None:
     """Stops by hand, as many as there may be, are followed by starts without any wait; and clients that leave during a
     start, all of them, end nothing."""
     house = build_house({"echo": {}, "slow": {"env": {"FAKE_START_S": "2"}}})
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         for _ in range(3):
             with pytest.raises(requests.Timeout):
                 house.post("/inference", {"model_id": "slow", "prompt": "hello"}, timeout=0.3)
         until("it is ready all the same", lambda: house.status("slow")["state"] == "ready", 20)
-    assert (1, 0) == (len(started), house.status("slow")["failures"])
+    assert (1, 0) == (len(starts), house.status("slow")["failures"])
     for command in ("stop", "kill", "stop", "kill"):
         assert house.ask("echo", "hello").ok
         (container,) = house.containers("echo")

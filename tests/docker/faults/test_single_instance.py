@@ -43,12 +43,12 @@ def children(pid: int) -> list[int]:
 def test_single_instance_the_second_ends_and_names_the_first(house: House) -> None:
     """Within 2 s, with an exit code other than 0, the holder's pid and what to do; the first never notices."""
     pid = house.pid
-    begun = time.monotonic()
-    refused = second(house)
-    took_s = time.monotonic() - begun
-    assert refused.returncode == 1, refused.stderr
-    assert f"pid {pid} ({house.url})" in refused.stderr
-    assert f"kill {pid}" in refused.stderr
+    started_at = time.monotonic()
+    result = second(house)
+    took_s = time.monotonic() - started_at
+    assert result.returncode == 1, result.stderr
+    assert f"pid {pid} ({house.url})" in result.stderr
+    assert f"kill {pid}" in result.stderr
     assert took_s < REFUSED_WITHIN_S
     assert house.get("/health").ok
 

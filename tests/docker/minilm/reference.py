@@ -48,14 +48,14 @@ def difference(own: SentenceTransformer, steps: list[Any], prompt: bool, texts: 
 def main() -> None:
     texts: list[str] = json.load(sys.stdin)
     own = load_model("cpu")
-    found = {
+    document = {
         "vectors": own.encode(texts).tolist(),
         "tokens": own.tokenizer(texts)["input_ids"],
         "differences": {
             name: difference(own, steps, name == "prompt", texts[:6]) for name, steps in variants(own).items()
         },
     }
-    print(json.dumps(found))
+    print(json.dumps(document))
 
 
 main()
