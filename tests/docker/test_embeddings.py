@@ -9,7 +9,6 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from openai import OpenAI
 from pydantic import SecretStr
 
 from controller.settings import ROOT
+from tests.docker.conftest import Build
 from tests.docker.house import House, docker, until
+from tests.docker.inside import run_in_image
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
@@ -53,15 +54,10 @@ def documented() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The documented entry, and the same in half the memory."""
-    folder = tmp_path_factory.mktemp("embeddings")
-    folder.chmod(0o755)
-    models = {"all-minilm": documented(), "narrow": {**documented(), "aliases": [], "dtype": "bfloat16"}}
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    house.start()
-    yield house
-    house.close()
+def house(build_real_house: Build) -> House:
+    """Return the documented entry, and the same in half the memory."""
+    narrow = {**documented(), "aliases": [], "dtype": "bfloat16"}
+    return build_real_house({"all-minilm": documented(), "narrow": narrow})
 
 
 @pytest.fixture(scope="module")
@@ -70,31 +66,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     packages = tmp_path_factory.mktemp("packages")
     version_command = ("python", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
     python = docker("run", "--rm", "--network=none", IMAGE, *version_command)
-    pip = (
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-compile",
-        "--no-deps",
-    )
-    target = ("--only-binary=:all:", "--python-version", python, "--target", str(packages))
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile")
+    target = ("--no-deps", "--only-binary=:all:", "--python-version", python, "--target", str(packages))
     subprocess.run([*pip, *target, "--requirement", str(HERE / "minilm" / "requirements.txt")], check=True)
-    # As root, whom no folder's rights keep out; it has no network and nothing of the host that it could write to.
-    run = ("docker", "run", "--rm", "--interactive", "--network=none", "--user=0", "--env=PYTHONPATH=/packages:.")
+    # As root, so that no folder's permissions are in the way; it has no network and cannot write to the host.
     mounts = (f"--volume={packages}:/packages:ro", f"--volume={HERE / 'minilm'}:/minilm:ro")
-    command = [*run, *mounts, IMAGE, "python", "/minilm/reference.py"]
-    result = subprocess.run(command, input=json.dumps(TEXTS), capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
-        yield client
+    options = ("--user=0", "--env=PYTHONPATH=/packages:.", *mounts)
+    return run_in_image(IMAGE, "python", "/minilm/reference.py", options=options, document=TEXTS, deadline_s=300)
 
 
 def cosine(one: list[float], other: list[float]) -> float:

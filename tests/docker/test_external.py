@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import ollama
@@ -17,6 +16,7 @@ from openai import OpenAI
 
 from controller.settings import ROOT
 from tests.docker.conftest import Build
+from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker, until
 from tests.errorshape import check_error
 
@@ -40,12 +40,6 @@ def house(build_house: Build, openai_image: str) -> House:
     return build_house(models)
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
-        yield client
-
-
 def user(content: Any) -> Any:
     return [{"role": "user", "content": content if isinstance(content, str) else json.dumps(content)}]
 
@@ -53,14 +47,9 @@ def user(content: Any) -> Any:
 def last_request(house: House, model_id: str) -> dict[str, Any]:
     """What the server was asked last, and the arguments that it knows nothing of."""
     document: dict[str, Any] = requests.get(
-        f"http://127.0.0.1:{house.status(model_id)['port']}/asked", timeout=5
+        f"http://127.0.0.1:{house.status(model_id)['port']}/last_request", timeout=5
     ).json()
     return document
-
-
-def events(response: requests.Response) -> list[dict[str, Any]]:
-    lines = (line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: "))
-    return [json.loads(line) for line in lines]
 
 
 class TestNative:
@@ -75,7 +64,7 @@ class TestNative:
 
     def test_a_stream_is_in_our_words(self, house: House) -> None:
         """Events with `text`, then one with `done`."""
-        *texts, last = events(house.ask("llama", {"tokens": 3}, stream=True))
+        *texts, last = answer_events(house.ask("llama", {"tokens": 3}, stream=True))
         assert "word0 word1 word2 " == "".join(event["text"] for event in texts)
         assert (True, "stop", 4) == (last["done"], last["finish_reason"], last["usage"]["total_tokens"])
 
@@ -87,7 +76,7 @@ class TestNative:
 
     def test_an_error_in_the_stream_is_told(self, house: House) -> None:
         """What came before it arrives, then the server's own words, and no `done`."""
-        first, last = events(house.ask("llama", {"tokens": 3, "error_after": 1, "delay_s": 0.05}, stream=True))
+        first, last = answer_events(house.ask("llama", {"tokens": 3, "error_after": 1, "delay_s": 0.05}, stream=True))
         assert {"text": "word0 "} == first
         assert ("the engine gave up", "model") == (last["error"]["message"], last["error"]["src"])
 
@@ -101,7 +90,7 @@ class TestNative:
 
     def test_a_server_that_dies_in_the_middle_is_told(self, house: House) -> None:
         """One error event, no `done`; the next request starts it again."""
-        last = events(house.ask("llama", {"tokens": 5, "delay_s": 0.05, "crash_after": 2}, stream=True))[-1]
+        last = answer_events(house.ask("llama", {"tokens": 5, "delay_s": 0.05, "crash_after": 2}, stream=True))[-1]
         assert "model_died" == last["error"]["code"]
         assert "again" == house.ask("llama", "again").json()["text"]
 

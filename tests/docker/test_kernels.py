@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controller.settings import ROOT
+from bench.quality.measuring import OPENVINO_IMAGE
+from tests.docker.inside import TESTS, run_in_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -17,23 +15,11 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module", params=["this processor's", "any processor's"])
 def figures(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What `kernel_cases` measures in the image."""
-    cases = Path(__file__).with_name("kernel_cases.py").relative_to(ROOT)
-    argv = [
-        "docker",
-        "run",
-        "--rm",
-        "--network=none",
-        "--user=0",
-        f"--volume={ROOT / 'tests'}:/opt/orchestrar/tests:ro",
-    ]
-    if request.param == "any processor's":
-        argv.append("--env=ORCHESTRAR_PLAIN_KERNELS=1")
-    module = ".".join(cases.with_suffix("").parts)
-    result = subprocess.run(
-        [*argv, "orchestrar-runner:openvino", "python", "-m", module], capture_output=True, text=True, timeout=240
+    plain = ["--env=ORCHESTRAR_PLAIN_KERNELS=1"] if request.param == "any processor's" else []
+    options = ["--user=0", TESTS, *plain]
+    document: dict[str, Any] = run_in_image(
+        OPENVINO_IMAGE, "python", "-m", "tests.docker.kernel_cases", options=options, deadline_s=240
     )
-    assert result.returncode == 0, result.stderr
-    document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return document
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import ollama
 import openai
 import pytest
 import requests
-import yaml
 from openai import OpenAI
 
 from bench.servers import announces_amx
-from controller.settings import ROOT
+from tests.docker.conftest import Build
+from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker
 from tests.docker.llamacpp_image import llamacpp_image
+from tests.docker.real_models import shipped_entry
 from tests.errorshape import check_error
 
 pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(600)]
@@ -28,11 +27,10 @@ CONTEXT_LENGTH = 512
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The default model's file, as it is, in a server for chats, one for completions and one for embeddings."""
-    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+def house(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> House:
+    """Return the default model's own file in a server for chats, one for completions and one for embeddings."""
     common = {
-        "source": config["models"]["smollm2-135m"]["source"],
+        "source": shipped_entry()["source"],
         "engine": "llamacpp",
         "image": llamacpp_image(tmp_path_factory.mktemp("llamacpp")),
         "context_length": CONTEXT_LENGTH,
@@ -45,30 +43,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         # The file says of no way to make one vector of many, as one of an embedding model does.
         "vectors": {**common, "task": "embedding", "args": [*common["args"], "--pooling", "mean"]},
     }
-    folder = tmp_path_factory.mktemp("house")
-    folder.chmod(0o755)
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    house.start()
-    yield house
-    house.close()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
-        yield client
+    return build_real_house(models)
 
 
 def user(content: str) -> Any:
     return [{"role": "user", "content": content}]
-
-
-def events(response: requests.Response) -> list[dict[str, Any]]:
-    lines = (line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: "))
-    return [json.loads(line) for line in lines]
 
 
 def direct(house: House) -> Any:
@@ -93,7 +72,7 @@ class TestNative:
         """Pieces as they come, then the end with the same counts as the whole answer's."""
         fields = {"temperature": 0, "max_tokens": 16}
         whole = house.ask("llama", PARIS, **fields).json()
-        *pieces, last = events(house.ask("llama", PARIS, stream=True, **fields))
+        *pieces, last = answer_events(house.ask("llama", PARIS, stream=True, **fields))
         assert len(pieces) > 3
         assert whole["text"] == "".join(piece["text"] for piece in pieces)
         assert (True, whole["finish_reason"], whole["usage"]) == (last["done"], last["finish_reason"], last["usage"])

@@ -27,12 +27,6 @@ def house(build_house: Build) -> House:
     )
 
 
-def events(response: requests.Response) -> list[dict[str, Any]]:
-    """The server-sent events of a streamed answer."""
-    lines = [line for line in response.iter_lines() if line.startswith(b"data: ")]
-    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
-
-
 def error_of(response: requests.Response) -> dict[str, Any]:
     error: dict[str, Any] = response.json()["error"]
     return error
@@ -75,7 +69,7 @@ def test_a_failed_start_shows_its_card(house: House) -> None:
     error = error_of(response)
     assert (response.status_code, error["code"]) == (503, "start_failed")
     assert error["details"]["exit_code"] == 3
-    assert error["details"]["log"] == ["the fake was told to end"]
+    assert error["details"]["log"] == ["the fake exits as FAKE_EXIT says"]
     assert "Retry-After" in response.headers
     row = next(row for row in house.get("/models").json()["models"] if row["id"] == "crashing")
     assert (row["state"], row["error"]["code"]) == ("failed", "start_failed")
@@ -128,7 +122,7 @@ def test_a_failed_preparation_is_told(house: House) -> None:
     response = house.ask("unmakeable", "hello")
     error = error_of(response)
     assert (response.status_code, error["code"]) == (503, "preparation_failed")
-    assert "the fake was told to fail" in error["message"]
+    assert "the fake fails as FAKE_PREPARE_EXIT says" in error["message"]
 
 
 def test_the_models_own_errors_pass(house: House) -> None:

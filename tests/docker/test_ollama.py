@@ -120,7 +120,7 @@ def test_a_pull_makes_the_first_start_short(house: House, client: ollama.Client)
 def test_a_pull_that_fails_says_why(client: ollama.Client) -> None:
     """The conversion's last words reach who pulls, streamed or not."""
     for stream in (False, True):
-        with pytest.raises(ollama.ResponseError, match="the fake was told to fail"):
+        with pytest.raises(ollama.ResponseError, match="the fake fails as FAKE_PREPARE_EXIT says"):
             list(client.pull("unmakeable", stream=stream))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -22,12 +21,6 @@ from tests.docker.house import House, until
 @pytest.fixture(scope="module")
 def house(build_house: Build) -> House:
     return build_house({"echo": {"aliases": ["parrot"]}, "plain": {"task": "completion"}})
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
-        yield client
 
 
 def user(content: Any) -> Any:

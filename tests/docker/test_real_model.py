@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 import requests
-import yaml
 from openai import OpenAI
 
-from controller.settings import ROOT
+from tests.docker.conftest import Build
+from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker, until
+from tests.docker.real_models import DEFAULT_MODEL, greedy_answer, shipped_entry
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
@@ -26,39 +25,18 @@ COLOURS = "Name three colours."
 
 
 @pytest.fixture(scope="module", params=["openvino", "transformers"])
-def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The default model on each engine, prepared anew from the set-up's download; exact, to compare its answers."""
-    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    entry = {**config["models"]["smollm2-135m"], "engine": request.param, "dtype": "float32"}
-    folder = tmp_path_factory.mktemp("real")
-    folder.chmod(0o755)
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": {"smollm2-135m": entry}}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    house.start()
-    yield house
-    house.close()
+def house(request: pytest.FixtureRequest, build_real_house: Build) -> House:
+    """Return the default model on each engine, prepared from the set-up's download; exact, to compare its answers."""
+    return build_real_house({DEFAULT_MODEL: {**shipped_entry(), "engine": request.param, "dtype": "float32"}})
 
 
 def ask(house: House, **fields: Any) -> dict[str, Any]:
-    response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
+    return greedy_answer(house, DEFAULT_MODEL, **fields)
 
 
-def events(house: House, **fields: Any) -> list[dict[str, Any]]:
-    body = {"model_id": "smollm2-135m", "stream": True, **fields}
-    response = house.post("/inference", body, stream=True, timeout=120)
-    lines = [line for line in response.iter_lines() if line.startswith(b"data: ")]
-    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
-        yield client
+def stream(house: House, **fields: Any) -> list[dict[str, Any]]:
+    body = {"model_id": DEFAULT_MODEL, "stream": True, **fields}
+    return answer_events(house.post("/inference", body, stream=True, timeout=120))
 
 
 def user(content: str) -> Any:
@@ -90,7 +68,7 @@ def test_messages_and_prompt_are_one(house: House) -> None:
 def test_a_stream_is_the_same_text(house: House) -> None:
     """The streamed pieces add up to the whole answer, and the last event tells reason, usage and timings."""
     whole = ask(house, prompt=COLOURS, max_tokens=24)
-    pieces = events(house, prompt=COLOURS, max_tokens=24, temperature=0)
+    pieces = stream(house, prompt=COLOURS, max_tokens=24, temperature=0)
     assert "".join(event.get("text", "") for event in pieces) == whole["text"]
     assert pieces[-1]["done"] is True
     assert pieces[-1]["usage"] == whole["usage"]
@@ -140,7 +118,7 @@ def test_many_at_once_get_their_own_answers(house: House) -> None:
 
 def test_no_character_is_cut(house: House) -> None:
     """Streamed text with characters of several bytes and tokens holds no broken one."""
-    pieces = events(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
+    pieces = stream(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(event.get("text", "") for event in pieces)
 
 

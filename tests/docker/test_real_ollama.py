@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import ollama
 import pytest
-import yaml
 
-from controller.settings import ROOT
+from tests.docker.conftest import Build
 from tests.docker.house import House
+from tests.docker.real_models import DEFAULT_MODEL, greedy_answer, shipped_entry
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
@@ -22,19 +21,9 @@ GREEDY = {"temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The shipped entry of the default model, from the set-up's download."""
-    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    folder = tmp_path_factory.mktemp("real-ollama")
-    folder.chmod(0o755)
-    models = {"smollm2-135m": config["models"]["smollm2-135m"]}
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    house.start()
-    yield house
-    house.close()
+def house(build_real_house: Build) -> House:
+    """Return the default model as we ship it, from the set-up's download."""
+    return build_real_house({DEFAULT_MODEL: shipped_entry()})
 
 
 @pytest.fixture
@@ -48,10 +37,7 @@ def user(content: str) -> Any:
 
 
 def native(house: House, **fields: Any) -> dict[str, Any]:
-    response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
+    return greedy_answer(house, DEFAULT_MODEL, **fields)
 
 
 def test_a_pull_prepares_the_model(house: House, client: ollama.Client) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import openai
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 from langchain_openai import ChatOpenAI
 from openai import OpenAI
 from pydantic import BaseModel, Field, SecretStr
 
-from controller.settings import ROOT
+from tests.docker.conftest import Build
 from tests.docker.house import House, docker
+from tests.docker.real_models import DEFAULT_MODEL, shipped_entry
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
@@ -41,29 +39,18 @@ Call one by <tool_call>
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The default model, and the same with a chat template for tools, made from what the former was prepared to."""
-    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    folder = tmp_path_factory.mktemp("structured")
-    folder.chmod(0o755)
-    tools = folder / "tools"
-    tools.mkdir()
-    # Exact: else an answer depends on what else is in the batch.
+def house(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> House:
+    """Return the default model, and the same with a chat template for tools, made from the former's prepared files."""
+    tools = tmp_path_factory.mktemp("tools")
+    tools.chmod(0o755)
+    # Exact: otherwise an answer depends on what else is in the batch.
     engine = {"engine": "openvino", "dtype": "float32"}
-    models = {
-        "smollm2-135m": {**config["models"]["smollm2-135m"], **engine},
-        "tools": {"source": tools.as_uri(), **engine},
-    }
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    if (downloads := ROOT / "data" / "sources").is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    try:
-        house.start()
-        house.post("/run", {"model_id": "smollm2-135m"}, timeout=320).raise_for_status()
-        copy_with_template(house, tools)
-        yield house
-    finally:
-        house.close()
+    house = build_real_house(
+        {DEFAULT_MODEL: {**shipped_entry(), **engine}, "tools": {"source": tools.as_uri(), **engine}}
+    )
+    house.post("/run", {"model_id": DEFAULT_MODEL}, timeout=320).raise_for_status()
+    copy_with_template(house, tools)
+    return house
 
 
 def copy_with_template(house: House, target: Path) -> None:
@@ -76,12 +63,6 @@ def copy_with_template(house: House, target: Path) -> None:
                           tokenizer.read_text(encoding="utf-8"))  # fmt: skip
     assert count == 1
     tokenizer.write_text(text, encoding="utf-8")
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
-        yield client
 
 
 def chat(client: OpenAI, content: str, model: str = "smollm2", **fields: Any) -> Any:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import yaml
 
-from controller.settings import ROOT
+from tests.docker.conftest import Build
 from tests.docker.house import House, docker, until
+from tests.docker.inside import run_in_image
+from tests.docker.real_models import greedy_answer, shipped_entry
 from tests.prompts import TWENTY_PROMPTS
 
 pytestmark = [pytest.mark.real_model, pytest.mark.long, pytest.mark.timeout(600)]
@@ -29,50 +27,29 @@ SAME_AT_LEAST = 18
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """SmolLM2 on `transformers` with a place for each prompt, and in little memory with many places."""
-    config = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    entry = {**config["models"]["smollm2-135m"], "engine": "transformers", "aliases": [], "image": IMAGE}
+def house(build_real_house: Build) -> House:
+    """Return SmolLM2 on `transformers` with a place for each prompt, and in little memory with many places."""
+    entry = {**shipped_entry(), "engine": "transformers", "aliases": [], "image": IMAGE}
     models = {
         "wide": {**entry, "max_concurrency": len(TWENTY_PROMPTS)},
         "small": {**entry, "max_concurrency": 16, "resources": {"memory": "1228m"}},
     }
-    folder = tmp_path_factory.mktemp("batch")
-    folder.chmod(0o755)
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    house.start()
-    yield house
-    house.close()
+    return build_real_house(models)
 
 
 @pytest.fixture(scope="module")
 def reference(house: House) -> list[str]:
     """What `generate` answers with the weights that the engine has loaded."""
-    ask(house, "wide", prompt="Hello", max_tokens=1)
+    greedy_answer(house, "wide", prompt="Hello", max_tokens=1)
     (container,) = house.containers("wide")
     (details,) = json.loads(docker("inspect", container))
     path = next(text for text in details["Config"]["Env"] if text.startswith("ORCHESTRAR_MODEL_PATH="))
     script = f"--volume={HERE / 'greedy_reference.py'}:/greedy_reference.py:ro"
-    # By this label the house removes it too, should it be in the way.
+    # By this label the house removes it as well, if it is still there.
     label = f"--label=com.docker.compose.project={house.project}"
-    run = ["docker", "run", "--rm", "--interactive", "--network=none", f"--volumes-from={container}:ro", script, label]
-    result = subprocess.run(
-        [*run, f"--env={path}", IMAGE, "python", "/greedy_reference.py"],
-        input=json.dumps(TWENTY_PROMPTS), capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    texts: list[str] = json.loads(result.stdout.splitlines()[-1])
+    options = (f"--volumes-from={container}:ro", script, label, f"--env={path}")
+    texts: list[str] = run_in_image(IMAGE, "python", "/greedy_reference.py", options=options, document=TWENTY_PROMPTS)
     return texts
-
-
-def ask(house: House, model_id: str, **fields: Any) -> dict[str, Any]:
-    response = house.post("/inference", {"model_id": model_id, "temperature": 0, **fields}, timeout=400)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 def metrics(house: House, model_id: str) -> dict[str, float]:
@@ -96,7 +73,7 @@ def same(texts: list[str], expected: list[str]) -> int:
 
 def test_alone_it_is_the_library_s_answer(house: House, reference: list[str]) -> None:
     """One at a time, the first 16 tokens of at least 18 of 20 greedy answers are those of `generate`."""
-    texts = [ask(house, "wide", prompt=prompt, max_tokens=NEW_TOKENS)["text"] for prompt in TWENTY_PROMPTS]
+    texts = [greedy_answer(house, "wide", prompt=prompt, max_tokens=NEW_TOKENS)["text"] for prompt in TWENTY_PROMPTS]
     assert len(set(reference)) == len(TWENTY_PROMPTS)
     assert same(texts, reference) >= SAME_AT_LEAST
 
@@ -104,7 +81,9 @@ def test_alone_it_is_the_library_s_answer(house: House, reference: list[str]) ->
 def test_in_a_batch_it_is_the_library_s_answer(house: House, reference: list[str]) -> None:
     """All twenty at once, the same holds."""
     with ThreadPoolExecutor(len(TWENTY_PROMPTS)) as pool:
-        futures = [pool.submit(ask, house, "wide", prompt=prompt, max_tokens=NEW_TOKENS) for prompt in TWENTY_PROMPTS]
+        futures = [
+            pool.submit(greedy_answer, house, "wide", prompt=prompt, max_tokens=NEW_TOKENS) for prompt in TWENTY_PROMPTS
+        ]
         texts = [one.result()["text"] for one in futures]
     assert same(texts, reference) >= SAME_AT_LEAST
 
@@ -122,9 +101,9 @@ def test_a_seed_gives_its_text_in_any_company(house: House) -> None:
             ("Name three colours.", 1.0, 0.95, 40, 9),
         ]
     ]
-    alone = [ask(house, "wide", **body)["text"] for body in bodies]
+    alone = [greedy_answer(house, "wide", **body)["text"] for body in bodies]
     with ThreadPoolExecutor(len(bodies) * 2) as pool:
-        together = list(pool.map(lambda body: ask(house, "wide", **body)["text"], bodies * 2))
+        together = list(pool.map(lambda body: greedy_answer(house, "wide", **body)["text"], bodies * 2))
     assert len(set(alone)) > 4
     # Rounding again: a draw that falls between two tokens.
     assert same(together, alone * 2) >= len(together) - 2
@@ -134,14 +113,14 @@ def test_who_leaves_leaves_at_once_and_takes_nothing_along(house: House) -> None
     """Clients that leave mid-stream are cancelled with hundreds of tokens to go; who stays gets the whole answer."""
     long = {"model_id": "wide", "prompt": "Write a very long story.", "temperature": 0, "max_tokens": 1500}
     staying = {"prompt": TWENTY_PROMPTS[1], "max_tokens": NEW_TOKENS}
-    alone = ask(house, "wide", **staying)["text"]
+    alone = greedy_answer(house, "wide", **staying)["text"]
     cancelled = metrics(house, "wide")["requests_total cancelled"]
     streams = [house.post("/inference", {**long, "stream": True}, stream=True) for _ in range(6)]
     for stream in streams:
         assert b"text" in next(line for line in stream.iter_lines() if line.startswith(b"data: "))
     assert metrics(house, "wide")["kv_cache_use_ratio"] > 0
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(ask, house, "wide", **staying)
+        future = pool.submit(greedy_answer, house, "wide", **staying)
         for stream in streams:
             stream.close()
         assert future.result()["text"] == alone
@@ -152,12 +131,12 @@ def test_who_leaves_leaves_at_once_and_takes_nothing_along(house: House) -> None
 
 def test_little_memory_is_enough(house: House) -> None:
     """Where memory has no room for all of ten long answers, they come whole, and nothing is killed."""
-    ask(house, "small", prompt="Hello", max_tokens=1)
+    greedy_answer(house, "small", prompt="Hello", max_tokens=1)
     (container,) = house.containers("small")
     before_bytes = own_memory_bytes(container)
     prompts = [f"Count from {number} on. " + "one two three " * 200 for number in range(10)]
     with ThreadPoolExecutor(len(prompts)) as pool:
-        futures = [pool.submit(ask, house, "small", prompt=prompt, max_tokens=100) for prompt in prompts]
+        futures = [pool.submit(greedy_answer, house, "small", prompt=prompt, max_tokens=100) for prompt in prompts]
         usages = [one.result()["usage"]["completion_tokens"] for one in futures]
     assert max(usages) == 100
     # The cache of what has ended went back to the system.
@@ -170,10 +149,7 @@ def test_little_memory_is_enough(house: House) -> None:
 def test_any_architecture_is_right() -> None:
     """Tiny random models answer in a batch as `generate` does, whether their requests share passes or take turns."""
     script = f"--volume={HERE / 'tiny_models.py'}:/opt/orchestrar/tiny_models.py:ro"
-    command = ["run", "--rm", "--network=none", script, IMAGE, "python", "tiny_models.py"]
-    result = subprocess.run(["docker", *command], capture_output=True, text=True, timeout=400, check=False)
-    assert result.returncode == 0, result.stderr
-    models: dict[str, dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
+    models: dict[str, dict[str, Any]] = run_in_image(IMAGE, "python", "tiny_models.py", options=[script])
     assert {name: 6 for name in models} == {name: one["same"] for name, one in models.items()}
     assert [name for name, one in models.items() if one["distinct"] < 15] == []
     turns = {"bloom", "gpt_neo", "llama4_text", "lfm2", "mamba", "rwkv"}

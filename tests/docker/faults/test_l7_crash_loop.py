@@ -39,7 +39,7 @@ def test_l7_a_crash_loop_backs_off(build_house: Build, figure: Figure) -> None:
             error = check_error(refusal.status_code, refusal.json(), 503, code)
             assert 1 <= int(refusal.headers["Retry-After"]) <= 10
             assert 3 == error["details"]["exit_code"]
-            assert ["the fake was told to end"] == error["details"]["log"]
+            assert ["the fake exits as FAKE_EXIT says"] == error["details"]["log"]
             assert "retry_at" in error["details"]
             time.sleep(0.02)
     figure("starts in 9 s", len(starts))
