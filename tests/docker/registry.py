@@ -1,4 +1,4 @@
-"""An image registry with one small image, on loopback, where Docker asks for no TLS."""
+"""An image registry with one small image, on loopback, where Docker needs no TLS."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def digest(content: bytes) -> str:
 
 
 def _layer() -> bytes:
-    """One file with content of its own, so that no earlier test has left the layer behind."""
+    """Return a layer of one file with unique content, so that no earlier test can have left it behind."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         content = os.urandom(1024)
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving_registry() -> Iterator[Registry]:
-    """A registry within the block."""
+    """Serve a registry within the block."""
 
     class Handler(_Handler):
         pass

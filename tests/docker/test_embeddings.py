@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 IMAGE = "orchestrar-runner:latest"
-SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody knows why. "
+SENTENCE = "The quick brown fox jumps over the lazy dog, and we do not know why. "
 TEXTS = [
     "Hello",
     SENTENCE * 4,
@@ -46,7 +46,7 @@ TEXTS = [
 
 
 def documented() -> dict[str, Any]:
-    """The model's entry as docs/models-yaml.md shows it."""
+    """Return the model's entry as docs/models-yaml.md shows it."""
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "models-yaml.md").read_text(encoding="utf-8"), re.DOTALL)
     (block,) = [block for block in blocks if "task: embedding" in block]
     entry: dict[str, Any] = yaml.safe_load(block)["models"]["all-minilm"]
@@ -62,7 +62,7 @@ def house(build_real_house: Build) -> House:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the package itself makes of the texts, with the library that it names, in the runner's image."""
+    """Return what the package itself makes of the texts, with the library that it names, in the runner's image."""
     packages = tmp_path_factory.mktemp("packages")
     version_command = ("python", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
     python = docker("run", "--rm", "--network=none", IMAGE, *version_command)
@@ -81,7 +81,7 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 
 def assert_same(vectors: list[list[float]], expected: list[list[float]]) -> None:
-    """The same vectors up to rounding, in the same order."""
+    """Check that these are the same vectors up to rounding, in the same order."""
     assert [one for one in map(cosine, vectors, expected) if one < 0.99999] == []
     assert len(vectors) == len(expected)
 
@@ -98,13 +98,13 @@ def test_a_batch_is_what_the_package_makes(client: OpenAI, reference: Any) -> No
 
 
 def test_one_at_a_time_is_the_same(client: OpenAI, reference: Any) -> None:
-    """A text's vector does not depend on what it came with."""
+    """A text's vector does not depend on the other texts of its request."""
     vectors = [client.embeddings.create(model="minilm", input=text).data[0].embedding for text in TEXTS]
     assert_same(vectors, reference["vectors"])
 
 
 def test_many_clients_get_their_own(client: OpenAI, reference: Any) -> None:
-    """Requests at the same time, in another order, are answered each with its own vectors."""
+    """Simultaneous requests with the texts in another order each get their own vectors."""
 
     def ask(first: int) -> list[list[float]]:
         texts = TEXTS[first:] + TEXTS[:first]
@@ -117,7 +117,7 @@ def test_many_clients_get_their_own(client: OpenAI, reference: Any) -> None:
 
 
 def test_tokens_are_texts(client: OpenAI, reference: Any) -> None:
-    """The model's own tokens, of one text or of several, give the vectors of the texts."""
+    """The model's own tokens, for one text or several, give the vectors of the texts."""
     several = client.embeddings.create(model="minilm", input=reference["tokens"])
     assert_same([row.embedding for row in several.data], reference["vectors"])
     one = client.embeddings.create(model="minilm", input=reference["tokens"][1])
@@ -127,7 +127,7 @@ def test_tokens_are_texts(client: OpenAI, reference: Any) -> None:
 
 
 def test_both_formats_are_one_vector(house: House, client: OpenAI, reference: Any) -> None:
-    """Numbers on request, and without a format; base64 holds the very same in 32 bits."""
+    """Numbers are sent on request, and without a format; base64 has exactly the same ones in 32 bits."""
     numbers = client.embeddings.create(model="minilm", input="Hello", encoding_format="float").data[0].embedding
     assert_same([numbers], reference["vectors"][:1])
     body = {"model": "minilm", "input": "Hello"}
@@ -137,7 +137,7 @@ def test_both_formats_are_one_vector(house: House, client: OpenAI, reference: An
 
 
 def test_langchain_embeds(house: House, reference: Any) -> None:
-    """LangChain's OpenAIEmbeddings, documents and queries, told to send texts and not OpenAI's tokens."""
+    """LangChain's OpenAIEmbeddings works for documents and queries, if it sends texts and not OpenAI's tokens."""
     langchain = OpenAIEmbeddings(
         base_url=house.url + "/v1", api_key=SecretStr("unused"), model="minilm", check_embedding_ctx_length=False
     )
@@ -146,7 +146,7 @@ def test_langchain_embeds(house: House, reference: Any) -> None:
 
 
 def test_too_long_a_text_names_both_lengths(house: House, client: OpenAI, reference: Any) -> None:
-    """The model's own limit counts, and the text at fault is named; cut on request, it is what the package cuts."""
+    """The model's own limit counts, and the error names the text; truncated on request, it is as in the package."""
     with pytest.raises(openai.BadRequestError, match="Text 1 has 302 tokens and the model's context 256") as failure:
         client.embeddings.create(model="minilm", input=["Hello", "word " * 300])
     assert (failure.value.code, failure.value.param) == ("context_length_exceeded", "input")
@@ -157,7 +157,7 @@ def test_too_long_a_text_names_both_lengths(house: House, client: OpenAI, refere
 
 
 def test_other_lengths_and_routes_are_refused(house: House, client: OpenAI) -> None:
-    """Vectors are never cut in silence, and the runner itself declines to generate."""
+    """Vectors are never cut silently, and the runner itself refuses to generate."""
     assert len(client.embeddings.create(model="minilm", input="a", dimensions=384).data[0].embedding) == 384
     with pytest.raises(openai.BadRequestError, match="384") as failure:
         client.embeddings.create(model="minilm", input="a", dimensions=64)
@@ -171,7 +171,7 @@ def test_other_lengths_and_routes_are_refused(house: House, client: OpenAI) -> N
 
 
 def test_a_narrower_dtype_is_served(house: House, client: OpenAI, reference: Any) -> None:
-    """bfloat16 is computed in when it is asked for, and is near the exact vectors without being them."""
+    """With bfloat16 the vectors are near the exact ones but not equal to them."""
     vectors = [row.embedding for row in client.embeddings.create(model="narrow", input=TEXTS).data]
     cosines = list(map(cosine, vectors, reference["vectors"]))
     assert 0.999 <= min(cosines) < 0.999999
@@ -180,7 +180,7 @@ def test_a_narrower_dtype_is_served(house: House, client: OpenAI, reference: Any
 
 
 def test_a_client_that_leaves_frees_the_model(house: House, client: OpenAI) -> None:
-    """Long work that nobody waits for any more ends between two batches."""
+    """Long work ends between two batches once its client has left."""
     client.embeddings.create(model="minilm", input="here")
     with pytest.raises(requests.ReadTimeout):
         house.post("/v1/embeddings", {"model": "minilm", "input": ["word " * 250] * 2000}, timeout=3)
@@ -192,13 +192,13 @@ def test_a_client_that_leaves_frees_the_model(house: House, client: OpenAI) -> N
 
 
 def test_other_recipes_are_the_librarys(reference: Any) -> None:
-    """Every kind of pooling, linear layers and prompts, as the library writes them: our vectors are its vectors."""
+    """For every kind of pooling, linear layers and prompts, as the library writes them, our vectors are its vectors."""
     assert len(reference["differences"]) == 9
     assert {name: worst for name, worst in reference["differences"].items() if worst > 1e-4} == {}
 
 
-def test_it_is_served_as_it_is(house: House, client: OpenAI) -> None:
-    """Safetensors need no preparing: the download is mounted read-only, in a hardened container."""
+def test_it_is_served_from_its_download(house: House, client: OpenAI) -> None:
+    """Safetensors need no preparation: the download is mounted read-only, in a hardened container."""
     client.embeddings.create(model="minilm", input="here")
     (container,) = house.containers("all-minilm")
     (details,) = json.loads(docker("inspect", container))

@@ -1,4 +1,4 @@
-"""Right, not only fast: what the openvino engine answers beside `model.generate` on the same weights."""
+"""Right, not only fast: the openvino engine's answers compared with `model.generate` on the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_texts_become_the_same_tokens(comparison: Comparison) -> None:
 
 
 def test_the_engine_answers_as_the_reference(comparison: Comparison) -> None:
-    """The engine makes the reference's tokens, one request at a time and all in one batch."""
+    """The engine generates the reference's tokens, one request at a time and all in one batch."""
     assert comparison.engine.alone >= 18
     assert comparison.engine.together >= 18
 
@@ -33,6 +33,6 @@ def test_the_text_is_as_likely_as_to_the_source(comparison: Comparison) -> None:
 
 
 def test_the_weights_are_the_sources(comparison: Comparison) -> None:
-    """A Q4_1 file's weights are kept as they are, and the engine computes what they say."""
+    """A Q4_1 file's weights are kept unchanged, and the engine computes with exactly these."""
     assert comparison.engine_weights == pytest.approx(1, rel=1e-6)
     assert comparison.engine.perplexity == pytest.approx(comparison.engine_weights, rel=1e-3)

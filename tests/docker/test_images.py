@@ -1,4 +1,4 @@
-"""Images by digest from a real registry: missing ones are named with the command that fetches them, and it does."""
+"""Images by digest from a real registry: for a missing one the error shows a command that fetches it, which works."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def never() -> bool:
     return False
 
 
-def test_a_missing_image_is_told_with_what_fetches_it(build_house: Build, registry: Registry) -> None:
-    """The start fails with the exact commands; one of them fetches the image, and then the start gets past it."""
+def test_the_error_for_a_missing_image_shows_how_to_fetch_it(build_house: Build, registry: Registry) -> None:
+    """The start fails with the exact commands; one of them fetches the image, and then the start gets further."""
     house = build_house(
         {
             "far": {"engine": "llamacpp", "gguf": True, "image": registry.image},
@@ -67,7 +67,7 @@ def test_a_missing_image_is_told_with_what_fetches_it(build_house: Build, regist
 
 
 def test_a_pull_fetches_the_image(build_house: Build, registry: Registry, service: DockerService) -> None:
-    """`POST /pull` brings the image with the files, again when it was removed since, and Ollama's clients are told."""
+    """`POST /pull` fetches the image with the files, and again if it was removed; Ollama's clients see the progress."""
     house = build_house({"far": {"engine": "llamacpp", "gguf": True, "image": registry.image}})
     for _ in range(2):
         statuses = [json.loads(line) for line in house.post("/api/pull", {"model": "far"}).text.splitlines()]
@@ -80,7 +80,7 @@ def test_a_pull_fetches_the_image(build_house: Build, registry: Registry, servic
 
 
 def test_provisioning_fetches_the_image(build_house: Build, registry: Registry, service: DockerService) -> None:
-    """What makes a model's files ready fetches its image too, and says so."""
+    """`controller.provision` fetches a model's image as well, and says so."""
     house = build_house({"far": {"engine": "llamacpp", "gguf": True, "image": registry.image}}, start=False)
     result = subprocess.run(
         [sys.executable, "-m", "controller.provision", "far"],
@@ -92,7 +92,7 @@ def test_provisioning_fetches_the_image(build_house: Build, registry: Registry, 
 
 
 def test_a_fetch_reports_its_layers(service: DockerService, registry: Registry) -> None:
-    """The image is there afterwards, under its digest, and every layer was told."""
+    """The image is there afterwards, under its digest, and every layer was reported."""
     assert service.image_id(registry.image) is None
     progress: list[tuple[int, int]] = []
     service.pull(
@@ -105,7 +105,7 @@ def test_a_fetch_reports_its_layers(service: DockerService, registry: Registry) 
 
 
 def test_a_fetch_can_be_ended_while_docker_is_silent(service: DockerService, registry: Registry) -> None:
-    """Cancelled in the middle of a layer: it ends soon, no docker process goes on, and the image is not there."""
+    """Cancelled in the middle of a layer, it ends soon, no docker process keeps running, and there is no image."""
     registry.release.clear()
     is_wanted = threading.Event()
     is_wanted.set()
@@ -129,7 +129,7 @@ def words(path: Path) -> str:
 
 
 def test_what_the_registry_lacks_is_a_source_error(service: DockerService, registry: Registry) -> None:
-    """A digest that is not there and a registry that does not answer fail in their own words, not as Docker's."""
+    """An unknown digest and a registry that does not answer are errors of their own, not Docker's."""
     name, _, _ = registry.image.partition("@")
     for image in (f"{name}@{MISSING_ID}", f"127.0.0.1:1/tiny@{MISSING_ID}"):
         with pytest.raises(SourceError, match=f"{image} could not be fetched") as failure:
@@ -137,10 +137,10 @@ def test_what_the_registry_lacks_is_a_source_error(service: DockerService, regis
         assert f"docker pull {image}" in failure.value.message
 
 
-def test_a_docker_that_is_away_is_said(
+def test_a_missing_docker_is_reported(
     service: DockerService, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an engine it is Docker that is unavailable."""
+    """Without an engine the error says that Docker is unavailable."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     with pytest.raises(DockerUnavailable):
         service.pull(registry.image, on_layers=lambda *_: None, cancelled=never)

@@ -20,7 +20,7 @@ from tests.docker.real_models import DEFAULT_MODEL, greedy_answer, shipped_entry
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 PARIS = "What is the capital of France?"
-# Long enough that what is made while a piece is sent leaves some for others.
+# Long enough for several pieces, even if some tokens are sent together.
 COLOURS = "Name three colours."
 
 
@@ -44,7 +44,7 @@ def user(content: str) -> Any:
 
 
 def test_a_stopped_model_answers_a_real_prompt(house: House) -> None:
-    """The main job: a model that was never prepared names Paris, with usage and timings."""
+    """The main job works: a model that was never prepared names Paris, with usage and timings."""
     assert house.containers("smollm2-135m") == []
     answer = ask(house, prompt=PARIS)
     assert "Paris" in answer["text"]
@@ -56,7 +56,7 @@ def test_a_stopped_model_answers_a_real_prompt(house: House) -> None:
 
 
 def test_messages_and_prompt_are_one(house: House) -> None:
-    """A prompt is a user message through the model's template; raw text without it gives another answer."""
+    """A prompt is a user message in the model's template; raw text without it gives another answer."""
     by_prompt = ask(house, prompt=PARIS)
     by_messages = ask(house, messages=[{"role": "user", "content": PARIS}])
     raw = ask(house, prompt=PARIS, raw=True, max_tokens=8)
@@ -66,7 +66,7 @@ def test_messages_and_prompt_are_one(house: House) -> None:
 
 
 def test_a_stream_is_the_same_text(house: House) -> None:
-    """The streamed pieces add up to the whole answer, and the last event tells reason, usage and timings."""
+    """The streamed pieces add up to the whole answer, and the last event has reason, usage and timings."""
     whole = ask(house, prompt=COLOURS, max_tokens=24)
     pieces = stream(house, prompt=COLOURS, max_tokens=24, temperature=0)
     assert "".join(event.get("text", "") for event in pieces) == whole["text"]
@@ -76,7 +76,7 @@ def test_a_stream_is_the_same_text(house: House) -> None:
 
 
 def test_sampling_follows_its_seed(house: House) -> None:
-    """One seed gives one text, other seeds give others."""
+    """The same seed gives the same text, other seeds give others."""
     texts = [
         ask(house, prompt="Tell me a story.", temperature=1.0, seed=seed, max_tokens=24)["text"]
         for seed in (1, 1, 2, 3)
@@ -86,7 +86,7 @@ def test_sampling_follows_its_seed(house: House) -> None:
 
 
 def test_limits_are_kept(house: House) -> None:
-    """`max_tokens` ends with `length`; a stop string ends with `stop` and is never part of the text."""
+    """`max_tokens` ends an answer with `length`; a stop string ends it with `stop` and is never part of the text."""
     short = ask(house, prompt="Count from one to twenty.", max_tokens=5)
     assert (short["finish_reason"], short["usage"]["completion_tokens"]) == ("length", 5)
     answer = ask(house, prompt=PARIS, stop=["France"])
@@ -94,7 +94,7 @@ def test_limits_are_kept(house: House) -> None:
 
 
 def test_too_long_a_prompt_names_both_lengths(house: House) -> None:
-    """A prompt beyond the context is a 400 of the model's, with the prompt's and the context's length."""
+    """A prompt beyond the context gets the model's 400, with the prompt's and the context's length."""
     response = house.post("/inference", {"model_id": "smollm2-135m", "prompt": "word " * 9000})
     error = response.json()["error"]
     assert (response.status_code, error["src"]) == (400, "model")
@@ -103,7 +103,7 @@ def test_too_long_a_prompt_names_both_lengths(house: House) -> None:
 
 
 def test_many_at_once_get_their_own_answers(house: House) -> None:
-    """Eight requests together, some that end early: each gets what it would get alone."""
+    """Of eight simultaneous requests, some of which end early, each gets what it would get alone."""
     bodies: list[dict[str, Any]] = [
         {"prompt": PARIS},
         {"prompt": "Name three colours.", "max_tokens": 12},
@@ -117,7 +117,7 @@ def test_many_at_once_get_their_own_answers(house: House) -> None:
 
 
 def test_no_character_is_cut(house: House) -> None:
-    """Streamed text with characters of several bytes and tokens holds no broken one."""
+    """Streamed text with characters of several bytes and tokens has no broken one."""
     pieces = stream(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(event.get("text", "") for event in pieces)
 
@@ -155,7 +155,7 @@ def test_openai_chat_is_the_native_answer(house: House, client: OpenAI) -> None:
 
 
 def test_openai_parameters_are_kept(client: OpenAI) -> None:
-    """Stop texts, limits and seeds work by their OpenAI names."""
+    """Stop texts, limits and seeds work under their OpenAI names."""
     answer = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0, stop="France")
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("The capital of ", "stop")
     for limit in ({"max_tokens": 5}, {"max_completion_tokens": 5}):
@@ -176,8 +176,8 @@ def test_openai_parameters_are_kept(client: OpenAI) -> None:
     assert len(set(texts)) > 1
 
 
-def test_openai_completions_go_on_from_the_prompt(client: OpenAI) -> None:
-    """A completion's prompt meets no chat template: it counts its own tokens alone, streamed or not."""
+def test_openai_completions_continue_the_prompt(client: OpenAI) -> None:
+    """A completion's prompt gets no chat template: only its own tokens count, streamed or not."""
     prompt = "The capital of France is"
     whole = client.completions.create(model="smollm2", prompt=prompt, temperature=0, max_tokens=6)
     assert "Paris" in whole.choices[0].text
@@ -188,7 +188,7 @@ def test_openai_completions_go_on_from_the_prompt(client: OpenAI) -> None:
 
 
 def test_openai_refusals_are_bad_requests(client: OpenAI) -> None:
-    """Too long a prompt names both lengths, what is not supported its name."""
+    """The error for too long a prompt names both lengths, and the one for an unsupported parameter names it."""
     with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens and the context 8192") as failure:
         client.chat.completions.create(model="smollm2", messages=user("word " * 9000))
     assert (failure.value.code, failure.value.param) == ("context_length_exceeded", "messages")
@@ -213,7 +213,7 @@ def test_it_serves_hardened(house: House) -> None:
 
 
 def test_it_stops_and_starts(house: House) -> None:
-    """Stopped, the model's container is gone from the processes; the next request brings it back, prepared as it is."""
+    """After a stop the model's container no longer runs; the next request starts it again, without a preparation."""
     house.post("/stop", {"model_id": "smollm2"}).raise_for_status()
     assert house.containers("smollm2-135m") == []
     with house.counted_events("create") as created:

@@ -15,7 +15,7 @@ from tests.docker.real_models import DEFAULT_MODEL, greedy_answer, shipped_entry
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 PARIS = "What is the capital of France?"
-# Long enough that what is made while a piece is sent leaves some for others.
+# Long enough for several pieces, even if some tokens are sent together.
 COLOURS = "Name three colours."
 GREEDY = {"temperature": 0}
 
@@ -41,7 +41,7 @@ def native(house: House, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_pull_prepares_the_model(house: House, client: ollama.Client) -> None:
-    """After a pull the model is converted, does not run, and is known by its size, form and quantization."""
+    """After a pull the model is converted, does not run, and is listed with its size, format and quantization."""
     assert "success" == list(client.pull("smollm2", stream=True))[-1].status
     assert [] == house.containers("smollm2-135m")
     (model,) = client.list().models
@@ -76,7 +76,7 @@ def test_chat_is_the_native_answer(house: House, client: ollama.Client) -> None:
 
 
 def test_generate_goes_through_the_template_unless_raw(house: House, client: ollama.Client) -> None:
-    """A prompt is a user message; raw it counts its own tokens alone; a system message has its effect."""
+    """A prompt is a user message; a raw one counts only its own tokens; a system message has its effect."""
     assert native(house, prompt=PARIS)["text"] == client.generate("smollm2", PARIS, options=GREEDY).response
     raw = client.generate("smollm2", "The capital of France is", raw=True, options={**GREEDY, "num_predict": 6})
     assert (5, 6) == (raw.prompt_eval_count, raw.eval_count)
@@ -87,7 +87,7 @@ def test_generate_goes_through_the_template_unless_raw(house: House, client: oll
 
 
 def test_options_are_kept(client: ollama.Client) -> None:
-    """Limits, stop texts and seeds work by Ollama's names, and what belongs to an engine's start is ignored."""
+    """Limits, stop texts and seeds work under Ollama's names; options of an engine's start are ignored."""
     short = client.generate("smollm2", "Count to twenty.", options={**GREEDY, "num_predict": 5, "num_ctx": 512})
     assert ("length", 5) == (short.done_reason, short.eval_count)
     answer = client.generate("smollm2", PARIS, options={**GREEDY, "stop": ["France"]})
@@ -100,8 +100,8 @@ def test_options_are_kept(client: ollama.Client) -> None:
     assert len({text.response for text in texts}) > 1
 
 
-def test_the_models_refusals_pass(client: ollama.Client) -> None:
-    """Too long a prompt is told with both lengths."""
+def test_the_models_refusals_are_passed_on(client: ollama.Client) -> None:
+    """The error for too long a prompt names both lengths."""
     with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens and the context 8192") as failure:
         client.generate("smollm2", "word " * 9000)
     assert 400 == failure.value.status_code

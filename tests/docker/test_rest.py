@@ -1,4 +1,4 @@
-"""An openvino engine that nobody asks for long gives its memory back, in the image that serves."""
+"""An openvino engine without requests for long gives its memory back, in the serving image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MB = 1_000_000
 
 
 def test_an_idle_model_gives_its_memory_back(default_model: PreparedModel) -> None:
-    """What 20 long prompts took is given back after a rest, within 64 MB of what the loaded model had; who asks while
-    that goes on waits and gets the exact answer; a model that has not grown is left alone."""
+    """After a rest the memory of 20 long prompts is given back, to within 64 MB of the loaded model's. A request
+    meanwhile waits and gets the exact answer; a model that has not grown is left alone."""
     measured_values = run_inside("tests.docker.rest_cases", default_model)
     assert measured_values["used_bytes"] > measured_values["loaded_bytes"] + 200 * MB
     assert measured_values["rested_bytes"] < measured_values["loaded_bytes"] + 64 * MB

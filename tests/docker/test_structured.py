@@ -1,4 +1,4 @@
-"""Answers held to a schema and forced calls of tools, with the real SmolLM2 on the openvino engine."""
+"""Answers that follow a schema, and forced tool calls, with the real SmolLM2 on the openvino engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> 
 
 
 def copy_with_template(house: House, target: Path) -> None:
-    """The prepared files with `TEMPLATE` in place of the model's own."""
+    """Copy the prepared files, with `TEMPLATE` in place of the model's own."""
     (container,) = house.containers("smollm2-135m")
     docker("cp", f"{container}:/model/weights/.", str(target))
     tokenizer = target / "openvino_tokenizer.xml"
@@ -66,7 +66,7 @@ def copy_with_template(house: House, target: Path) -> None:
 
 
 def chat(client: OpenAI, content: str, model: str = "smollm2", **fields: Any) -> Any:
-    """The one choice of an answer."""
+    """Ask, and return the one choice of the answer."""
     messages: Any = [{"role": "user", "content": content}]
     fields.setdefault("temperature", 0)
     return client.chat.completions.create(model=model, messages=messages, **fields).choices[0]
@@ -92,7 +92,7 @@ ENDLESS = 6
 
 
 def test_answers_keep_their_schemas_among_free_ones(client: OpenAI) -> None:
-    """Many schemas at once, however wildly sampled: an answer that ended is valid, and free ones are as ever."""
+    """With many schemas at once, at any temperature, an answer that ended is valid, and free answers are as usual."""
     question = "What is the capital of France?"
     free = chat(client, question).message.content
 
@@ -117,7 +117,7 @@ def test_answers_keep_their_schemas_among_free_ones(client: OpenAI) -> None:
 
 
 class Person(BaseModel):
-    """Somebody."""
+    """A person."""
 
     name: str
     age: int = Field(ge=0, le=120)
@@ -125,14 +125,14 @@ class Person(BaseModel):
 
 
 def test_an_answer_that_is_cut_says_so(client: OpenAI) -> None:
-    """With too few tokens the JSON is cut, as with OpenAI, and the reason is the length."""
+    """With too few tokens the JSON is cut, as with OpenAI, and the finish reason is `length`."""
     choice = chat(client, "Describe a person.", response_format=form(Person.model_json_schema()), max_tokens=3)
     assert choice.finish_reason == "length"
     assert choice.message.content.startswith('{"name')
 
 
 def test_pydantic_classes_come_back(house: House, client: OpenAI) -> None:
-    """`parse` of the `openai` package and LangChain's `with_structured_output` give objects; the native route, JSON."""
+    """`parse` of the `openai` package and LangChain's `with_structured_output` return objects, our route JSON."""
     messages: Any = [{"role": "user", "content": "Describe a person."}]
     completion = client.chat.completions.parse(
         model="smollm2", messages=messages, response_format=Person, temperature=0
@@ -148,7 +148,7 @@ def test_pydantic_classes_come_back(house: House, client: OpenAI) -> None:
 
 
 def test_ollamas_format_is_kept(house: House) -> None:
-    """Ollama's `format` is the same promise: a JSON schema, or any object; also for text that meets no template."""
+    """Ollama's `format` is kept too: a JSON schema, or any object; also for raw prompts without a template."""
     schema = Person.model_json_schema()
     message = {"role": "user", "content": "Describe a person."}
     options = {"temperature": 0, "num_predict": 120}
@@ -161,8 +161,8 @@ def test_ollamas_format_is_kept(house: House) -> None:
     assert anything["message"]["content"].startswith("{")
 
 
-def test_refusals_disturb_nobody(client: OpenAI) -> None:
-    """A schema that cannot be kept, or a model without tools, is a 400 by name, and the next answer is as ever."""
+def test_refusals_do_not_disturb_other_answers(client: OpenAI) -> None:
+    """A schema that cannot be kept, or a model without tools, is a 400 that names it; the next answer is as usual."""
     before = chat(client, "Hello!").message.content
     for fields, param in (
         ({"response_format": form({"type": "array", "uniqueItems": True})}, "response_format"),
@@ -176,7 +176,7 @@ def test_refusals_disturb_nobody(client: OpenAI) -> None:
 
 
 def test_the_grammars_of_many_requests_take_bounded_memory(house: House, client: OpenAI) -> None:
-    """With more of them than there is room for, the engine loads anew; neither those nor free answers notice."""
+    """With more grammars than there is room for, the engine loads again; the answers do not change."""
     free = chat(client, "Hello!", max_tokens=20).message.content
     (container,) = house.containers("smollm2-135m")
 
@@ -212,7 +212,7 @@ OTHER = {"type": "function", "function": {"name": "get_time", "parameters": {"ty
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_a_forced_call_is_a_call(client: OpenAI, choice: Any) -> None:
-    """Even a small model calls a tool that there is, with arguments that fit, and takes the result."""
+    """Even a small model calls an existing tool with valid arguments, and accepts the result."""
     question = "What is the weather in Paris?"
     answer = chat(client, question, "tools", tools=[TOOL, OTHER], tool_choice=choice)
     (call,) = answer.message.tool_calls
@@ -230,7 +230,7 @@ def test_a_forced_call_is_a_call(client: OpenAI, choice: Any) -> None:
 
 
 def test_a_forced_call_is_streamed(client: OpenAI) -> None:
-    """The package gathers the same call from the deltas of a stream."""
+    """The package assembles the same call from the deltas of a stream."""
     messages: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
     tools: Any = [TOOL]
     with client.chat.completions.stream(
@@ -245,6 +245,6 @@ def test_a_forced_call_is_streamed(client: OpenAI) -> None:
 
 
 def test_langchain_forces_a_call(house: House) -> None:
-    """`with_structured_output` by function calling needs no luck."""
+    """`with_structured_output` with function calling always returns an object."""
     langchain = ChatOpenAI(base_url=house.url + "/v1", api_key=SecretStr("unused"), model="tools", temperature=0)
     assert isinstance(langchain.with_structured_output(Person, method="function_calling").invoke("Who?"), Person)

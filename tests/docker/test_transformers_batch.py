@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.real_model, pytest.mark.long, pytest.mark.timeout(600)
 HERE = Path(__file__).parent
 IMAGE = "orchestrar-runner:latest"
 NEW_TOKENS = 16
-# Rounding depends on how many share a pass, and may turn a choice between two tokens that are as likely.
+# Rounding depends on how many share a pass, and may decide between two equally likely tokens.
 SAME_AT_LEAST = 18
 
 
@@ -39,7 +39,7 @@ def house(build_real_house: Build) -> House:
 
 @pytest.fixture(scope="module")
 def reference(house: House) -> list[str]:
-    """What `generate` answers with the weights that the engine has loaded."""
+    """Return what `generate` answers with the weights that the engine has loaded."""
     greedy_answer(house, "wide", prompt="Hello", max_tokens=1)
     (container,) = house.containers("wide")
     (details,) = json.loads(docker("inspect", container))
@@ -53,7 +53,7 @@ def reference(house: House) -> list[str]:
 
 
 def metrics(house: House, model_id: str) -> dict[str, float]:
-    """The runner's own figures, by name and label."""
+    """Return the runner's own figures, by name and label."""
     (container,) = house.containers(model_id)
     address = docker("port", container).rpartition(" ")[2]
     text = requests.get(f"http://{address}/metrics", timeout=60).text
@@ -62,7 +62,7 @@ def metrics(house: House, model_id: str) -> dict[str, float]:
 
 
 def own_memory_bytes(container: str) -> int:
-    """What the container's processes have written to memory; the weights are their file's."""
+    """Return how much memory the container's processes have written; the weights belong to their file."""
     status_lines = docker("exec", container, "sh", "-c", "grep -h ^RssAnon: /proc/[0-9]*/status")
     return sum(int(line.split()[1]) * 1024 for line in status_lines.splitlines())
 
@@ -71,15 +71,15 @@ def same(texts: list[str], expected: list[str]) -> int:
     return sum(one == other for one, other in zip(texts, expected, strict=True))
 
 
-def test_alone_it_is_the_library_s_answer(house: House, reference: list[str]) -> None:
-    """One at a time, the first 16 tokens of at least 18 of 20 greedy answers are those of `generate`."""
+def test_alone_it_gives_the_library_s_answer(house: House, reference: list[str]) -> None:
+    """One at a time, at least 18 of 20 greedy answers have the first 16 tokens of `generate`."""
     texts = [greedy_answer(house, "wide", prompt=prompt, max_tokens=NEW_TOKENS)["text"] for prompt in TWENTY_PROMPTS]
     assert len(set(reference)) == len(TWENTY_PROMPTS)
     assert same(texts, reference) >= SAME_AT_LEAST
 
 
-def test_in_a_batch_it_is_the_library_s_answer(house: House, reference: list[str]) -> None:
-    """All twenty at once, the same holds."""
+def test_in_a_batch_it_gives_the_library_s_answer(house: House, reference: list[str]) -> None:
+    """The same holds for all twenty at once."""
     with ThreadPoolExecutor(len(TWENTY_PROMPTS)) as pool:
         futures = [
             pool.submit(greedy_answer, house, "wide", prompt=prompt, max_tokens=NEW_TOKENS) for prompt in TWENTY_PROMPTS
@@ -89,7 +89,7 @@ def test_in_a_batch_it_is_the_library_s_answer(house: House, reference: list[str
 
 
 def test_a_seed_gives_its_text_in_any_company(house: House) -> None:
-    """Requests with samplings and seeds of their own get, in one batch, what each gets alone."""
+    """Requests with different sampling and seeds get, in one batch, what each gets alone."""
     bodies: list[dict[str, Any]] = [
         {"prompt": prompt, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "max_tokens": 12}
         for prompt, temperature, top_p, top_k, seed in [
@@ -105,12 +105,12 @@ def test_a_seed_gives_its_text_in_any_company(house: House) -> None:
     with ThreadPoolExecutor(len(bodies) * 2) as pool:
         together = list(pool.map(lambda body: greedy_answer(house, "wide", **body)["text"], bodies * 2))
     assert len(set(alone)) > 4
-    # Rounding again: a draw that falls between two tokens.
+    # Rounding again: a random number that falls between two tokens.
     assert same(together, alone * 2) >= len(together) - 2
 
 
-def test_who_leaves_leaves_at_once_and_takes_nothing_along(house: House) -> None:
-    """Clients that leave mid-stream are cancelled with hundreds of tokens to go; who stays gets the whole answer."""
+def test_clients_that_leave_are_cancelled_at_once_and_disturb_no_other(house: House) -> None:
+    """Clients that leave mid-stream are cancelled with hundreds of tokens to go; one that stays gets it all."""
     long = {"model_id": "wide", "prompt": "Write a very long story.", "temperature": 0, "max_tokens": 1500}
     staying = {"prompt": TWENTY_PROMPTS[1], "max_tokens": NEW_TOKENS}
     alone = greedy_answer(house, "wide", **staying)["text"]
@@ -130,7 +130,7 @@ def test_who_leaves_leaves_at_once_and_takes_nothing_along(house: House) -> None
 
 
 def test_little_memory_is_enough(house: House) -> None:
-    """Where memory has no room for all of ten long answers, they come whole, and nothing is killed."""
+    """If memory has no room for ten long answers at once, all of them still complete, and nothing is killed."""
     greedy_answer(house, "small", prompt="Hello", max_tokens=1)
     (container,) = house.containers("small")
     before_bytes = own_memory_bytes(container)
@@ -139,7 +139,7 @@ def test_little_memory_is_enough(house: House) -> None:
         futures = [pool.submit(greedy_answer, house, "small", prompt=prompt, max_tokens=100) for prompt in prompts]
         usages = [one.result()["usage"]["completion_tokens"] for one in futures]
     assert max(usages) == 100
-    # The cache of what has ended went back to the system.
+    # The cache of ended requests went back to the system.
     assert own_memory_bytes(container) < before_bytes + 64 * 2**20
     (details,) = json.loads(docker("inspect", container))
     assert (details["State"]["OOMKilled"], details["RestartCount"]) == (False, 0)
@@ -147,7 +147,7 @@ def test_little_memory_is_enough(house: House) -> None:
 
 
 def test_any_architecture_is_right() -> None:
-    """Tiny random models answer in a batch as `generate` does, whether their requests share passes or take turns."""
+    """Tiny random models answer in a batch like `generate`, whether their requests share passes or alternate."""
     script = f"--volume={HERE / 'tiny_models.py'}:/opt/orchestrar/tiny_models.py:ro"
     models: dict[str, dict[str, Any]] = run_in_image(IMAGE, "python", "tiny_models.py", options=[script])
     assert {name: 6 for name in models} == {name: one["same"] for name, one in models.items()}

@@ -66,14 +66,14 @@ NUMBERS = [f"{token} ".encode() for token in range(COMMON["vocab_size"])]
 
 
 def main() -> None:
-    """Every model's line."""
+    """Print the comparison of every model."""
     set_verbosity_error()
     torch.set_num_threads(1)
     print(json.dumps({name: comparison(random_model(name)) for name in MODELS}))
 
 
 def random_model(name: str) -> Any:
-    """A model whose weights are random, and large enough for its answers to differ from token to token."""
+    """Return a model with random weights, large enough for its answers to differ from token to token."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**COMMON, **MODELS[name]), dtype=torch.float32)
     for parameter in model.parameters():
@@ -83,7 +83,7 @@ def random_model(name: str) -> Any:
 
 
 def comparison(model: Any) -> dict[str, Any]:
-    """How the model is served, how many answers are the reference's, and how many tokens those have that differ."""
+    """Return how the model is served, how many answers are the reference's, and how many distinct tokens these have."""
     expected = [reference(model, prompt) for prompt in PROMPTS]
     forward, room = make_forward(model, rows=4, length=512)
     loop = StepLoop(
@@ -102,7 +102,7 @@ def comparison(model: Any) -> dict[str, Any]:
 
 
 def reference(model: Any, prompt: list[int]) -> list[int]:
-    """The library's own greedy answer."""
+    """Return the library's own greedy answer."""
     tokens = model.generate(
         torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
     )

@@ -1,4 +1,4 @@
-"""The controller, killed with -9 (gunicorn's master, too) at the point ORCHESTRAR_TEST_CRASH while that file exists.
+"""The controller, killed with -9 (with gunicorn's master) at the point in ORCHESTRAR_TEST_CRASH, if that file exists.
 
 `ORCHESTRAR_TEST_CRASH=POINT:FILE`; the points are the keys of `POINTS`.
 """
@@ -27,7 +27,7 @@ def die() -> None:
 
 
 def dying(call: Callable[..., Any], *, before: bool = False, when: Callable[..., bool] | None = None) -> Any:
-    """The call, and death behind or before it; `when` is told what it returned and was given."""
+    """Wrap the call so that the controller dies after or before it; `when` decides by its result and arguments."""
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         is_armed = Path(TRIGGER).exists()
@@ -42,7 +42,7 @@ def dying(call: Callable[..., Any], *, before: bool = False, when: Callable[...,
 
 
 def only_create(service: DockerService, model_id: str) -> None:
-    """What `up` does up to the moment before the container starts."""
+    """Do what `up` does before the container starts."""
     service._client(30).compose.create([model_id], no_build=True)
 
 

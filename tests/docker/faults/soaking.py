@@ -1,4 +1,4 @@
-"""What a soak does: clients that ask, leave and read, and one thing after the other that goes wrong."""
+"""What a soak does: clients ask, leave and read, and one fault follows the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.docker.house import House, docker, fake_models
 CLIENTS = 6
 # A request that waits longer than this for anything counts as hung.
 HANG_S = 90.0
-# What a model that is broken, stopped, paused or evicted on purpose, or an engine that is away, may cost its clients.
+# The errors that clients may get from broken, stopped, paused or evicted models, and while the engine is away.
 EXPECTED = {
     "model_died", "model_stopping", "backing_off", "start_failed", "insufficient_memory", "overloaded",
     "deadline_exceeded", "upstream_timeout", "model_paused", "docker_unavailable",
@@ -37,7 +37,7 @@ HALF_A_HEAD = b"POST /inference HTTP/1.1\r\nHost: 127"
 
 
 class Faults:
-    """What goes wrong, and how often it did. All that it does to Docker passes by the gate, which only it shuts."""
+    """Causes faults and counts them. Its own Docker commands bypass the gate, which only it shuts."""
 
     def __init__(self, house: House, gate: Gate) -> None:
         self.house = house
@@ -48,7 +48,7 @@ class Faults:
         self._edits = 0
 
     def run(self, rng: random.Random, over: threading.Event) -> None:
-        """One after the other until it is over."""
+        """Cause one fault after the other until it is over."""
         self._over = over
         to_containers: dict[str, Callable[[str, random.Random], object]] = {
             "docker kill": lambda container_id, _: docker("kill", container_id, check=False),
@@ -120,7 +120,7 @@ class Faults:
 
 
 class Soak:
-    """Clients and faults, each in threads with a random sequence of their own, until `over`."""
+    """Runs clients and faults, each thread with its own random sequence, until `over`."""
 
     def __init__(self, house: House, faults: Faults, seed: int) -> None:
         self.house = house
@@ -129,7 +129,7 @@ class Soak:
         self.over = threading.Event()
         self.answers: Counter[str] = Counter()
         self.wrong: list[str] = []
-        # What the controller's worker held at the end of each quarter.
+        # The memory of the controller's worker at the end of each quarter.
         self.memory_mb: list[float] = []
         self._lock = threading.Lock()
 
@@ -161,7 +161,7 @@ class Soak:
         word = f"{rng.random()} "
         response = self._ask(model_id, {"tokens": 2, "delay_s": 0.02, "echo": word})
         if response.status_code == 200 and response.json()["text"] != word * 2:
-            self.wrong.append(f"somebody else's answer: {response.text}")
+            self.wrong.append(f"another client's answer: {response.text}")
         return self._result_of(response)
 
     def _read_stream(self, rng: random.Random, model_id: str) -> str:
@@ -190,7 +190,7 @@ class Soak:
         except requests.Timeout:
             return "left"
         except requests.ConnectionError as exc:
-            # What requests makes of a time-out within an answer's body.
+            # So the package reports a time-out within an answer's body.
             if exc.args and isinstance(exc.args[0], ReadTimeoutError):
                 return "left"
             raise
@@ -204,5 +204,5 @@ class Soak:
 
     def _check_code(self, code: object) -> str:
         if code not in EXPECTED:
-            self.wrong.append(f"an error nobody caused: {code}")
+            self.wrong.append(f"an unexplained error: {code}")
         return str(code)

@@ -43,5 +43,5 @@ class Reader:
     def read(self, timeout_s: float = 60) -> list[dict[str, Any] | None]:
         """Return all events once the stream has ended."""
         self._thread.join(timeout_s)
-        assert not self._thread.is_alive(), f"the stream goes on after {timeout_s} s: {self.events[-1:]}"
+        assert not self._thread.is_alive(), f"the stream has not ended after {timeout_s} s: {self.events[-1:]}"
         return self.events

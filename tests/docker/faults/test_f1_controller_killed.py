@@ -21,9 +21,9 @@ MUTATION = Mutation(
     "controller/supervisor/watching/reconcile.py",
     'elif found is not None and found.status == "running":',
     'elif found is not None and found.status == "paused":',
-    "test_f1_the_next_controller_finds_all_right",
+    "test_f1_the_next_controller_knows_the_state",
 )
-# Point → what leads to it: the boot with another models.yaml, a start, or a stop of a running model.
+# Point → what leads to it: a boot with another models.yaml, a start, or a stop of a running model.
 POINTS = {
     "rendered": "boot",
     "half written": "boot",
@@ -43,7 +43,7 @@ def all_containers(house: House, model_id: str) -> list[str]:
 
 
 def crash(house: House, point: str, trigger: Path) -> None:
-    """Bring the controller to its point; returns when it is dead."""
+    """Bring the controller to the point, and return when it is dead."""
     way = POINTS[point]
     if way == "boot":
         trigger.touch()
@@ -64,9 +64,9 @@ def crash(house: House, point: str, trigger: Path) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_f1_the_next_controller_finds_all_right(build_house: Build, tmp_path: Path, point: str, figure: Figure) -> None:
-    """Wherever it dies, its files can be read, and the next one knows within 10 s what runs: a model that ran does so
-    still, and no model has two containers."""
+def test_f1_the_next_controller_knows_the_state(build_house: Build, tmp_path: Path, point: str, figure: Figure) -> None:
+    """Wherever it dies, its files are readable, and the next one knows within 10 s what runs: a model that ran still
+    runs, and no model has two containers."""
     trigger = tmp_path / "armed"
     house = build_house({"kept": {}, "echo": {}}, ORCHESTRAR_TEST_CRASH=f"{point}:{trigger}")
     house.ask("kept", "hello").raise_for_status()
@@ -96,7 +96,7 @@ def test_f1_the_next_controller_finds_all_right(build_house: Build, tmp_path: Pa
 def test_f1_a_conversion_is_not_left_behind(
     build_house: Build, tmp_path: Path, is_removed: bool, figure: Figure
 ) -> None:
-    """A conversion whose controller died is ended by the next one, which begins it anew where somebody wants it."""
+    """The next controller ends a conversion whose controller died, and begins it again if a client asks for it."""
     trigger = tmp_path / "armed"
     slow = {"gguf": True, "env": {"FAKE_PREPARE_S": "300"}}
     house = build_house({"kept": {}, "made": slow}, start=False, ORCHESTRAR_TEST_CRASH=f"preparing:{trigger}")

@@ -1,4 +1,4 @@
-"""F5: a model that hangs is unready within 15 s and nobody waits for it; a pause by hand is respected and named."""
+"""F5: a hung model is unready within 15 s and no client waits for it; a pause by hand is respected and named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MUTATION = Mutation(
     "if False:",
     "test_f5_a_pause_by_hand",
 )
-# The promise; and what a client may wait beyond it for its own answer to arrive.
+# The promise; and how much longer a client may wait for its own answer to arrive.
 UNREADY_WITHIN_S = 15.0
 SLACK_S = 3.0
 LONG = {"tokens": 800, "delay_s": 0.05}
@@ -33,7 +33,7 @@ def house(build_house: Build) -> House:
 
 
 def running_stream(house: House, model_id: str) -> Any:
-    """The lines of a stream that has begun."""
+    """Begin a stream, and return its further lines."""
     lines = house.ask(model_id, LONG, stream=True).iter_lines()
     next(lines)
     return lines
@@ -45,7 +45,7 @@ def last_event(lines: Any) -> dict[str, Any]:
 
 
 def signal_all(container: str, name: str) -> None:
-    """To all that runs inside but its init, which hangs for nobody."""
+    """Send the signal to every process inside except its init."""
     docker("exec", container, "sh", "-c", f"kill -{name} -1")
 
 
@@ -54,8 +54,8 @@ def whole_answer(house: House, model_id: str) -> requests.Response:
 
 
 def test_f5_a_pause_by_hand(house: House) -> None:
-    """A stream that is paused ends with an error event and a whole answer with 504; new requests get 503 with the way
-    on; the container stays paused until its owner lets it go on, and serves then."""
+    """In a pause a stream ends with an error event and a whole answer with 504; new requests get 503 and the command to
+    use; the container stays paused until its owner unpauses it, and then serves."""
     lines = running_stream(house, "paused")
     (container,) = house.containers("paused")
     with ThreadPoolExecutor(1) as pool:
@@ -84,7 +84,7 @@ def test_f5_a_pause_by_hand(house: House) -> None:
 
 
 def test_f5_a_short_pause_costs_nothing(house: House) -> None:
-    """A stream goes on after a pause of a moment, such as `docker commit` makes."""
+    """A stream continues after a short pause, such as `docker commit` makes."""
     stream = house.ask("paused", {"tokens": 40, "delay_s": 0.05}, stream=True)
     lines = stream.iter_lines()
     next(lines)
@@ -97,7 +97,7 @@ def test_f5_a_short_pause_costs_nothing(house: House) -> None:
 
 def test_f5_a_hung_process(house: House) -> None:
     """A process that is stopped from outside is unready within 15 s: its stream ends with an error event, a whole
-    answer with 504, and the next request starts it."""
+    answer with 504, and the next request starts it again."""
     lines = running_stream(house, "stopped")
     (container,) = house.containers("stopped")
     with ThreadPoolExecutor(1) as pool:
@@ -116,7 +116,7 @@ def test_f5_a_hung_process(house: House) -> None:
 
 
 def test_f5_idle_ones_that_hang(house: House, figure: Figure) -> None:
-    """A hang is found without any request, so that the next one need not wait for it; of several as fast as of one."""
+    """A hang is found without any request, so that the next one need not wait; several as fast as one."""
     names = ("paused", "stopped", "busy")
     for name in names:
         house.ask(name, "hello").raise_for_status()
@@ -131,7 +131,7 @@ def test_f5_idle_ones_that_hang(house: House, figure: Figure) -> None:
 
 
 def test_f5_a_busy_model_is_not_hung(house: House) -> None:
-    """A model whose processor works is left alone, though its server answers nobody."""
+    """A model that uses its processor is left alone, even if its server does not answer."""
     house.ask("busy", "hello").raise_for_status()
     (container,) = house.containers("busy")
     signal_all(container, "STOP")

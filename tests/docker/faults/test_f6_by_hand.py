@@ -40,7 +40,7 @@ def state(house: House, model_id: str = "echo") -> str:
 
 @pytest.mark.parametrize("deed", BY_HAND)
 def test_f6_an_end_by_hand(house: House, deed: str, figure: Figure) -> None:
-    """Without any request the state follows, and the next request starts the model again."""
+    """The state follows without any request, and the next request starts the model again."""
     house.ask("echo", "hello").raise_for_status()
     BY_HAND[deed](house)
     ended_at = time.monotonic()
@@ -51,7 +51,7 @@ def test_f6_an_end_by_hand(house: House, deed: str, figure: Figure) -> None:
 
 @pytest.mark.parametrize("deed", BY_HAND)
 def test_f6_an_end_by_hand_in_mid_stream(house: House, deed: str) -> None:
-    """The stream ends with an error event and without its proper end, and a request right after it works."""
+    """The stream ends with an error event and without its regular end, and a request right after it works."""
     lines = house.ask("echo", {"tokens": 2000, "delay_s": 0.05}, stream=True).iter_lines()
     next(lines)
     BY_HAND[deed](house)
@@ -62,7 +62,7 @@ def test_f6_an_end_by_hand_in_mid_stream(house: House, deed: str) -> None:
 
 
 def test_f6_an_up_by_hand_is_adopted(house: House) -> None:
-    """A container that the user started is served from, is not started twice, and idles out like any other."""
+    """A container that the user started serves requests and is not started a second time."""
     house.ask("echo", "hello").raise_for_status()
     house.compose("rm", "--stop", "--force", "echo")
     until("the state follows", lambda: state(house) == "stopped", NOTICED_WITHIN_S)
@@ -76,7 +76,7 @@ def test_f6_an_up_by_hand_is_adopted(house: House) -> None:
 
 
 def test_f6_a_restart_by_hand_is_waited_for(house: House) -> None:
-    """After `docker restart` requests wait for the model to load again, and none of them fails."""
+    """After `docker restart` requests wait until the model is loaded again, and none of them fails."""
     house.ask("loading", "hello").raise_for_status()
     (container,) = house.containers("loading")
     docker("restart", "--time", "1", container)

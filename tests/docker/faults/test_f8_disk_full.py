@@ -29,7 +29,7 @@ MUTATION = Mutation(
 
 
 def files(house: House) -> dict[str, bytes]:
-    """All that the controller keeps, but for its log."""
+    """Return all files that the controller keeps, except its log."""
     folders = (house.compose_dir, house.data_dir)
     paths = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
     return {str(path.relative_to(house.folder)): path.read_bytes() for path in paths}
@@ -42,9 +42,9 @@ def port_of(house: House, model_id: str) -> int:
 
 @pytest.mark.parametrize("step", ["open", "fsync", "rename"])
 def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step: str, figure: Figure) -> None:
-    """No space left at a step of writing: what runs serves on, what stopped starts, a restarted controller comes up.
+    """Without space at a step of writing, running models keep serving, stopped ones start, a controller comes up again.
 
-    A start that has to write fails by that reason. No file is changed or left in halves; with space again, all work.
+    A start that must write fails with that reason. No file is changed or left half written; with space, all work again.
     """
     switch = tmp_path / "full"
     models = {"echo": {}, "second": {}, "moved": {}, "made": {"gguf": True}}
@@ -58,7 +58,7 @@ def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step:
 
     refusal_count = 0
     with socket.create_server(("127.0.0.1", port_of(house, "moved"))):
-        # One has to move off a taken port, the other to be converted.
+        # One must move away from a taken port, the other must be converted.
         for model_id in ("moved", "made"):
             response = house.ask(model_id, "hello")
             error = check_error(response.status_code, response.json(), 503, "files_unwritable")
@@ -86,7 +86,7 @@ DISK_BYTES = 512 * 1024
 
 @contextmanager
 def small_disk(house: House) -> Iterator[None]:
-    """The controller's folders on a real disk of half a megabyte."""
+    """Put the controller's folders on a real disk of half a megabyte."""
     disks = (house.data_dir, house.compose_dir)
     for folder in disks:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0755", "tmpfs", folder], check=True)
@@ -114,8 +114,8 @@ def free(house: House) -> None:
 
 
 def test_f8_a_real_full_disk(build_house: Build, figure: Figure) -> None:
-    """Where the kernel itself refuses each byte: what runs serves, /status and /models answer, a download, a conversion
-    and a reload say what is wrong and leave no half-written file; with space again all of them are done."""
+    """If the kernel refuses every byte, running models serve, /status and /models answer, a download, a conversion and
+    a reload report the reason and leave no half-written file; with space again all of them work."""
     hub = HubServer()
     hub.repos["tiny/model"] = Repo({"config.json": b"{}", "model.safetensors": os.urandom(200_000)})
     models = {

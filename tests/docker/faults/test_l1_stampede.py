@@ -24,7 +24,7 @@ MUTATION = Mutation(
 
 
 def test_l1_a_stampede_causes_one_start(build_house: Build, tmp_path: Path, figure: Figure) -> None:
-    """Of 200 simultaneous first requests each gets its own answer, or 503 with `Retry-After`; one container is created
+    """Each of 200 simultaneous first requests gets its own answer, or 503 with `Retry-After`; one container is created
     and started, by one `docker compose up`."""
     house = build_house({"slow": {"env": {"FAKE_START_S": "1.5"}}}, PATH=docker_with_a_log(tmp_path))
     all_here = threading.Barrier(CLIENTS)

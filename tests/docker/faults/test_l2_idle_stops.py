@@ -11,7 +11,7 @@ from tests.docker.conftest import Build
 from tests.promises.mutation import Mutation
 
 MODELS, ROUNDS = 10, 20
-# A stop takes some tenths of a second: the request comes before, in or after it.
+# A stop takes some tenths of a second: the request comes before it, during it or after it.
 LONGEST_REST_S = 0.6
 SEED = 77
 MUTATION = Mutation(
@@ -23,8 +23,7 @@ MUTATION = Mutation(
 
 
 def test_l2_requests_meet_idle_stops(build_house: Build, figure: Figure) -> None:
-    """Of 200 requests, each of which meets the stop of its model for want of use (`keep_alive` 0) somewhere in its
-    course, all are answered."""
+    """All of 200 requests are answered, although each meets the idle stop (`keep_alive` 0) of its model."""
     house = build_house({f"echo{number}": {} for number in range(MODELS)})
 
     def client(number: int) -> list[str]:

@@ -27,14 +27,14 @@ def house(build_house: Build) -> House:
 
 
 def idle_stop_after(house: House, released_at: float) -> float:
-    """Seconds until the model's container has ended."""
+    """Wait until the model's container has ended, and return the seconds since the release."""
     until("the idle model has ended", lambda: house.containers("echo") == [], IDLE_S + 10)
     return time.monotonic() - released_at
 
 
 def test_l3_a_long_stream_is_not_cut(house: House, figure: Figure) -> None:
-    """A stream of three times the idle timeout arrives whole, and the whole timeout follows its end."""
-    # The monitor now waits for the idle deadline that this leaves, and so looks in the middle of the stream.
+    """A stream of three times the idle timeout arrives complete, and the full timeout follows its end."""
+    # The monitor now waits for this request's idle deadline, and so looks in the middle of the stream.
     house.ask("echo", "short").raise_for_status()
     started_at = time.monotonic()
     stream = Reader(house.ask("echo", {"tokens": 12, "delay_s": 3 * IDLE_S / 12}, stream=True))
@@ -51,7 +51,7 @@ def test_l3_a_long_stream_is_not_cut(house: House, figure: Figure) -> None:
 
 
 def test_l3_the_last_of_many_counts(house: House) -> None:
-    """Short requests beside a long one do not begin the idle time."""
+    """A short request beside a long one does not begin the idle time."""
     stream = Reader(house.ask("echo", {"tokens": 6, "delay_s": 3 * IDLE_S / 6}, stream=True))
     house.ask("echo", "short").raise_for_status()
     *_, last = stream.read()

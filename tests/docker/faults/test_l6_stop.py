@@ -31,7 +31,7 @@ def test_l6_a_stop_is_bounded(build_house: Build, figure: Figure) -> None:
     started_at = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         stop = pool.submit(house.post, "/stop", {"model_id": "stubborn"})
-        until("it drains", lambda: house.status("stubborn")["state"] == "draining", 5)
+        until("the model drains", lambda: house.status("stubborn")["state"] == "draining", 5)
         refusal = house.ask("stubborn", "hello")
         check_error(refusal.status_code, refusal.json(), 503, "model_stopping")
         response = stop.result(60)

@@ -1,4 +1,4 @@
-"""L8: a slow start goes on for as long as it shows progress."""
+"""L8: a slow start continues for as long as it shows progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MUTATION = Mutation(
 
 @pytest.mark.parametrize("sign", ["FAKE_LOG_EVERY_S", "FAKE_PHASE_EVERY_S"])
 def test_l8_progress_extends_the_start(build_house: Build, figure: Figure, sign: str) -> None:
-    """A start of three times `start_timeout` that writes its log, or tells of phases, ends well."""
+    """A start of three times `start_timeout` that writes log lines, or reports phases, succeeds."""
     house = build_house(
         {"slow": {"start_timeout": f"{TIMEOUT_S}s", "env": {"FAKE_START_S": f"{3 * TIMEOUT_S}", sign: "0.5"}}}
     )
@@ -35,7 +35,7 @@ def test_l8_progress_extends_the_start(build_house: Build, figure: Figure, sign:
 
 
 def test_l8_silence_ends_the_start(build_house: Build, figure: Figure) -> None:
-    """One that shows nothing is stopped after `start_timeout`, with a card that says so."""
+    """A start without any progress is stopped after `start_timeout`, with a card that says so."""
     house = build_house({"silent": {"start_timeout": f"{TIMEOUT_S}s", "env": {"FAKE_START_S": "60"}}})
     started_at = time.monotonic()
     refusal = house.ask("silent", "hello")

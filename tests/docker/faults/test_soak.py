@@ -1,4 +1,4 @@
-"""A soak: random faults for a while, after which nothing has grown. `make soak` runs it; `make test` does not."""
+"""A soak: after random faults for some minutes nothing has grown. `make soak` runs it; `make test` does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(0)]
 
 @dataclass(frozen=True)
 class Holdings:
-    """What the controller (gunicorn's master and worker) and Docker hold for it."""
+    """What the controller (gunicorn's master and worker) holds, and Docker for it."""
 
     descriptors: int
     threads: int
@@ -53,7 +53,7 @@ def _read(pid: int, name: str) -> list[str]:
 
 
 def children(pid: int) -> list[int]:
-    """All below it."""
+    """Return all descendants of the process."""
     pids = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):
@@ -68,8 +68,8 @@ def rows(house: House) -> list[dict[str, Any]]:
 
 
 def used_and_stopped(house: House) -> Holdings:
-    """What is held after every model served some clients at once, and was stopped: the same state before and after."""
-    until("no pause is still to be noticed as over", lambda: all(row["state"] != "paused" for row in rows(house)), 30)
+    """Use every model with several clients at once, stop it, and return what is held: comparable before and after."""
+    until("no model is paused", lambda: all(row["state"] != "paused" for row in rows(house)), 30)
     for model_id in MODELS:
         house.post("/run", {"model_id": model_id}, timeout=HANG_S).raise_for_status()
         with ThreadPoolExecutor(2 * CLIENTS) as pool:
@@ -77,13 +77,13 @@ def used_and_stopped(house: House) -> Holdings:
             for answer in [pool.submit(house.ask, model_id, script) for _ in range(2 * CLIENTS)]:
                 answer.result().raise_for_status()
         house.post("/stop", {"model_id": model_id}).raise_for_status()
-    until("all is given back", lambda: not any(row["in_flight"] for row in rows(house)), 30)
+    until("no request is in flight", lambda: not any(row["in_flight"] for row in rows(house)), 30)
     result: Holdings = until("only docker events runs", lambda: holdings_at_rest(house), 30)
     return result
 
 
 def holdings_at_rest(house: House) -> Holdings | None:
-    """What is held while no look at Docker is under way; None when one is, or begins meanwhile."""
+    """Return what is held while no look at Docker is under way; None if one is, or begins meanwhile."""
     with suppress(OSError):
         before, result, after = house.docker_commands(), holdings(house), house.docker_commands()
         if before == after and all(" events " in command for command in before.values()):
@@ -92,8 +92,8 @@ def holdings_at_rest(house: House) -> Holdings | None:
 
 
 def test_nothing_grows(build_house: Build, gate: Gate, pytestconfig: pytest.Config) -> None:
-    """After minutes of random requests and faults the controller holds what it held before, no request hung, and every
-    error was one of those that the faults explain."""
+    """After minutes of random requests and faults the controller holds what it held before, no request hung, and the
+    faults explain every error."""
     minutes = float(pytestconfig.getoption("--soak-minutes"))
     seed = int(pytestconfig.getoption("--soak-seed") or random.randrange(10**6))
     print(f"\nsoak: {minutes:g} minutes, seed {seed} (--soak-seed={seed} repeats its choices)", flush=True)
@@ -104,7 +104,7 @@ def test_nothing_grows(build_house: Build, gate: Gate, pytestconfig: pytest.Conf
     soak = Soak(house, Faults(house, gate), seed)
     started_at = time.monotonic()
     soak.run(minutes)
-    until("it is well again", lambda: house.get("/health").json()["status"] == "ok", 60)
+    until("the controller is healthy", lambda: house.get("/health").json()["status"] == "ok", 60)
     after = used_and_stopped(house)
     took_s = time.monotonic() - started_at
     print(f"after {took_s:.0f} s: answers {dict(soak.answers)}, faults {dict(soak.faults.counts)}")
@@ -116,7 +116,7 @@ def test_nothing_grows(build_house: Build, gate: Gate, pytestconfig: pytest.Conf
     assert after.descriptors <= before.descriptors + 2 * CLIENTS
     assert after.threads <= before.threads + 2 * CLIENTS
     assert after.rss_kb <= before.rss_kb * 1.25 + 8 * 1024
-    # Threads, buffers and caches come to their size at first; a leak goes on.
+    # Threads, buffers and caches reach their size at first; a leak continues.
     assert soak.memory_mb[-1] <= soak.memory_mb[-2] * 1.05
     assert (before.processes, before.networks, before.volumes) == (after.processes, after.networks, after.volumes)
     assert after.containers <= len(MODELS)
