@@ -22,7 +22,7 @@ MUTATIONS = [pytest.param(file, mutation, id=file.stem) for _, file, mutation in
 def test_the_page_lists_every_promise() -> None:
     """docs/reliability.md holds each promise in words and the files of its tests as they are now.
 
-    `python -m tests.promises.page` puts the table right.
+    `python -m tests.promises.page` corrects the table.
     """
     page = PAGE.read_text(encoding="utf-8")
     assert page == rewritten(page, figures_in(page))

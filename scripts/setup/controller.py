@@ -189,7 +189,7 @@ def stop_controller(site: Site) -> bool:
     pid = controller_pid(layout)
     if pid is None:
         return False
-    # In the background it has a session of its own; in the foreground make belongs to its group as well.
+    # In the background it has its own session; in the foreground make belongs to its group as well.
     in_own_group = os.getpgid(pid) == pid
     os.kill(pid, signal.SIGTERM)
     grace_s = layout.stop_grace_s + STOP_MARGIN_S

@@ -122,7 +122,7 @@ class EngineStep:
         site.say("installing the distribution's docker.io, since there is no engine on this machine and you are root")
         install_packages(site, "docker.io")
         if site.shell.which("docker") is None:
-            # Newer releases keep the client in a package of its own, which docker.io only recommends.
+            # Newer releases keep the client in a separate package, which docker.io only recommends.
             install_packages(site, "docker-cli")
 
     def _start(self) -> None:

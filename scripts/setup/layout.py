@@ -1,4 +1,4 @@
-"""Where everything of a checkout lies, and the names it uses."""
+"""The paths of a checkout, and the names that it uses."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def _acquire(descriptor: int, console: Console) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-                return  # a file system without locks: go on without one
+                return  # a file system without locks: continue without one
         else:
             return
         if not is_announced:

@@ -1,4 +1,4 @@
-"""A gate before the engine's socket: shut, the engine is away; frozen, it hangs; for other users it is as ever.
+"""A gate before the engine's socket: shut, the engine is away; frozen, it hangs; other users notice nothing.
 
 Run as a program it is the gate's process: `docker_gate.py GATE_SOCKET ENGINE_SOCKET`.
 """

@@ -112,7 +112,7 @@ def test_answers_keep_their_schemas_among_free_ones(client: OpenAI) -> None:
     whole = [(schema, choice) for schema, choice in answers if schema is not None and choice.finish_reason == "stop"]
     for schema, choice in whole:
         Draft202012Validator(SCHEMAS[schema]).validate(json.loads(choice.message.content))
-    # A small model may go on with a list that has no end.
+    # A small model may continue a list without end.
     assert {schema for schema, _ in whole} >= set(range(len(SCHEMAS))) - {ENDLESS}
 
 

@@ -1,6 +1,6 @@
 """Break each promise by one line of the product, in a copy, and see its test fail: `python -m tests.promises.mutants`.
 
-Arguments are promises (`L1 F3`); without any, all that declare a mutation. Two are tested at a time, in a copy each.
+Arguments are promises (`L1 F3`); without any, all that declare a mutation. Three are tested at a time, in a copy each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from queue import SimpleQueue
 from controller.settings import ROOT
 from tests.promises.mutation import Mutation, declared
 
-# The docker tests of the whole suite, too, run two at a time, and with the same bounds.
-AT_ONCE = 2
+# As many as of the docker tests in `make test`, which hold the same bounds beside each other.
+AT_ONCE = 3
 # A test that hangs on a broken product has noticed it, too. That counts only when it runs alone: beside another one it
 # may merely be slow.
 TEST_TIMEOUT_S = 90

@@ -1,1 +1,1 @@
-"""The package that stands where the real runner's stands."""
+"""The package in the place of the real runner's."""
