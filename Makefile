@@ -2,8 +2,9 @@ PYTHON ?= python3
 SETUP = $(PYTHON) -m scripts.setup
 VENV_PYTHON = .venv/bin/python
 
-# These tests mostly wait, for Docker and for time to pass. Those with real models compute, so they run separately.
-TWO_FILES_AT_ONCE = -n 2 --dist loadfile --no-loadscope-reorder
+# One test file per process, the longest first. The docker tests mostly wait, for Docker and for time to pass, so three run at
+# once; those with real models compute, so two do, and separately.
+BY_FILE = --dist loadfile --no-loadscope-reorder
 
 # The tests start Python some hundred times, which would otherwise compile all our modules each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -39,8 +40,8 @@ test-fast: ## run the tests that need no Docker
 test: ## set everything up, then run lint and the whole test suite
 	@$(SETUP) test-env
 	@$(MAKE) --no-print-directory lint test-fast
-	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -m "docker and not real_model"
-	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -m real_model
+	$(VENV_PYTHON) -m pytest -n 3 $(BY_FILE) -m "docker and not real_model"
+	$(VENV_PYTHON) -m pytest -n 2 $(BY_FILE) -m real_model
 
 faults: ## run the tests of docs/reliability.md; print a table of verdicts and figures (also in faults.json)
 	@$(SETUP) test-env
@@ -53,7 +54,7 @@ faults-mutants: ## break each promise by one line, in a copy, and see its test f
 MINUTES ?= 15
 soak: ## run random faults (MINUTES=15) beside random interleavings; nothing that the controller holds may grow
 	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest $(TWO_FILES_AT_ONCE) -raP --timeout=0 --hypothesis-profile=long --soak-minutes=$(MINUTES) \
+	$(VENV_PYTHON) -m pytest -n 2 $(BY_FILE) -raP --timeout=0 --hypothesis-profile=long --soak-minutes=$(MINUTES) \
 		tests/controller/supervisor/test_state_machine.py tests/docker/faults/test_soak.py
 
 test-llamacpp: bench-peers ## run the tests with llama.cpp's own server, which bench-peers builds

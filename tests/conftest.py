@@ -62,7 +62,7 @@ def pytest_runtest_makereport(
         return report
     outcome = item.config.stash[OUTCOMES][promise]
     if report.when == "call":
-        outcome.note(item.nodeid, passed=report.passed, error=call.excinfo.value if call.excinfo else None)
+        outcome.note(item.nodeid, has_passed=report.passed, error=call.excinfo.value if call.excinfo else None)
         outcome.figures.update({name: str(value) for name, value in report.user_properties})
     elif report.failed:
         outcome.broken_setups.append(item.nodeid)

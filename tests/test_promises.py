@@ -22,7 +22,7 @@ MUTATIONS = [pytest.param(file, mutation, id=file.stem) for _, file, mutation in
 def test_the_page_lists_every_promise() -> None:
     """docs/reliability.md holds each promise in words and the files of its tests as they are now.
 
-    `python -m tests.promises.page` puts the table right.
+    `python -m tests.promises.page` corrects the table.
     """
     page = PAGE.read_text(encoding="utf-8")
     assert page == rewritten(page, figures_in(page))
@@ -60,12 +60,12 @@ def test_a_product_that_does_not_come_up_is_no_verdict(tmp_path: Path, monkeypat
     with pytest.raises(NeverUp) as never_up:
         house.start()
     outcome = Outcome()
-    outcome.note("test_x", passed=False, error=never_up.value)
+    outcome.note("test_x", has_passed=False, error=never_up.value)
     assert "ERROR" == outcome.verdict
     monkeypatch.setattr(house, "_was_up", True)
     with pytest.raises(AssertionError) as failure:
         house.start()
-    outcome.note("test_x", passed=False, error=failure.value)
+    outcome.note("test_x", has_passed=False, error=failure.value)
     assert "BROKEN" == outcome.verdict
 
 
@@ -74,8 +74,8 @@ def test_a_test_over_its_time_limit_is_noted() -> None:
     outcome = Outcome()
     with pytest.raises(pytest.fail.Exception) as time_limit:
         pytest.fail(importlib.import_module("pytest_timeout").PYTEST_FAILURE_MESSAGE % 90.0)
-    outcome.note("test_slow", passed=False, error=time_limit.value)
-    outcome.note("test_wrong", passed=False, error=AssertionError("not within 30 s"))
+    outcome.note("test_slow", has_passed=False, error=time_limit.value)
+    outcome.note("test_wrong", has_passed=False, error=AssertionError("not within 30 s"))
     assert ["test_slow", "test_wrong"] == outcome.failed
     assert ["test_slow"] == outcome.timed_out
 
@@ -92,8 +92,8 @@ def test_a_mutation_that_does_not_fit_is_an_error() -> None:
 def test_the_table_shows_every_verdict() -> None:
     """A promise with one failed test is broken whatever else passed; one without tests is not said to hold."""
     outcomes = {
-        "L1": Outcome(passed=["a"], figures={"creations": "1", "starts": "1"}),
-        "L2": Outcome(passed=["a"], failed=["b"]),
+        "L1": Outcome(passes=["a"], figures={"creations": "1", "starts": "1"}),
+        "L2": Outcome(passes=["a"], failed=["b"]),
     }
     first, second, third, *_ = as_text(outcomes).splitlines()
     assert "L1   holds      creations 1, starts 1" == first

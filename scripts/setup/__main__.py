@@ -12,9 +12,9 @@ from scripts.setup.console import Console, last_lines
 from scripts.setup.controller import (
     ControllerStep,
     controller_pid,
-    forget_build_output,
     gunicorn_command,
     make_way,
+    remove_build_output,
     stop_controller,
 )
 from scripts.setup.engine import EngineStep
@@ -34,7 +34,7 @@ INTERRUPTED = 130
 
 
 def machine_steps(site: Site) -> list[Step]:
-    """Everything that the controller needs before it starts."""
+    """Return the steps that set up everything that the controller needs before it starts."""
     return [
         VenvStep(site),
         EngineStep(site),
@@ -47,7 +47,7 @@ def machine_steps(site: Site) -> list[Step]:
 
 
 def development_step(site: Site) -> Step:
-    """The tools that check and test the code."""
+    """Return the step that installs the tools which check and test the code."""
     return VenvStep(site, name="development tools", slug="venv-dev", requirements="requirements-dev.txt")
 
 
@@ -55,28 +55,28 @@ def up(site: Site) -> None:
     """Set everything up and run the controller in the background."""
     run_steps(site, [*machine_steps(site), ControllerStep(site)])
     site.console.say(
-        f"Orchestrar answers at http://{site.layout.address} (make logs follows it, make down stops it). Try:\n"
+        f"Orchestrar runs at http://{site.layout.address} (make logs shows its log, make down stops it). Try:\n"
         f"  curl -X POST http://{site.layout.address}/inference "
         """-d '{"model_id": "smollm2-135m", "prompt": "What is the capital of France?", "temperature": 0}'"""
     )
 
 
 def dev_env(site: Site) -> None:
-    """The virtual environment with the development tools."""
+    """Set up the virtual environment with the development tools."""
     run_steps(site, [VenvStep(site), development_step(site)])
 
 
 def test_env(site: Site) -> None:
-    """Everything that the whole test suite needs."""
+    """Set up everything that the whole test suite needs."""
     first, *rest = machine_steps(site)
     run_steps(site, [first, development_step(site), *rest])
 
 
 def prepare_serve(site: Site) -> None:
-    """Everything but the controller, which then takes this process's place."""
+    """Set up everything but the controller, which then replaces this process."""
     pid = controller_pid(site.layout)
     if pid is not None:
-        raise SetupError(f"the controller runs already (pid {pid}); stop it first: make down")
+        raise SetupError(f"the controller is already running (pid {pid}); stop it first: make down")
     run_steps(site, machine_steps(site))
     make_way(site)
 
@@ -84,19 +84,19 @@ def prepare_serve(site: Site) -> None:
 def down(site: Site) -> None:
     """Stop the controller, then the models."""
     site.console.say("==> controller")
-    site.say("stopped" if stop_controller(site) else "it was not running")
+    site.say("stopped" if stop_controller(site) else "was not running")
     site.console.say("==> models")
     site.shell.log.unlink(missing_ok=True)
     remove_models(site)
-    site.say("none runs; downloads, prepared volumes and images stay")
+    site.say("none is running now; downloads, prepared volumes and images are kept")
 
 
 def clean(site: Site) -> None:
     """Remove what the set-up can make again."""
     pid = controller_pid(site.layout)
     if pid is not None:
-        raise SetupError(f"the controller runs (pid {pid}); stop it first: make down")
-    for path in forget_build_output(site.layout):
+        raise SetupError(f"the controller is running (pid {pid}); stop it first: make down")
+    for path in remove_build_output(site.layout):
         site.say(f"removed {path}")
     site.say(f"kept: {site.layout.data} (weights, logs), Docker images and volumes")
 
@@ -106,7 +106,7 @@ UNLOCKED = ("down",)
 
 
 def main(arguments: list[str], console: Console) -> int:
-    """Do what the verb says and return the exit code; a failure is printed with the end of its log."""
+    """Do what the verb says and return the exit code; print a failure with the end of its log."""
     parser = argparse.ArgumentParser(prog="python3 -m scripts.setup", description=__doc__)
     parser.add_argument("verb", choices=(*VERBS, "logs"))
     verb = parser.parse_args(arguments).verb
@@ -127,13 +127,13 @@ def main(arguments: list[str], console: Console) -> int:
         console.say(f"error: {error}; is the disk full, or does the folder belong to another user?")
         return 1
     except KeyboardInterrupt:
-        console.say("\ninterrupted; run the same command again to go on where it stopped")
+        console.say("\ninterrupted; run the same command again to continue where it stopped")
         return INTERRUPTED
     return 0
 
 
 def make_site(layout: Layout, console: Console, verb: str, lock_fd: int | None) -> Site:
-    """This machine, for the steps to work on."""
+    """Return this machine, for the steps to work on."""
     shell = RealShell(console, layout.setup_logs / f"{verb}.log", lock_fd=lock_fd)
     return Site(layout=layout, host=Host.detect(), shell=shell, console=console, environ=os.environ)
 
@@ -147,14 +147,14 @@ def serve_here(layout: Layout) -> None:
 
 
 def follow_logs(layout: Layout) -> int:
-    """Show the end of the controller's log and what is added to it."""
+    """Show the end of the controller's log, and follow it."""
     if not layout.controller_log.exists():
         raise SetupError("the controller has no log yet; start it in the background: make up")
     os.execvp("tail", ["tail", "-n", "100", "-F", str(layout.controller_log)])
 
 
 def report(error: SetupError, console: Console) -> int:
-    """Print what failed, the end of its log, and where the whole log lies."""
+    """Print what failed, the end of its log and the path of the whole log."""
     console.say(f"error: {error.message}")
     lines = last_lines(error.log, 20) if error.log else []
     if lines:

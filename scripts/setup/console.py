@@ -1,4 +1,4 @@
-"""What a person sees: lines, the tail of a running command, the table at the end."""
+"""What the user sees: lines, the tail of a running command, the table at the end."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Console:
-    """Writes lines to `out`; while a command runs, one changing line on a terminal, else a line every ten seconds."""
+    """Writes lines to `out`; for a running command one changing line on a terminal, else a line every ten seconds."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
         self._is_terminal = self._out.isatty()
-        self._started = self._spoke = time.monotonic()
+        self._started_at = self._shown_at = time.monotonic()
         self._line_is_open = False
 
     def say(self, text: str) -> None:
-        """Print a line, after wiping the changing one."""
+        """Print a line, in place of the changing one."""
         self._wipe()
         print(text, file=self._out, flush=True)
 
     def begin_command(self) -> None:
         """Start the clock of the running command's line."""
-        self._started = self._spoke = time.monotonic()
+        self._started_at = self._shown_at = time.monotonic()
 
     def show_progress(self, tail: str) -> None:
-        """Show how long the command has run and what it said last; cheap to call often."""
+        """Show how long the command has run and its last line of output; cheap to call often."""
         now = time.monotonic()
-        if not self._is_terminal and now - self._spoke < HEARTBEAT_S:
+        if not self._is_terminal and now - self._shown_at < HEARTBEAT_S:
             return
-        self._spoke = now
-        text = f"    … {now - self._started:.0f} s: {tail}" if tail else f"    … {now - self._started:.0f} s"
+        self._shown_at = now
+        text = f"    … {now - self._started_at:.0f} s: {tail}" if tail else f"    … {now - self._started_at:.0f} s"
         if not self._is_terminal:
             print(text[:200], file=self._out, flush=True)
             return
@@ -56,7 +56,7 @@ class Console:
 
 
 def last_lines(path: Path, count: int, *, start: int = 0) -> list[str]:
-    """The last non-empty lines of a log from byte `start` on, without colours; of a progress bar its last state."""
+    """Return a log's last non-empty lines after byte `start`, without colours; of a progress bar its last state."""
     try:
         with path.open("rb") as log:
             size = log.seek(0, 2)

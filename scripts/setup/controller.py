@@ -25,7 +25,7 @@ STOP_MARGIN_S = 20.0
 
 
 def gunicorn_command(layout: Layout) -> list[str]:
-    """The server's command line; the path of its pid file is also what we know our own process by."""
+    """Return the server's command line; by the path of its pid file we also recognise our own process."""
     config = layout.root / "controller" / "server" / "gunicorn_conf.py"
     return [
         str(layout.venv / "bin" / "gunicorn"), "--config", str(config),
@@ -34,9 +34,9 @@ def gunicorn_command(layout: Layout) -> list[str]:
 
 
 def controller_pid(layout: Layout) -> int | None:
-    """The running controller of this data folder, or None; a recycled pid is not mistaken for it.
+    """Return the pid of this data folder's running controller, or None; a recycled pid is not mistaken for it.
 
-    Found by its command line where the pid file is gone, with the data folder perhaps.
+    If the pid file is gone, perhaps with the data folder, it is found by its command line.
     """
     try:
         pid = int(layout.pid_file.read_text(encoding="utf-8").strip())
@@ -44,9 +44,9 @@ def controller_pid(layout: Layout) -> int | None:
         pid = 0
     if is_controller(pid, layout):
         return pid
-    found = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if is_controller(int(entry.name), layout)]
-    # gunicorn's worker has its master's command line, and a higher pid as a rule: the parent of the others is meant.
-    return next((pid for pid in sorted(found) if _parent(pid) not in found), None)
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if is_controller(int(entry.name), layout)]
+    # gunicorn's worker has the same command line as its master, which is the one whose parent is not among them.
+    return next((pid for pid in sorted(pids) if _parent(pid) not in pids), None)
 
 
 def _parent(pid: int) -> int:
@@ -58,7 +58,7 @@ def _parent(pid: int) -> int:
 
 
 def is_controller(pid: int, layout: Layout) -> bool:
-    """Whether that process was started with our pid file."""
+    """Tell whether that process was started with our pid file."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -67,7 +67,7 @@ def is_controller(pid: int, layout: Layout) -> bool:
 
 
 def answers(layout: Layout) -> bool:
-    """Whether GET /health gets any 200 at the controller's address."""
+    """Tell whether GET /health at the controller's address is answered with 200."""
     connection = http.client.HTTPConnection(layout.host, layout.port, timeout=2)
     try:
         connection.request("GET", "/health")
@@ -79,7 +79,7 @@ def answers(layout: Layout) -> bool:
 
 
 def port_is_free(layout: Layout) -> bool:
-    """Whether the controller could listen at its address now."""
+    """Tell whether the controller could listen at its address now."""
     family = socket.AF_INET6 if ":" in layout.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,34 +98,32 @@ class ControllerStep:
     name: str = "controller"
     slug: str = "controller"
 
-    def done(self) -> str | None:
+    def already_there(self) -> str | None:
         layout = self.site.layout
         pid = controller_pid(layout)
         current = pid is not None and read_stamp(layout.started_stamp) == self._fingerprint()
         return f"pid {pid} answers" if current and answers(layout) else None
 
     def _fingerprint(self) -> str:
-        """What a running controller was started from: its code, its settings, models.yaml."""
+        """Return a hash of what a controller is started from: its code, its settings, models.yaml."""
         layout, environ = self.site.layout, self.site.environ
         settings = sorted(
             f"{name}={value}" for name, value in environ.items() if name.startswith(("ORCHESTRAR_", "HF_"))
         )
         models = Path(environ.get("ORCHESTRAR_CONFIG") or layout.root / "config" / "models.yaml")
-        written = models.read_text(encoding="utf-8", errors="replace") if models.is_file() else ""
+        models_text = models.read_text(encoding="utf-8", errors="replace") if models.is_file() else ""
         code = (tree_hash(layout.root / folder) for folder in ("controller", "templates"))
-        return text_hash(written, *settings, *code)
+        return text_hash(models_text, *settings, *code)
 
     def do(self) -> None:
         site, layout = self.site, self.site.layout
         pid = controller_pid(layout)
         if pid is not None and read_stamp(layout.started_stamp) == self._fingerprint():
-            site.say(f"pid {pid} runs already; waiting for its answer")
+            site.say(f"pid {pid} is already running; waiting until it answers")
             self._wait(pid, log_start=0)
             return
         if pid is not None:
-            site.say(
-                f"models.yaml, a setting or the code is not what pid {pid} began with; restarting it, models run on"
-            )
+            site.say(f"models.yaml, a setting or the code changed since pid {pid} began; restarting it, models stay up")
             stop_controller(site)
         make_way(site)
         write_stamp(layout.started_stamp, self._fingerprint())
@@ -137,17 +135,17 @@ class ControllerStep:
             env={"ORCHESTRAR_DATA": str(layout.data)},
         )
         site.say(f"pid {process.pid}, log {layout.controller_log}")
-        self._wait(process.pid, log_start=log_start, ended=process.poll)
+        self._wait(process.pid, log_start=log_start, exit_code=process.poll)
 
-    def _wait(self, pid: int, *, log_start: int, ended: Callable[[], int | None] | None = None) -> None:
+    def _wait(self, pid: int, *, log_start: int, exit_code: Callable[[], int | None] | None = None) -> None:
         layout, console = self.site.layout, self.site.console
         deadline = time.monotonic() + START_S
         console.begin_command()
         try:
             while not (answers(layout) and controller_pid(layout) == pid):
-                code = ended() if ended else None if is_controller(pid, layout) else 1
+                code = exit_code() if exit_code else None if is_controller(pid, layout) else 1
                 if code is not None:
-                    # A negative code names a signal, and zero is no success of something that should go on running.
+                    # A negative code names a signal; and zero is no success for a server.
                     raise SetupError(_last_words(layout, log_start), exit_code=code if code > 0 else 1)
                 if time.monotonic() > deadline:
                     raise SetupError(
@@ -163,14 +161,14 @@ class ControllerStep:
 
 def _last_words(layout: Layout, log_start: int) -> str:
     words = "\n  ".join(last_lines(layout.controller_log, 20, start=log_start))
-    return f"the controller ended while starting (whole log: {layout.controller_log}); it said:\n  {words}"
+    return f"the controller ended while starting (whole log: {layout.controller_log}); its last lines:\n  {words}"
 
 
 def make_way(site: Site) -> None:
-    """Ready for a start when none runs: the port is free (else SetupError) and no stale pid file is left.
+    """Prepare a start while no controller runs: wait for a free port (else SetupError), remove a stale pid file.
 
-    A controller that just died gets time to let go of the port. gunicorn would take a stale file's pid for alive when
-    another process has it now, or nobody has collected the dead one yet.
+    A controller that just died gets time to release the port. gunicorn would take a stale file's pid for alive if
+    another process has that pid now, or if the dead one is still a zombie.
     """
     layout = site.layout
     layout.pid_file.parent.mkdir(parents=True, exist_ok=True)
@@ -186,38 +184,38 @@ def make_way(site: Site) -> None:
 
 
 def stop_controller(site: Site) -> bool:
-    """SIGTERM, then SIGKILL after the grace period; returns False when none runs."""
+    """Send SIGTERM, and SIGKILL after the grace period; return False if no controller runs."""
     layout = site.layout
     pid = controller_pid(layout)
     if pid is None:
         return False
-    # Its own session, when it was started in the background; in the foreground the group holds make as well.
+    # In the background it has its own session; in the foreground make belongs to its group as well.
     in_own_group = os.getpgid(pid) == pid
     os.kill(pid, signal.SIGTERM)
     grace_s = layout.stop_grace_s + STOP_MARGIN_S
     deadline = time.monotonic() + grace_s
     site.console.begin_command()
-    killed = False
+    was_killed = False
     while is_controller(pid, layout):
         if time.monotonic() > deadline:
-            if killed:
+            if was_killed:
                 raise SetupError(
-                    f"the controller (pid {pid}) cannot be killed; look at it with: ps -o stat,wchan -p {pid}"
+                    f"the controller (pid {pid}) cannot be killed; inspect it with: ps -o stat,wchan -p {pid}"
                 )
             site.say(f"pid {pid} did not stop within {grace_s:.0f} s; killing it")
             (os.killpg if in_own_group else os.kill)(pid, signal.SIGKILL)
-            killed, deadline = True, time.monotonic() + STOP_MARGIN_S
-        site.console.show_progress("waiting for requests to end")
+            was_killed, deadline = True, time.monotonic() + STOP_MARGIN_S
+        site.console.show_progress("waiting for its requests to end")
         time.sleep(0.1)
     site.console.end_command()
     layout.pid_file.unlink(missing_ok=True)
     return True
 
 
-def forget_build_output(layout: Layout) -> list[Path]:
-    """Remove what the set-up can make again (`make clean`); data, weights and images stay."""
+def remove_build_output(layout: Layout) -> list[Path]:
+    """Remove what the set-up can make again (`make clean`), and return it; data, weights and images stay."""
     caches = (".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "runner/wheelhouse")
-    removed = [layout.root / name for name in caches if (layout.root / name).exists()]
-    for path in removed:
+    paths = [layout.root / name for name in caches if (layout.root / name).exists()]
+    for path in paths:
         shutil.rmtree(path)
-    return removed
+    return paths

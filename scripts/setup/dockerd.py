@@ -1,4 +1,4 @@
-"""Starts an installed engine, through the init system where one runs."""
+"""Starts an installed engine, through the init system if there is one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scripts.setup.console import last_lines
 from scripts.setup.failure import SetupError
-from scripts.setup.shell import Process
+from scripts.setup.shell import Process, RunOptions
 from scripts.setup.steps import Site
 
 START_S = 90.0
@@ -22,19 +22,19 @@ def start_dockerd(
     pid_file: Path,
     arguments: tuple[str, ...] = (),
 ) -> None:
-    """Start the engine and return when it answers; raises SetupError with the engine's own last words."""
+    """Start the engine and return when it answers; raises SetupError with the end of the engine's log."""
     process: Process | None = None
     if _is_dockerd(pid_file):
-        site.say("an engine is starting already; waiting for it")
+        site.say("an engine is already starting; waiting for it")
     elif site.host.init == "systemd":
         site.say("starting it: systemctl start docker")
-        site.shell.run("systemctl", "start", "docker", holds_lock=False)
+        site.shell.run("systemctl", "start", "docker", options=RunOptions(holds_lock=False))
     elif site.host.init == "service":
         site.say("starting it: service docker start")
-        site.shell.run("service", "docker", "start", holds_lock=False)
+        site.shell.run("service", "docker", "start", options=RunOptions(holds_lock=False))
     else:
-        site.say(f"starting dockerd in the background, no init system runs here; its log: {log}")
-        # dockerd refuses to start when the file names any living process, also an unrelated one.
+        site.say(f"starting dockerd in the background, since no init system runs here; its log: {log}")
+        # dockerd refuses to start if the file names any living process, even an unrelated one.
         pid_file.unlink(missing_ok=True)
         process = site.shell.spawn(site.shell.which("dockerd") or "dockerd", *arguments, log=log, cwd=Path("/"))
     _wait(site, answers, process, log)
@@ -60,7 +60,7 @@ def _wait(site: Site, answers: Callable[[], bool], process: Process | None, log:
 
 
 def _is_dockerd(pid_file: Path) -> bool:
-    """Whether the pid file names a living dockerd."""
+    """Tell whether the pid file names a living dockerd."""
     try:
         pid = int(pid_file.read_text(encoding="utf-8").strip())
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "dockerd"

@@ -21,7 +21,7 @@ INSTALL_HINT = (
 
 @dataclass(frozen=True)
 class EngineView:
-    """What a look at the engine showed: `state` is "answers", "no_cli", "denied", "hung" or "not_running"."""
+    """The state of the engine: `state` is "answers", "no_cli", "denied", "hung" or "not_running"."""
 
     state: str
     version: str = ""
@@ -29,7 +29,7 @@ class EngineView:
 
 
 def look_at_engine(site: Site) -> EngineView:
-    """Ask the engine who it is; raises SetupError for Podman, a remote engine and one that is too old."""
+    """Ask the engine for its version; raises SetupError for Podman, a remote engine and one that is too old."""
     if site.shell.which("docker") is None:
         return EngineView("no_cli")
     _refuse_remote(site)
@@ -73,14 +73,14 @@ def _refuse_remote(site: Site) -> None:
 
 
 def _refuse_old(version: str) -> None:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found and (int(found[1]), int(found[2])) < OLDEST:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match and (int(match[1]), int(match[2])) < OLDEST:
         raise SetupError(f"the Docker engine is version {version}, too old; {INSTALL_HINT}")
 
 
 @dataclass(frozen=True)
 class EngineStep:
-    """Found, or started, or, as root on Debian and Ubuntu, installed."""
+    """Find the engine, start it, or, as root on Debian and Ubuntu, install it."""
 
     site: Site
     name: str = "Docker engine"
@@ -88,7 +88,7 @@ class EngineStep:
     dockerd_log: Path = Path("/var/log/orchestrar-dockerd.log")
     pid_file: Path = Path("/var/run/docker.pid")
 
-    def done(self) -> str | None:
+    def already_there(self) -> str | None:
         view = look_at_engine(self.site)
         return f"version {view.version} answers" if view.state == "answers" else None
 
@@ -119,10 +119,10 @@ class EngineStep:
                 else "only root may install one"
             )
             raise SetupError(f"there is no Docker engine on this machine, and {why}; {INSTALL_HINT}")
-        site.say("installing the distribution's docker.io: there is no engine on this machine, and you are root")
+        site.say("installing the distribution's docker.io, since there is no engine on this machine and you are root")
         install_packages(site, "docker.io")
         if site.shell.which("docker") is None:
-            # Newer releases keep the client in a package of its own, which docker.io only recommends.
+            # Newer releases keep the client in a separate package, which docker.io only recommends.
             install_packages(site, "docker-cli")
 
     def _start(self) -> None:

@@ -1,4 +1,4 @@
-"""What kind of machine this is, as far as installing and starting an engine depends on it."""
+"""The kind of machine this is, as far as installing and starting an engine depends on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """`init` is the program that starts services here: "systemd", "service", or "" where there is none."""
+    """`init` is the program that starts services here: "systemd", "service", or "" if there is none."""
 
     is_root: bool
     distributions: frozenset[str]
@@ -20,7 +20,7 @@ class Host:
 
     @property
     def installs_packages(self) -> bool:
-        """Whether the set-up may install the distribution's packages: root on Debian, Ubuntu or a child of them."""
+        """Whether the set-up may install the distribution's packages: root on Debian, Ubuntu or a derivative."""
         return self.is_root and bool(self.distributions & {"debian", "ubuntu"})
 
     @classmethod
@@ -35,7 +35,7 @@ class Host:
 
 
 def parse_os_release(text: str) -> frozenset[str]:
-    """The distribution's id and those it descends from (`ID` and `ID_LIKE`)."""
+    """Return the distribution's id and those it derives from (`ID` and `ID_LIKE`)."""
     ids: set[str] = set()
     for line in text.splitlines():
         key, _, value = line.partition("=")

@@ -1,4 +1,4 @@
-"""Where everything of a checkout lies, and the names it goes by."""
+"""The paths of a checkout, and the names that it uses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.errors import ConfigInvalid
+from controller.settings import ROOT, Settings
 from scripts.setup.failure import SetupError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PULLED_BASE = "python:3.11-slim-bookworm"
 LOCAL_BASE = "orchestrar-base:bookworm"
 PULLED_COMPILER = "gcc:12-bookworm"
@@ -17,30 +18,34 @@ LOCAL_COMPILER = "orchestrar-compiler:bookworm"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Folders are absolute; `base_override` and `compiler_override` are the user's own images, when named."""
+    """Folders are absolute; `base_override` and `compiler_override` are the user's own images, if named."""
 
     root: Path = ROOT
-    data: Path = ROOT / "data"
-    compose_dir: Path = ROOT / "compose"
-    templates: Path = ROOT / "templates"
-    project: str = "orchestrar"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    stop_grace_s: int = 30
+    data: Path = Settings.data_dir
+    compose_dir: Path = Settings.compose_dir
+    templates: Path = Settings.templates_dir
+    project: str = Settings.project
+    host: str = Settings.host
+    port: int = Settings.port
+    stop_grace_s: int = Settings.stop_grace_s
     base_override: str | None = None
     compiler_override: str | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Layout:
-        """Read what the set-up needs; the controller checks every variable again, and more strictly."""
+        """Read the variables as the controller will. Raises SetupError with every one that is wrong."""
+        try:
+            settings = Settings.from_environ(environ)
+        except ConfigInvalid as error:
+            raise SetupError("\n".join(error.problems), exit_code=2) from error
         return cls(
-            data=_folder(environ, "ORCHESTRAR_DATA", cls.data),
-            compose_dir=_folder(environ, "ORCHESTRAR_COMPOSE_DIR", cls.compose_dir),
-            templates=_folder(environ, "ORCHESTRAR_TEMPLATES", cls.templates),
-            project=environ.get("ORCHESTRAR_PROJECT") or cls.project,
-            host=environ.get("ORCHESTRAR_HOST") or cls.host,
-            port=_number(environ, "ORCHESTRAR_PORT", cls.port, 1, 65535),
-            stop_grace_s=_number(environ, "ORCHESTRAR_STOP_GRACE_S", cls.stop_grace_s, 0, 3600),
+            data=settings.data_dir,
+            compose_dir=settings.compose_dir,
+            templates=settings.templates_dir,
+            project=settings.project,
+            host=settings.host,
+            port=settings.port,
+            stop_grace_s=settings.stop_grace_s,
             base_override=environ.get("BASE_IMAGE") or None,
             compiler_override=environ.get("COMPILER_IMAGE") or None,
         )
@@ -96,17 +101,3 @@ class Layout:
     @property
     def address(self) -> str:
         return f"{self.url_host}:{self.port}"
-
-
-def _folder(environ: Mapping[str, str], name: str, default: Path) -> Path:
-    value = environ.get(name)
-    return Path(value).expanduser().absolute() if value else default
-
-
-def _number(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    value = environ.get(name)
-    if not value:
-        return default
-    if value.isascii() and value.isdigit() and len(value) <= 12 and low <= int(value) <= high:
-        return int(value)
-    raise SetupError(f"{name}: {value!r} is not usable; write a whole number from {low} to {high}", exit_code=2)

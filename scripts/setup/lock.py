@@ -15,9 +15,9 @@ from scripts.setup.console import Console
 
 @contextmanager
 def locked(folder: Path, console: Console) -> Iterator[int]:
-    """Hold the folder's lock and give its descriptor; waits, saying so, while another set-up holds it.
+    """Hold the folder's lock and yield its descriptor; while another set-up holds it, say so and wait.
 
-    Commands of a set-up that was killed inherit the descriptor, so their end is waited for as well.
+    Commands of a set-up that was killed inherit the descriptor, so this waits for their end as well.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -28,20 +28,20 @@ def locked(folder: Path, console: Console) -> Iterator[int]:
 
 
 def _acquire(descriptor: int, console: Console) -> None:
-    said = False
+    is_announced = False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-                return  # a file system without locks: go on without one
+                return  # a file system without locks: continue without one
         else:
             return
-        if not said:
+        if not is_announced:
             console.say(
-                "another set-up of this checkout, or a command that one left behind, still runs; waiting for it"
+                "another set-up of this checkout, or a command that one left behind, is still running; waiting for it"
             )
             console.begin_command()
-            said = True
+            is_announced = True
         console.show_progress("waiting")
         time.sleep(0.2)

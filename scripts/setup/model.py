@@ -10,13 +10,13 @@ from scripts.setup.steps import Site
 
 @dataclass(frozen=True)
 class ModelStep:
-    """Always asked: `controller.provision` checks `models.yaml` too, and is quick when all is there."""
+    """Always run: `controller.provision` also checks `models.yaml`, and is quick if everything is there."""
 
     site: Site
     name: str = "default model"
     slug: str = "model"
 
-    def done(self) -> str | None:
+    def already_there(self) -> str | None:
         return None
 
     def do(self) -> None:

@@ -9,14 +9,14 @@ PROFILES = ("--profile", "models", "--profile", "prepare")
 
 
 def remove_models(site: Site) -> None:
-    """`docker compose down` with the generated file and the user's override; raises SetupError when Docker refuses."""
+    """Run `docker compose down` with the generated file and the user's override; raises SetupError if that fails."""
     if site.shell.ask("docker", "version", timeout_s=20).code:
-        site.say("no Docker engine answers, so no models run")
+        site.say("no Docker engine answers, so no models are running")
         return
     try:
         site.shell.run("docker", "compose", "--project-name", site.layout.project, *_files(site), *PROFILES, "down")
     except SetupError as error:
-        # A file that is broken or gone must not keep the models running: their labels are enough to find them.
+        # A file that is broken or gone must not keep the models running: their labels suffice to find them.
         site.say(f"{error.message}; removing the containers by their labels")
     _remove_left_over(site)
 
@@ -31,11 +31,11 @@ def _files(site: Site) -> list[str]:
 
 
 def _remove_left_over(site: Site) -> None:
-    """Models that the file no longer names; the user's own services of an override carry no such label."""
+    """Remove models that the file no longer names; the user's own services in an override have no such label."""
     project = f"label=com.docker.compose.project={site.layout.project}"
-    listed = site.shell.ask(
+    listing = site.shell.ask(
         "docker", "ps", "--all", "--quiet", "--filter", project, "--filter", "label=orchestrar.model"
     )
-    for container in listed.out.split():
+    for container in listing.out.split():
         site.shell.run("docker", "stop", container)
         site.shell.run("docker", "rm", "--force", container)

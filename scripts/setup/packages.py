@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scripts.setup.shell import RunOptions
 from scripts.setup.steps import Site
 
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
@@ -9,11 +10,10 @@ _WAIT_FOR_LOCK = "-oDPkg::Lock::Timeout=300"
 
 
 def install_packages(site: Site, *names: str) -> None:
-    """Install with apt-get; asks nothing. The caller has checked `site.host.installs_packages`."""
-    # An earlier run that was killed leaves dpkg half-way; without this each later install fails.
-    # No lock is handed on: a service that a package starts would keep it for good.
-    site.shell.run("dpkg", "--configure", "-a", env=_QUIET, holds_lock=False)
-    site.shell.run("apt-get", "update", _WAIT_FOR_LOCK, env=_QUIET, holds_lock=False)
-    site.shell.run(
-        "apt-get", "install", "--yes", "--no-install-recommends", _WAIT_FOR_LOCK, *names, env=_QUIET, holds_lock=False
-    )
+    """Install with apt-get, without questions. The caller has checked `site.host.installs_packages`."""
+    # An earlier run that was killed leaves dpkg half-way; without this every later install fails.
+    # The lock is not passed on: a service that a package starts would keep it for good.
+    options = RunOptions(holds_lock=False)
+    install = ("apt-get", "install", "--yes", "--no-install-recommends", _WAIT_FOR_LOCK, *names)
+    for command in (("dpkg", "--configure", "-a"), ("apt-get", "update", _WAIT_FOR_LOCK), install):
+        site.shell.run(*command, env=_QUIET, options=options)

@@ -28,12 +28,12 @@ def image_of(site: Site, engine: str) -> str:
 
 
 def runner_content(site: Site) -> str:
-    """A hash of what the image is built from, apart from the base."""
+    """Return a hash of what the image is built from, apart from the base."""
     return text_hash(site.layout.base_image, tree_hash(site.layout.runner, skip=("wheelhouse",)))
 
 
 def engines_in_use(site: Site) -> frozenset[str]:
-    """The engines that models.yaml asks for; all where it cannot be told, as with a file that is not valid."""
+    """Return the engines that models.yaml asks for; all of them if that is unknown, as with an invalid file."""
     built = frozenset(built_engines(site.layout.templates))
     answer = site.shell.ask(str(site.layout.python), "-m", "controller.provision", "--engines")
     return built.intersection(answer.out.split()) if answer.code == 0 else built
@@ -80,12 +80,12 @@ class WheelsStep:
     def slug(self) -> str:
         return f"wheels-{self.engine}"
 
-    def done(self) -> str | None:
+    def already_there(self) -> str | None:
         if runner_is_current(self.site, self.engine):
             return "not needed, the image is current"
         if self.engine not in engines_in_use(self.site):
             return UNUSED
-        if self._wheels.is_dir() and read_stamp(self._stamp) == self._wanted(self._image_python()):
+        if self._wheels.is_dir() and read_stamp(self._stamp) == self._expected_stamp(self._image_python()):
             return f"{len(list(self._wheels.glob('*.whl')))} wheels"
         return None
 
@@ -103,7 +103,7 @@ class WheelsStep:
         self._stamp.unlink(missing_ok=True)
         shutil.rmtree(self._wheels, ignore_errors=True)
         os.replace(part, self._wheels)
-        write_stamp(self._stamp, self._wanted(version))
+        write_stamp(self._stamp, self._expected_stamp(version))
 
     @property
     def _wheels(self) -> Path:
@@ -117,11 +117,11 @@ class WheelsStep:
     def _requirements(self) -> Path:
         return self.site.layout.runner / f"requirements-{self.engine}.txt"
 
-    def _wanted(self, version: str) -> str:
+    def _expected_stamp(self, version: str) -> str:
         return text_hash(version, self._requirements.read_text(encoding="utf-8"))
 
     def _image_python(self) -> str:
-        """The Python version inside the base image; it may be another than the host's."""
+        """Return the Python version inside the base image; it may differ from the host's."""
         ask = ("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
         image = self.site.layout.base_image
         answer = self.site.shell.ask("docker", "run", "--rm", "--network=none", image, *ask, timeout_s=60)
@@ -152,7 +152,7 @@ class RunnerImageStep:
     def slug(self) -> str:
         return f"image-{self.engine}"
 
-    def done(self) -> str | None:
+    def already_there(self) -> str | None:
         if runner_is_current(self.site, self.engine):
             return image_of(self.site, self.engine)
         return None if self.engine in engines_in_use(self.site) else UNUSED

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def text_hash(*parts: str) -> str:
-    """A short hash over the parts and their order."""
+    """Return a short hash over the parts and their order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() + b"\0")
@@ -17,7 +17,7 @@ def text_hash(*parts: str) -> str:
 
 
 def tree_hash(root: Path, *, skip: Iterable[str] = ()) -> str:
-    """A hash over the names and contents below `root`, without caches, hidden files (but .dockerignore) and `skip`."""
+    """Return a hash over what is below `root`, without caches, hidden files (but .dockerignore) and `skip`."""
     left_out = {"__pycache__", *skip}
     digest = hashlib.sha256()
     for folder, folders, files in os.walk(root):
@@ -32,7 +32,7 @@ def tree_hash(root: Path, *, skip: Iterable[str] = ()) -> str:
 
 
 def read_stamp(path: Path) -> str | None:
-    """The stamp's text, or None when the step never finished."""
+    """Return the stamp's text, or None if the step never finished."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:

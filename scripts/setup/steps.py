@@ -1,4 +1,4 @@
-"""Runs the steps in order, skips what is done, and tells how long each took."""
+"""Runs the steps in order, skips what is already there, and shows how long each took."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Site:
     environ: Mapping[str, str] = field(repr=False)
 
     def say(self, text: str) -> None:
-        """Tell what the running step is about to do."""
+        """Print what the running step is about to do."""
         self.console.say(f"    {text}")
 
 
@@ -39,8 +39,8 @@ class Step(Protocol):
     def slug(self) -> str:
         """Names the log."""
 
-    def done(self) -> str | None:
-        """What is already there, in a few words, or None when `do` is needed. Quick, and changes nothing."""
+    def already_there(self) -> str | None:
+        """Return what is already there, in a few words, or None if `do` is needed. Quick, and changes nothing."""
 
     def do(self) -> None:
         """Make it true. May be killed at any moment: the next run must be able to finish the work."""
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def run_steps(site: Site, steps: Iterable[Step]) -> list[Outcome]:
-    """Run all steps in order and print the table; raises the first SetupError, with the table of what came before."""
+    """Run all steps in order and print their table, also if one raises SetupError, which ends the run."""
     outcomes: list[Outcome] = []
     try:
         for step in steps:
@@ -68,20 +68,20 @@ def run_steps(site: Site, steps: Iterable[Step]) -> list[Outcome]:
 
 
 def _run_step(site: Site, step: Step, outcomes: list[Outcome]) -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
     result = "failed"
     site.shell.log = site.layout.setup_logs / f"{step.slug}.log"
     try:
-        there = step.done()
-        if there is not None:
+        existing = step.already_there()
+        if existing is not None:
             result = "already there"
-            site.console.say(f"==> {step.name}: already there ({there})")
+            site.console.say(f"==> {step.name}: already there ({existing})")
             return
         site.console.say(f"==> {step.name}")
         site.shell.log.unlink(missing_ok=True)
         step.do()
         result = "done"
-        site.say(f"done in {time.monotonic() - began:.1f} s")
+        site.say(f"done in {time.monotonic() - started_at:.1f} s")
     except KeyboardInterrupt:
         result = "interrupted"
         raise
@@ -90,11 +90,11 @@ def _run_step(site: Site, step: Step, outcomes: list[Outcome]) -> None:
             error.log = site.shell.log
         raise
     finally:
-        outcomes.append(Outcome(step.name, result, time.monotonic() - began))
+        outcomes.append(Outcome(step.name, result, time.monotonic() - started_at))
 
 
 def format_table(outcomes: list[Outcome]) -> str:
-    """The steps with their results and seconds, as aligned text."""
+    """Return the steps with their results and seconds, as aligned text."""
     width = max(len("total"), *(len(outcome.name) for outcome in outcomes))
     rows = [f"  {o.name:<{width}}  {o.result:<13}  {o.seconds:7.1f} s" for o in outcomes]
     total = sum(outcome.seconds for outcome in outcomes)

@@ -16,7 +16,7 @@ PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
 
 def interpreter() -> str:
-    """The Python below any environment: we may ourselves run from the one that is to be rebuilt."""
+    """Return the Python below any environment: we may ourselves run in the one that is to be rebuilt."""
     return os.path.realpath(sys.executable)
 
 
@@ -29,14 +29,14 @@ class VenvStep:
     slug: str = "venv"
     requirements: str = "requirements.txt"
 
-    def done(self) -> str | None:
-        if read_stamp(self._stamp) != self._wanted() or not self._works():
+    def already_there(self) -> str | None:
+        if read_stamp(self._stamp) != self._expected_stamp() or not self._works():
             return None
         return f"{self.site.layout.venv.name} matches {self.requirements}"
 
     def do(self) -> None:
         layout, run = self.site.layout, self.site.shell.run
-        # pip leaves half a package behind when it is killed, and cannot repair it: begin again then.
+        # pip leaves half a package behind if it is killed, and cannot repair it: start over then.
         if self._unfinished.exists() or not self._works():
             self._need_ensurepip()
             self.site.say(f"creating {layout.venv.name} with Python {'.'.join(map(str, sys.version_info[:3]))}")
@@ -49,7 +49,7 @@ class VenvStep:
             str(layout.python), "-m", "pip", "install", "--progress-bar", "off", "-r",
             str(layout.root / self.requirements), env=PIP_ENVIRONMENT,
         )  # fmt: skip
-        write_stamp(self._stamp, self._wanted())
+        write_stamp(self._stamp, self._expected_stamp())
         self._unfinished.unlink(missing_ok=True)
 
     @property
@@ -60,8 +60,8 @@ class VenvStep:
     def _unfinished(self) -> Path:
         return self.site.layout.venv / ".unfinished"
 
-    def _wanted(self) -> str:
-        """The folder counts: a moved checkout has scripts that name the old one."""
+    def _expected_stamp(self) -> str:
+        """Return a finished install's stamp; with the folder, since a moved checkout's scripts name the old one."""
         layout = self.site.layout
         return text_hash(str(layout.venv), (layout.root / self.requirements).read_text(encoding="utf-8"))
 
@@ -70,7 +70,7 @@ class VenvStep:
         return self.site.shell.ask(str(self.site.layout.python), "-c", probe).code == 0
 
     def _need_ensurepip(self) -> None:
-        """Debian ships `venv` without it, in a package of its own."""
+        """Install ensurepip if it is missing: Debian keeps it in a separate package."""
         site = self.site
         if site.shell.ask(interpreter(), "-c", "import ensurepip").code == 0:
             return

@@ -1,4 +1,4 @@
-"""A gate before the engine's socket: shut, the engine is away; frozen, it hangs; and nobody else's does.
+"""A gate before the engine's socket: shut, the engine is away; frozen, it hangs; other users notice nothing.
 
 Run as a program it is the gate's process: `docker_gate.py GATE_SOCKET ENGINE_SOCKET`.
 """
@@ -20,7 +20,7 @@ OPEN_WITHIN_S = 10.0
 
 
 class Gate:
-    """Between one House (`DOCKER_HOST=gate.url`) and the engine that others use, too."""
+    """Stands between one House (`DOCKER_HOST=gate.url`) and the engine, which others use as well."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "docker.sock"
@@ -28,7 +28,7 @@ class Gate:
         self._process: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
-        """As when the engine starts."""
+        """Let the engine be there, as after its start."""
         self._socket.unlink(missing_ok=True)
         self._process = subprocess.Popen([sys.executable, __file__, str(self._socket), ENGINE])
         end = time.monotonic() + OPEN_WITHIN_S
@@ -38,27 +38,27 @@ class Gate:
                 time.sleep(0.02)
 
     def shut(self) -> None:
-        """As when the engine ends: connections break, and new ones are refused. Idempotent."""
+        """Let the engine be away, as after its end: connections break, and new ones are refused. Idempotent."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """As when the engine hangs: connections are taken and nothing is answered."""
+        """Let the engine hang: connections are accepted, and nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on where it was."""
+        """Let it continue where it was."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        while received := await reader.read(65536):
-            writer.write(received)
+        while data := await reader.read(65536):
+            writer.write(data)
             await writer.drain()
         writer.write_eof()
 
@@ -69,7 +69,7 @@ async def _pass_on(engine: str, reader: asyncio.StreamReader, writer: asyncio.St
     try:
         await _pump(there, writer)
     finally:
-        # The engine's answer is over, or the client has left: `docker events` is ended by its client alone.
+        # The engine's answer is over, or the client has left: only its client ends `docker events`.
         forth.cancel()
         await asyncio.wait([forth])
         back.close()
@@ -77,7 +77,7 @@ async def _pass_on(engine: str, reader: asyncio.StreamReader, writer: asyncio.St
 
 
 async def _serve(gate: str, engine: str) -> None:
-    # asyncio itself keeps no hold on what serves a connection of which one way is over.
+    # asyncio itself keeps no reference to a task that serves a half-closed connection.
     under_way = set()
 
     async def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""In the openvino image: what the compiler makes of grammars that are none, and of a model that it cannot read."""
+"""Run in the openvino image: what the compiler makes of invalid grammars, and of a model that it cannot read."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ NEW_TOKENS = 16
 
 
 def main() -> None:
-    """One line of JSON: a text for each prompt."""
-    # Two would wait for each other most of the time where another test takes a core.
+    """Print one line of JSON: a text for each prompt."""
+    # Two threads would mostly wait for each other while another test uses a core.
     torch.set_num_threads(1)
     path = os.environ["ORCHESTRAR_MODEL_PATH"]
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -22,11 +22,11 @@ def main() -> None:
     texts = []
     for prompt in json.load(sys.stdin):
         message = {"role": "user", "content": prompt}
-        given = tokenizer.apply_chat_template(
+        inputs = tokenizer.apply_chat_template(
             [message], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        tokens = model.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False)
-        texts.append(tokenizer.decode(tokens[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
+        tokens = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        texts.append(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
     print(json.dumps(texts))
 
 

@@ -31,13 +31,13 @@ handed_out: set[int] = set()
 
 def docker(*arguments: str, check: bool = True, cwd: Path | None = None) -> str:
     """Run docker as a user would; returns what it printed."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
-    assert done.returncode == 0 or not check, f"docker {' '.join(arguments)}: {done.stderr}"
-    return done.stdout.strip()
+    result = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+    assert result.returncode == 0 or not check, f"docker {' '.join(arguments)}: {result.stderr}"
+    return result.stdout.strip()
 
 
 def docker_with_a_log(folder: Path) -> str:
-    """A PATH on which every docker command leaves a line in the folder's `calls`."""
+    """Return a PATH on which every docker command adds a line to the folder's `calls`."""
     real = shutil.which("docker")
     (folder / "docker").write_text(f'#!/bin/sh\necho "$*" >> {folder}/calls\nexec {real} "$@"\n')
     (folder / "docker").chmod(0o755)
@@ -45,12 +45,12 @@ def docker_with_a_log(folder: Path) -> str:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on, away from the ephemeral range.
+    """Return the first of `count` consecutive free ports outside the ephemeral range.
 
-    They are nobody else's in this run, whose workers have a share each: most are listened on only later.
+    No other test of this run gets them, since each worker has its share: most are used only later.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    # One that takes the place of a crashed one has a number of its own, and that one's share.
+    # A worker that replaces a crashed one has a new number, and the crashed one's share.
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
     share = 20_000 // workers
     for _ in range(200):
@@ -97,8 +97,8 @@ class House:
         self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
         self._environ = dict(environ or {})
-        for made in (self.compose_dir, self.data_dir):
-            made.mkdir(parents=True, exist_ok=True)
+        for folder_path in (self.compose_dir, self.data_dir):
+            folder_path.mkdir(parents=True, exist_ok=True)
         self.write_models(models)
 
     def write_models(self, text: str) -> None:
@@ -125,7 +125,7 @@ class House:
         return self._process.pid
 
     def launch(self, app: str = "controller.app:create_app()", config: Path = CONFIG) -> subprocess.Popen[bytes]:
-        """Start gunicorn without waiting for it; another app, or configuration, is ours with a fault in it."""
+        """Start gunicorn without waiting for it; another app, or configuration, is ours with a fault added."""
         command = [sys.executable, "-m", "gunicorn", "--config", str(config)]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -139,7 +139,7 @@ class House:
         return self._process
 
     def start(self, app: str = "controller.app:create_app()", config: Path = CONFIG) -> None:
-        """Return when it serves. NeverUp for a first start that fails; later ones are a test's own matter."""
+        """Start gunicorn and wait until it serves. Raises NeverUp if a first start fails, later an AssertionError."""
         process = self.launch(app, config)
 
         def answers() -> bool:
@@ -158,7 +158,7 @@ class House:
         self._was_up = True
 
     def refuses(self) -> bool:
-        """Whether a new connection is turned away."""
+        """Tell whether a new connection is refused."""
         try:
             socket.create_connection(("127.0.0.1", self.port), 2).close()
         except ConnectionRefusedError:
@@ -166,19 +166,19 @@ class House:
         return False
 
     def begin_to_end(self, name: str = "TERM") -> subprocess.Popen[bytes]:
-        """A signal that ends the controller, without waiting: its process."""
+        """Send a signal that ends the controller, and return its process without waiting."""
         assert self._process is not None
         process, self._process = self._process, None
         process.send_signal(signal.Signals[f"SIG{name}"])
         return process
 
     def preparing(self, model_id: str) -> list[str]:
-        """The ids of the containers that prepare the model now."""
+        """Return the ids of the containers that are preparing the model now."""
         filters = [f"label=com.docker.compose.project={self.project}", f"label=orchestrar.prepare={model_id}"]
         return docker("ps", "-q", "--no-trunc", *(x for f in filters for x in ("--filter", f))).split()
 
     def terminate(self) -> int:
-        """SIGTERM, and wait: the exit code."""
+        """Send SIGTERM, wait, and return the exit code."""
         assert self._process is not None
         self._process.terminate()
         code = self._process.wait(30)
@@ -186,42 +186,42 @@ class House:
         return code
 
     def await_death(self) -> int:
-        """Return the exit code of the controller, which a test has made end, when it is gone."""
+        """Wait for the end of the controller, which the test has caused, and return its exit code."""
         assert self._process is not None
         code = self._process.wait(30)
         self._process = None
         return code
 
     def kill(self) -> None:
-        """SIGKILL for gunicorn's master and worker at once, as when a machine loses them."""
+        """Send SIGKILL to gunicorn's master and worker at once, as if the machine had lost them."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(30)
         self._process = None
 
     def kill_master(self) -> None:
-        """SIGKILL for the one process whose pid a user knows."""
+        """Send SIGKILL to the master alone, the process whose pid a user knows."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(30)
         self._process = None
 
     def worker_pid(self) -> int:
-        """The process of gunicorn's that serves."""
+        """Return the pid of gunicorn's worker, which serves."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         (worker,) = map(int, children.split())
         return worker
 
     def memory_mb(self, *, peak: bool = False) -> float:
-        """What the controller's worker holds, or the most that it has held."""
+        """Return how much memory the controller's worker holds, or the most that it has held."""
         name = "VmHWM" if peak else "VmRSS"
         status = Path(f"/proc/{self.worker_pid()}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name)) / 1024
 
     def docker_commands(self) -> dict[int, str]:
-        """The docker commands that this house's controller runs, or has not collected: pid → command line."""
-        found = {}
+        """Return the docker commands that this house's controller runs or has not yet reaped: pid → command line."""
+        commands = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -230,8 +230,8 @@ class House:
                 continue
             command = b" ".join(words).decode(errors="replace")
             if mine and words[0].rsplit(b"/", 1)[-1] in (b"docker", b"timeout", b"docker-compose"):
-                found[int(folder.name)] = command
-        return found
+                commands[int(folder.name)] = command
+        return commands
 
     def signal(self, number: int) -> None:
         assert self._process is not None
@@ -243,9 +243,9 @@ class House:
             self.kill()
         label = f"label=com.docker.compose.project={self.project}"
         for kind, flags in (("container", ["-aq"]), ("network", ["-q"]), ("volume", ["-q"])):
-            found = docker(kind, "ls", *flags, "--filter", label).split()
-            if found:
-                docker(kind, "rm", "-f", *found) if kind != "network" else docker(kind, "rm", *found)
+            object_ids = docker(kind, "ls", *flags, "--filter", label).split()
+            if object_ids:
+                docker(kind, "rm", "-f", *object_ids) if kind != "network" else docker(kind, "rm", *object_ids)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def get(self, path: str, **kwargs: Any) -> requests.Response:
@@ -256,58 +256,58 @@ class House:
         return requests.post(self.url + path, data=json.dumps(body), **kwargs)
 
     def ask(self, model_id: str, prompt: Any, **fields: Any) -> requests.Response:
-        """`POST /inference`; a prompt that is no text is a script for the fake model."""
+        """Send `POST /inference`; a prompt that is not text is a script for the fake model."""
         text = prompt if isinstance(prompt, str) else json.dumps(prompt)
         streaming = bool(fields.get("stream"))
         return self.post("/inference", {"model_id": model_id, "prompt": text, **fields}, stream=streaming)
 
     def status(self, model_id: str) -> dict[str, Any]:
         rows = self.get("/status").json()["models"]
-        found: dict[str, Any] = next(row for row in rows if row["id"] == model_id)
-        return found
+        row: dict[str, Any] = next(row for row in rows if row["id"] == model_id)
+        return row
 
     def containers(self, model_id: str) -> list[str]:
-        """The ids of the model's running containers."""
+        """Return the ids of the model's running containers."""
         filters = [f"label=com.docker.compose.project={self.project}", f"label=orchestrar.model={model_id}"]
         return docker("ps", "-q", "--no-trunc", *(x for f in filters for x in ("--filter", f))).split()
 
     def compose(self, *arguments: str) -> str:
-        """`docker compose` in the compose folder, as the README says."""
+        """Run `docker compose` in the compose folder, as the README says."""
         return docker("compose", *arguments, cwd=self.compose_dir)
 
     @contextmanager
     def counted_events(self, event: str) -> Iterator[list[str]]:
-        """The names of the project's containers that had this event within the block, by Docker's own record."""
-        seen = [
+        """Yield a list that holds, after the block, the names of the project's containers that had this event in it."""
+        command = [
             "docker", "events", "--since", f"{time.time():.6f}", "--filter", f"event={event}",
             "--filter", f"label=com.docker.compose.project={self.project}",
             "--format", '{{.TimeNano}} {{.Actor.ID}} {{index .Actor.Attributes "name"}}',
         ]  # fmt: skip
-        found: list[str] = []
-        # Docker remembers its last 256 events; told at once are all.
-        with tempfile.TemporaryFile("w+") as told, subprocess.Popen(seen, stdout=told) as following:
+        names: list[str] = []
+        # Docker remembers only its last 256 events, so the others are read as they come.
+        with tempfile.TemporaryFile("w+") as output, subprocess.Popen(command, stdout=output) as follower:
             try:
-                yield found
+                yield names
             finally:
-                following.terminate()
-            lines = set(docker(*seen[1:], "--until", f"{time.time():.6f}").splitlines())
-            following.wait(30)
-            told.seek(0)
-            lines |= {line for line in told.read().splitlines() if line.count(" ") == 2}
-        found.extend(line.rpartition(" ")[2] for line in sorted(lines))
+                follower.terminate()
+            lines = set(docker(*command[1:], "--until", f"{time.time():.6f}").splitlines())
+            follower.wait(30)
+            output.seek(0)
+            lines |= {line for line in output.read().splitlines() if line.count(" ") == 2}
+        names.extend(line.rpartition(" ")[2] for line in sorted(lines))
 
 
 def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]], **top: Any) -> str:
-    """A models.yaml of fake models, with what else it says at its top; a model with `gguf: true` is prepared first."""
-    served = folder / "served"
-    served.mkdir(parents=True, exist_ok=True)
-    (served / "config.json").write_text("{}")
-    (served / "model.safetensors").write_bytes(b"\0" * 64)
+    """Return a models.yaml of fake models with these top-level keys; a model with `gguf: true` is prepared first."""
+    model_folder = folder / "served"
+    model_folder.mkdir(parents=True, exist_ok=True)
+    (model_folder / "config.json").write_text("{}")
+    (model_folder / "model.safetensors").write_bytes(b"\0" * 64)
     (folder / "model.gguf").write_bytes(b"GGUF" + b"\0" * 64)
     entries = {}
-    for model_id, given in models.items():
-        values = dict(given)
-        source = folder / "model.gguf" if values.pop("gguf", False) else served
+    for model_id, keys in models.items():
+        values = dict(keys)
+        source = folder / "model.gguf" if values.pop("gguf", False) else model_folder
         resources = {"cpus": 1, "memory": "128m"}
         entries[model_id] = {"source": source.as_uri(), "image": FAKE_IMAGE, "resources": resources, **values}
     return json.dumps(

@@ -1,4 +1,4 @@
-"""In the openvino image: our operations beside numpy, on shapes with every kind of rest; prints the largest errors."""
+"""Run in the openvino image: compare our operations with numpy on shapes of every kind; print the largest errors."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ def matrix(rows: int, columns: int, bits: int, random: np.random.Generator) -> G
     )
 
 
-def floats(found: Grouped) -> Any:
-    spread = (np.repeat(part.astype(np.float64), 32, axis=1) for part in (found.scales, found.offsets))
+def floats(weights: Grouped) -> Any:
+    spread = (np.repeat(part.astype(np.float64), 32, axis=1) for part in (weights.scales, weights.offsets))
     scales, offsets = spread
-    return found.codes * scales + offsets
+    return weights.codes * scales + offsets
 
 
 def error_of(rows: int, columns: int, bits: int, tokens: int, kind: str) -> float:
-    """The largest difference, in parts of the largest value."""
+    """Return the largest difference, relative to the largest value."""
     random = np.random.default_rng(rows * columns * tokens + bits)
     weights = matrix(rows, columns, bits, random)
     width = columns * (2 if "gated" in kind else 1)
     x = (random.standard_normal((tokens, width)) * np.exp(random.standard_normal((1, width)))).astype(np.float32)
     norm = random.random(columns).astype(np.float32)
     residual: Any = random.standard_normal((tokens, rows)).astype(np.float32)
-    wanted: Any = x.astype(np.float64)
+    expected: Any = x.astype(np.float64)
     if "norm" in kind:
-        wanted = wanted / np.sqrt((wanted**2).mean(axis=1, keepdims=True) + EPSILON) * norm
+        expected = expected / np.sqrt((expected**2).mean(axis=1, keepdims=True) + EPSILON) * norm
     if "gated" in kind:
-        gate, up = wanted[:, :columns], wanted[:, columns:]
-        wanted = gate / (1 + np.exp(-gate)) * up
-    wanted = wanted @ floats(weights).T
+        gate, up = expected[:, :columns], expected[:, columns:]
+        expected = gate / (1 + np.exp(-gate)) * up
+    expected = expected @ floats(weights).T
     inputs = [ops.parameter([-1, width], np.float32), ops.constant(weights.packed())]
     if "norm" in kind:
         inputs.append(ops.constant(norm))
-    given: list[Any] = [x]
+    arguments: list[Any] = [x]
     if "residual" in kind:
         inputs.append(ops.parameter([-1, rows], np.float32))
-        given.append(residual)
-        wanted = wanted + residual
+        arguments.append(residual)
+        expected = expected + residual
     attributes = {
         "rows": rows,
         "bits": bits,
@@ -68,8 +68,8 @@ def error_of(rows: int, columns: int, bits: int, tokens: int, kind: str) -> floa
         "gated": "gated" in kind,
         "adds": "residual" in kind,
     }
-    found = run("GroupedMatMul", inputs, attributes, given)
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    result = run("GroupedMatMul", inputs, attributes, arguments)
+    return float(np.abs(result - expected).max() / np.abs(expected).max())
 
 
 def error_of_rows(bits: int) -> float:
@@ -77,49 +77,49 @@ def error_of_rows(bits: int) -> float:
     weights = matrix(40, 64, bits, random)
     ids = random.integers(0, 40, (3, 5), dtype=np.int32)
     inputs = [ops.parameter([-1, -1], np.int32), ops.constant(weights.packed())]
-    found = run("GroupedRows", inputs, {"rows": 40, "columns": 64, "bits": bits}, [ids])
-    return float(np.abs(found - floats(weights)[ids]).max())
+    result = run("GroupedRows", inputs, {"rows": 40, "columns": 64, "bits": bits}, [ids])
+    return float(np.abs(result - floats(weights)[ids]).max())
 
 
 def error_of_rotation(tokens: int, *, has_norms: bool) -> float:
-    """Heads as complex numbers, turned by their angles."""
+    """Compare with heads as complex numbers, rotated by their angles."""
     random = np.random.default_rng(tokens)
     queries, keys, size = 3, 2, 8
     x: Any = random.standard_normal((tokens, (queries + 2 * keys) * size)).astype(np.float32)
     angles: Any = (random.random((tokens, size // 2)) * 100).astype(np.float32)
     norms: Any = random.random((2, size)).astype(np.float32)
-    wanted: Any = x.astype(np.float64).reshape(tokens, -1, size)
-    turned = wanted[:, : queries + keys]
+    expected: Any = x.astype(np.float64).reshape(tokens, -1, size)
+    rotated = expected[:, : queries + keys]
     if has_norms:
-        turned = turned / np.sqrt((turned**2).mean(axis=2, keepdims=True) + EPSILON)
-        turned = turned * np.repeat(norms, (queries, keys), axis=0)
-    complex_heads = (turned[..., : size // 2] + 1j * turned[..., size // 2 :]) * np.exp(1j * angles)[:, None]
-    turned = np.concatenate([complex_heads.real, complex_heads.imag], axis=2)
-    wanted = np.concatenate([turned, wanted[:, queries + keys :]], axis=1).reshape(x.shape)
+        rotated = rotated / np.sqrt((rotated**2).mean(axis=2, keepdims=True) + EPSILON)
+        rotated = rotated * np.repeat(norms, (queries, keys), axis=0)
+    complex_heads = (rotated[..., : size // 2] + 1j * rotated[..., size // 2 :]) * np.exp(1j * angles)[:, None]
+    rotated = np.concatenate([complex_heads.real, complex_heads.imag], axis=2)
+    expected = np.concatenate([rotated, expected[:, queries + keys :]], axis=1).reshape(x.shape)
     inputs = [ops.parameter([-1, x.shape[1]], np.float32)]
     inputs += [ops.parameter([-1, size // 2], np.float32) for _ in range(2)]
     inputs += [ops.constant(norm) for norm in norms] if has_norms else []
     attributes = {"queries": queries, "keys": keys, "size": size, "epsilon": EPSILON if has_norms else 0.0}
-    found = run("RotatedHeads", inputs, attributes, [x, np.cos(angles), np.sin(angles)])
-    return float(np.abs(found - wanted).max())
+    result = run("RotatedHeads", inputs, attributes, [x, np.cos(angles), np.sin(angles)])
+    return float(np.abs(result - expected).max())
 
 
-def run(name: str, inputs: list[Any], attributes: dict[str, Any], given: list[Any]) -> Any:
+def run(name: str, inputs: list[Any], attributes: dict[str, Any], arguments: list[Any]) -> Any:
     factory = NodeFactory()
     factory.add_extension(LIBRARY)
     parameters = [node for node in inputs if node.get_type_name() == "Parameter"]
-    made = factory.create(name, [node.output(0) for node in inputs], attributes)
-    model = openvino.Model([ops.result(made)], parameters, name)
+    operation = factory.create(name, [node.output(0) for node in inputs], attributes)
+    model = openvino.Model([ops.result(operation)], parameters, name)
     core = openvino.Core()
     core.add_extension(LIBRARY)
     # The plugin's own precision may be narrower than the operations' float32.
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"})
-    (found,) = compiled(given).values()
-    return found
+    compiled_model = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"})
+    (result,) = compiled_model(arguments).values()
+    return result
 
 
 def refusals() -> list[str]:
-    """What is said of bytes that are too few, and of a row that there is not."""
+    """Return the messages for too few bytes and for a row that does not exist."""
     weights = matrix(32, 64, 4, np.random.default_rng(0))
     few = [ops.parameter([-1, 64], np.float32), ops.constant(weights.packed()[:-64])]
     attributes = {"rows": 32, "bits": 4, "epsilon": 0.0, "gated": False, "adds": False}
@@ -128,13 +128,13 @@ def refusals() -> list[str]:
         ("GroupedMatMul", few, attributes, [np.ones((1, 64), dtype=np.float32)]),
         ("GroupedRows", rows, {"rows": 32, "columns": 64, "bits": 4}, [np.array([32], dtype=np.int32)]),
     )
-    said = []
+    messages = []
     for case in tries:
         try:
             run(*case)
         except RuntimeError as error:
-            said.append(str(error))
-    return said
+            messages.append(str(error))
+    return messages
 
 
 if __name__ == "__main__":

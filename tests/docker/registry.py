@@ -1,4 +1,4 @@
-"""An image registry with one small image, on loopback, where Docker asks for no TLS."""
+"""An image registry with one small image, on loopback, where Docker needs no TLS."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def digest(content: bytes) -> str:
 
 
 def _layer() -> bytes:
-    """One file with content of its own, so that no earlier test has left the layer behind."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
+    """Return a layer of one file with unique content, so that no earlier test can have left it behind."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
         content = os.urandom(1024)
         entry = tarfile.TarInfo("content")
         entry.size = len(content)
         tar.addfile(entry, io.BytesIO(content))
-    return packed.getvalue()
+    return archive.getvalue()
 
 
 def _part(media_type: str, content: bytes) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving_registry() -> Iterator[Registry]:
-    """A registry within the block."""
+    """Serve a registry within the block."""
 
     class Handler(_Handler):
         pass

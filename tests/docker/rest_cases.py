@@ -1,4 +1,4 @@
-"""In the openvino image: what an engine has of memory after its load, after long requests, and after a rest."""
+"""Run in the openvino image: the memory of an engine after its load, after long requests, and after a rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE_S = 60.0
 
 
 class Engine(OpenVinoEngine):
-    """Tells when it is loaded."""
+    """Counts its loads and signals each."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         super().__init__(settings, reload_after_s=REST_S)
@@ -37,7 +37,7 @@ class Engine(OpenVinoEngine):
 
 
 class Sink:
-    """Waits for its answer."""
+    """Collects an answer and waits for its end."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -59,7 +59,7 @@ class Sink:
         return False
 
     def whole(self) -> str:
-        assert self.is_over.wait(DEADLINE_S), "no end came"
+        assert self.is_over.wait(DEADLINE_S), "the answer did not end"
         assert self.error is None, self.error
         return self.text
 
@@ -72,7 +72,7 @@ def ask(engine: Engine, prompt: str) -> Sink:
 
 
 def measure() -> dict[str, Any]:
-    """The bytes, in the order of time; the answers before the rest, to one that came within it, and after it."""
+    """Return the bytes in the order of time, and the answers before a rest, during it and after it."""
     settings = RunnerSettings(model_id="model", model_path=MODEL, cpus=2, max_concurrency=LONG, context_length=2048)
     engine = Engine(settings)
     engine.load(lambda _phase: None)
@@ -84,7 +84,7 @@ def measure() -> dict[str, Any]:
     for sink in [ask(engine, f"{number} " + "word and " * LONG_WORDS) for number in range(LONG)]:
         sink.whole()
     used_bytes = anonymous_bytes()
-    assert engine.loading.acquire(timeout=DEADLINE_S), "it never rested"
+    assert engine.loading.acquire(timeout=DEADLINE_S), "the engine never rested"
     failure_meanwhile = engine.failure()
     answers.append(ask(engine, QUESTION).whole())
     answers.append(ask(engine, QUESTION).whole())

@@ -1,4 +1,4 @@
-"""The Compose file is the user's, too: by-hand starts and stops, overrides, and a controller that comes and goes."""
+"""The Compose file also belongs to the user: starts and stops by hand, overrides, a controller that comes and goes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def memory_limit(container_id: str) -> int:
     return int(docker("inspect", "--format", "{{.HostConfig.Memory}}", container_id))
 
 
-def test_an_override_counts_by_hand_and_by_us(house: House) -> None:
+def test_an_override_counts_for_the_user_and_for_us(house: House) -> None:
     """A memory value in compose.override.yaml is in force after a start by hand and after one by the controller."""
     override = {"services": {"echo": {"mem_limit": "200m", "memswap_limit": "200m"}}}
     (house.compose_dir / "compose.override.yaml").write_text(json.dumps(override))
@@ -45,7 +45,7 @@ def test_an_override_counts_by_hand_and_by_us(house: House) -> None:
 
 
 def test_drift_is_shown_and_cured_at_the_next_start(house: House) -> None:
-    """A container that the files no longer describe goes on serving, shown as drifted, until its next start."""
+    """A container that the files no longer describe keeps serving, shown as drifted, until its next start."""
     house.ask("echo", "hello").raise_for_status()
     (before,) = house.containers("echo")
     override = {"services": {"echo": {"mem_limit": "220m", "memswap_limit": "220m"}}}
@@ -73,21 +73,21 @@ def test_a_removal_by_hand_is_noticed(house: House) -> None:
 
 
 def test_a_killed_controller_kills_no_model(house: House) -> None:
-    """After SIGKILL of the controller its models run on, and the next controller adopts them."""
+    """After SIGKILL of the controller its models keep running, and the next controller adopts them."""
     house.ask("echo", "hello").raise_for_status()
     (before,) = house.containers("echo")
     house.kill()
     assert house.containers("echo") == [before]
     house.start()
     until("it is adopted", lambda: house.status("echo")["state"] == "ready", 10)
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         assert house.ask("echo", "still there?").json()["text"] == "still there?"
-    assert started == []
+    assert starts == []
     assert house.containers("echo") == [before]
 
 
-def test_a_killed_master_takes_its_worker_along(house: House) -> None:
-    """SIGKILL of the pid that everybody knows frees the port at once, though a request was in flight."""
+def test_a_killed_master_ends_its_worker_too(house: House) -> None:
+    """SIGKILL of the pid that users know frees the port at once, even with a request in flight."""
     stream = house.ask("echo", {"tokens": 200, "delay_s": 0.1}, stream=True)
     next(stream.iter_lines())
     house.kill_master()
@@ -96,8 +96,8 @@ def test_a_killed_master_takes_its_worker_along(house: House) -> None:
     until("it is adopted", lambda: house.status("echo")["state"] == "ready", 10)
 
 
-def test_a_hangup_reads_models_yaml_anew(house: House) -> None:
-    """SIGHUP neither ends the controller nor puts a second one beside it, and what is in flight ends whole."""
+def test_a_hangup_reads_models_yaml_again(house: House) -> None:
+    """SIGHUP neither ends the controller nor starts a second one, and requests in flight complete."""
     with house.ask("echo", {"tokens": 10, "delay_s": 0.1}, stream=True) as stream:
         lines = stream.iter_lines()
         next(lines)
@@ -108,17 +108,17 @@ def test_a_hangup_reads_models_yaml_anew(house: House) -> None:
 
 
 def test_sigterm_leaves_the_models(house: House) -> None:
-    """A controller that is asked to end does so at once with code 0, and its models stay up."""
+    """After SIGTERM the controller ends at once with code 0, and its models stay up."""
     house.ask("echo", "hello").raise_for_status()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     assert house.terminate() == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - started_at < 5
     assert len(house.containers("echo")) == 1
     house.start()
 
 
 def test_a_shutdown_cuts_no_stream_in_silence(house: House) -> None:
-    """A stream that outlives the grace of a shutdown ends with an error event; one that does not ends as it should."""
+    """A stream longer than the grace of a shutdown ends with an error event; a shorter one ends as usual."""
     endless = house.ask("echo", {"tokens": 500, "delay_s": 0.1}, stream=True)
     short = house.ask("echo", {"tokens": 10, "delay_s": 0.1}, stream=True)
     assert house.terminate() == 0
@@ -129,7 +129,7 @@ def test_a_shutdown_cuts_no_stream_in_silence(house: House) -> None:
 
 
 def test_docker_away_degrades(build_house: Build) -> None:
-    """Without an engine the controller starts, says `degraded`, and answers starts with 503 and the reason."""
+    """Without an engine the controller starts, reports `degraded`, and answers starts with 503 and the reason."""
     house = build_house({"echo": {}}, DOCKER_HOST="unix:///nonexistent/docker.sock")
     body = house.get("/health").json()
     assert body["status"] == "degraded"
@@ -144,11 +144,11 @@ def test_a_broken_configuration_ends_the_start(build_house: Build) -> None:
     house = build_house({}, start=False)
     house.write_models("models:\n  one:\n    sauce: file:///x\n  Two:\n    source: ftp://x\n")
     assert house.launch().wait(30) == 2
-    said = house.log_file.read_text()
-    assert "models.yaml:3: models.one.sauce: " in said
-    assert "models.yaml:4: " in said
-    assert "models.yaml:5: " in said
-    assert "Traceback" not in said
+    log = house.log_file.read_text()
+    assert "models.yaml:3: models.one.sauce: " in log
+    assert "models.yaml:4: " in log
+    assert "models.yaml:5: " in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize(
@@ -160,16 +160,16 @@ def test_a_broken_configuration_ends_the_start(build_house: Build) -> None:
     ],
 )
 def test_a_broken_environment_ends_the_start(build_house: Build, variable: str, value: str) -> None:
-    """A wrong variable is told by its name, with exit code 2 and without a traceback."""
+    """A wrong variable is reported by its name, with exit code 2 and without a traceback."""
     house = build_house({"echo": {}}, start=False, **{variable: value})
     assert house.launch().wait(30) == 2
-    said = house.log_file.read_text()
-    assert f"environment: {variable}: " in said
-    assert "Traceback" not in said
+    log = house.log_file.read_text()
+    assert f"environment: {variable}: " in log
+    assert "Traceback" not in log
 
 
 def test_a_one_off_container_is_the_users(house: House) -> None:
-    """What `docker compose run` makes is neither taken for the model nor touched."""
+    """A container of `docker compose run` is neither taken for the model nor touched."""
     house.post("/stop", {"model_id": "second"})
     one_off = house.compose("run", "--rm", "--detach", "second", "sleep", "60")
     assert house.ask("second", "hello").json()["text"] == "hello"

@@ -1,4 +1,4 @@
-"""The generated file before Compose's own judgement, and what the engine makes of it."""
+"""The generated file as Compose itself judges it, and the containers that the engine makes of it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.docker.house import House, docker
 
 @pytest.fixture(scope="module")
 def house(build_house: Build) -> House:
-    # `echo` is the beginning of `echo.1`: Compose once took such names for a cycle of references.
+    # `echo` is a prefix of `echo.1`: Compose once took such names for a cycle of references.
     return build_house({"echo": {"env": {"TRICKY": "$HOME ${X} $$ \" ' \n é 🙂"}}, "echo.1": {"gguf": True}})
 
 
 def compose_schema() -> dict[str, Any]:
-    """The Compose specification's JSON schema, as the installed Compose carries it inside its binary."""
+    """Return the Compose specification's JSON schema, which the installed Compose contains in its binary."""
     info = docker("info", "--format", '{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}')
     binary = Path(info).read_bytes()
-    for found in re.finditer(rb'\{\s*"\$schema"', binary):
-        text = binary[found.start() : found.start() + 1_000_000].decode("latin-1")
+    for match in re.finditer(rb'\{\s*"\$schema"', binary):
+        text = binary[match.start() : match.start() + 1_000_000].decode("latin-1")
         schema, _ = json.JSONDecoder().raw_decode(text)
         if schema.get("title") == "Compose Specification":
             return dict(schema)
-    raise AssertionError("the Compose binary carries no schema")
+    raise AssertionError("the Compose binary contains no schema")
 
 
 @pytest.mark.parametrize("case", sorted(GOLDEN.iterdir()), ids=lambda case: case.name)
@@ -43,8 +43,8 @@ def test_golden_files_are_valid(case: Path, tmp_path: Path) -> None:
     docker("compose", "--profile", "*", "config", "--quiet", cwd=tmp_path)
 
 
-def test_compose_reads_what_was_meant(house: House) -> None:
-    """Any text in `env` reaches the container as it was written, and ids that contain each other are kept apart."""
+def test_compose_reads_text_and_names_unchanged(house: House) -> None:
+    """Any text in `env` reaches the container unchanged, and ids that contain each other are kept apart."""
     house.ask("echo", "hello").raise_for_status()
     (container,) = house.containers("echo")
     environment = json.loads(docker("inspect", "--format", "{{json .Config.Env}}", container))
@@ -53,12 +53,12 @@ def test_compose_reads_what_was_meant(house: House) -> None:
 
 
 def test_the_container_is_hardened(house: House) -> None:
-    """What runs is non-root, read-only, without capabilities, bounded, and on loopback; no host path is writable."""
+    """The container is non-root, read-only, without capabilities, bounded, on loopback; no host path is writable."""
     house.ask("echo", "hello").raise_for_status()
     (container,) = house.containers("echo")
-    (found,) = json.loads(docker("inspect", container))
-    host = found["HostConfig"]
-    assert found["Config"]["User"] == "10001:10001"
+    (details,) = json.loads(docker("inspect", container))
+    host = details["HostConfig"]
+    assert details["Config"]["User"] == "10001:10001"
     assert host["ReadonlyRootfs"] is True
     assert host["CapDrop"] == ["ALL"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
@@ -69,12 +69,12 @@ def test_the_container_is_hardened(house: House) -> None:
     assert host["NanoCpus"] == 1_000_000_000
     assert host["RestartPolicy"]["Name"] in ("", "no")
     assert [binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings] == ["127.0.0.1"]
-    assert [mount["RW"] for mount in found["Mounts"]] == [False]
-    assert not any("docker.sock" in mount["Source"] for mount in found["Mounts"])
+    assert [mount["RW"] for mount in details["Mounts"]] == [False]
+    assert not any("docker.sock" in mount["Source"] for mount in details["Mounts"])
 
 
 def test_the_process_has_no_rights(house: House) -> None:
-    """Seen from inside: not root, no capability, no new privileges, nothing to write to, no names resolved."""
+    """Seen from inside: not root, no capabilities, no new privileges, nothing writable, no name resolution."""
     house.ask("echo", "hello").raise_for_status()
     (container,) = house.containers("echo")
     status = docker("exec", container, "cat", "/proc/self/status")
@@ -102,5 +102,5 @@ def test_models_cannot_reach_each_other(house: House) -> None:
     template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     address = docker("inspect", "--format", template, second)
     probe = f"import socket; socket.create_connection(('{address}', 8000), 2)"
-    said = docker("exec", first, "sh", "-c", f'python -c "{probe}" 2>&1 || true')
-    assert re.search("timed out|No route|refused|unreachable", said), said
+    output = docker("exec", first, "sh", "-c", f'python -c "{probe}" 2>&1 || true')
+    assert re.search("timed out|No route|refused|unreachable", output), output

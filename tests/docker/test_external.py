@@ -1,4 +1,4 @@
-"""A server of somebody else's as an engine: llama.cpp's template, and an image that speaks the OpenAI API alone."""
+"""A third-party server as an engine: llama.cpp's template, and an image that knows only the OpenAI API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import ollama
@@ -17,6 +16,7 @@ from openai import OpenAI
 
 from controller.settings import ROOT
 from tests.docker.conftest import Build
+from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker, until
 from tests.errorshape import check_error
 
@@ -40,102 +40,93 @@ def house(build_house: Build, openai_image: str) -> House:
     return build_house(models)
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
-        yield client
-
-
 def user(content: Any) -> Any:
     return [{"role": "user", "content": content if isinstance(content, str) else json.dumps(content)}]
 
 
-def asked(house: House, model_id: str) -> dict[str, Any]:
-    """What the server was asked last, and the arguments that it knows nothing of."""
-    found: dict[str, Any] = requests.get(f"http://127.0.0.1:{house.status(model_id)['port']}/asked", timeout=5).json()
-    return found
-
-
-def events(response: requests.Response) -> list[dict[str, Any]]:
-    lines = (line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: "))
-    return [json.loads(line) for line in lines]
+def last_request(house: House, model_id: str) -> dict[str, Any]:
+    """Return the server's last request, and the arguments that it does not know."""
+    document: dict[str, Any] = requests.get(
+        f"http://127.0.0.1:{house.status(model_id)['port']}/last_request", timeout=5
+    ).json()
+    return document
 
 
 class TestNative:
     def test_a_stopped_model_answers(self, house: House) -> None:
-        """`POST /inference` starts it and has its answer in our words, with counts and times."""
+        """`POST /inference` starts it and returns its answer in our format, with counts and times."""
         answer = house.ask("lama", "hello").json()
         assert ("hello", "stop", "llama") == (answer["text"], answer["finish_reason"], answer["model_id"])
         assert {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2} == answer["usage"]
         timings = answer["timings"]
         assert 0 <= timings["start_s"] <= timings["ttft_s"] <= timings["total_s"]
-        assert "/v1/chat/completions" == asked(house, "llama")["path"]
+        assert "/v1/chat/completions" == last_request(house, "llama")["path"]
 
-    def test_a_stream_is_in_our_words(self, house: House) -> None:
+    def test_a_stream_is_in_our_format(self, house: House) -> None:
         """Events with `text`, then one with `done`."""
-        *texts, last = events(house.ask("llama", {"tokens": 3}, stream=True))
+        *texts, last = answer_events(house.ask("llama", {"tokens": 3}, stream=True))
         assert "word0 word1 word2 " == "".join(event["text"] for event in texts)
         assert (True, "stop", 4) == (last["done"], last["finish_reason"], last["usage"]["total_tokens"])
 
-    def test_a_completion_model_takes_the_prompt_as_it_is(self, house: House) -> None:
-        """A model without a chat template is asked by /v1/completions, and not before its server says it is ready."""
+    def test_a_completion_model_gets_the_prompt_unchanged(self, house: House) -> None:
+        """A model without a chat template is asked through /v1/completions, and only once its server is ready."""
         assert "abc" == house.ask("plain", "abc").json()["text"]
-        assert "/v1/completions" == asked(house, "plain")["path"]
+        assert "/v1/completions" == last_request(house, "plain")["path"]
         assert house.status("plain")["start_s"] > 1
 
-    def test_an_error_in_the_stream_is_told(self, house: House) -> None:
-        """What came before it arrives, then the server's own words, and no `done`."""
-        first, last = events(house.ask("llama", {"tokens": 3, "error_after": 1, "delay_s": 0.05}, stream=True))
+    def test_an_error_in_the_stream_is_passed_on(self, house: House) -> None:
+        """The text before it arrives, then the server's own message, and no `done`."""
+        first, last = answer_events(house.ask("llama", {"tokens": 3, "error_after": 1, "delay_s": 0.05}, stream=True))
         assert {"text": "word0 "} == first
         assert ("the engine gave up", "model") == (last["error"]["message"], last["error"]["src"])
 
     def test_an_error_in_a_whole_answer_is_a_502(self, house: House) -> None:
-        """The same for who asked for one answer."""
+        """A client that asked for a whole answer gets the server's message in a 502."""
         response = house.ask("llama", {"tokens": 3, "error_after": 1})
         assert (
             "the engine gave up"
             == check_error(response.status_code, response.json(), 502, "model_error", src="model")["message"]
         )
 
-    def test_a_server_that_dies_in_the_middle_is_told(self, house: House) -> None:
-        """One error event, no `done`; the next request starts it again."""
-        last = events(house.ask("llama", {"tokens": 5, "delay_s": 0.05, "crash_after": 2}, stream=True))[-1]
+    def test_a_server_that_dies_in_the_middle_is_an_error(self, house: House) -> None:
+        """The client gets one error event and no `done`; the next request starts the server again."""
+        last = answer_events(house.ask("llama", {"tokens": 5, "delay_s": 0.05, "crash_after": 2}, stream=True))[-1]
         assert "model_died" == last["error"]["code"]
         assert "again" == house.ask("llama", "again").json()["text"]
 
     def test_a_client_that_leaves_ends_the_work(self, house: House) -> None:
-        """Closing a stream of ours breaks off the server's."""
+        """Closing our stream aborts the server's."""
         house.ask("llama", "here").raise_for_status()
-        before = asked(house, "llama")["broken_off"]
+        before = last_request(house, "llama")["broken_off"]
         response = house.ask("llama", {"tokens": 1000, "delay_s": 0.05}, stream=True)
         next(response.iter_lines())
         response.close()
-        until("the stream is broken off", lambda: asked(house, "llama")["broken_off"] > before, 5)
+        until("the stream is broken off", lambda: last_request(house, "llama")["broken_off"] > before, 5)
 
 
 class TestOpenAI:
     def test_an_alias_and_the_defaults_reach_the_server(self, house: House, client: OpenAI) -> None:
-        """The server is asked by the id that it knows, with `generation:`; the answer keeps the name that was sent."""
+        """The server gets the id that it knows and `generation:`; the answer keeps the name that the client sent."""
         answer = client.chat.completions.create(model="lama", messages=user("hello"), max_tokens=5)
         assert ("lama", "hello") == (answer.model, answer.choices[0].message.content)
-        body = asked(house, "llama")["body"]
+        body = last_request(house, "llama")["body"]
         assert ("llama", 0.5, 5) == (body["model"], body["temperature"], body["max_tokens"])
 
     @pytest.mark.parametrize("name", ["llama", "lama"])
     def test_a_stream_keeps_the_name(self, client: OpenAI, name: str) -> None:
-        """Every chunk bears the name that was sent, and the text is whole."""
+        """Every chunk has the name that the client sent, and the text is complete."""
         chunks = list(client.chat.completions.create(model=name, messages=user({"tokens": 3}), stream=True))
         assert {name} == {chunk.model for chunk in chunks}
         assert "word0 word1 word2 " == "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
-    def test_the_servers_refusal_passes(self, client: OpenAI) -> None:
-        """A 400 of the server's own is the client's BadRequestError; its fields stand in our shape."""
-        with pytest.raises(openai.BadRequestError, match="as you wished") as caught:
+    def test_the_servers_refusal_is_passed_on(self, client: OpenAI) -> None:
+        """The server's own 400 is the client's BadRequestError; its fields are in our format."""
+        with pytest.raises(openai.BadRequestError, match="as you wished") as failure:
             client.chat.completions.create(model="llama", messages=user({"status": 400}))
-        assert "model_error" == caught.value.code
+        assert "model_error" == failure.value.code
 
     def test_an_error_in_the_stream_raises(self, client: OpenAI) -> None:
-        """A stream that breaks is an error to who reads it."""
+        """A stream that breaks off raises an error in its reader."""
         stream = client.chat.completions.create(
             model="lama", messages=user({"tokens": 3, "error_after": 1}), stream=True
         )
@@ -146,7 +137,7 @@ class TestOpenAI:
 def test_the_page_shows_a_whole_engine(
     build_house: Build, openai_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The engine that docs/engines.md shows as one file is one: saved beside ours, it serves."""
+    """The engine that docs/engines.md shows as one file is complete: saved beside ours, it serves."""
     templates = tmp_path_factory.mktemp("own") / "templates"
     shutil.copytree(ROOT / "templates", templates)
     (example, *_) = re.findall(r"```jinja\n(.*?)```", (ROOT / "docs" / "engines.md").read_text(), re.DOTALL)
@@ -161,46 +152,46 @@ def test_the_page_shows_a_whole_engine(
 
 class TestContainer:
     def test_the_models_keys_become_arguments(self, house: House) -> None:
-        """Context for all requests in flight, slots, threads, and the user's own arguments last."""
+        """The server gets the context for all requests in flight, slots, threads, and the user's own arguments last."""
         house.ask("llama", "here").raise_for_status()
-        others = asked(house, "llama")["others"]
+        others = last_request(house, "llama")["others"]
         pairs = dict(itertools.pairwise(others))
         assert ("2048", "4", "1") == (pairs["--ctx-size"], pairs["--parallel"], pairs["--threads"])
         assert "--no-repack" == others[-1]
 
-    def test_a_source_without_its_file_is_told(self, house: House) -> None:
-        """A source that the server could not load fails by name of what it holds and what is wanted."""
+    def test_a_source_without_its_file_is_an_error(self, house: House) -> None:
+        """For a source that the server cannot load, the error names what it contains and what it should contain."""
         response = house.ask("wrong", "hello")
         error = check_error(response.status_code, response.json(), 503, "start_failed")
         assert "loads one *.gguf file" in error["message"]
         assert "model.safetensors" in error["message"]
 
-    def test_it_is_as_closed_as_any(self, house: House) -> None:
-        """Not root, read-only, without capabilities, on loopback, its one file read-only."""
+    def test_it_is_hardened_like_any_other(self, house: House) -> None:
+        """Its container is not root, read-only, without capabilities, on loopback, with its one file read-only."""
         house.ask("llama", "here").raise_for_status()
         (container,) = house.containers("llama")
-        (found,) = json.loads(docker("inspect", container))
-        host = found["HostConfig"]
-        assert ("10001:10001", True, ["ALL"]) == (found["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
+        (details,) = json.loads(docker("inspect", container))
+        host = details["HostConfig"]
+        assert ("10001:10001", True, ["ALL"]) == (details["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
         assert [[{"HostIp": "127.0.0.1", "HostPort": str(house.status("llama")["port"])}]] == list(
             host["PortBindings"].values()
         )
-        assert [("/model/model.gguf", False)] == [(mount["Destination"], mount["RW"]) for mount in found["Mounts"]]
+        assert [("/model/model.gguf", False)] == [(mount["Destination"], mount["RW"]) for mount in details["Mounts"]]
         assert [] == house.status("llama")["relaxed"]
 
-    def test_what_a_template_relaxes_is_so_and_is_shown(self, house: House) -> None:
-        """vLLM's container may start programs from /tmp and has more shared memory, and /status says why."""
+    def test_what_a_template_relaxes_works_and_is_shown(self, house: House) -> None:
+        """vLLM's container may start programs from /tmp and has more shared memory, and /status shows the reasons."""
         assert "hello" == house.ask("relaxed", "hello").json()["text"]
         (container,) = house.containers("relaxed")
         build = "cp /bin/true /tmp/kernel.so && /tmp/kernel.so && df -B 1 --output=size /dev/shm | tail -1"
         assert str(2 << 30) == docker("exec", container, "sh", "-c", build).strip()
         assert "10001" == docker("exec", container, "id", "-u")
-        relaxed = {row["what"].partition(":")[0]: row["why"] for row in house.status("relaxed")["relaxed"]}
-        assert {"tmpfs", "shm_size", "pids_limit"} == set(relaxed)
-        assert "Triton" in relaxed["tmpfs"]
+        reasons = {row["what"].partition(":")[0]: row["why"] for row in house.status("relaxed")["relaxed"]}
+        assert {"tmpfs", "shm_size", "pids_limit"} == set(reasons)
+        assert "Triton" in reasons["tmpfs"]
 
     def test_the_next_controller_adopts_it(self, house: House) -> None:
-        """A running server of somebody else's is found with its own port and health after the controller died."""
+        """After the controller's death a running third-party server is found with its own port and health check."""
         house.ask("llama", "here").raise_for_status()
         (before,) = house.containers("llama")
         house.kill()
@@ -210,7 +201,7 @@ class TestContainer:
 
 
 def test_ollamas_api_reaches_it_too(house: House) -> None:
-    """The `ollama` client speaks with a server that knows the OpenAI API alone, whole and streamed."""
+    """The `ollama` client works with a server that knows only the OpenAI API, whole and streamed."""
     with ollama.Client(house.url, timeout=60) as client:
         answer = client.chat("lama", user("hello"))
         assert ("lama", "hello") == (answer.model, answer.message.content)
@@ -218,4 +209,4 @@ def test_ollamas_api_reaches_it_too(house: House) -> None:
         *parts, last = client.generate("lama", script, options={"seed": 7}, stream=True)
         assert "word0 word1 word2 " == "".join(part.response or "" for part in parts)
         assert last.done
-        assert 7 == asked(house, "llama")["body"]["seed"]
+        assert 7 == last_request(house, "llama")["body"]["seed"]

@@ -1,4 +1,4 @@
-"""Clients that dawdle, break off or speak no HTTP, before the real gunicorn."""
+"""Clients that are slow, leave early or do not speak HTTP, against the real gunicorn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def house(build_house: Build) -> House:
 
 
 def raw(house: House, *parts: bytes) -> tuple[int, object]:
-    """Send bytes as they are; status and body of the answer."""
+    """Send bytes unchanged, and return status and body of the answer."""
     with socket.create_connection(("127.0.0.1", house.port), 10) as connection:
         for part in parts:
             connection.sendall(part)
@@ -49,41 +49,41 @@ HEAD = b"POST /inference HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     ],
     ids=["no http", "long line", "long header", "length", "chunk size", "chunk end", "short body"],
 )
-def test_broken_requests_have_the_one_shape(house: House, request_bytes: bytes, status: int) -> None:
-    """What gunicorn itself refuses, and bodies that break, end in the envelope: never HTML, never a 500."""
+def test_broken_requests_get_our_error_format(house: House, request_bytes: bytes, status: int) -> None:
+    """What gunicorn itself refuses, and broken bodies, are answered in our error format: never HTML, never a 500."""
     check_error(*raw(house, request_bytes), status, "invalid_body")
 
 
 def test_a_chunked_body_is_bounded(house: House) -> None:
-    """A body without a length that is too large is a 413, not cut to what fits."""
+    """A body without a length that is too large gets a 413, and is not cut to what fits."""
     pieces = [b'{"model_id": "echo", "prompt": "hello"}', *[b" " * (1 << 20)] * 10]
     body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
     answer = raw(house, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", body, b"0\r\n\r\n")
     check_error(*answer, 413, "body_too_large")
 
 
-def test_slow_closers_delay_nobody(house: House) -> None:
-    """Clients that ask for a close and then keep their end open do not hold up other requests."""
+def test_slow_closers_delay_no_other_client(house: House) -> None:
+    """Clients that ask for a close and then keep their side open do not delay other requests."""
     connections = [socket.create_connection(("127.0.0.1", house.port), 10) for _ in range(10)]
     for connection in connections:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     for connection in connections:
         assert connection.recv(12) == b"HTTP/1.1 200"
-    begun = time.monotonic()
+    started_at = time.monotonic()
     assert house.get("/health").ok
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - started_at < 1
     for connection in connections:
         connection.close()
 
 
 def test_waiting_requests_leave_health_a_thread(house: House) -> None:
-    """With all places taken by requests that wait for a start, more are refused at once and /health answers."""
+    """While requests that wait for a start take all places, more are refused at once, and /health answers."""
     with ThreadPoolExecutor(40) as pool:
         answers = [pool.submit(house.post, "/run", {"model_id": "slow"}) for _ in range(40)]
-        refused = [answer for answer in answers if answer.result().status_code == 503]
+        refusals = [answer for answer in answers if answer.result().status_code == 503]
         assert requests.get(house.url + "/health", timeout=5).ok
-        assert len(refused) >= 30
-    for answer in refused:
+        assert len(refusals) >= 30
+    for answer in refusals:
         response = answer.result()
         check_error(response.status_code, response.json(), 503, "overloaded")
         assert response.headers["Retry-After"] == "1"

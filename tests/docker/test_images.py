@@ -1,4 +1,4 @@
-"""Images by digest from a real registry: missing ones are named with the command that fetches them, and it does."""
+"""Images by digest from a real registry: for a missing one the error shows a command that fetches it, which works."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MISSING_ID = "sha256:" + "0" * 64
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    with serving_registry() as found:
-        yield found
-        docker("image", "rm", "--force", found.image, check=False)
+    with serving_registry() as registry:
+        yield registry
+        docker("image", "rm", "--force", registry.image, check=False)
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def never() -> bool:
     return False
 
 
-def test_a_missing_image_is_told_with_what_fetches_it(build_house: Build, registry: Registry) -> None:
-    """The start fails with the exact commands; one of them fetches the image, and then the start gets past it."""
+def test_the_error_for_a_missing_image_shows_how_to_fetch_it(build_house: Build, registry: Registry) -> None:
+    """The start fails with the exact commands; one of them fetches the image, and then the start gets further."""
     house = build_house(
         {
             "far": {"engine": "llamacpp", "gguf": True, "image": registry.image},
@@ -67,12 +67,12 @@ def test_a_missing_image_is_told_with_what_fetches_it(build_house: Build, regist
 
 
 def test_a_pull_fetches_the_image(build_house: Build, registry: Registry, service: DockerService) -> None:
-    """`POST /pull` brings the image with the files, again when it was removed since, and Ollama's clients are told."""
+    """`POST /pull` fetches the image with the files, and again if it was removed; Ollama's clients see the progress."""
     house = build_house({"far": {"engine": "llamacpp", "gguf": True, "image": registry.image}})
     for _ in range(2):
-        told = [json.loads(line) for line in house.post("/api/pull", {"model": "far"}).text.splitlines()]
-        assert {"status": "fetching the image"} in told
-        assert {"status": "success"} == told[-1]
+        statuses = [json.loads(line) for line in house.post("/api/pull", {"model": "far"}).text.splitlines()]
+        assert {"status": "fetching the image"} in statuses
+        assert {"status": "success"} == statuses[-1]
         assert service.image_id(registry.image) is not None
         docker("image", "rm", "--force", registry.image)
     response = house.post("/pull", {"model_id": "far"})
@@ -80,37 +80,41 @@ def test_a_pull_fetches_the_image(build_house: Build, registry: Registry, servic
 
 
 def test_provisioning_fetches_the_image(build_house: Build, registry: Registry, service: DockerService) -> None:
-    """What makes a model's files ready fetches its image too, and says so."""
+    """`controller.provision` fetches a model's image as well, and says so."""
     house = build_house({"far": {"engine": "llamacpp", "gguf": True, "image": registry.image}}, start=False)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "controller.provision", "far"],
         env=house.environ(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert (0, "") == (done.returncode, done.stderr)
-    assert "far: fetching the image" in done.stdout
+    assert (0, "") == (result.returncode, result.stderr)
+    assert "far: fetching the image" in result.stdout
     assert service.image_id(registry.image) is not None
 
 
 def test_a_fetch_reports_its_layers(service: DockerService, registry: Registry) -> None:
-    """The image is there afterwards, under its digest, and every layer was told."""
+    """The image is there afterwards, under its digest, and every layer was reported."""
     assert service.image_id(registry.image) is None
-    told: list[tuple[int, int]] = []
-    service.pull(registry.image, on_layers=lambda here, named: told.append((here, named)), cancelled=never)
-    assert ((0, 1), (1, 1)) == (told[0], told[-1])
+    progress: list[tuple[int, int]] = []
+    service.pull(
+        registry.image,
+        on_layers=lambda here_count, named_count: progress.append((here_count, named_count)),
+        cancelled=never,
+    )
+    assert ((0, 1), (1, 1)) == (progress[0], progress[-1])
     assert service.image_id(registry.image) is not None
 
 
 def test_a_fetch_can_be_ended_while_docker_is_silent(service: DockerService, registry: Registry) -> None:
-    """Cancelled in the middle of a layer: it ends soon, no docker process goes on, and the image is not there."""
+    """Cancelled in the middle of a layer, it ends soon, no docker process keeps running, and there is no image."""
     registry.release.clear()
-    wanted = threading.Event()
-    wanted.set()
+    is_wanted = threading.Event()
+    is_wanted.set()
     with ThreadPoolExecutor(1) as pool:
         pulling = pool.submit(
-            service.pull, registry.image, on_layers=lambda *_: None, cancelled=lambda: not wanted.is_set()
+            service.pull, registry.image, on_layers=lambda *_: None, cancelled=lambda: not is_wanted.is_set()
         )
         assert registry.layer_asked.wait(HANG_S)
-        wanted.clear()
+        is_wanted.clear()
         with pytest.raises(Cancelled):
             pulling.result(HANG_S)
     assert [] == [path for path in Path("/proc").glob("[0-9]*/cmdline") if registry.image in words(path)]
@@ -125,18 +129,18 @@ def words(path: Path) -> str:
 
 
 def test_what_the_registry_lacks_is_a_source_error(service: DockerService, registry: Registry) -> None:
-    """A digest that is not there and a registry that does not answer fail in their own words, not as Docker's."""
+    """An unknown digest and a registry that does not answer are errors of their own, not Docker's."""
     name, _, _ = registry.image.partition("@")
     for image in (f"{name}@{MISSING_ID}", f"127.0.0.1:1/tiny@{MISSING_ID}"):
-        with pytest.raises(SourceError, match=f"{image} could not be fetched") as caught:
+        with pytest.raises(SourceError, match=f"{image} could not be fetched") as failure:
             service.pull(image, on_layers=lambda *_: None, cancelled=never)
-        assert f"docker pull {image}" in caught.value.message
+        assert f"docker pull {image}" in failure.value.message
 
 
-def test_a_docker_that_is_away_is_said(
+def test_a_missing_docker_is_reported(
     service: DockerService, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an engine it is Docker that is unavailable."""
+    """Without an engine the error says that Docker is unavailable."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     with pytest.raises(DockerUnavailable):
         service.pull(registry.image, on_layers=lambda *_: None, cancelled=never)

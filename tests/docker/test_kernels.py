@@ -1,62 +1,48 @@
-"""Our matrix products in the image that serves with them, in both of their forms."""
+"""Our matrix products in the serving image, in both of their forms."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controller.settings import ROOT
+from bench.quality.measuring import OPENVINO_IMAGE
+from tests.docker.inside import TESTS, run_in_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module", params=["this processor's", "any processor's"])
-def found(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What `kernel_cases` measures in the image."""
-    cases = Path(__file__).with_name("kernel_cases.py").relative_to(ROOT)
-    argv = [
-        "docker",
-        "run",
-        "--rm",
-        "--network=none",
-        "--user=0",
-        f"--volume={ROOT / 'tests'}:/opt/orchestrar/tests:ro",
-    ]
-    if request.param == "any processor's":
-        argv.append("--env=ORCHESTRAR_PLAIN_KERNELS=1")
-    module = ".".join(cases.with_suffix("").parts)
-    done = subprocess.run(
-        [*argv, "orchestrar-runner:openvino", "python", "-m", module], capture_output=True, text=True, timeout=240
+def figures(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return what `kernel_cases` measures in the image."""
+    plain = ["--env=ORCHESTRAR_PLAIN_KERNELS=1"] if request.param == "any processor's" else []
+    options = ["--user=0", TESTS, *plain]
+    document: dict[str, Any] = run_in_image(
+        OPENVINO_IMAGE, "python", "-m", "tests.docker.kernel_cases", options=options, deadline_s=240
     )
-    assert done.returncode == 0, done.stderr
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    return document
 
 
-def test_products_are_those_of_float_arithmetic(found: dict[str, Any]) -> None:
-    """With any number of tokens, rows and groups, and with all that is done around a product, the rounding to 16 bits
-    is all that differs."""
-    assert len(found["products"]) == 432
-    assert max(found["products"].values()) < 2e-4
+def test_products_are_those_of_float_arithmetic(figures: dict[str, Any]) -> None:
+    """For any number of tokens, rows and groups, and with everything around a product, only the rounding to 16 bits
+    differs."""
+    assert len(figures["products"]) == 432
+    assert max(figures["products"].values()) < 2e-4
 
 
-def test_rows_are_read_as_they_are(found: dict[str, Any]) -> None:
-    """An embedding's row is its codes x scale + offset."""
-    assert max(found["rows"]) < 1e-6
+def test_rows_are_read_exactly(figures: dict[str, Any]) -> None:
+    """An embedding's row equals its codes x scale + offset."""
+    assert max(figures["rows"]) < 1e-6
 
 
-def test_heads_are_turned_by_their_positions(found: dict[str, Any]) -> None:
-    """Queries and keys are turned, with and without a norm of their heads, and values stay."""
-    assert len(found["rotations"]) == 6
-    assert max(found["rotations"]) < 1e-5
+def test_heads_are_rotated_by_their_positions(figures: dict[str, Any]) -> None:
+    """Queries and keys are rotated, with and without a norm of their heads, and values stay."""
+    assert len(figures["rotations"]) == 6
+    assert max(figures["rotations"]) < 1e-5
 
 
-def test_what_does_not_fit_is_refused(found: dict[str, Any]) -> None:
-    """Bytes that are not as many as the shape needs, and a row beyond the matrix, are errors and not read."""
-    too_few, no_row = found["refusals"]
+def test_what_does_not_fit_is_refused(figures: dict[str, Any]) -> None:
+    """Too few bytes for the shape, and a row beyond the matrix, are errors and are not read."""
+    too_few, no_row = figures["refusals"]
     assert "do not have" in too_few
     assert "there is no row 32 of 32" in no_row

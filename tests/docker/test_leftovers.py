@@ -1,4 +1,4 @@
-"""Containers of models that were taken out of models.yaml while the controller was down."""
+"""Containers of models that were removed from models.yaml while the controller was down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.docker.house import FAKE_IMAGE, House, docker, fake_models, until
 
 
 def run_beside(house: House, name: str, *labels: str) -> str:
-    """A container that somebody else runs."""
+    """Run a container that is not ours, and return its id."""
     flags = [flag for label in labels for flag in ("--label", label)]
     return docker("run", "--detach", "--name", f"{house.project}-{name}", *flags, FAKE_IMAGE, "sleep", "300")
 
@@ -20,8 +20,8 @@ def exists(container: str) -> bool:
 
 
 def test_a_removed_model_leaves_nothing_running(build_house: Build) -> None:
-    """At the next start its container is stopped and removed; a model that stayed, a service of the user's own, a
-    one-off container and another project's model are left alone."""
+    """At the next start its container is stopped and removed; a model that stayed, the user's own service, a one-off
+    container and another project's model are left alone."""
     house = build_house({"stays": {}, "goes": {}})
     for model_id in ("stays", "goes"):
         house.ask(model_id, "hello").raise_for_status()
@@ -45,7 +45,7 @@ def test_a_removed_model_leaves_nothing_running(build_house: Build) -> None:
 
 
 def test_it_is_done_when_docker_is_back(build_house: Build, tmp_path: Path) -> None:
-    """A controller that starts without Docker starts all the same, and retires what is left over once it can."""
+    """A controller starts without Docker too, and removes leftover containers once Docker is there."""
     gate = Gate(tmp_path)
     gate.open()
     try:

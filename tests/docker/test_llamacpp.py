@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import ollama
 import openai
 import pytest
 import requests
-import yaml
 from openai import OpenAI
 
 from bench.servers import announces_amx
-from controller.settings import ROOT
+from tests.docker.conftest import Build
+from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker
 from tests.docker.llamacpp_image import llamacpp_image
+from tests.docker.real_models import shipped_entry
 from tests.errorshape import check_error
 
 pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(600)]
@@ -28,11 +27,10 @@ CONTEXT_LENGTH = 512
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The default model's file, as it is, in a server for chats, one for completions and one for embeddings."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
+def house(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> House:
+    """Return the default model's own file in a server for chats, one for completions and one for embeddings."""
     common = {
-        "source": shipped["models"]["smollm2-135m"]["source"],
+        "source": shipped_entry()["source"],
         "engine": "llamacpp",
         "image": llamacpp_image(tmp_path_factory.mktemp("llamacpp")),
         "context_length": CONTEXT_LENGTH,
@@ -42,37 +40,18 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     models = {
         "llama": {**common, "aliases": ["lama"]},
         "plain": {**common, "task": "completion"},
-        # The file says of no way to make one vector of many, as one of an embedding model does.
+        # Unlike an embedding model's file, this one names no pooling.
         "vectors": {**common, "task": "embedding", "args": [*common["args"], "--pooling", "mean"]},
     }
-    folder = tmp_path_factory.mktemp("house")
-    folder.chmod(0o755)
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    house.start()
-    yield house
-    house.close()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
-        yield client
+    return build_real_house(models)
 
 
 def user(content: str) -> Any:
     return [{"role": "user", "content": content}]
 
 
-def events(response: requests.Response) -> list[dict[str, Any]]:
-    lines = (line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: "))
-    return [json.loads(line) for line in lines]
-
-
 def direct(house: House) -> Any:
-    """What the server itself answers, asked past the controller: its arithmetic rounds, and is not ours to judge."""
+    """Return the server's own answer, without the controller: its arithmetic rounds, and is not ours to judge."""
     url = f"http://127.0.0.1:{house.status('llama')['port']}/v1/chat/completions"
     answer = requests.post(url, json={"messages": user(PARIS), "temperature": 0, "max_tokens": 16}, timeout=60)
     return answer.json()["choices"][0]["message"]["content"]
@@ -80,7 +59,7 @@ def direct(house: House) -> Any:
 
 class TestNative:
     def test_a_stopped_model_answers(self, house: House) -> None:
-        """`POST /inference` starts the server and has its answer in our words, with its counts."""
+        """`POST /inference` starts the server and returns its answer in our format, with its counts."""
         answer = house.ask("lama", PARIS, temperature=0, max_tokens=16).json()
         assert direct(house) == answer["text"] != ""
         assert "llama" == answer["model_id"]
@@ -90,10 +69,10 @@ class TestNative:
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
     def test_a_stream_is_the_same_text(self, house: House) -> None:
-        """Pieces as they come, then the end with the same counts as the whole answer's."""
+        """The pieces arrive as they are made, then the end with the same counts as the whole answer's."""
         fields = {"temperature": 0, "max_tokens": 16}
         whole = house.ask("llama", PARIS, **fields).json()
-        *pieces, last = events(house.ask("llama", PARIS, stream=True, **fields))
+        *pieces, last = answer_events(house.ask("llama", PARIS, stream=True, **fields))
         assert len(pieces) > 3
         assert whole["text"] == "".join(piece["text"] for piece in pieces)
         assert (True, whole["finish_reason"], whole["usage"]) == (last["done"], last["finish_reason"], last["usage"])
@@ -103,12 +82,12 @@ class TestNative:
         short = house.ask("llama", PARIS, temperature=0, max_tokens=2).json()
         assert ("length", 2) == (short["finish_reason"], short["usage"]["completion_tokens"])
         first, second = direct(house).split(" ")[:2]
-        stopped = house.ask("llama", PARIS, temperature=0, max_tokens=16, stop=[f" {second}"]).json()
-        assert (first, "stop") == (stopped["text"], stopped["finish_reason"])
+        answer = house.ask("llama", PARIS, temperature=0, max_tokens=16, stop=[f" {second}"]).json()
+        assert (first, "stop") == (answer["text"], answer["finish_reason"])
         story: dict[str, Any] = {"temperature": 1.5, "seed": 7, "max_tokens": 12}
         assert 1 == len({house.ask("llama", "Tell a story.", **story).json()["text"] for _ in range(2)})
 
-    def test_a_completion_goes_on_where_the_prompt_ends(self, house: House) -> None:
+    def test_a_completion_continues_the_prompt(self, house: House) -> None:
         """A model for completions gets the prompt without a chat template."""
         answer = house.ask("plain", "One, two, three, four,", temperature=0, max_tokens=4).json()
         assert "five" in answer["text"]
@@ -116,10 +95,10 @@ class TestNative:
 
 class TestOpenAI:
     def test_a_chat_whole_and_streamed(self, client: OpenAI) -> None:
-        """The `openai` package has the same answer in both ways, under the name that it asked for."""
-        asked: dict[str, Any] = {"model": "lama", "messages": user(PARIS), "temperature": 0, "max_tokens": 16}
-        whole = client.chat.completions.create(**asked)
-        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+        """The `openai` package gets the same answer both ways, under the name that it sent."""
+        request: dict[str, Any] = {"model": "lama", "messages": user(PARIS), "temperature": 0, "max_tokens": 16}
+        whole = client.chat.completions.create(**request)
+        chunks = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert (whole.model, whole.choices[0].message.content) == ("lama", text)
         assert {"lama"} == {chunk.model for chunk in chunks}
@@ -128,23 +107,23 @@ class TestOpenAI:
         assert whole.usage.total_tokens == chunks[-1].usage.total_tokens
 
     def test_a_completion_whole_and_streamed(self, client: OpenAI) -> None:
-        """So has `completions`."""
-        asked: dict[str, Any] = {"model": "plain", "prompt": "One, two, three,", "temperature": 0, "max_tokens": 6}
-        whole = client.completions.create(**asked).choices[0].text
-        chunks = list(client.completions.create(**asked, stream=True))
+        """Its `completions` do as well."""
+        request: dict[str, Any] = {"model": "plain", "prompt": "One, two, three,", "temperature": 0, "max_tokens": 6}
+        whole = client.completions.create(**request).choices[0].text
+        chunks = list(client.completions.create(**request, stream=True))
         assert whole == "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
 
     def test_embeddings(self, client: OpenAI) -> None:
-        """One vector of the model's width for each text, in their order."""
+        """Each text gets one vector of the model's width, in the same order."""
         texts = ["a cat", "a dog", "a cat"]
-        found = client.embeddings.create(model="vectors", input=texts).data
-        assert [0, 1, 2] == [row.index for row in found]
-        assert {576} == {len(row.embedding) for row in found}
-        assert found[0].embedding == pytest.approx(found[2].embedding, abs=1e-3)
-        assert found[0].embedding != pytest.approx(found[1].embedding, abs=1e-3)
+        rows = client.embeddings.create(model="vectors", input=texts).data
+        assert [0, 1, 2] == [row.index for row in rows]
+        assert {576} == {len(row.embedding) for row in rows}
+        assert rows[0].embedding == pytest.approx(rows[2].embedding, abs=1e-3)
+        assert rows[0].embedding != pytest.approx(rows[1].embedding, abs=1e-3)
 
-    def test_a_task_that_is_not_its_own_is_refused(self, client: OpenAI) -> None:
-        """A model that makes vectors does not chat, and says so."""
+    def test_another_task_is_refused(self, client: OpenAI) -> None:
+        """A model that makes vectors refuses to chat, and names the right route."""
         with pytest.raises(openai.BadRequestError, match="ask it by /v1/embeddings"):
             client.chat.completions.create(model="vectors", messages=user(PARIS))
 
@@ -165,7 +144,7 @@ def test_a_prompt_beyond_the_context_is_refused(house: House, stream: bool) -> N
 
 
 def test_ollamas_client_chats(house: House) -> None:
-    """The `ollama` package has the same answers, whole and streamed, with counts."""
+    """The `ollama` package gets the same answers, whole and streamed, with counts."""
     options = {"temperature": 0, "num_predict": 16}
     with ollama.Client(house.url, timeout=320) as client:
         whole = client.chat("lama", user(PARIS), options=options)
@@ -178,9 +157,9 @@ def test_ollamas_client_chats(house: House) -> None:
 
 
 def test_a_client_that_leaves_ends_the_work(house: House) -> None:
-    """Both of its places are free within 2 s after the readers of two long stories have gone, which take longer."""
+    """Both of its places are free within 2 s after the readers of two answers have left, which would take longer."""
     house.ask("llama", "Hello", max_tokens=1).raise_for_status()
-    # Too long for the 2 s: some 5 s of work.
+    # About 5 s of work, which is longer than the 2 s.
     endless = {"model": "llama", "messages": user("Count."), "stream": True, "max_tokens": 440, "ignore_eos": True}
     for response in [house.post("/v1/chat/completions", endless, stream=True) for _ in range(2)]:
         next(response.iter_lines())
@@ -192,27 +171,27 @@ def test_a_client_that_leaves_ends_the_work(house: House) -> None:
     assert time.monotonic() - begun_s < 2
 
 
-def test_it_is_as_closed_as_any(house: House) -> None:
-    """It is ready by its own /health, as a user without a name, with nothing that it can write but /tmp."""
+def test_it_is_hardened_like_any_other(house: House) -> None:
+    """It is ready by its own /health, runs as a user without a name, and can write only to /tmp."""
     house.ask("llama", "Hello", max_tokens=1).raise_for_status()
     port = house.status("llama")["port"]
     assert {"status": "ok"} == requests.get(f"http://127.0.0.1:{port}/health", timeout=5).json()
     assert [] == house.status("llama")["relaxed"]
     (container,) = house.containers("llama")
-    (found,) = json.loads(docker("inspect", container))
-    host = found["HostConfig"]
-    assert ("10001:10001", True, ["ALL"]) == (found["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
+    (details,) = json.loads(docker("inspect", container))
+    host = details["HostConfig"]
+    assert ("10001:10001", True, ["ALL"]) == (details["Config"]["User"], host["ReadonlyRootfs"], host["CapDrop"])
     status = docker("exec", container, "cat", "/proc/1/status")
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
-    written = docker(
+    listing = docker(
         "exec", container, "sh", "-c", "echo x > /app/x; echo x > /tmp/x && ls /tmp/x; ls /app/x", check=False
     )
-    assert "/tmp/x" == written
+    assert "/tmp/x" == listing
 
 
-def test_its_place_shows_nobodys_prompts(house: House) -> None:
-    """The route with everybody's prompts is off, and so is its web page."""
+def test_its_port_shows_no_prompts(house: House) -> None:
+    """The route that would show all clients' prompts is off, and so is its web page."""
     house.ask("llama", "Hello", max_tokens=1).raise_for_status()
     port = house.status("llama")["port"]
     assert not requests.get(f"http://127.0.0.1:{port}/slots", timeout=5).ok

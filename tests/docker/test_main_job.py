@@ -27,15 +27,9 @@ def house(build_house: Build) -> House:
     )
 
 
-def events(response: requests.Response) -> list[dict[str, Any]]:
-    """The server-sent events of a streamed answer."""
-    lines = [line for line in response.iter_lines() if line.startswith(b"data: ")]
-    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
-
-
 def error_of(response: requests.Response) -> dict[str, Any]:
-    found: dict[str, Any] = response.json()["error"]
-    return found
+    error: dict[str, Any] = response.json()["error"]
+    return error
 
 
 def test_a_stopped_model_answers(house: House) -> None:
@@ -49,40 +43,40 @@ def test_a_stopped_model_answers(house: House) -> None:
 
 
 def test_a_stream_arrives_token_by_token(house: House) -> None:
-    """Streamed tokens leave as they are made: the first is here long before the last."""
-    begun = time.monotonic()
+    """Streamed tokens arrive as they are made: the first long before the last."""
+    started_at = time.monotonic()
     response = house.ask("echo", {"tokens": 5, "delay_s": 0.3}, stream=True)
     assert response.headers["Content-Type"].startswith("text/event-stream")
     times, texts = [], []
     for line in response.iter_lines():
         if line.startswith(b"data: "):
             texts.append(json.loads(line[6:]).get("text"))
-            times.append(time.monotonic() - begun)
+            times.append(time.monotonic() - started_at)
     assert texts == ["word0 ", "word1 ", "word2 ", "word3 ", "word4 ", None]
     assert times[4] - times[0] > 0.6
 
 
 def test_a_model_that_dies_before_its_answer_is_asked_again(house: House) -> None:
-    """A model killed while idle is started again by the request that meets its corpse: nothing is lost."""
+    """A request to a model that was killed while idle starts it again, and is not lost."""
     house.ask("echo", "warm").raise_for_status()
     docker("kill", *house.containers("echo"))
     assert house.ask("echo", "still there?").json()["text"] == "still there?"
 
 
 def test_a_failed_start_shows_its_card(house: House) -> None:
-    """A model that ends at its start answers 503 with phase, exit code and its last log lines."""
+    """For a model that ends at its start the answer is 503 with phase, exit code and its last log lines."""
     response = house.ask("crashing", "hello")
     error = error_of(response)
     assert (response.status_code, error["code"]) == (503, "start_failed")
     assert error["details"]["exit_code"] == 3
-    assert error["details"]["log"] == ["the fake was told to end"]
+    assert error["details"]["log"] == ["the fake exits as FAKE_EXIT says"]
     assert "Retry-After" in response.headers
     row = next(row for row in house.get("/models").json()["models"] if row["id"] == "crashing")
     assert (row["state"], row["error"]["code"]) == ("failed", "start_failed")
 
 
 def test_stop_ends_and_verifies(house: House) -> None:
-    """`POST /stop` ends the container, also one that ignores SIGTERM, and a later request starts it again."""
+    """`POST /stop` ends the container, even one that ignores SIGTERM, and a later request starts it again."""
     house.ask("stubborn", "hello").raise_for_status()
     assert house.post("/stop", {"model_id": "stubborn"}).json() == {"model_id": "stubborn", "state": "stopped"}
     assert house.containers("stubborn") == []
@@ -123,16 +117,16 @@ def test_an_emptied_volume_is_filled_again(house: House) -> None:
     assert house.ask("made", "two").json()["text"] == "two"
 
 
-def test_a_failed_preparation_is_told(house: House) -> None:
-    """A conversion that fails answers 503 with what the converter said."""
+def test_a_failed_preparation_is_explained(house: House) -> None:
+    """For a conversion that fails the answer is 503 with the converter's own message."""
     response = house.ask("unmakeable", "hello")
     error = error_of(response)
     assert (response.status_code, error["code"]) == (503, "preparation_failed")
-    assert "the fake was told to fail" in error["message"]
+    assert "the fake fails as FAKE_PREPARE_EXIT says" in error["message"]
 
 
-def test_the_models_own_errors_pass(house: House) -> None:
-    """An error that the model itself answers reaches the client with its status and `src: model`."""
+def test_the_models_own_errors_are_passed_on(house: House) -> None:
+    """An error of the model itself reaches the client with its status and `src: model`."""
     response = house.ask("echo", {"status": 400})
     assert response.status_code == 400
     assert (error_of(response)["message"], error_of(response)["src"]) == ("as you wished", "model")

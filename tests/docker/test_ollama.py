@@ -1,4 +1,4 @@
-"""The real `ollama` client before a real controller with fake models."""
+"""The real `ollama` client with a real controller and fake models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client(house: House) -> Iterator[ollama.Client]:
 
 
 def user(content: Any) -> Any:
-    """One message; what is no text is a script for the fake model."""
+    """Return one message; content that is not text is a script for the fake model."""
     return [{"role": "user", "content": content if isinstance(content, str) else json.dumps(content)}]
 
 
@@ -43,7 +43,7 @@ def counters(house: House) -> Any:
 
 
 def test_a_stopped_model_answers(house: House, client: ollama.Client) -> None:
-    """A chat with a model that does not run, under its alias and with a tag; it is told how long that took."""
+    """A chat with a stopped model works under its alias and with a tag; the answer says how long the load took."""
     answer = client.chat("parrot:latest", user("hello"))
     assert ("parrot:latest", "hello", "stop") == (answer.model, answer.message.content, answer.done_reason)
     assert (1, 1) == (answer.prompt_eval_count, answer.eval_count)
@@ -52,7 +52,7 @@ def test_a_stopped_model_answers(house: House, client: ollama.Client) -> None:
 
 
 def test_a_stream_is_read_to_its_end(client: ollama.Client) -> None:
-    """The streamed words add up, whichever route was asked."""
+    """The streamed words add up on every route."""
     *parts, last = client.chat("echo", user({"tokens": 3}), stream=True)
     assert "word0 word1 word2 " == "".join(part.message.content or "" for part in parts)
     assert (True, "stop") == (last.done, last.done_reason)
@@ -62,11 +62,11 @@ def test_a_stream_is_read_to_its_end(client: ollama.Client) -> None:
 
 
 def test_a_model_that_dies_mid_stream_raises(house: House, client: ollama.Client) -> None:
-    """A stream that breaks is an error to who reads it; the model is started again when it is asked again."""
-    found: list[Any] = []
+    """A stream that breaks off raises an error in its reader; the next request starts the model again."""
+    parts: list[Any] = []
     with pytest.raises(ollama.ResponseError, match="died"):
-        found.extend(client.chat("echo", user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True))
-    assert ["word0 ", "word1 "] == [part.message.content for part in found]
+        parts.extend(client.chat("echo", user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True))
+    assert ["word0 ", "word1 "] == [part.message.content for part in parts]
     until("Docker has noticed", lambda: not house.containers("echo"))
     assert "whole again" == client.chat("echo", user("whole again")).message.content
 
@@ -83,8 +83,8 @@ def test_a_client_that_leaves_ends_the_generation(house: House, client: ollama.C
     until("nothing is in flight", lambda: house.status("echo")["in_flight"] == 0, 5)
 
 
-def test_keep_alive_is_followed(house: House, client: ollama.Client) -> None:
-    """-1 keeps the model, 0 stops its container when the answer is given; `ps` tells which."""
+def test_keep_alive_is_obeyed(house: House, client: ollama.Client) -> None:
+    """-1 keeps the model, 0 stops its container after the answer; `ps` shows which."""
     client.generate("echo", keep_alive=-1)
     (row,) = client.ps().models
     assert ("echo:latest", True) == (row.model, bool(row.expires_at))
@@ -99,17 +99,17 @@ def test_keep_alive_is_followed(house: House, client: ollama.Client) -> None:
 
 
 def test_a_pull_makes_the_first_start_short(house: House, client: ollama.Client) -> None:
-    """A pull converts the model's files once, starts nothing, and the first request prepares no more."""
+    """A pull converts the model's files once and starts nothing; the first request then prepares nothing."""
     assert "absent" == next(row["state"] for row in house.get("/models").json()["models"] if row["id"] == "made")
-    told = [one.status for one in client.pull("made", stream=True)]
-    assert "success" == told[-1]
+    statuses = [one.status for one in client.pull("made", stream=True)]
+    assert "success" == statuses[-1]
     assert [] == house.containers("made")
     with house.counted_events("create") as created:
         assert "success" == client.pull("made").status
         assert "ready" == client.chat("made", user("ready")).message.content
     assert [f"{house.project}-made-1"] == created
-    listed = {one.model: one for one in client.list().models}
-    assert listed["made:latest"].size == 68
+    models = {one.model: one for one in client.list().models}
+    assert models["made:latest"].size == 68
     assert client.show("made").modelinfo == {
         "general.architecture": "unknown",
         "general.parameter_count": 500,
@@ -118,18 +118,18 @@ def test_a_pull_makes_the_first_start_short(house: House, client: ollama.Client)
 
 
 def test_a_pull_that_fails_says_why(client: ollama.Client) -> None:
-    """The conversion's last words reach who pulls, streamed or not."""
+    """The conversion's last message reaches the client that pulls, streamed or not."""
     for stream in (False, True):
-        with pytest.raises(ollama.ResponseError, match="the fake was told to fail"):
+        with pytest.raises(ollama.ResponseError, match="the fake fails as FAKE_PREPARE_EXIT says"):
             list(client.pull("unmakeable", stream=stream))
 
 
 def test_pulls_at_once_prepare_once(build_house: Build) -> None:
-    """Five pulls and a request together run one conversion."""
+    """Five pulls and a request at the same time run one conversion."""
     house = build_house({"made": {"gguf": True}})
     with house.counted_events("create") as created, ThreadPoolExecutor(6) as pool:
-        asked = pool.submit(house.ask, "made", "hello")
+        answer = pool.submit(house.ask, "made", "hello")
         pulls = list(pool.map(lambda _: house.post("/pull", {"model_id": "made"}), range(5)))
-        assert "hello" == asked.result().json()["text"]
+        assert "hello" == answer.result().json()["text"]
     assert [200] * 5 == [response.status_code for response in pulls]
     assert 2 == len(created)

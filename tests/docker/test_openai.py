@@ -1,10 +1,9 @@
-"""The real `openai` client before a real controller with fake models."""
+"""The real `openai` client with a real controller and fake models."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -24,14 +23,8 @@ def house(build_house: Build) -> House:
     return build_house({"echo": {"aliases": ["parrot"]}, "plain": {"task": "completion"}})
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
-        yield client
-
-
 def user(content: Any) -> Any:
-    """One message; what is no text is a script for the fake model."""
+    """Return one message; content that is not text is a script for the fake model."""
     return [{"role": "user", "content": content if isinstance(content, str) else json.dumps(content)}]
 
 
@@ -40,7 +33,7 @@ def counters(house: House, model_id: str = "echo") -> Any:
 
 
 def test_the_models_are_listed(client: OpenAI) -> None:
-    """The client finds what models.yaml names."""
+    """The client finds the models of models.yaml."""
     assert ["echo", "plain"] == [model.id for model in client.models.list()]
     assert "parrot" == client.models.retrieve("parrot").id
     with pytest.raises(openai.NotFoundError):
@@ -48,7 +41,7 @@ def test_the_models_are_listed(client: OpenAI) -> None:
 
 
 def test_a_stopped_model_answers(client: OpenAI) -> None:
-    """A chat with a model that does not run, under its alias, which the answer keeps."""
+    """A chat with a stopped model works under its alias, which the answer keeps."""
     answer = client.chat.completions.create(model="parrot", messages=user("hello"))
     assert ("parrot", "hello", "stop") == (
         answer.model,
@@ -75,34 +68,34 @@ def test_completions_work_whole_and_streamed(client: OpenAI) -> None:
 
 
 def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
-    """The client's own class of error, with code and parameter."""
-    with pytest.raises(openai.NotFoundError, match="gpt-4") as caught:
+    """An unknown model raises the client's own class of error, with code and parameter."""
+    with pytest.raises(openai.NotFoundError, match="gpt-4") as failure:
         client.chat.completions.create(model="gpt-4", messages=user("hi"))
-    assert ("model_not_found", "model") == (caught.value.code, caught.value.param)
+    assert ("model_not_found", "model") == (failure.value.code, failure.value.param)
 
 
-def test_no_chat_model_refuses_to_chat(client: OpenAI) -> None:
-    """A model for completions says that it does not chat, and by which route to ask."""
-    with pytest.raises(openai.BadRequestError, match="/v1/completions") as caught:
+def test_a_completion_model_refuses_to_chat(client: OpenAI) -> None:
+    """A model for completions says that it does not chat, and names the right route."""
+    with pytest.raises(openai.BadRequestError, match="/v1/completions") as failure:
         client.chat.completions.create(model="plain", messages=user("hi"))
-    assert "task_unsupported" == caught.value.code
+    assert "task_unsupported" == failure.value.code
 
 
-def test_the_models_refusals_pass(client: OpenAI) -> None:
-    """A 400 of the model's own is a BadRequestError with its words."""
+def test_the_models_refusals_are_passed_on(client: OpenAI) -> None:
+    """The model's own 400 is a BadRequestError with its message."""
     with pytest.raises(openai.BadRequestError, match="as you wished"):
         client.chat.completions.create(model="echo", messages=user({"status": 400}))
 
 
 def test_a_model_that_dies_mid_stream_raises(client: OpenAI) -> None:
-    """A stream that breaks is an error to who reads it, never a short text that looks whole."""
+    """A stream that breaks off raises an error in its reader, and never looks like a short complete text."""
     stream = client.chat.completions.create(
         model="echo", messages=user({"tokens": 5, "delay_s": 0.1, "crash_after": 2}), stream=True
     )
-    found: list[Any] = []
+    texts: list[Any] = []
     with pytest.raises(openai.APIError, match="died"):
-        found.extend(chunk.choices[0].delta.content for chunk in stream)
-    assert ["word0 ", "word1 "] == found
+        texts.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert ["word0 ", "word1 "] == texts
     assert "whole again" == (
         client.chat.completions.create(model="echo", messages=user("whole again")).choices[0].message.content
     )
@@ -121,12 +114,12 @@ def test_a_client_that_leaves_ends_the_generation(house: House, client: OpenAI) 
 
 
 def test_a_busy_model_is_asked_again(house: House, client: OpenAI) -> None:
-    """The client repeats a 503 on its own after the time that it is told, and gets its answer."""
+    """The client itself repeats a request after a 503 and its `Retry-After`, and gets its answer."""
     client.chat.completions.create(model="echo", messages=user("here"))
     before = counters(house)["requests"]
-    with pytest.raises(openai.InternalServerError) as caught:
+    with pytest.raises(openai.InternalServerError) as failure:
         client.chat.completions.create(model="echo", messages=user({"status": 503}))
-    assert "1" == caught.value.response.headers["Retry-After"]
+    assert "1" == failure.value.response.headers["Retry-After"]
     patient = client.with_options(max_retries=2)
     answer = patient.chat.completions.create(model="echo", messages=user({"busy": 1, "echo": "now"}))
     assert "now" == answer.choices[0].message.content
@@ -139,7 +132,7 @@ def langchain(house: House) -> ChatOpenAI:
 
 
 def test_langchain_asks_and_streams(langchain: ChatOpenAI) -> None:
-    """LangChain's ChatOpenAI works as it comes: messages, text, usage, streams."""
+    """LangChain's ChatOpenAI works unchanged: messages, text, usage, streams."""
     answer = langchain.invoke([SystemMessage("Be kind."), HumanMessage("hello")])
     assert "hello" == answer.content
     assert isinstance(answer, AIMessage)
@@ -150,13 +143,13 @@ def test_langchain_asks_and_streams(langchain: ChatOpenAI) -> None:
 
 
 def test_langchain_meets_the_errors_of_openai(langchain: ChatOpenAI) -> None:
-    """What is refused arrives in LangChain as the `openai` package's own error."""
+    """A refusal arrives in LangChain as the `openai` package's own error."""
     with pytest.raises(openai.BadRequestError, match="as you wished"):
         langchain.invoke(json.dumps({"status": 400}))
 
 
 def test_the_asynchronous_client(house: House) -> None:
-    """AsyncOpenAI streams two answers at once, and a task that is cancelled within a stream stops the model's work."""
+    """AsyncOpenAI streams two answers at once, and a task that is cancelled in a stream stops the model's work."""
 
     async def text(client: AsyncOpenAI, tokens: int) -> str:
         stream = await client.chat.completions.create(model="echo", messages=user({"tokens": tokens}), stream=True)
@@ -166,15 +159,15 @@ def test_the_asynchronous_client(house: House) -> None:
         async with AsyncOpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
             texts = [*await asyncio.gather(text(client, 2), text(client, 3))]
             before = counters(house)["broken_off"]
-            begun = asyncio.Event()
+            has_begun = asyncio.Event()
 
             async def endless() -> None:
                 script = user({"tokens": 10_000, "delay_s": 0.02})
                 async for _chunk in await client.chat.completions.create(model="echo", messages=script, stream=True):
-                    begun.set()
+                    has_begun.set()
 
             task = asyncio.create_task(endless())
-            await asyncio.wait_for(begun.wait(), 30)
+            await asyncio.wait_for(has_begun.wait(), 30)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

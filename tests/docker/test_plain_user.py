@@ -17,24 +17,25 @@ from pathlib import Path
 
 import pytest
 
+from controller.settings import ROOT
 from scripts.setup.__main__ import make_site
 from scripts.setup.base_image import find_image
 from scripts.setup.console import Console
 from scripts.setup.inference_engines import built_engines
-from scripts.setup.layout import ROOT, Layout
+from scripts.setup.layout import Layout
 from scripts.setup.runner_image import runners_are_current
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 PYTHON = "/usr/bin/python3"
-# What tells this machine's network to a program: pip's settings, certificates, proxies.
-HANDED_ON = ("PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# The variables with this machine's network: pip's settings, certificates, proxies.
+NETWORK = ("PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 IMAGES = ("BASE_IMAGE",)
 PIP_CONFIGS = (".config/pip/pip.conf", ".pip/pip.conf")
 
 
 @dataclass(frozen=True)
 class PlainUser:
-    """A user in the group that may use Docker, with a checkout of its own."""
+    """A user in the group that may use Docker, with its own checkout."""
 
     name: str
     uid: int
@@ -52,7 +53,7 @@ class PlainUser:
     def make(self, target: str) -> str:
         """Run `make TARGET` in the checkout as this user; returns what it printed, fails on a non-zero exit."""
         words = ["env", "-i", *(f"{k}={v}" for k, v in self.environ.items()), "make", target, f"PYTHON={PYTHON}"]
-        done = subprocess.run(
+        result = subprocess.run(
             ["runuser", "--user", self.name, "--", *words],
             cwd=self.checkout,
             stdin=subprocess.DEVNULL,
@@ -61,15 +62,15 @@ class PlainUser:
             text=True,
             timeout=540,
         )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        assert result.returncode == 0, result.stdout
+        return result.stdout
 
 
 def run(*argv: str) -> str:
     """Run something that must succeed; returns what it printed."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
-    assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout}"
-    return done.stdout
+    result = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+    assert result.returncode == 0, f"{' '.join(argv)}: {result.stdout}"
+    return result.stdout
 
 
 def free_ports(count: int) -> list[int]:
@@ -85,16 +86,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def copy_tree(target: Path) -> None:
-    """The files that a clone of the working tree would have."""
-    listed = run("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    for name in filter(None, listed.split("\0")):
+    """Copy the files that a clone of the working tree would have."""
+    listing = run("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    for name in filter(None, listing.split("\0")):
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
 
 
 def need_system_python() -> None:
-    """Another user cannot read root's own Python: Debian's is needed, with ensurepip."""
+    """Install Debian's Python with ensurepip if it is missing: another user cannot read root's own Python."""
     if shutil.which(PYTHON) is None or subprocess.run([PYTHON, "-c", "import ensurepip"]).returncode:
         print("installing python3 and python3-venv: the plain user needs a Python that everyone can read")
         run("apt-get", "update")
@@ -102,14 +103,14 @@ def need_system_python() -> None:
 
 
 def make_environ(home: Path) -> dict[str, str]:
-    """A login's environment, this machine's network settings, and a name and ports of its own."""
+    """Return a login's environment, with this machine's network settings and its own name and ports."""
     for name in PIP_CONFIGS:
         if (Path.home() / name).is_file():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(Path.home() / name, home / name)
     port, first_model_port = free_ports(2)
     return {
-        **{key: value for key, value in os.environ.items() if key.upper().startswith((*HANDED_ON, *IMAGES))},
+        **{key: value for key, value in os.environ.items() if key.upper().startswith((*NETWORK, *IMAGES))},
         "HOME": str(home),
         "PATH": PATH,
         "ORCHESTRAR_PORT": str(port),
@@ -119,7 +120,7 @@ def make_environ(home: Path) -> dict[str, str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs: one that has ended and that init has not collected yet has no command line."""
+    """Tell whether the process runs: a zombie, which init has not yet reaped, has no command line."""
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except FileNotFoundError:
@@ -128,9 +129,9 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def user() -> Iterator[PlainUser]:
-    """Made for one test; its processes, containers, volumes and files are gone afterwards."""
+    """Make a user for one test, and afterwards remove its processes, containers, volumes and files."""
     if os.geteuid() != 0:
-        pytest.fail("only root can make a plain user to try this as; run this test as root")
+        pytest.fail("only root can create the plain user of this test; run it as root")
     need_system_python()
     name = f"orch-{secrets.token_hex(4)}"
     run("useradd", "--create-home", "--shell", "/bin/sh", "--groups", "docker", name)
@@ -148,7 +149,7 @@ def user() -> Iterator[PlainUser]:
 
 
 def remove_docker_objects(project: str) -> None:
-    """Containers, volumes and networks of one project."""
+    """Remove the containers, volumes and networks of one project."""
     label = f"label=com.docker.compose.project={project}"
     for listing, removal in (
         (("ps", "--all", "--quiet"), ("rm", "--force", "--volumes")),
@@ -160,7 +161,7 @@ def remove_docker_objects(project: str) -> None:
 
 
 def end_processes(uid: int) -> None:
-    """Whatever still runs as that user, which exists for this test alone."""
+    """End every process of that user, which exists only for this test."""
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdigit() and folder.stat().st_uid == uid:
@@ -173,18 +174,18 @@ def end_processes(uid: int) -> None:
 @pytest.mark.real_model
 @pytest.mark.timeout(900)
 def test_make_up_and_down_as_a_plain_user(user: PlainUser) -> None:
-    """A user who may use Docker gets a running controller; images that are here are used, nothing needs root."""
+    """A user who may use Docker gets a running controller; existing images are used, and nothing needs root."""
     site = make_site(Layout.from_environ(os.environ), Console(), "plain-user", None)
     if not runners_are_current(site):
         pytest.fail("the runner images are not current; run: python3 -m scripts.setup test-env")
     engines = built_engines(site.layout.templates)
     images_before = [find_image(site, engine.image) for engine in engines.values()]
 
-    printed = user.make("up")
-    print(printed)
+    output = user.make("up")
+    print(output)
     for engine in engines:
-        assert f"{engine} wheels: already there (not needed" in printed
-        assert f"{engine} image: already there" in printed
+        assert f"{engine} wheels: already there (not needed" in output
+        assert f"{engine} image: already there" in output
     assert images_before == [find_image(site, engine.image) for engine in engines.values()]
     with urllib.request.urlopen(f"http://127.0.0.1:{user.port}/health", timeout=5) as answer:
         assert json.load(answer)["status"] == "ok"

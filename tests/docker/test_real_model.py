@@ -3,62 +3,40 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 import requests
-import yaml
 from openai import OpenAI
 
-from controller.settings import ROOT
+from tests.docker.conftest import Build
+from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker, until
+from tests.docker.real_models import DEFAULT_MODEL, greedy_answer, shipped_entry
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 PARIS = "What is the capital of France?"
-# Long enough that what is made while a piece is sent leaves some for others.
+# Long enough for several pieces, even if some tokens are sent together.
 COLOURS = "Name three colours."
 
 
 @pytest.fixture(scope="module", params=["openvino", "transformers"])
-def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The default model on each engine, prepared anew from the set-up's download; exact, to compare its answers."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    entry = {**shipped["models"]["smollm2-135m"], "engine": request.param, "dtype": "float32"}
-    folder = tmp_path_factory.mktemp("real")
-    folder.chmod(0o755)
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": {"smollm2-135m": entry}}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    house.start()
-    yield house
-    house.close()
+def house(request: pytest.FixtureRequest, build_real_house: Build) -> House:
+    """Return the default model on each engine, prepared from the set-up's download; exact, to compare its answers."""
+    return build_real_house({DEFAULT_MODEL: {**shipped_entry(), "engine": request.param, "dtype": "float32"}})
 
 
 def ask(house: House, **fields: Any) -> dict[str, Any]:
-    response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
+    return greedy_answer(house, DEFAULT_MODEL, **fields)
 
 
-def events(house: House, **fields: Any) -> list[dict[str, Any]]:
-    body = {"model_id": "smollm2-135m", "stream": True, **fields}
-    response = house.post("/inference", body, stream=True, timeout=120)
-    lines = [line for line in response.iter_lines() if line.startswith(b"data: ")]
-    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
-        yield client
+def stream(house: House, **fields: Any) -> list[dict[str, Any]]:
+    body = {"model_id": DEFAULT_MODEL, "stream": True, **fields}
+    return answer_events(house.post("/inference", body, stream=True, timeout=120))
 
 
 def user(content: str) -> Any:
@@ -66,7 +44,7 @@ def user(content: str) -> Any:
 
 
 def test_a_stopped_model_answers_a_real_prompt(house: House) -> None:
-    """The main job: a model that was never prepared names Paris, with usage and timings."""
+    """The main job works: a model that was never prepared names Paris, with usage and timings."""
     assert house.containers("smollm2-135m") == []
     answer = ask(house, prompt=PARIS)
     assert "Paris" in answer["text"]
@@ -78,7 +56,7 @@ def test_a_stopped_model_answers_a_real_prompt(house: House) -> None:
 
 
 def test_messages_and_prompt_are_one(house: House) -> None:
-    """A prompt is a user message through the model's template; raw text without it gives another answer."""
+    """A prompt is a user message in the model's template; raw text without it gives another answer."""
     by_prompt = ask(house, prompt=PARIS)
     by_messages = ask(house, messages=[{"role": "user", "content": PARIS}])
     raw = ask(house, prompt=PARIS, raw=True, max_tokens=8)
@@ -88,17 +66,17 @@ def test_messages_and_prompt_are_one(house: House) -> None:
 
 
 def test_a_stream_is_the_same_text(house: House) -> None:
-    """The streamed pieces add up to the whole answer, and the last event tells reason, usage and timings."""
+    """The streamed pieces add up to the whole answer, and the last event has reason, usage and timings."""
     whole = ask(house, prompt=COLOURS, max_tokens=24)
-    found = events(house, prompt=COLOURS, max_tokens=24, temperature=0)
-    assert "".join(event.get("text", "") for event in found) == whole["text"]
-    assert found[-1]["done"] is True
-    assert found[-1]["usage"] == whole["usage"]
-    assert len(found) > 5
+    pieces = stream(house, prompt=COLOURS, max_tokens=24, temperature=0)
+    assert "".join(event.get("text", "") for event in pieces) == whole["text"]
+    assert pieces[-1]["done"] is True
+    assert pieces[-1]["usage"] == whole["usage"]
+    assert len(pieces) > 5
 
 
 def test_sampling_follows_its_seed(house: House) -> None:
-    """One seed gives one text, other seeds give others."""
+    """The same seed gives the same text, other seeds give others."""
     texts = [
         ask(house, prompt="Tell me a story.", temperature=1.0, seed=seed, max_tokens=24)["text"]
         for seed in (1, 1, 2, 3)
@@ -108,15 +86,15 @@ def test_sampling_follows_its_seed(house: House) -> None:
 
 
 def test_limits_are_kept(house: House) -> None:
-    """`max_tokens` ends with `length`; a stop string ends with `stop` and is never part of the text."""
+    """`max_tokens` ends an answer with `length`; a stop string ends it with `stop` and is never part of the text."""
     short = ask(house, prompt="Count from one to twenty.", max_tokens=5)
     assert (short["finish_reason"], short["usage"]["completion_tokens"]) == ("length", 5)
-    stopped = ask(house, prompt=PARIS, stop=["France"])
-    assert (stopped["text"], stopped["finish_reason"]) == ("The capital of ", "stop")
+    answer = ask(house, prompt=PARIS, stop=["France"])
+    assert (answer["text"], answer["finish_reason"]) == ("The capital of ", "stop")
 
 
 def test_too_long_a_prompt_names_both_lengths(house: House) -> None:
-    """A prompt beyond the context is a 400 of the model's, with the prompt's and the context's length."""
+    """A prompt beyond the context gets the model's 400, with the prompt's and the context's length."""
     response = house.post("/inference", {"model_id": "smollm2-135m", "prompt": "word " * 9000})
     error = response.json()["error"]
     assert (response.status_code, error["src"]) == (400, "model")
@@ -125,7 +103,7 @@ def test_too_long_a_prompt_names_both_lengths(house: House) -> None:
 
 
 def test_many_at_once_get_their_own_answers(house: House) -> None:
-    """Eight requests together, some that end early: each gets what it would get alone."""
+    """Of eight simultaneous requests, some of which end early, each gets what it would get alone."""
     bodies: list[dict[str, Any]] = [
         {"prompt": PARIS},
         {"prompt": "Name three colours.", "max_tokens": 12},
@@ -139,36 +117,36 @@ def test_many_at_once_get_their_own_answers(house: House) -> None:
 
 
 def test_no_character_is_cut(house: House) -> None:
-    """Streamed text with characters of several bytes and tokens holds no broken one."""
-    found = events(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
-    assert "\N{REPLACEMENT CHARACTER}" not in "".join(event.get("text", "") for event in found)
+    """Streamed text with characters of several bytes and tokens has no broken one."""
+    pieces = stream(house, prompt="Write these again: 😀 🎉 日本語 Ελλάδα", max_tokens=48, temperature=0)
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(event.get("text", "") for event in pieces)
 
 
 def test_a_leaving_client_stops_the_generation(house: House) -> None:
     """After a client left mid-stream the model is idle within 2 s: a new short request is answered without delay."""
     ask(house, prompt=PARIS)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     ask(house, prompt=PARIS)
-    usual_s = time.monotonic() - begun
+    usual_s = time.monotonic() - started_at
     body = {"model_id": "smollm2-135m", "prompt": "Write a very long story.", "stream": True, "max_tokens": 2000}
     with house.post("/inference", body, stream=True) as response:
         next(response.iter_lines())
-    begun = time.monotonic()
+    started_at = time.monotonic()
     ask(house, prompt=PARIS)
-    assert time.monotonic() - begun < usual_s + 2
+    assert time.monotonic() - started_at < usual_s + 2
     until("nothing is in flight", lambda: house.status("smollm2-135m")["in_flight"] == 0, 2)
 
 
 def test_openai_chat_is_the_native_answer(house: House, client: OpenAI) -> None:
     """The `openai` client gets the text, reason and usage of `POST /inference`, whole and streamed."""
     native = ask(house, prompt=COLOURS, max_tokens=24)
-    asked: Any = {"model": "smollm2", "messages": user(COLOURS), "temperature": 0, "max_tokens": 24}
-    whole = client.chat.completions.create(**asked)
+    request: Any = {"model": "smollm2", "messages": user(COLOURS), "temperature": 0, "max_tokens": 24}
+    whole = client.chat.completions.create(**request)
     assert (whole.model, whole.choices[0].message.content) == ("smollm2", native["text"])
     assert whole.choices[0].finish_reason == native["finish_reason"]
     assert whole.usage is not None
     assert whole.usage.model_dump(exclude_none=True) == native["usage"]
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    chunks = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0] for chunk in chunks[:-1]]
     assert "".join(piece.delta.content or "" for piece in pieces) == native["text"]
     assert (pieces[0].delta.role, pieces[-1].finish_reason) == ("assistant", native["finish_reason"])
@@ -177,9 +155,9 @@ def test_openai_chat_is_the_native_answer(house: House, client: OpenAI) -> None:
 
 
 def test_openai_parameters_are_kept(client: OpenAI) -> None:
-    """Stop texts, limits and seeds work by their OpenAI names."""
-    stopped = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0, stop="France")
-    assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("The capital of ", "stop")
+    """Stop texts, limits and seeds work under their OpenAI names."""
+    answer = client.chat.completions.create(model="smollm2", messages=user(PARIS), temperature=0, stop="France")
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("The capital of ", "stop")
     for limit in ({"max_tokens": 5}, {"max_completion_tokens": 5}):
         short = client.chat.completions.create(
             model="smollm2", messages=user("Count from one to twenty."), temperature=0, extra_body=limit
@@ -198,8 +176,8 @@ def test_openai_parameters_are_kept(client: OpenAI) -> None:
     assert len(set(texts)) > 1
 
 
-def test_openai_completions_go_on_from_the_prompt(client: OpenAI) -> None:
-    """A completion's prompt meets no chat template: it counts its own tokens alone, streamed or not."""
+def test_openai_completions_continue_the_prompt(client: OpenAI) -> None:
+    """A completion's prompt gets no chat template: only its own tokens count, streamed or not."""
     prompt = "The capital of France is"
     whole = client.completions.create(model="smollm2", prompt=prompt, temperature=0, max_tokens=6)
     assert "Paris" in whole.choices[0].text
@@ -210,22 +188,22 @@ def test_openai_completions_go_on_from_the_prompt(client: OpenAI) -> None:
 
 
 def test_openai_refusals_are_bad_requests(client: OpenAI) -> None:
-    """Too long a prompt names both lengths, what is not supported its name."""
-    with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens, but the context is 8192") as caught:
+    """The error for too long a prompt names both lengths, and the one for an unsupported parameter names it."""
+    with pytest.raises(openai.BadRequestError, match=r"\d{4,} tokens, but the context is 8192") as failure:
         client.chat.completions.create(model="smollm2", messages=user("word " * 9000))
-    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
-    with pytest.raises(openai.BadRequestError, match="logprobs") as caught:
+    assert (failure.value.code, failure.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError, match="logprobs") as failure:
         client.chat.completions.create(model="smollm2", messages=user(PARIS), logprobs=True)
-    assert caught.value.code == "unsupported_parameter"
+    assert failure.value.code == "unsupported_parameter"
 
 
 def test_it_serves_hardened(house: House) -> None:
     """The real runner works in the hardened container, its prepared volume read-only, and reports its phases."""
     ask(house, prompt=PARIS)
     (container,) = house.containers("smollm2-135m")
-    (found,) = json.loads(docker("inspect", container))
-    assert found["HostConfig"]["ReadonlyRootfs"] is True
-    assert [(mount["Type"], mount["RW"]) for mount in found["Mounts"]] == [("volume", False)]
+    (details,) = json.loads(docker("inspect", container))
+    assert details["HostConfig"]["ReadonlyRootfs"] is True
+    assert [(mount["Type"], mount["RW"]) for mount in details["Mounts"]] == [("volume", False)]
     assert set(house.status("smollm2-135m")["start_phases"]) == {
         "docker_s", "process_s", "import_s", "load_s", "first_token_s",
     }  # fmt: skip
@@ -235,7 +213,7 @@ def test_it_serves_hardened(house: House) -> None:
 
 
 def test_it_stops_and_starts(house: House) -> None:
-    """Stopped, the model's container is gone from the processes; the next request brings it back, prepared as it is."""
+    """After a stop the model's container no longer runs; the next request starts it again, without a preparation."""
     house.post("/stop", {"model_id": "smollm2"}).raise_for_status()
     assert house.containers("smollm2-135m") == []
     with house.counted_events("create") as created:

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import ollama
 import pytest
-import yaml
 
-from controller.settings import ROOT
+from tests.docker.conftest import Build
 from tests.docker.house import House
+from tests.docker.real_models import DEFAULT_MODEL, greedy_answer, shipped_entry
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 PARIS = "What is the capital of France?"
-# Long enough that what is made while a piece is sent leaves some for others.
+# Long enough for several pieces, even if some tokens are sent together.
 COLOURS = "Name three colours."
 GREEDY = {"temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The shipped entry of the default model, from the set-up's download."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    folder = tmp_path_factory.mktemp("real-ollama")
-    folder.chmod(0o755)
-    models = {"smollm2-135m": shipped["models"]["smollm2-135m"]}
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    downloads = ROOT / "data" / "sources"
-    if downloads.is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    house.start()
-    yield house
-    house.close()
+def house(build_real_house: Build) -> House:
+    """Return the default model as we ship it, from the set-up's download."""
+    return build_real_house({DEFAULT_MODEL: shipped_entry()})
 
 
 @pytest.fixture
@@ -48,18 +37,15 @@ def user(content: str) -> Any:
 
 
 def native(house: House, **fields: Any) -> dict[str, Any]:
-    response = house.post("/inference", {"model_id": "smollm2-135m", "temperature": 0, **fields}, timeout=320)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
+    return greedy_answer(house, DEFAULT_MODEL, **fields)
 
 
 def test_a_pull_prepares_the_model(house: House, client: ollama.Client) -> None:
-    """After a pull the model is converted, does not run, and is known by its size, form and quantization."""
+    """After a pull the model is converted, does not run, and is listed with its size, format and quantization."""
     assert "success" == list(client.pull("smollm2", stream=True))[-1].status
     assert [] == house.containers("smollm2-135m")
-    (listed,) = client.list().models
-    assert ("smollm2-135m:latest", 98_362_432) == (listed.model, listed.size)
+    (model,) = client.list().models
+    assert ("smollm2-135m:latest", 98_362_432) == (model.model, model.size)
     details = client.show("smollm2").details
     assert details is not None
     assert ("gguf", "llama", "134.52M", "Q4_1") == (
@@ -90,7 +76,7 @@ def test_chat_is_the_native_answer(house: House, client: ollama.Client) -> None:
 
 
 def test_generate_goes_through_the_template_unless_raw(house: House, client: ollama.Client) -> None:
-    """A prompt is a user message; raw it counts its own tokens alone; a system message has its effect."""
+    """A prompt is a user message; a raw one counts only its own tokens; a system message has its effect."""
     assert native(house, prompt=PARIS)["text"] == client.generate("smollm2", PARIS, options=GREEDY).response
     raw = client.generate("smollm2", "The capital of France is", raw=True, options={**GREEDY, "num_predict": 6})
     assert (5, 6) == (raw.prompt_eval_count, raw.eval_count)
@@ -101,11 +87,11 @@ def test_generate_goes_through_the_template_unless_raw(house: House, client: oll
 
 
 def test_options_are_kept(client: ollama.Client) -> None:
-    """Limits, stop texts and seeds work by Ollama's names, and what belongs to an engine's start is ignored."""
+    """Limits, stop texts and seeds work under Ollama's names; options of an engine's start are ignored."""
     short = client.generate("smollm2", "Count to twenty.", options={**GREEDY, "num_predict": 5, "num_ctx": 512})
     assert ("length", 5) == (short.done_reason, short.eval_count)
-    stopped = client.generate("smollm2", PARIS, options={**GREEDY, "stop": ["France"]})
-    assert ("The capital of ", "stop") == (stopped.response, stopped.done_reason)
+    answer = client.generate("smollm2", PARIS, options={**GREEDY, "stop": ["France"]})
+    assert ("The capital of ", "stop") == (answer.response, answer.done_reason)
     texts = [
         client.generate("smollm2", "Tell me a story.", options={"temperature": 1.0, "seed": seed, "num_predict": 24})
         for seed in (1, 1, 2, 3)
@@ -114,11 +100,11 @@ def test_options_are_kept(client: ollama.Client) -> None:
     assert len({text.response for text in texts}) > 1
 
 
-def test_the_models_refusals_pass(client: ollama.Client) -> None:
-    """Too long a prompt is told with both lengths."""
-    with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens, but the context is 8192") as caught:
+def test_the_models_refusals_are_passed_on(client: ollama.Client) -> None:
+    """The error for too long a prompt names both lengths."""
+    with pytest.raises(ollama.ResponseError, match=r"\d{4,} tokens, but the context is 8192") as failure:
         client.generate("smollm2", "word " * 9000)
-    assert 400 == caught.value.status_code
+    assert 400 == failure.value.status_code
 
 
 def test_it_unloads(house: House, client: ollama.Client) -> None:

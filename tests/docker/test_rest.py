@@ -1,4 +1,4 @@
-"""An openvino engine that nobody asks for long gives its memory back, in the image that serves."""
+"""An openvino engine without requests for long gives its memory back, in the serving image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MB = 1_000_000
 
 
 def test_an_idle_model_gives_its_memory_back(default_model: PreparedModel) -> None:
-    """What 20 long prompts took is given back after a rest, within 64 MB of what the loaded model had; who asks while
-    that goes on waits and gets the exact answer; a model that has not grown is left alone."""
-    found = run_inside("tests.docker.rest_cases", default_model)
-    assert found["used_bytes"] > found["loaded_bytes"] + 200 * MB
-    assert found["rested_bytes"] < found["loaded_bytes"] + 64 * MB
-    assert ["The capital of France is Paris."] * 3 == found["answers"]
-    assert (1, 2) == (found["loads_unused"], found["loads"])
-    assert found["failure"] is None
+    """After a rest the memory of 20 long prompts is given back, to within 64 MB of the loaded model's. A request
+    meanwhile waits and gets the exact answer; a model that has not grown is left alone."""
+    measured_values = run_inside("tests.docker.rest_cases", default_model)
+    assert measured_values["used_bytes"] > measured_values["loaded_bytes"] + 200 * MB
+    assert measured_values["rested_bytes"] < measured_values["loaded_bytes"] + 64 * MB
+    assert ["The capital of France is Paris."] * 3 == measured_values["answers"]
+    assert (1, 2) == (measured_values["loads_unused"], measured_values["loads"])
+    assert measured_values["failure"] is None

@@ -1,26 +1,24 @@
-"""Answers held to a schema and forced calls of tools, with the real SmolLM2 on the openvino engine."""
+"""Answers that follow a schema, and forced tool calls, with the real SmolLM2 on the openvino engine."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import openai
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 from langchain_openai import ChatOpenAI
 from openai import OpenAI
 from pydantic import BaseModel, Field, SecretStr
 
-from controller.settings import ROOT
+from tests.docker.conftest import Build
 from tests.docker.house import House, docker
+from tests.docker.real_models import DEFAULT_MODEL, shipped_entry
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
@@ -41,51 +39,34 @@ Call one by <tool_call>
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The default model, and the same with a chat template for tools, made from what the former was prepared to."""
-    shipped = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
-    folder = tmp_path_factory.mktemp("structured")
-    folder.chmod(0o755)
-    tools = folder / "tools"
-    tools.mkdir()
-    # Exact: else an answer depends on what else is in the batch.
+def house(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> House:
+    """Return the default model, and the same with a chat template for tools, made from the former's prepared files."""
+    tools = tmp_path_factory.mktemp("tools")
+    tools.chmod(0o755)
+    # Exact: otherwise an answer depends on what else is in the batch.
     engine = {"engine": "openvino", "dtype": "float32"}
-    models = {
-        "smollm2-135m": {**shipped["models"]["smollm2-135m"], **engine},
-        "tools": {"source": tools.as_uri(), **engine},
-    }
-    house = House(folder, yaml.safe_dump({"defaults": {"max_wait": "300s"}, "models": models}))
-    if (downloads := ROOT / "data" / "sources").is_dir():
-        shutil.copytree(downloads, house.data_dir / "sources")
-    try:
-        house.start()
-        house.post("/run", {"model_id": "smollm2-135m"}, timeout=320).raise_for_status()
-        copy_with_template(house, tools)
-        yield house
-    finally:
-        house.close()
+    house = build_real_house(
+        {DEFAULT_MODEL: {**shipped_entry(), **engine}, "tools": {"source": tools.as_uri(), **engine}}
+    )
+    house.post("/run", {"model_id": DEFAULT_MODEL}, timeout=320).raise_for_status()
+    copy_with_template(house, tools)
+    return house
 
 
 def copy_with_template(house: House, target: Path) -> None:
-    """The prepared files with `TEMPLATE` in place of the model's own."""
+    """Copy the prepared files, with `TEMPLATE` in place of the model's own."""
     (container,) = house.containers("smollm2-135m")
     docker("cp", f"{container}:/model/weights/.", str(target))
     tokenizer = target / "openvino_tokenizer.xml"
-    written = html.escape(TEMPLATE).replace("\n", "&#10;")
-    text, count = re.subn('<chat_template value="[^"]*"', lambda _: f'<chat_template value="{written}"',
+    escaped_template = html.escape(TEMPLATE).replace("\n", "&#10;")
+    text, count = re.subn('<chat_template value="[^"]*"', lambda _: f'<chat_template value="{escaped_template}"',
                           tokenizer.read_text(encoding="utf-8"))  # fmt: skip
     assert count == 1
     tokenizer.write_text(text, encoding="utf-8")
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[OpenAI]:
-    with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=320) as client:
-        yield client
-
-
 def chat(client: OpenAI, content: str, model: str = "smollm2", **fields: Any) -> Any:
-    """The one choice of an answer."""
+    """Ask, and return the one choice of the answer."""
     messages: Any = [{"role": "user", "content": content}]
     fields.setdefault("temperature", 0)
     return client.chat.completions.create(model=model, messages=messages, **fields).choices[0]
@@ -111,7 +92,7 @@ ENDLESS = 6
 
 
 def test_answers_keep_their_schemas_among_free_ones(client: OpenAI) -> None:
-    """Many schemas at once, however wildly sampled: an answer that ended is valid, and free ones are as ever."""
+    """With many schemas at once, at any temperature, an answer that ended is valid, and free answers are as usual."""
     question = "What is the capital of France?"
     free = chat(client, question).message.content
 
@@ -120,9 +101,9 @@ def test_answers_keep_their_schemas_among_free_ones(client: OpenAI) -> None:
             return None, chat(client, question)
         schema = number % len(SCHEMAS)
         temperature = (number % 4) * 0.5
-        wanted = form(SCHEMAS[schema])
+        response_format = form(SCHEMAS[schema])
         return schema, chat(
-            client, question, response_format=wanted, temperature=temperature, seed=number, max_tokens=120
+            client, question, response_format=response_format, temperature=temperature, seed=number, max_tokens=120
         )
 
     with ThreadPoolExecutor(8) as threads:
@@ -131,12 +112,12 @@ def test_answers_keep_their_schemas_among_free_ones(client: OpenAI) -> None:
     whole = [(schema, choice) for schema, choice in answers if schema is not None and choice.finish_reason == "stop"]
     for schema, choice in whole:
         Draft202012Validator(SCHEMAS[schema]).validate(json.loads(choice.message.content))
-    # A small model may go on with a list that has no end.
+    # A small model may continue a list without end.
     assert {schema for schema, _ in whole} >= set(range(len(SCHEMAS))) - {ENDLESS}
 
 
 class Person(BaseModel):
-    """Somebody."""
+    """A person."""
 
     name: str
     age: int = Field(ge=0, le=120)
@@ -144,17 +125,19 @@ class Person(BaseModel):
 
 
 def test_an_answer_that_is_cut_says_so(client: OpenAI) -> None:
-    """With too few tokens the JSON is cut, as with OpenAI, and the reason is the length."""
+    """With too few tokens the JSON is cut, as with OpenAI, and the finish reason is `length`."""
     choice = chat(client, "Describe a person.", response_format=form(Person.model_json_schema()), max_tokens=3)
     assert choice.finish_reason == "length"
     assert choice.message.content.startswith('{"name')
 
 
 def test_pydantic_classes_come_back(house: House, client: OpenAI) -> None:
-    """`parse` of the `openai` package and LangChain's `with_structured_output` give objects; the native route, JSON."""
+    """`parse` of the `openai` package and LangChain's `with_structured_output` return objects, our route JSON."""
     messages: Any = [{"role": "user", "content": "Describe a person."}]
-    parsed = client.chat.completions.parse(model="smollm2", messages=messages, response_format=Person, temperature=0)
-    assert isinstance(parsed.choices[0].message.parsed, Person)
+    completion = client.chat.completions.parse(
+        model="smollm2", messages=messages, response_format=Person, temperature=0
+    )
+    assert isinstance(completion.choices[0].message.parsed, Person)
     langchain = ChatOpenAI(base_url=house.url + "/v1", api_key=SecretStr("unused"), model="smollm2", temperature=0)
     assert isinstance(
         langchain.with_structured_output(Person, method="json_schema").invoke("Describe a person."), Person
@@ -165,35 +148,35 @@ def test_pydantic_classes_come_back(house: House, client: OpenAI) -> None:
 
 
 def test_ollamas_format_is_kept(house: House) -> None:
-    """Ollama's `format` is the same promise: a JSON schema, or any object; also for text that meets no template."""
+    """Ollama's `format` is kept too: a JSON schema, or any object; also for raw prompts without a template."""
     schema = Person.model_json_schema()
     message = {"role": "user", "content": "Describe a person."}
     options = {"temperature": 0, "num_predict": 120}
     body = {"model": "smollm2", "stream": False, "options": options, "format": schema}
-    chatted = house.post("/api/chat", {**body, "messages": [message]}).json()
-    Person.model_validate_json(chatted["message"]["content"])
+    answer = house.post("/api/chat", {**body, "messages": [message]}).json()
+    Person.model_validate_json(answer["message"]["content"])
     raw = house.post("/api/generate", {**body, "prompt": "A person as JSON:", "raw": True}).json()
     Person.model_validate_json(raw["response"])
     anything = house.post("/api/chat", {**body, "messages": [message], "format": "json"}).json()
     assert anything["message"]["content"].startswith("{")
 
 
-def test_refusals_disturb_nobody(client: OpenAI) -> None:
-    """A schema that cannot be kept, or a model without tools, is a 400 by name, and the next answer is as ever."""
+def test_refusals_do_not_disturb_other_answers(client: OpenAI) -> None:
+    """A schema that cannot be kept, or a model without tools, is a 400 that names it; the next answer is as usual."""
     before = chat(client, "Hello!").message.content
     for fields, param in (
         ({"response_format": form({"type": "array", "uniqueItems": True})}, "response_format"),
         ({"response_format": form({"type": "strin"})}, "response_format"),
         ({"tools": [TOOL]}, "tools"),
     ):
-        with pytest.raises(openai.BadRequestError, match=param) as caught:
+        with pytest.raises(openai.BadRequestError, match=param) as failure:
             chat(client, "Hello!", **fields)
-        assert caught.value.param == param
+        assert failure.value.param == param
     assert chat(client, "Hello!").message.content == before
 
 
 def test_the_grammars_of_many_requests_take_bounded_memory(house: House, client: OpenAI) -> None:
-    """With more of them than there is room for, the engine loads anew; neither those nor free answers notice."""
+    """With more grammars than there is room for, the engine loads again; the answers do not change."""
     free = chat(client, "Hello!", max_tokens=20).message.content
     (container,) = house.containers("smollm2-135m")
 
@@ -229,7 +212,7 @@ OTHER = {"type": "function", "function": {"name": "get_time", "parameters": {"ty
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_a_forced_call_is_a_call(client: OpenAI, choice: Any) -> None:
-    """Even a small model calls a tool that there is, with arguments that fit, and takes the result."""
+    """Even a small model calls an existing tool with valid arguments, and accepts the result."""
     question = "What is the weather in Paris?"
     answer = chat(client, question, "tools", tools=[TOOL, OTHER], tool_choice=choice)
     (call,) = answer.message.tool_calls
@@ -247,7 +230,7 @@ def test_a_forced_call_is_a_call(client: OpenAI, choice: Any) -> None:
 
 
 def test_a_forced_call_is_streamed(client: OpenAI) -> None:
-    """The package gathers the same call from the deltas of a stream."""
+    """The package assembles the same call from the deltas of a stream."""
     messages: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
     tools: Any = [TOOL]
     with client.chat.completions.stream(
@@ -262,6 +245,6 @@ def test_a_forced_call_is_streamed(client: OpenAI) -> None:
 
 
 def test_langchain_forces_a_call(house: House) -> None:
-    """`with_structured_output` by function calling needs no luck."""
+    """`with_structured_output` with function calling always returns an object."""
     langchain = ChatOpenAI(base_url=house.url + "/v1", api_key=SecretStr("unused"), model="tools", temperature=0)
     assert isinstance(langchain.with_structured_output(Person, method="function_calling").invoke("Who?"), Person)

@@ -66,14 +66,14 @@ NUMBERS = [f"{token} ".encode() for token in range(COMMON["vocab_size"])]
 
 
 def main() -> None:
-    """Every model's line."""
+    """Print the comparison of every model."""
     set_verbosity_error()
     torch.set_num_threads(1)
-    print(json.dumps({name: compared(random_model(name)) for name in MODELS}))
+    print(json.dumps({name: comparison(random_model(name)) for name in MODELS}))
 
 
 def random_model(name: str) -> Any:
-    """A model whose weights are random, and large enough for its answers to differ from token to token."""
+    """Return a model with random weights, large enough for its answers to differ from token to token."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**COMMON, **MODELS[name]), dtype=torch.float32)
     for parameter in model.parameters():
@@ -82,9 +82,9 @@ def random_model(name: str) -> Any:
     return model.eval()
 
 
-def compared(model: Any) -> dict[str, Any]:
-    """How the model is served, how many answers are the reference's, and how many tokens those have that differ."""
-    wanted = [reference(model, prompt) for prompt in PROMPTS]
+def comparison(model: Any) -> dict[str, Any]:
+    """Return how the model is served, how many answers are the reference's, and how many distinct tokens these have."""
+    expected = [reference(model, prompt) for prompt in PROMPTS]
     forward, room = make_forward(model, rows=4, length=512)
     loop = StepLoop(
         RowBatch(forward, Sampler, eos=(), room_tokens=room.tokens),
@@ -94,20 +94,20 @@ def compared(model: Any) -> dict[str, Any]:
     jobs = [Job(EncodedRequest(prompt_tokens=tuple(prompt), sampling=sampling)) for prompt in PROMPTS]
     for job in jobs:
         loop.submit(job.request, job)
-    found = [[int(number) for number in job.whole_text().split()] for job in jobs]
+    texts = [[int(number) for number in job.whole_text().split()] for job in jobs]
     loop.close()
-    same = sum(one == other for one, other in zip(found, wanted, strict=True))
-    distinct = len({token for one in wanted for token in one})
+    same = sum(one == other for one, other in zip(texts, expected, strict=True))
+    distinct = len({token for one in expected for token in one})
     return {"forward": type(forward).__name__, "same": same, "distinct": distinct}
 
 
 def reference(model: Any, prompt: list[int]) -> list[int]:
-    """The library's own greedy answer."""
+    """Return the library's own greedy answer."""
     tokens = model.generate(
         torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    made: list[int] = tokens[0, len(prompt) :].tolist()
-    return made
+    answer: list[int] = tokens[0, len(prompt) :].tolist()
+    return answer
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Break each promise by one line of the product, in a copy, and see its test fail: `python -m tests.promises.mutants`.
 
-Arguments are promises (`L1 F3`); without any, all that declare a mutation. Two are tested at a time, in a copy each.
+Arguments are promises (`L1 F3`); without any, all that declare a mutation. Three are tested at a time, in a copy each.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from queue import SimpleQueue
 from controller.settings import ROOT
 from tests.promises.mutation import Mutation, declared
 
-# The docker tests of the whole suite, too, run two at a time, and with the same bounds.
-AT_ONCE = 2
+# As many as of the docker tests in `make test`, which hold the same bounds beside each other.
+AT_ONCE = 3
 # A test that hangs on a broken product has noticed it, too. That counts only when it runs alone: beside another one it
 # may merely be slow.
 TEST_TIMEOUT_S = 90
-CAUGHT, TIMED_OUT, SURVIVED, NO_VERDICT = "caught", "timed out", "SURVIVED", "no verdict"
+FAILS, HANGS, PASSES, NO_VERDICT = "caught", "timed out", "SURVIVED", "no verdict"
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Copy:
         outcomes = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
         outcome = outcomes.get(mutant.promise, {})
         if outcome.get("verdict") == "BROKEN":
-            return TIMED_OUT if outcome["failed"] == outcome["timed_out"] else CAUGHT
+            return HANGS if outcome["failed"] == outcome["timed_out"] else FAILS
         print(result.stdout[-3000:], file=sys.stderr)
-        return SURVIVED if result.returncode == 0 else NO_VERDICT
+        return PASSES if result.returncode == 0 else NO_VERDICT
 
     def _run_test(self, mutant: Mutant, report: Path) -> subprocess.CompletedProcess[str]:
         test = str(mutant.file.relative_to(ROOT))
@@ -106,9 +106,9 @@ def main(*promises: str) -> int:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             verdicts = list(pool.map(attempt, mutants))
         for number, mutant in enumerate(mutants):
-            if verdicts[number] == TIMED_OUT:
+            if verdicts[number] == HANGS:
                 verdicts[number] = attempt(mutant)
-    return 0 if all(verdict in (CAUGHT, TIMED_OUT) for verdict in verdicts) else 1
+    return 0 if all(verdict in (FAILS, HANGS) for verdict in verdicts) else 1
 
 
 def _line(mutant: Mutant, verdict: str, duration_s: float) -> str:

@@ -26,17 +26,17 @@ class Outcome:
     """What the tests of one promise came to; of `failed`, those over their time limit are in `timed_out` too."""
 
     failed: list[str] = field(default_factory=list)
-    passed: list[str] = field(default_factory=list)
+    passes: list[str] = field(default_factory=list)
     timed_out: list[str] = field(default_factory=list)
     broken_setups: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
 
-    def note(self, test: str, *, passed: bool, error: BaseException | None) -> None:
+    def note(self, test: str, *, has_passed: bool, error: BaseException | None) -> None:
         """Add a test whose set-up worked; if the product did not come up in it, it counts as a broken set-up."""
         if isinstance(error, NeverUp):
             self.broken_setups.append(test)
-        elif passed:
-            self.passed.append(test)
+        elif has_passed:
+            self.passes.append(test)
         else:
             self.failed.append(test)
             if _TIME_LIMIT.match(str(error)):
@@ -48,7 +48,7 @@ class Outcome:
             return "BROKEN"
         if self.broken_setups:
             return "ERROR"
-        return "holds" if self.passed else "not tested"
+        return "holds" if self.passes else "not tested"
 
     @property
     def figures_text(self) -> str:

@@ -11,7 +11,7 @@ from scripts.setup.console import Console
 from scripts.setup.failure import SetupError
 from scripts.setup.host import Host
 from scripts.setup.layout import Layout
-from scripts.setup.shell import Answer
+from scripts.setup.shell import USUAL, Answer, Environ, RunOptions
 from scripts.setup.steps import Site
 
 ENGINE_ANSWERS = Answer(0, json.dumps({"Client": {}, "Server": {"Version": "20.10.24+dfsg1", "ApiVersion": "1.41"}}))
@@ -30,9 +30,9 @@ class FakeProcess:
 
 
 class FakeShell:
-    """Answers by the longest matching beginning of a command line, and keeps what was run.
+    """Answers by the longest matching prefix of a command line, and keeps the commands.
 
-    `effects` are called when a command that begins so is run; an effect may change `answers` or raise.
+    `effects` are called when a command with such a prefix is run; an effect may change `answers` or raise.
     """
 
     def __init__(self, log: Path) -> None:
@@ -49,27 +49,18 @@ class FakeShell:
     def ask(self, *argv: str, timeout_s: float = 30) -> Answer:
         return self.answers.get(longest_prefix(self.answers, " ".join(argv)), Answer(127, err="not scripted"))
 
-    def run(
-        self,
-        *argv: str,
-        env: Mapping[str, str] | None = None,
-        first_output_s: float | None = None,
-        quiet_s: float = 1800,
-        holds_lock: bool = True,
-    ) -> None:
+    def run(self, *argv: str, env: Environ = None, options: RunOptions = USUAL) -> None:
         line = " ".join(argv)
         self.ran.append(line)
         self.environments.append(env or {})
         self.effects.get(longest_prefix(self.effects, line), lambda: None)()
 
-    def spawn(
-        self, *argv: str, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
-    ) -> FakeProcess:
+    def spawn(self, *argv: str, log: Path, env: Environ = None, cwd: Path | None = None) -> FakeProcess:
         self.run(*argv, env=env)
         return FakeProcess()
 
     def ran_like(self, text: str) -> list[str]:
-        """The commands run so far that contain the text."""
+        """Return the commands run so far that contain the text."""
         return [line for line in self.ran if text in line]
 
 
@@ -78,7 +69,7 @@ def longest_prefix(table: Mapping[str, object], line: str) -> str:
 
 
 def fails(message: str = "it failed", exit_code: int = 1) -> Callable[[], None]:
-    """An effect: the command ends badly."""
+    """Return an effect: the command fails."""
 
     def effect() -> None:
         raise SetupError(message, exit_code=exit_code)
@@ -91,7 +82,7 @@ def make_host(*, root: bool = True, distribution: str = "debian", init: str = ""
 
 
 def make_site(root: Path, *, host: Host | None = None, environ: Mapping[str, str] | None = None) -> Site:
-    """A site below `root` with a fake shell and a console that writes to memory."""
+    """Return a site below `root` with a fake shell and a console that writes to memory."""
     layout = Layout(
         root=root, data=root / "data", compose_dir=root / "compose", base_override=(environ or {}).get("BASE_IMAGE")
     )
@@ -110,6 +101,6 @@ def shell_of(site: Site) -> FakeShell:
 
 
 def image_answer(image_id: str, **labels: str) -> Answer:
-    """What `docker image inspect` says; `__` in a label's name stands for a dot."""
-    named = {name.replace("__", "."): value for name, value in labels.items()}
-    return Answer(0, json.dumps({"Id": image_id, "Config": {"Labels": named}}))
+    """Return what `docker image inspect` prints; `__` in a label's name stands for a dot."""
+    dotted = {name.replace("__", "."): value for name, value in labels.items()}
+    return Answer(0, json.dumps({"Id": image_id, "Config": {"Labels": dotted}}))

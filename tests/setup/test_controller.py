@@ -1,4 +1,4 @@
-"""The set-up starts, finds and stops the controller: real processes, with a small server in gunicorn's place."""
+"""The set-up starts, finds and stops the controller: real processes, with a small server in place of gunicorn."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A checkout whose gunicorn is SERVER, with a real shell; whatever it started is gone afterwards."""
+    """Yield a checkout whose gunicorn is SERVER, with a real shell; end every process that it started."""
     program = tmp_path / ".venv" / "bin" / "gunicorn"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!{sys.executable}\n{SERVER}")
@@ -77,11 +77,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def test_up_twice_then_down_twice(site: Site) -> None:
     """The controller is started once, found the second time, stopped by SIGTERM, and then not found."""
     step = ControllerStep(site)
-    assert step.done() is None
+    assert step.already_there() is None
     step.do()
     pid = controller_pid(site.layout)
     assert pid is not None
-    assert step.done() == f"pid {pid} answers"
+    assert step.already_there() == f"pid {pid} answers"
     assert os.getpgid(pid) == pid
     assert stop_controller(site) is True
     assert controller_pid(site.layout) is None
@@ -96,11 +96,11 @@ def test_up_after_an_edit_restarts(site: Site) -> None:
     models = site.layout.root / "config" / "models.yaml"
     models.parent.mkdir(exist_ok=True)
     models.write_text("models: {}")
-    assert step.done() is None
+    assert step.already_there() is None
     step.do()
     second = controller_pid(site.layout)
     assert second not in (None, first)
-    assert step.done() == f"pid {second} answers"
+    assert step.already_there() == f"pid {second} answers"
     assert stop_controller(site) is True
 
 
@@ -124,19 +124,19 @@ def test_a_controller_that_ignores_sigterm_is_killed(site: Site, monkeypatch: py
     assert controller_pid(site.layout) is None
 
 
-def test_a_controller_that_dies_at_start_tells_why(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last words and its exit code reach the user; words of an earlier start do not."""
+def test_the_reason_why_a_controller_dies_at_its_start_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user sees its last lines and gets its exit code; lines of an earlier start are not shown."""
     monkeypatch.setenv("FAKE_EXIT", "2")
     site.layout.controller_log.parent.mkdir(parents=True)
-    site.layout.controller_log.write_text("words of an earlier start\n")
-    with pytest.raises(SetupError, match=r"models\.yaml:3: a line that says what is wrong") as caught:
+    site.layout.controller_log.write_text("line of an earlier start\n")
+    with pytest.raises(SetupError, match=r"models\.yaml:3: a line that says what is wrong") as failure:
         ControllerStep(site).do()
-    assert caught.value.exit_code == 2
-    assert "earlier" not in caught.value.message
+    assert failure.value.exit_code == 2
+    assert "earlier" not in failure.value.message
 
 
 def test_a_port_of_another_program_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is started on a port that another program has, and the sentence says how to choose another."""
+    """Nothing is started on a port that another program uses, and the message says how to choose another port."""
     monkeypatch.setattr(controller, "FREE_PORT_S", 0.0)
     with socket.socket() as other:
         other.bind(("127.0.0.1", site.layout.port))
@@ -146,7 +146,7 @@ def test_a_port_of_another_program_is_named(site: Site, monkeypatch: pytest.Monk
 
 
 def test_a_recycled_pid_is_not_ours(site: Site) -> None:
-    """A pid file that names some other living process counts as no controller: it is left alone, and a start works."""
+    """A pid file that names an unrelated process counts as no controller: that is left alone, and a start works."""
     site.layout.pid_file.parent.mkdir(parents=True)
     site.layout.pid_file.write_text(str(os.getpid()))
     assert controller_pid(site.layout) is None
@@ -157,7 +157,7 @@ def test_a_recycled_pid_is_not_ours(site: Site) -> None:
 
 @pytest.mark.parametrize("text", ["", "not a number", "-1", "999999999"])
 def test_a_broken_pid_file_is_no_controller(site: Site, text: str) -> None:
-    """Whatever the pid file holds, a process that is not there is not found."""
+    """A process that does not exist is not found, no matter what the pid file contains."""
     site.layout.pid_file.parent.mkdir(parents=True)
     site.layout.pid_file.write_text(text)
     assert controller_pid(site.layout) is None

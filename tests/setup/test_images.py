@@ -1,4 +1,4 @@
-"""The set-up's image steps: what is pulled, built, downloaded, and when none of it is needed."""
+"""The set-up's image steps: what they pull, build and download, and when they need none of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.setup.fakes import FakeShell, fails, image_answer, make_host, make_si
 
 INSPECT = "docker image inspect --format {{json .}}"
 LOCAL = "orchestrar-base:bookworm"
-PULLED = "python:3.11-slim-bookworm"
+REMOTE = "python:3.11-slim-bookworm"
 
 
 def base_step(site: Site) -> BaseImageStep:
@@ -33,7 +33,7 @@ def base_step(site: Site) -> BaseImageStep:
 
 
 def runner_site(root: Path) -> Site:
-    """A checkout with a runner folder, and a base image with Python 3.11."""
+    """Return a checkout with a runner folder, and a base image with Python 3.11."""
     site = make_site(root)
     site.layout.runner.mkdir()
     (site.layout.runner / "Dockerfile").write_text("FROM base\n")
@@ -54,18 +54,18 @@ def test_a_base_image_that_is_here_is_used(tmp_path: Path) -> None:
     """No registry is asked for an image that is present."""
     site = make_site(tmp_path)
     shell_of(site).answers[f"{INSPECT} {LOCAL}"] = image_answer("sha256:base")
-    assert base_step(site).done() == LOCAL
+    assert base_step(site).already_there() == LOCAL
 
 
 def test_a_pulled_base_gets_the_local_name(tmp_path: Path) -> None:
-    """Where a registry answers, its image is pulled and tagged; nothing is built."""
+    """If a registry answers, its image is pulled and tagged; nothing is built."""
     site = make_site(tmp_path)
     base_step(site).do()
-    assert shell_of(site).ran == [f"docker pull {PULLED}", f"docker tag {PULLED} {LOCAL}"]
+    assert shell_of(site).ran == [f"docker pull {REMOTE}", f"docker tag {REMOTE} {LOCAL}"]
 
 
 def test_without_a_registry_root_builds_from_debian_packages(tmp_path: Path) -> None:
-    """Where no registry answers, root gets mmdebstrap installed and the image imported from a whole archive."""
+    """If no registry answers, mmdebstrap is installed for root and the image imported from a whole archive."""
     site = make_site(tmp_path)
     shell = shell_of(site)
     archive = site.layout.scratch / "base-image.tar"
@@ -79,7 +79,7 @@ def test_without_a_registry_root_builds_from_debian_packages(tmp_path: Path) -> 
 
 
 def test_a_broken_build_of_the_base_imports_nothing(tmp_path: Path) -> None:
-    """A build that ends badly never becomes an image."""
+    """A build that fails never becomes an image."""
     site = make_site(tmp_path)
     shell = shell_of(site)
     shell.programs.add("mmdebstrap")
@@ -103,7 +103,7 @@ def test_a_plain_user_without_a_registry_is_told_what_to_ask_for(tmp_path: Path,
 
 
 def test_the_users_own_base_is_never_replaced_by_another(tmp_path: Path) -> None:
-    """BASE_IMAGE that cannot be had is an error; no other image is built under its name."""
+    """A BASE_IMAGE that cannot be pulled is an error; no other image is built under its name."""
     site = make_site(tmp_path, environ={"BASE_IMAGE": "mine:1"})
     shell_of(site).effects["docker pull"] = fails()
     with pytest.raises(SetupError, match="mine:1"):
@@ -111,14 +111,14 @@ def test_the_users_own_base_is_never_replaced_by_another(tmp_path: Path) -> None
     assert shell_of(site).ran == ["docker pull mine:1"]
 
 
-def test_a_compiler_is_wanted_for_the_kernels_alone(tmp_path: Path) -> None:
-    """The image with the compiler is made of Debian's own where none is pulled, and not at all for transformers."""
+def test_a_compiler_is_needed_only_for_the_kernels(tmp_path: Path) -> None:
+    """The compiler image is built from Debian packages if none is pulled, and not at all for transformers."""
     site = runner_site(tmp_path)
     step = BaseImageStep(site, COMPILER, spare=nothing_is_compiled)
-    assert step.done() == "not needed, the runner images are current"
+    assert step.already_there() == "not needed, the runner images are current"
     shell = shell_of(site)
     shell.answers[f"{site.layout.python} -m controller.provision --engines"] = Answer(0, "openvino\n")
-    assert step.done() is None
+    assert step.already_there() is None
     archive = site.layout.scratch / "compiler-image.tar"
     shell.programs.add("mmdebstrap")
     shell.effects.update({"docker pull": fails(), "mmdebstrap": lambda: void(archive.write_text("tar"))})
@@ -131,22 +131,22 @@ def test_a_current_runner_image_needs_nothing_else(tmp_path: Path) -> None:
     """With a current runner image, neither a base (it may be gone), nor wheels, nor a build are needed."""
     site = runner_site(tmp_path)
     have_current_image(site)
-    assert WheelsStep(site, "transformers").done() is not None
-    assert RunnerImageStep(site, "transformers").done() is not None
+    assert WheelsStep(site, "transformers").already_there() is not None
+    assert RunnerImageStep(site, "transformers").already_there() is not None
     del shell_of(site).answers[f"{INSPECT} {LOCAL}"]
-    assert base_step(site).done() == "not needed, the runner images are current"
-    assert RunnerImageStep(site, "transformers").done() is not None
+    assert base_step(site).already_there() == "not needed, the runner images are current"
+    assert RunnerImageStep(site, "transformers").already_there() is not None
 
 
 def test_an_engine_that_no_model_uses_is_not_built(tmp_path: Path) -> None:
-    """Only the images that models.yaml asks for are built, and a file that cannot be read asks for all."""
+    """Only the images that models.yaml asks for are built; for a file that cannot be read, all of them."""
     site = runner_site(tmp_path)
-    assert WheelsStep(site, "openvino").done() == RunnerImageStep(site, "openvino").done() == UNUSED
+    assert WheelsStep(site, "openvino").already_there() == RunnerImageStep(site, "openvino").already_there() == UNUSED
     have_current_image(site)
     assert runners_are_current(site)
     shell_of(site).answers[f"{site.layout.python} -m controller.provision --engines"] = Answer(2, err="not valid")
     assert engines_in_use(site) == {"openvino", "transformers"}
-    assert RunnerImageStep(site, "openvino").done() is None
+    assert RunnerImageStep(site, "openvino").already_there() is None
     assert not runners_are_current(site)
 
 
@@ -166,24 +166,24 @@ def test_a_changed_runner_or_base_makes_the_image_stale(tmp_path: Path) -> None:
     for name in ("wheelhouse/transformers/torch.whl", "__pycache__/x.pyc", ".mypy_cache/x"):
         (site.layout.runner / name).parent.mkdir(parents=True)
         (site.layout.runner / name).write_text("x")
-    assert RunnerImageStep(site, "transformers").done() is not None
+    assert RunnerImageStep(site, "transformers").already_there() is not None
     have_current_image(site, base="sha256:older")
-    assert RunnerImageStep(site, "transformers").done() is None
+    assert RunnerImageStep(site, "transformers").already_there() is None
     have_current_image(site)
     (site.layout.runner / "server.py").write_text("pass\n")
-    assert RunnerImageStep(site, "transformers").done() is None
+    assert RunnerImageStep(site, "transformers").already_there() is None
 
 
 def test_an_image_built_by_hand_is_built_again(tmp_path: Path) -> None:
     """An image without our labels is not trusted to be current."""
     site = runner_site(tmp_path)
     shell_of(site).answers[f"{INSPECT} orchestrar-runner:latest"] = Answer(0, '{"Id": "x", "Config": {"Labels": null}}')
-    assert RunnerImageStep(site, "transformers").done() is None
+    assert RunnerImageStep(site, "transformers").already_there() is None
 
 
 @pytest.mark.parametrize(("buildx", "expected"), [(Answer(0), {}), (Answer(1), {"DOCKER_BUILDKIT": "0"})])
 def test_the_build_works_with_and_without_buildx(tmp_path: Path, buildx: Answer, expected: dict[str, str]) -> None:
-    """The classic builder is asked for where the plugin of the new one is missing; the labels say what was built."""
+    """The classic builder is used if the new one's plugin is missing; the labels record what was built."""
     site = runner_site(tmp_path)
     shell_of(site).answers["docker buildx version"] = buildx
     RunnerImageStep(site, "transformers").do()
@@ -203,29 +203,29 @@ def test_wheels_appear_all_at_once_and_are_not_fetched_again(tmp_path: Path) -> 
     """A finished download replaces the old wheels in one move, and counts until the requirements change."""
     site = runner_site(tmp_path)
     download_into(site, shell_of(site), "torch.whl")
-    assert WheelsStep(site, "transformers").done() is None
+    assert WheelsStep(site, "transformers").already_there() is None
     WheelsStep(site, "transformers").do()
-    assert WheelsStep(site, "transformers").done() == "1 wheels"
+    assert WheelsStep(site, "transformers").already_there() == "1 wheels"
     assert {path.name for path in site.layout.wheelhouse.iterdir()} == {"transformers", "transformers.stamp"}
     (site.layout.runner / "requirements-transformers.txt").write_text("torch==2\n")
-    assert WheelsStep(site, "transformers").done() is None
+    assert WheelsStep(site, "transformers").already_there() is None
     download_into(site, shell_of(site), "torch2.whl")
     WheelsStep(site, "transformers").do()
     assert [p.name for p in (site.layout.wheelhouse / "transformers").iterdir()] == ["torch2.whl"]
 
 
 def test_a_failed_download_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
-    """After a failure the old wheels still stand, and the step is not done."""
+    """After a failure the old wheels are still there, and the step is not done."""
     site = runner_site(tmp_path)
     shell_of(site).effects[f"{site.layout.python} -m pip download"] = fails("no network")
     with pytest.raises(SetupError, match="no network"):
         WheelsStep(site, "transformers").do()
-    assert WheelsStep(site, "transformers").done() is None
+    assert WheelsStep(site, "transformers").already_there() is None
     assert not (site.layout.wheelhouse / "transformers").exists()
 
 
 def test_wheels_are_for_the_images_python(tmp_path: Path) -> None:
-    """Where the image's Python is another than the host's, pip is told which."""
+    """If the image's Python differs from the host's, pip gets its version."""
     site = runner_site(tmp_path)
     shell_of(site).answers["docker run"] = Answer(0, "3.99\n")
     WheelsStep(site, "transformers").do()
@@ -233,7 +233,7 @@ def test_wheels_are_for_the_images_python(tmp_path: Path) -> None:
 
 
 def test_a_base_without_python_is_named(tmp_path: Path) -> None:
-    """A base image that has no python3 is an error that names it."""
+    """A base image without python3 is an error that names it."""
     site = runner_site(tmp_path)
     shell_of(site).answers["docker run"] = Answer(127, "", "python3: not found")
     with pytest.raises(SetupError, match=f"{LOCAL} cannot run python3"):
@@ -241,7 +241,7 @@ def test_a_base_without_python_is_named(tmp_path: Path) -> None:
 
 
 def test_wheels_cut_short_are_dropped(tmp_path: Path) -> None:
-    """A wheel that a kill cut short is removed before pip sees it; whole ones stay."""
+    """A truncated wheel, as after a kill, is removed before pip sees it; complete ones stay."""
     with zipfile.ZipFile(tmp_path / "whole.whl", "w") as archive:
         archive.writestr("module.py", "pass\n" * 1000)
     (tmp_path / "short.whl").write_bytes((tmp_path / "whole.whl").read_bytes()[:200])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from controller.settings import ROOT
 from scripts.setup import __main__ as program
 from scripts.setup.console import Console, last_lines
 from scripts.setup.failure import SetupError
 from scripts.setup.layout import Layout
 from scripts.setup.lock import locked
 from scripts.setup.model import ModelStep
-from scripts.setup.shell import Answer, RealShell
+from scripts.setup.shell import Answer, RealShell, RunOptions
 from scripts.setup.steps import Outcome, Step, format_table, run_steps
 from scripts.setup.venv import VenvStep, interpreter
 from tests.setup.fakes import fails, make_host, make_site, shell_of
@@ -27,21 +29,21 @@ from tests.setup.fakes import fails, make_host, make_site, shell_of
 
 @dataclass
 class FakeStep:
-    """Done once its `do` ran to the end."""
+    """Is done once its `do` ran to the end."""
 
     name: str
     effect: Callable[[], None] = lambda: None
     slug: str = "fake"
     times_run: int = 0
-    finished: bool = False
+    is_finished: bool = False
 
-    def done(self) -> str | None:
-        return "here" if self.finished else None
+    def already_there(self) -> str | None:
+        return "here" if self.is_finished else None
 
     def do(self) -> None:
         self.times_run += 1
         self.effect()
-        self.finished = True
+        self.is_finished = True
 
 
 def interrupt() -> None:
@@ -60,7 +62,7 @@ def test_a_second_run_skips_what_is_done(tmp_path: Path) -> None:
 def test_the_next_run_goes_on_where_one_stopped(
     tmp_path: Path, effect: Callable[[], None], expected: type[BaseException]
 ) -> None:
-    """A step that was interrupted or failed is run again, those before it are not, those after it wait for it."""
+    """A step that was interrupted or failed is run again, those before it are not, and those after it come later."""
     first, second, third = FakeStep("first"), FakeStep("second", effect), FakeStep("third")
     site = make_site(tmp_path)
     with pytest.raises(expected):
@@ -82,13 +84,13 @@ def test_the_table_shows_each_step_with_its_seconds() -> None:
 
 
 def test_an_error_names_its_log_and_shows_its_end(tmp_path: Path) -> None:
-    """A failed command's error carries its exit code, the log's path and the last lines."""
+    """A failed command's error has its exit code, the log's path and the last lines."""
     out = io.StringIO()
     shell = RealShell(Console(out), tmp_path / "logs" / "step.log")
-    with pytest.raises(SetupError) as caught:
+    with pytest.raises(SetupError) as failure:
         shell.run("sh", "-c", "echo first; echo last words >&2; exit 3")
-    assert caught.value.exit_code == 3
-    assert program.report(caught.value, Console(out)) == 3
+    assert failure.value.exit_code == 3
+    assert program.report(failure.value, Console(out)) == 3
     assert str(shell.log) in out.getvalue()
     assert out.getvalue().rstrip().endswith("last words")
 
@@ -98,7 +100,7 @@ def test_a_silent_command_is_stopped(tmp_path: Path) -> None:
     shell = RealShell(Console(io.StringIO()), tmp_path / "step.log")
     began = time.monotonic()
     with pytest.raises(SetupError, match="said nothing"):
-        shell.run("sleep", "60", first_output_s=0.1)
+        shell.run("sleep", "60", options=RunOptions(first_output_s=0.1))
     assert time.monotonic() - began < 30
 
 
@@ -120,7 +122,7 @@ def test_the_tail_of_a_log_is_readable(tmp_path: Path) -> None:
 
 
 def test_a_command_of_a_killed_set_up_keeps_the_lock(tmp_path: Path) -> None:
-    """The lock belongs to whoever holds its descriptor, so a command that outlives its set-up is waited for."""
+    """Every process with the descriptor holds the lock, so the next set-up waits for a command of a killed one."""
     with locked(tmp_path, Console(io.StringIO())) as descriptor:
         inherited = os.dup(descriptor)
     other = os.open(tmp_path, os.O_RDONLY)
@@ -134,7 +136,7 @@ def test_a_command_of_a_killed_set_up_keeps_the_lock(tmp_path: Path) -> None:
 
 
 class TestVenv:
-    """`.venv` is made, completed or made anew."""
+    """`.venv` is created, completed or created again."""
 
     @pytest.fixture
     def step(self, tmp_path: Path) -> VenvStep:
@@ -147,20 +149,20 @@ class TestVenv:
         shell_of(step.site).answers[f"{interpreter()} -c import ensurepip"] = Answer(0)
 
     def test_a_fresh_one_is_made_and_filled(self, step: VenvStep) -> None:
-        """Without an environment, one is made and the pins installed; then the step is done until they change."""
+        """Without an environment, one is created and the pins installed; then the step is done until they change."""
         shell = shell_of(step.site)
         shell.answers[f"{interpreter()} -c import ensurepip"] = Answer(0)
         shell.effects[f"{interpreter()} -m venv"] = lambda: self.works(step)
         step.do()
         assert len(shell.ran_like("-m venv --clear")) == 1
-        assert step.done() is not None
+        assert step.already_there() is not None
         (step.site.layout.root / "requirements.txt").write_text("flask==2\n")
-        assert step.done() is None
+        assert step.already_there() is None
 
     def test_one_made_by_hand_is_completed_not_cleared(self, step: VenvStep) -> None:
         """An environment that the user made is filled, never wiped."""
         self.works(step)
-        assert step.done() is None
+        assert step.already_there() is None
         step.do()
         assert shell_of(step.site).ran_like("--clear") == []
         assert len(shell_of(step.site).ran_like("pip install")) == 1
@@ -172,26 +174,26 @@ class TestVenv:
         shell.effects[f"{step.site.layout.python} -m pip install"] = interrupt
         with pytest.raises(KeyboardInterrupt):
             step.do()
-        assert step.done() is None
+        assert step.already_there() is None
         del shell.effects[f"{step.site.layout.python} -m pip install"]
         step.do()
         assert len(shell.ran_like("-m venv --clear")) == 1
-        assert step.done() is not None
+        assert step.already_there() is not None
 
     def test_a_moved_checkout_is_not_taken_for_done(self, step: VenvStep, tmp_path: Path) -> None:
         """The scripts inside name their folder, so the same files elsewhere do not count."""
         self.works(step)
         step.do()
-        moved = tmp_path / "elsewhere"
-        moved.mkdir()
+        new_place = tmp_path / "elsewhere"
+        new_place.mkdir()
         for name in (".venv", "requirements.txt"):
-            (tmp_path / name).rename(moved / name)
-        other = VenvStep(make_site(moved))
+            (tmp_path / name).rename(new_place / name)
+        other = VenvStep(make_site(new_place))
         self.works(other)
-        assert other.done() is None
+        assert other.already_there() is None
 
     def test_ensurepip_is_installed_for_root_on_debian_only(self, step: VenvStep, tmp_path: Path) -> None:
-        """Debian's missing ensurepip is installed for root; another user is told the package."""
+        """Debian's missing ensurepip is installed for root; for another user the message names the package."""
         step.do()
         assert any(line.endswith(f"python3.{sys.version_info.minor}-venv") for line in shell_of(step.site).ran)
         plain = VenvStep(make_site(tmp_path, host=make_host(root=False)))
@@ -204,22 +206,28 @@ def test_a_broken_configuration_keeps_its_exit_code(tmp_path: Path, code: int, e
     """Exit code 2 means a broken models.yaml and is passed on; any other failure is 1."""
     site = make_site(tmp_path)
     shell_of(site).effects[f"{site.layout.python} -m controller.provision"] = fails("no", exit_code=code)
-    with pytest.raises(SetupError) as caught:
+    with pytest.raises(SetupError) as failure:
         ModelStep(site).do()
-    assert caught.value.exit_code == expected
+    assert failure.value.exit_code == expected
 
 
 def test_settings_of_the_layout() -> None:
-    """The environment's folders and numbers reach the layout; a port that is none is refused by name."""
+    """The environment's folders and numbers reach the layout; an invalid port is refused by name."""
     layout = Layout.from_environ({"ORCHESTRAR_DATA": "/d", "ORCHESTRAR_PORT": "8010", "ORCHESTRAR_HOST": "::1"})
     assert (layout.data, layout.address) == (Path("/d"), "[::1]:8010")
-    with pytest.raises(SetupError, match="ORCHESTRAR_PORT") as caught:
+    with pytest.raises(SetupError, match="ORCHESTRAR_PORT") as failure:
         Layout.from_environ({"ORCHESTRAR_PORT": "80a"})
-    assert caught.value.exit_code == 2
+    assert failure.value.exit_code == 2
+
+
+def test_the_set_up_runs_before_any_package_is_installed() -> None:
+    """It imports the standard library, itself and the controller's settings, and nothing that has to be installed."""
+    command = [sys.executable, "-S", "-c", "import scripts.setup.__main__"]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def test_the_order_of_the_steps() -> None:
-    """The steps of `make up` come in the order that each one's needs ask for."""
+    """Each step of `make up` comes after those that it depends on."""
     steps: list[Step] = program.machine_steps(make_site(Path("/nowhere")))
     assert [step.slug for step in steps] == [
         "venv", "engine", "compose", "base-image", "compiler-image", "wheels-openvino", "image-openvino",

@@ -1,4 +1,4 @@
-"""The controller and its gunicorn with a wall clock wrong by the seconds in the file ORCHESTRAR_TEST_CLOCK."""
+"""The controller and its gunicorn with a wall clock that is wrong by the seconds in the file ORCHESTRAR_TEST_CLOCK."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The controller, killed with -9 (gunicorn's master, too) at the point ORCHESTRAR_TEST_CRASH while that file exists.
+"""The controller, killed with -9 (with gunicorn's master) at the point in ORCHESTRAR_TEST_CRASH, if that file exists.
 
 `ORCHESTRAR_TEST_CRASH=POINT:FILE`; the points are the keys of `POINTS`.
 """
@@ -19,7 +19,7 @@ from controller.proxy.runner_client import RunnerClient
 
 __all__ = ["create_app"]
 
-POINT, _, ARMED = os.environ["ORCHESTRAR_TEST_CRASH"].partition(":")
+POINT, _, TRIGGER = os.environ["ORCHESTRAR_TEST_CRASH"].partition(":")
 
 
 def die() -> None:
@@ -27,22 +27,22 @@ def die() -> None:
 
 
 def dying(call: Callable[..., Any], *, before: bool = False, when: Callable[..., bool] | None = None) -> Any:
-    """The call, and death behind or before it; `when` is told what it returned and was given."""
+    """Wrap the call so that the controller dies after or before it; `when` decides by its result and arguments."""
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        armed = Path(ARMED).exists()
-        if armed and before:
+        is_armed = Path(TRIGGER).exists()
+        if is_armed and before:
             die()
-        found = call(*args, **kwargs)
-        if armed and (when is None or when(found, *args)):
+        result = call(*args, **kwargs)
+        if is_armed and (when is None or when(result, *args)):
             die()
-        return found
+        return result
 
     return wrapped
 
 
 def only_create(service: DockerService, model_id: str) -> None:
-    """What `up` does up to the moment before the container starts."""
+    """Do what `up` does before the container starts."""
     service._client(30).compose.create([model_id], no_build=True)
 
 
@@ -55,7 +55,9 @@ POINTS: dict[str, Callable[[], None]] = {
     "created": lambda: setattr(DockerService, "up", dying(only_create)),
     "started": lambda: setattr(DockerService, "up", dying(DockerService.up)),
     "resumed": lambda: setattr(DockerService, "start", dying(DockerService.start)),
-    "ready": lambda: setattr(RunnerClient, "probe", dying(RunnerClient.probe, when=lambda found, *_: found.ready)),
+    "ready": lambda: setattr(
+        RunnerClient, "probe", dying(RunnerClient.probe, when=lambda readiness, *_: readiness.ready)
+    ),
     "preparing": lambda: setattr(Preparation, "_wait", dying(vars(Preparation)["_wait"], before=True)),
     "stopping": lambda: setattr(DockerService, "stop", dying(DockerService.stop, before=True)),
     "stopped": lambda: setattr(DockerService, "stop", dying(DockerService.stop)),

@@ -1,4 +1,4 @@
-"""The controller on a disk that is full while the file ORCHESTRAR_TEST_FULL exists, which says at what step that shows.
+"""The controller on a disk that is full while the file ORCHESTRAR_TEST_FULL exists, which names the step that fails.
 
 The steps of replacing a file: `open` a new one, `fsync` what was written, `rename` it. Only writes into the
 controller's data and compose folders fail.
@@ -34,7 +34,7 @@ def on_event(event: str, args: tuple[object, ...]) -> None:
         path, at = args[1], "rename"
     else:
         return
-    # The look at the switch is an `open` itself, elsewhere.
+    # Reading the switch is an `open` as well, in another folder.
     if str(path).startswith(FOLDERS) and step() == at:
         raise no_space()
 

@@ -1,4 +1,4 @@
-"""What a soak does: clients that ask, leave and read, and one thing after the other that goes wrong."""
+"""What a soak does: clients ask, leave and read, and one fault follows the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.docker.house import House, docker, fake_models
 CLIENTS = 6
 # A request that waits longer than this for anything counts as hung.
 HANG_S = 90.0
-# What a model that is broken, stopped, paused or evicted on purpose, or an engine that is away, may cost its clients.
+# The errors that clients may get from broken, stopped, paused or evicted models, and while the engine is away.
 EXPECTED = {
     "model_died", "model_stopping", "backing_off", "start_failed", "insufficient_memory", "overloaded",
     "deadline_exceeded", "upstream_timeout", "model_paused", "docker_unavailable",
@@ -37,23 +37,23 @@ HALF_A_HEAD = b"POST /inference HTTP/1.1\r\nHost: 127"
 
 
 class Faults:
-    """What goes wrong, and how often it did. All that it does to Docker passes by the gate, which only it shuts."""
+    """Causes faults and counts them. Its own Docker commands bypass the gate, which only it shuts."""
 
     def __init__(self, house: House, gate: Gate) -> None:
         self.house = house
         self.gate = gate
         self.models = MODELS
-        self.done: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._over = threading.Event()
         self._edits = 0
 
     def run(self, rng: random.Random, over: threading.Event) -> None:
-        """One after the other until it is over."""
+        """Cause one fault after the other until it is over."""
         self._over = over
         to_containers: dict[str, Callable[[str, random.Random], object]] = {
-            "docker kill": lambda found, _: docker("kill", found, check=False),
-            "docker stop": lambda found, _: docker("stop", "--time", "2", found, check=False),
-            "docker rm": lambda found, _: docker("rm", "--force", found, check=False),
+            "docker kill": lambda container_id, _: docker("kill", container_id, check=False),
+            "docker stop": lambda container_id, _: docker("stop", "--time", "2", container_id, check=False),
+            "docker rm": lambda container_id, _: docker("rm", "--force", container_id, check=False),
             "docker pause": self._pause,
         }
         to_models: dict[str, Callable[[str, random.Random], object]] = {
@@ -71,14 +71,14 @@ class Faults:
         }
         while not over.wait(rng.uniform(0.5, 4)):
             model_id, what = rng.choice(MODELS), rng.choice([*to_containers, *to_models])
-            found = self.house.containers(model_id)
+            containers = self.house.containers(model_id)
             if what in to_models:
                 to_models[what](model_id, rng)
-            elif found:
-                to_containers[what](found[0], rng)
+            elif containers:
+                to_containers[what](containers[0], rng)
             else:
                 continue
-            self.done[what] += 1
+            self.counts[what] += 1
         self._write()
 
     def _ask(self, model_id: str, **script: object) -> None:
@@ -101,11 +101,11 @@ class Faults:
         with self.house.ask(model_id, {"tokens": 3000}, stream=True):
             self._over.wait(rng.uniform(0.5, 4))
 
-    def _write(self, changed: str | None = None) -> None:
+    def _write(self, changed_id: str | None = None) -> None:
         self._edits += 1
         models: dict[str, dict[str, object]] = {model_id: {} for model_id in MODELS}
-        if changed is not None:
-            models[changed]["env"] = {"FAKE_EDIT": str(self._edits)}
+        if changed_id is not None:
+            models[changed_id]["env"] = {"FAKE_EDIT": str(self._edits)}
         self.house.write_models(fake_models(self.house.folder, models, **TOP))
 
     def _break_file(self) -> None:
@@ -120,7 +120,7 @@ class Faults:
 
 
 class Soak:
-    """Clients and faults, each in threads with a random sequence of their own, until `over`."""
+    """Runs clients and faults, each thread with its own random sequence, until `over`."""
 
     def __init__(self, house: House, faults: Faults, seed: int) -> None:
         self.house = house
@@ -129,7 +129,7 @@ class Soak:
         self.over = threading.Event()
         self.answers: Counter[str] = Counter()
         self.wrong: list[str] = []
-        # What the controller's worker held at the end of each quarter.
+        # The memory of the controller's worker at the end of each quarter.
         self.memory_mb: list[float] = []
         self._lock = threading.Lock()
 
@@ -145,39 +145,39 @@ class Soak:
                 future.result(2 * HANG_S)
 
     def _client(self, rng: random.Random) -> None:
-        ways = [self._whole, self._streamed, self._leaves, self._leaves_early]
+        ways = [self._whole, self._read_stream, self._leaves, self._leaves_early]
         while not self.over.is_set():
             way = rng.choices(ways, weights=[10, 10, 5, 3])[0]
             try:
-                told = way(rng, rng.choice(self.faults.models))
+                result = way(rng, rng.choice(self.faults.models))
             except requests.RequestException as exc:
-                told = f"no answer: {exc!r}"[:200]
-                self.wrong.append(f"{way.__name__} {told}")
+                result = f"no answer: {exc!r}"[:200]
+                self.wrong.append(f"{way.__name__} {result}")
             with self._lock:
-                self.answers[told] += 1
+                self.answers[result] += 1
             self.over.wait(rng.choice([0, 0, 0.05, rng.uniform(0, 1)]))
 
     def _whole(self, rng: random.Random, model_id: str) -> str:
         word = f"{rng.random()} "
         response = self._ask(model_id, {"tokens": 2, "delay_s": 0.02, "echo": word})
         if response.status_code == 200 and response.json()["text"] != word * 2:
-            self.wrong.append(f"somebody else's answer: {response.text}")
-        return self._told(response)
+            self.wrong.append(f"another client's answer: {response.text}")
+        return self._result_of(response)
 
-    def _streamed(self, rng: random.Random, model_id: str) -> str:
+    def _read_stream(self, rng: random.Random, model_id: str) -> str:
         script = {"tokens": rng.randint(1, 30), "delay_s": 0.03}
         with self._ask(model_id, script, stream=True) as response:
             if response.status_code != 200:
-                return self._told(response)
+                return self._result_of(response)
             *_, last = [None, *events(response)]
         if last is None or ("error" not in last and not last.get("done")):
             self.wrong.append(f"a stream ended with {last}")
-        return "200" if last and last.get("done") else self._known((last or {}).get("error", {}).get("code"))
+        return "200" if last and last.get("done") else self._check_code((last or {}).get("error", {}).get("code"))
 
     def _leaves(self, rng: random.Random, model_id: str) -> str:
         with self._ask(model_id, {"tokens": 1000, "delay_s": 0.03}, stream=True) as response:
             if response.status_code != 200:
-                return self._told(response)
+                return self._result_of(response)
             lines = response.iter_lines()
             for _ in range(rng.randint(0, 5)):
                 next(lines, None)
@@ -186,11 +186,11 @@ class Soak:
     def _leaves_early(self, rng: random.Random, model_id: str) -> str:
         body = {"model_id": model_id, "prompt": json.dumps({"prefill_s": 30})}
         try:
-            return self._told(self.house.post("/inference", body, timeout=rng.uniform(0.05, 1)))
+            return self._result_of(self.house.post("/inference", body, timeout=rng.uniform(0.05, 1)))
         except requests.Timeout:
             return "left"
         except requests.ConnectionError as exc:
-            # What requests makes of a time-out within an answer's body.
+            # So the package reports a time-out within an answer's body.
             if exc.args and isinstance(exc.args[0], ReadTimeoutError):
                 return "left"
             raise
@@ -199,10 +199,10 @@ class Soak:
         body = {"model_id": model_id, "prompt": json.dumps(script), "stream": stream}
         return self.house.post("/inference", body, stream=stream, timeout=HANG_S)
 
-    def _told(self, response: requests.Response) -> str:
-        return "200" if response.status_code == 200 else self._known(response.json()["error"]["code"])
+    def _result_of(self, response: requests.Response) -> str:
+        return "200" if response.status_code == 200 else self._check_code(response.json()["error"]["code"])
 
-    def _known(self, code: object) -> str:
+    def _check_code(self, code: object) -> str:
         if code not in EXPECTED:
-            self.wrong.append(f"an error nobody caused: {code}")
+            self.wrong.append(f"an unexplained error: {code}")
         return str(code)

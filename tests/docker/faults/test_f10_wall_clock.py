@@ -28,7 +28,7 @@ MUTATION = Mutation(
 def with_a_clock(
     build_house: Build, folder: Path, models: dict[str, dict[str, Any]], **environ: str
 ) -> tuple[House, Path]:
-    """A controller, gunicorn's master included, whose wall clock is wrong by the seconds in a file."""
+    """Start a controller whose wall clock, also in gunicorn's master, is wrong by the seconds in a file."""
     offset = folder / "offset"
     set_wrong_by(offset, 0)
     house = build_house(models, start=False, ORCHESTRAR_TEST_CLOCK=str(offset), **environ)
@@ -37,7 +37,7 @@ def with_a_clock(
 
 
 def set_wrong_by(offset: Path, seconds: int) -> None:
-    """In one step: whoever asks for the time reads the file."""
+    """Replace the file in one step, since every question for the time reads it."""
     fresh = offset.with_name("fresh")
     fresh.write_text(str(seconds))
     fresh.replace(offset)
@@ -47,7 +47,7 @@ def set_wrong_by(offset: Path, seconds: int) -> None:
 def test_f10_a_wall_clock_that_jumps_changes_nothing(
     build_house: Build, tmp_path: Path, jump_s: int, figure: Figure
 ) -> None:
-    """A day's jump in a start and in a stream: both end as ever, and the idle stop comes when it should."""
+    """A jump of a day in a start and in a stream changes nothing: both end as usual, and the idle stop is on time."""
     models = {"echo": {"env": {"FAKE_START_S": "1.5"}, "idle_timeout": f"{IDLE_S:g}s"}}
     house, offset = with_a_clock(build_house, tmp_path, models)
     with ThreadPoolExecutor(1) as pool:
@@ -58,7 +58,7 @@ def test_f10_a_wall_clock_that_jumps_changes_nothing(
     assert "hello" == response.json()["text"]
     assert 0 < response.json()["timings"]["start_s"] < 20
     stream = Reader(house.ask("echo", {"tokens": 6, "delay_s": 0.5}, stream=True))
-    assert stream.begun.wait(10)
+    assert stream.has_begun.wait(10)
     set_wrong_by(offset, 0)
     last = stream.read()[-1]
     assert last is not None
@@ -72,10 +72,10 @@ def test_f10_a_wall_clock_that_jumps_changes_nothing(
 
 @pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S], ids=["a day ahead", "a day back"])
 def test_f10_a_jump_cuts_no_grace(build_house: Build, tmp_path: Path, jump_s: int, figure: Figure) -> None:
-    """A day's jump while the controller ends: what is in flight has the grace all the same, and ends whole."""
+    """A jump of a day while the controller ends does not cut the grace: a stream in flight completes."""
     house, offset = with_a_clock(build_house, tmp_path, {"echo": {}}, ORCHESTRAR_STOP_GRACE_S="15")
     stream = Reader(house.ask("echo", {"tokens": 8, "delay_s": 0.5}, stream=True))
-    assert stream.begun.wait(30)
+    assert stream.has_begun.wait(30)
     process = house.begin_to_end()
     until("new connections are refused", house.refuses, 2)
     set_wrong_by(offset, jump_s)

@@ -32,25 +32,25 @@ def house(build_house: Build) -> House:
 
 
 def counters(house: House) -> dict[str, Any]:
-    found: dict[str, Any] = requests.get(f"http://127.0.0.1:{house.status('echo')['port']}/counters", timeout=5).json()
-    return found
+    values: dict[str, Any] = requests.get(f"http://127.0.0.1:{house.status('echo')['port']}/counters", timeout=5).json()
+    return values
 
 
 def work_after(house: House, counter: str, bound_s: float) -> tuple[float, int]:
-    """How long the model went on from now, and how much it did; until it has done nothing for a second."""
-    begun = last_change = time.monotonic()
-    before = done = counters(house)[counter]
+    """Wait until the model has done nothing for a second; return how long it still worked from now, and how much."""
+    started_at = last_change = time.monotonic()
+    before = latest = counters(house)[counter]
     while time.monotonic() - last_change < QUIET_S:
         now = counters(house)[counter]
-        if now != done:
-            done, last_change = now, time.monotonic()
-        assert last_change - begun < bound_s, f"it still works after {bound_s} s"
+        if now != latest:
+            latest, last_change = now, time.monotonic()
+        assert last_change - started_at < bound_s, f"the model still works after {bound_s} s"
         time.sleep(0.05)
-    return last_change - begun, done - before
+    return last_change - started_at, latest - before
 
 
 def leaving(house: House, body: dict[str, Any]) -> socket.socket:
-    """A connection that has asked; closing it is leaving, with nothing in between that could do otherwise."""
+    """Send a request over a plain socket, so that closing it is nothing but leaving, and return the connection."""
     data = json.dumps({"model_id": "echo", **body}).encode()
     head = f"POST /inference HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", house.port), 10)
@@ -59,7 +59,7 @@ def leaving(house: House, body: dict[str, Any]) -> socket.socket:
 
 
 def test_f11_a_stream_ends(house: House, figure: Figure) -> None:
-    """After a client has left its stream, the model makes no token 2 s later, and the lease is back."""
+    """2 s after a client has left its stream the model makes no more tokens, and the lease is returned."""
     before = counters(house)["broken_off"]
     connection = leaving(house, {"prompt": json.dumps({"tokens": 2000, "delay_s": 0.05}), "stream": True})
     assert b"word" in connection.recv(65536) + connection.recv(65536)
@@ -67,7 +67,7 @@ def test_f11_a_stream_ends(house: House, figure: Figure) -> None:
     took_s, tokens = work_after(house, "tokens", 2)
     figure("stream: worked on for", f"{took_s:.2f} s ({tokens} tokens)")
     assert before + 1 == counters(house)["broken_off"]
-    until("the lease is back", lambda: house.status("echo")["in_flight"] == 0, 5)
+    until("the lease is returned", lambda: house.status("echo")["in_flight"] == 0, 5)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -75,9 +75,9 @@ def test_f11_work_before_the_first_token_ends(house: House, stream: bool, figure
     """A client that leaves before the first token, asking for a stream or not, ends the work within 5 s."""
     before = counters(house)
     connection = leaving(house, {"prompt": json.dumps({"prefill_s": 30}), "stream": stream})
-    until("it works", lambda: counters(house)["prefill_steps"] > before["prefill_steps"], 5)
+    until("the model works", lambda: counters(house)["prefill_steps"] > before["prefill_steps"], 5)
     connection.close()
     took_s, _ = work_after(house, "prefill_steps", 5)
     figure(f"before the first token ({'stream' if stream else 'whole'}): worked on for", f"{took_s:.2f} s")
     assert before["broken_off"] + 1 == counters(house)["broken_off"]
-    until("the lease is back", lambda: house.status("echo")["in_flight"] == 0, 5)
+    until("the lease is returned", lambda: house.status("echo")["in_flight"] == 0, 5)

@@ -21,13 +21,13 @@ from tests.promises.mutation import Mutation
 
 SENDERS, STALLED = 500, 50
 HEALTH_P99_S = 0.5
-# 30 s for a body, or without any progress of a reader, and something for the machine.
+# 30 s for a body, or for a reader without progress, and something for a busy machine.
 GONE_WITHIN_S = 60.0
-# Once the senders are gone; and at the most, with all answers of stalled readers held.
+# After the senders are gone; and at the peak, with all answers of stalled readers held.
 GROWTH_MB, PEAK_GROWTH_MB = 64, 96
-# A stream of as many KB, and a whole answer: beyond what is in the kernel's buffers for one who reads none of it.
+# A stream and a whole answer of this many KB: more than the kernel buffers for a client that reads nothing.
 STREAM_KB, WHOLE_KB = 4000, 500
-# Faster than what is called nothing, and too slow for a megabyte in 30 s.
+# Fast enough to count as progress, and too slow for a megabyte in 30 s.
 STEADY_BYTES_PER_S = 16 * 1024
 MUTATION = Mutation(
     "controller/server/request_gathering.py",
@@ -39,7 +39,7 @@ MUTATION = Mutation(
 
 @dataclass
 class Slow:
-    """Clients that send a byte now and then, until they are left; what they were told."""
+    """Clients that send a byte now and then until they are dropped; `statuses` has the answers that they got."""
 
     house: House
     open: dict[int, socket.socket] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Slow:
         client.send(head)
 
     def drip(self) -> None:
-        """A byte of each, and a look at who was answered or left."""
+        """Send a byte from each, and note which of them were answered or dropped."""
         poll = select.poll()
         for number in self.open:
             poll.register(number, select.POLLIN)
@@ -68,7 +68,7 @@ class Slow:
 
 
 def stalled_reader(house: House, *, stream: bool = True) -> socket.socket:
-    """A client that asked for a stream, or a whole answer, and reads nothing of it."""
+    """Return a client that has asked for a stream, or a whole answer, and reads nothing of it."""
     script = json.dumps({"tokens": STREAM_KB if stream else WHOLE_KB, "echo": "x" * 1000})
     body = json.dumps({"model_id": "talk", "prompt": script, "stream": stream}).encode()
     client = socket.socket()
@@ -80,34 +80,34 @@ def stalled_reader(house: House, *, stream: bool = True) -> socket.socket:
 
 
 def read_steadily(client: socket.socket, is_over: threading.Event) -> bytes:
-    """What a slow reader got that never pauses, and what was left for it when it hurries at last."""
-    received = b""
+    """Read slowly without a pause, and the rest quickly once it is over; return all of it."""
+    data = b""
     client.settimeout(10)
     while piece := client.recv(65536 if is_over.is_set() else STEADY_BYTES_PER_S // 10):
-        received += piece
-        if received.endswith(b"0\r\n\r\n"):
+        data += piece
+        if data.endswith(b"0\r\n\r\n"):
             break
         is_over.wait(0.1)
-    return received
+    return data
 
 
 def is_cut_short(client: socket.socket) -> bool:
-    """Whether a whole answer ended before its end."""
-    received = 0
+    """Tell whether a whole answer was cut off."""
+    total_bytes = 0
     client.settimeout(10)
     with suppress(ConnectionResetError):
         while piece := client.recv(65536):
-            received += len(piece)
-    return received < WHOLE_KB * 1000
+            total_bytes += len(piece)
+    return total_bytes < WHOLE_KB * 1000
 
 
 def health_times(house: House, until_true: Callable[[], bool]) -> list[float]:
-    """How long GET /health took, again and again over a connection of its own each time."""
+    """Return how long GET /health took, each time over a new connection, until the condition is true."""
     times = []
     while not until_true():
-        begun = time.monotonic()
+        started_at = time.monotonic()
         assert requests.get(house.url + "/health", timeout=10).ok
-        times.append(time.monotonic() - begun)
+        times.append(time.monotonic() - started_at)
         time.sleep(0.02)
     return times
 
@@ -115,8 +115,8 @@ def health_times(house: House, until_true: Callable[[], bool]) -> list[float]:
 def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure) -> None:
     """While 500 clients send their heads or bodies byte by byte and 50 each read nothing of long streams and of whole
     answers, /health answers 99 of 100 requests within 500 ms and memory hardly grows. All of them are refused or
-    dropped in time, one who reads slowly without a pause gets its stream to the end, and then a request is served as
-    ever."""
+    dropped in time, a client that reads slowly without a pause gets its whole stream, and then a request is served
+    as usual."""
     house = build_house({"talk": {"max_concurrency": STALLED + 1}}, ORCHESTRAR_MAX_IN_FLIGHT="128")
     assert "hello" == house.ask("talk", "hello").json()["text"]
     before_mb = house.memory_mb()
@@ -131,10 +131,10 @@ def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure
     for number in range(SENDERS):
         kinds = (head, head, head + b"Content-Length: 1000\r\n\r\n{", head + b"Content-Length: 1000000\r\n\r\n{")
         slow.begin(kinds[number % 4])
-    begun = time.monotonic()
+    started_at = time.monotonic()
 
     def drip() -> None:
-        while slow.open and time.monotonic() - begun < GONE_WITHIN_S:
+        while slow.open and time.monotonic() - started_at < GONE_WITHIN_S:
             slow.drip()
             time.sleep(0.5)
         is_over.set()
@@ -147,7 +147,7 @@ def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure
     p99_s = times[int(len(times) * 0.99)]
     figure("/health p99", f"{p99_s * 1000:.0f} ms of {len(times)} requests")
     figure("memory grew at most by", f"{peak_mb:.0f} MB")
-    figure("all slow senders gone after", f"{time.monotonic() - begun:.0f} s")
+    figure("all slow senders gone after", f"{time.monotonic() - started_at:.0f} s")
     assert {} == slow.open
     assert SENDERS == len(slow.statuses)
     assert {"408", "503"} == set(slow.statuses)
@@ -163,9 +163,9 @@ def test_f12_slow_senders_and_stalled_readers(build_house: Build, figure: Figure
     assert "again" == house.ask("talk", "again").json()["text"]
 
 
-def test_f12_a_full_house_gives_up_who_waits(build_house: Build, figure: Figure) -> None:
-    """With more connections than the controller holds, silent or in the middle of their heads just when they are given
-    up, a new client is served at once all the same."""
+def test_f12_a_full_controller_drops_idle_connections(build_house: Build, figure: Figure) -> None:
+    """With more connections than the controller holds, silent or in the middle of their heads when they are dropped,
+    a new client is still served at once."""
     house = build_house({"talk": {}}, ORCHESTRAR_MAX_IN_FLIGHT="64")
     with ExitStack() as clients:
         waiting = []
@@ -174,8 +174,8 @@ def test_f12_a_full_house_gives_up_who_waits(build_house: Build, figure: Figure)
             for oldest in waiting[max(0, number - 1000) : max(0, number - 980)]:
                 with suppress(OSError):
                     oldest.send(b"G")
-        begun = time.monotonic()
+        started_at = time.monotonic()
         assert house.get("/health").ok
-        took_s = time.monotonic() - begun
+        took_s = time.monotonic() - started_at
     figure("served beside 1500 connections without a request after", f"{took_s * 1000:.0f} ms")
     assert took_s < HEALTH_P99_S

@@ -1,4 +1,4 @@
-"""F3: a model that dies in a stream is told; one that dies before its first byte is asked again."""
+"""F3: a model that dies in a stream is reported; one that dies before its first byte is asked again."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ ROUTES = ["/inference", "/v1/chat/completions"]
 
 @pytest.fixture(scope="module")
 def house(build_house: Build) -> House:
-    """Its model dies more often than one is put up with; `POST /run` before each test has that forgotten."""
+    """Return a house whose model dies so often that it would back off; `POST /run` before each test resets that."""
     return build_house({"echo": {}})
 
 
 def ask(house: House, route: str, script: dict[str, Any], *, stream: bool) -> requests.Response:
     prompt = json.dumps(script)
-    asked = {"messages": [{"role": "user", "content": prompt}]} if "chat" in route else {"prompt": prompt}
-    body = {"model_id" if route == "/inference" else "model": "echo", "stream": stream, **asked}
+    fields = {"messages": [{"role": "user", "content": prompt}]} if "chat" in route else {"prompt": prompt}
+    body = {"model_id" if route == "/inference" else "model": "echo", "stream": stream, **fields}
     return house.post(route, body, stream=stream)
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_f3_a_death_in_a_stream_is_told(house: House, route: str, figure: Figure) -> None:
-    """`docker kill` in a stream: one error event within 2 s, nothing after it, and never `[DONE]`."""
+def test_f3_a_death_in_a_stream_is_an_error_event(house: House, route: str, figure: Figure) -> None:
+    """After `docker kill` in a stream there is one error event within 2 s, nothing after it, and never `[DONE]`."""
     house.post("/run", {"model_id": "echo"}).raise_for_status()
     stream = Reader(ask(house, route, {"tokens": 500, "delay_s": 0.05}, stream=True))
-    assert stream.begun.wait(30)
+    assert stream.has_begun.wait(30)
     containers = house.containers("echo")
     killed_at = time.monotonic()
     docker("kill", *containers)
@@ -62,24 +62,24 @@ def test_f3_a_death_in_a_stream_is_told(house: House, route: str, figure: Figure
 def test_f3_a_model_that_dies_before_its_first_byte_is_asked_again(
     house: House, stream: bool, early_head: bool, figure: Figure
 ) -> None:
-    """`docker kill` before the client has its first byte: the model is started once more, and the answer is whole."""
+    """After `docker kill` before the client's first byte the model is started once more, and the answer is complete."""
     house.post("/run", {"model_id": "echo"}).raise_for_status()
     port = house.status("echo")["port"]
     before = requests.get(f"http://127.0.0.1:{port}/counters", timeout=5).json()["prefill_steps"]
     script = {"prefill_s": 3, "tokens": 3, "early_head": early_head}
     (container,) = house.containers("echo")
-    with ThreadPoolExecutor(1) as pool, house.counted_events("start") as started:
+    with ThreadPoolExecutor(1) as pool, house.counted_events("start") as starts:
         answer = pool.submit(ask, house, "/inference", script, stream=stream)
         counters = f"http://127.0.0.1:{port}/counters"
-        until("it works", lambda: requests.get(counters, timeout=5).json()["prefill_steps"] > before, 5)
+        until("the model works", lambda: requests.get(counters, timeout=5).json()["prefill_steps"] > before, 5)
         docker("kill", container)
         response = answer.result(60)
         text = response.text
     assert 200 == response.status_code, text
     assert all(f"word{number} " in text for number in range(3))
     assert "error" not in text
-    figure("restarts", len(started))
-    assert 1 == len(started)
+    figure("restarts", len(starts))
+    assert 1 == len(starts)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

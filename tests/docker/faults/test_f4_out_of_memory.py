@@ -1,4 +1,4 @@
-"""F4: out of memory is said where Docker saw it, and nowhere else."""
+"""F4: out of memory is reported only if Docker saw it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MUTATION = Mutation(
 
 
 def error_of(house: House, model_id: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = next(
+    error: dict[str, Any] | None = next(
         row["error"] for row in house.get("/models").json()["models"] if row["id"] == model_id
     )
-    return found
+    return error
 
 
 def test_f4_a_start_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:
-    """The card has Docker's evidence, the limit, the peak that was seen, and what to raise."""
+    """The failure card has Docker's evidence, the limit, the observed peak, and the setting to raise."""
     house = build_house({"hungry": {"env": {"FAKE_EAT_MB": "300", "FAKE_EAT_S": "6", "FAKE_START_S": "20"}}})
-    refused = house.ask("hungry", "hello")
-    error = check_error(refused.status_code, refused.json(), 503, "start_failed")
+    refusal = house.ask("hungry", "hello")
+    error = check_error(refusal.status_code, refusal.json(), 503, "start_failed")
     assert "ran out of memory while starting, at its limit of 128m" in error["message"]
     assert "raise its resources.memory above 128m" in error["details"]["fix"]
     assert (True, LIMIT) == (error["details"]["oom_killed"], error["details"]["memory_limit_bytes"])
@@ -44,26 +44,26 @@ def test_f4_a_start_that_runs_out_says_so(build_house: Build, figure: Figure) ->
 
 
 def test_f4_a_server_that_runs_out_says_so(build_house: Build, figure: Figure) -> None:
-    """A request that takes all memory ends its model twice and gets 502; the model's error tells the limit and the peak
-    that was seen."""
+    """A request that takes all memory ends its model twice and gets 502; the model's error has the limit and the
+    observed peak."""
     house = build_house({"hungry": {}})
     assert house.ask("hungry", "hello").ok
-    until("it was measured", lambda: house.status("hungry")["memory_bytes"], 30)
-    used = house.status("hungry")["memory_bytes"]
-    refused = house.ask("hungry", {"eat_mb": 300})
-    check_error(refused.status_code, refused.json(), 502, "model_died")
+    until("its memory is measured", lambda: house.status("hungry")["memory_bytes"], 30)
+    used_bytes = house.status("hungry")["memory_bytes"]
+    refusal = house.ask("hungry", {"eat_mb": 300})
+    check_error(refusal.status_code, refusal.json(), 502, "model_died")
     error = until("its end is noticed", lambda: error_of(house, "hungry"), 20)
     assert "ran out of memory while serving, at its limit of 128m" in error["message"]
     assert error["details"]["oom_killed"]
     peak = error["details"]["memory_peak_bytes"]
-    assert used <= peak <= LIMIT
+    assert used_bytes <= peak <= LIMIT
     assert f"the largest sample of its use was {peak // 1024**2}m" in error["details"]["fix"]
     figure("largest sample before it", f"{peak // 1024**2}m of 128m")
 
 
 def test_f4_a_kill_is_not_called_out_of_memory(build_house: Build) -> None:
-    """SIGKILL leaves the same exit code. By Docker it is somebody's doing, past Docker the model's end, and is told as
-    what it is, while the model starts and while it serves."""
+    """SIGKILL leaves the same exit code. Through Docker it counts as a stop from outside, otherwise as the model's own
+    end, and is reported as such, while the model starts and while it serves."""
     house = build_house({"echo": {"env": {"FAKE_START_S": "3", "FAKE_LOG_EVERY_S": "1"}}})
     house.post("/run", {"model_id": "echo", "wait": False})
     (container,) = until("it starts", lambda: house.containers("echo"), 20)

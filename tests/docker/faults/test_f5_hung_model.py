@@ -1,4 +1,4 @@
-"""F5: a model that hangs is unready within 15 s and nobody waits for it; a pause by hand is respected and named."""
+"""F5: a hung model is unready within 15 s and no client waits for it; a pause by hand is respected and named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MUTATION = Mutation(
     "if False:",
     "test_f5_a_pause_by_hand",
 )
-# The promise; and what a client may wait beyond it for its own answer to arrive.
+# The promise; and how much longer a client may wait for its own answer to arrive.
 UNREADY_WITHIN_S = 15.0
 SLACK_S = 3.0
 LONG = {"tokens": 800, "delay_s": 0.05}
@@ -32,20 +32,20 @@ def house(build_house: Build) -> House:
     return build_house({"paused": {}, "stopped": {}, "busy": {}})
 
 
-def begun_stream(house: House, model_id: str) -> Any:
-    """The lines of a stream that has begun."""
+def running_stream(house: House, model_id: str) -> Any:
+    """Begin a stream, and return its further lines."""
     lines = house.ask(model_id, LONG, stream=True).iter_lines()
     next(lines)
     return lines
 
 
 def last_event(lines: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads([line for line in lines if line.startswith(b"data: ")][-1][6:])
-    return found
+    event: dict[str, Any] = json.loads([line for line in lines if line.startswith(b"data: ")][-1][6:])
+    return event
 
 
 def signal_all(container: str, name: str) -> None:
-    """To all that runs inside but its init, which hangs for nobody."""
+    """Send the signal to every process inside except its init."""
     docker("exec", container, "sh", "-c", f"kill -{name} -1")
 
 
@@ -54,9 +54,9 @@ def whole_answer(house: House, model_id: str) -> requests.Response:
 
 
 def test_f5_a_pause_by_hand(house: House) -> None:
-    """A stream that is paused ends with an error event and a whole answer with 504; new requests get 503 with the way
-    on; the container stays paused until its owner lets it go on, and serves then."""
-    lines = begun_stream(house, "paused")
+    """In a pause a stream ends with an error event and a whole answer with 504; new requests get 503 and the command to
+    use; the container stays paused until its owner unpauses it, and then serves."""
+    lines = running_stream(house, "paused")
     (container,) = house.containers("paused")
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(whole_answer, house, "paused")
@@ -65,9 +65,9 @@ def test_f5_a_pause_by_hand(house: House) -> None:
         paused_at = time.monotonic()
         until("the pause is noticed", lambda: house.status("paused")["state"] == "paused", UNREADY_WITHIN_S)
 
-        refused = house.ask("paused", "hello")
-        error = refused.json()["error"]
-        assert (refused.status_code, error["code"]) == (503, "model_paused")
+        refusal = house.ask("paused", "hello")
+        error = refusal.json()["error"]
+        assert (refusal.status_code, error["code"]) == (503, "model_paused")
         assert f"docker unpause {house.project}-paused-1" in error["message"]
 
         event = last_event(lines)
@@ -84,7 +84,7 @@ def test_f5_a_pause_by_hand(house: House) -> None:
 
 
 def test_f5_a_short_pause_costs_nothing(house: House) -> None:
-    """A stream goes on after a pause of a moment, such as `docker commit` makes."""
+    """A stream continues after a short pause, such as `docker commit` makes."""
     stream = house.ask("paused", {"tokens": 40, "delay_s": 0.05}, stream=True)
     lines = stream.iter_lines()
     next(lines)
@@ -97,8 +97,8 @@ def test_f5_a_short_pause_costs_nothing(house: House) -> None:
 
 def test_f5_a_hung_process(house: House) -> None:
     """A process that is stopped from outside is unready within 15 s: its stream ends with an error event, a whole
-    answer with 504, and the next request starts it."""
-    lines = begun_stream(house, "stopped")
+    answer with 504, and the next request starts it again."""
+    lines = running_stream(house, "stopped")
     (container,) = house.containers("stopped")
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(whole_answer, house, "stopped")
@@ -110,13 +110,13 @@ def test_f5_a_hung_process(house: House) -> None:
         assert event["error"]["code"] == "upstream_timeout"
         assert "hung" in event["error"]["message"]
         assert whole.result(SLACK_S).status_code == 504
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         assert house.ask("stopped", "hello").json()["text"] == "hello"
-    assert len(started) == 1
+    assert len(starts) == 1
 
 
 def test_f5_idle_ones_that_hang(house: House, figure: Figure) -> None:
-    """A hang is found without any request, so that the next one need not wait for it; of several as fast as of one."""
+    """A hang is found without any request, so that the next one need not wait; several as fast as one."""
     names = ("paused", "stopped", "busy")
     for name in names:
         house.ask(name, "hello").raise_for_status()
@@ -127,11 +127,11 @@ def test_f5_idle_ones_that_hang(house: House, figure: Figure) -> None:
     hung_at = time.monotonic()
     until("they are unready", lambda: "ready" not in [house.status(name)["state"] for name in names], UNREADY_WITHIN_S)
     figure("three hung processes are unready after", f"{time.monotonic() - hung_at:.1f} s")
-    until("they are ended", lambda: [] == [found for name in names for found in house.containers(name)])
+    until("they are ended", lambda: [] == [container for name in names for container in house.containers(name)])
 
 
 def test_f5_a_busy_model_is_not_hung(house: House) -> None:
-    """A model whose processor works is left alone, though its server answers nobody."""
+    """A model that uses its processor is left alone, even if its server does not answer."""
     house.ask("busy", "hello").raise_for_status()
     (container,) = house.containers("busy")
     signal_all(container, "STOP")

@@ -19,7 +19,7 @@ MUTATION = Mutation(
 
 
 def test_f7_a_taken_port_moves_on(build_house: Build, figure: Figure) -> None:
-    """A model whose automatic port another program holds gets another one, and keeps it."""
+    """If another program uses a model's automatic port, the model gets another one, and keeps it."""
     house = build_house({"echo": {}, "second": {}})
     house.ask("echo", "hello").raise_for_status()
     rows = house.get("/models").json()["models"]
@@ -34,9 +34,9 @@ def test_f7_a_taken_port_moves_on(build_house: Build, figure: Figure) -> None:
 
 
 def test_f7_an_explicit_port_that_is_taken_is_named(build_house: Build) -> None:
-    """A model with a `port:` of its own that is taken fails with that port in the error; others are unaffected."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    """If the `port:` of a model's entry is taken, its start fails and names the port; others are unaffected."""
+    with socket.create_server(("127.0.0.1", 0)) as other_program:
+        port = other_program.getsockname()[1]
         house = build_house({"fixed": {"port": port}, "free": {}})
         response = house.post("/run", {"model_id": "fixed"})
         error = check_error(response.status_code, response.json(), 503, "port_taken")

@@ -29,10 +29,10 @@ MUTATION = Mutation(
 
 
 def files(house: House) -> dict[str, bytes]:
-    """All that the controller keeps, but for its log."""
+    """Return all files that the controller keeps, except its log."""
     folders = (house.compose_dir, house.data_dir)
-    found = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {str(path.relative_to(house.folder)): path.read_bytes() for path in found}
+    paths = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(house.folder)): path.read_bytes() for path in paths}
 
 
 def port_of(house: House, model_id: str) -> int:
@@ -42,9 +42,9 @@ def port_of(house: House, model_id: str) -> int:
 
 @pytest.mark.parametrize("step", ["open", "fsync", "rename"])
 def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step: str, figure: Figure) -> None:
-    """No space left at a step of writing: what runs serves on, what stopped starts, a restarted controller comes up.
+    """Without space at a step of writing, running models keep serving, stopped ones start, a controller comes up again.
 
-    A start that has to write fails by that reason. No file is changed or left in halves; with space again, all work.
+    A start that must write fails with that reason. No file is changed or left half written; with space, all work again.
     """
     switch = tmp_path / "full"
     models = {"echo": {}, "second": {}, "moved": {}, "made": {"gguf": True}}
@@ -56,14 +56,14 @@ def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step:
     before = files(house)
     switch.write_text(step)
 
-    refused = 0
+    refusal_count = 0
     with socket.create_server(("127.0.0.1", port_of(house, "moved"))):
-        # One has to move off a taken port, the other to be converted.
+        # One must move away from a taken port, the other must be converted.
         for model_id in ("moved", "made"):
             response = house.ask(model_id, "hello")
             error = check_error(response.status_code, response.json(), 503, "files_unwritable")
             assert "space" in error["message"]
-            refused += 1
+            refusal_count += 1
     assert "hello" == house.ask("echo", "hello").json()["text"]
     assert '"done": true' in house.ask("echo", {"tokens": 3}, stream=True).text
     assert "hello" == house.ask("second", "hello").json()["text"]
@@ -78,7 +78,7 @@ def test_f8_a_full_disk_breaks_no_file(build_house: Build, tmp_path: Path, step:
         assert "hello" == house.ask(model_id, "hello").json()["text"]
     figure("files", len(before))
     figure("changed at ENOSPC", 0)
-    figure("starts refused", refused)
+    figure("starts refused", refusal_count)
 
 
 DISK_BYTES = 512 * 1024
@@ -86,7 +86,7 @@ DISK_BYTES = 512 * 1024
 
 @contextmanager
 def small_disk(house: House) -> Iterator[None]:
-    """The controller's folders on a real disk of half a megabyte."""
+    """Put the controller's folders on a real disk of half a megabyte."""
     disks = (house.data_dir, house.compose_dir)
     for folder in disks:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0755", "tmpfs", folder], check=True)
@@ -114,8 +114,8 @@ def free(house: House) -> None:
 
 
 def test_f8_a_real_full_disk(build_house: Build, figure: Figure) -> None:
-    """Where the kernel itself refuses each byte: what runs serves, /status and /models answer, a download, a conversion
-    and a reload say what is wrong and leave no half-written file; with space again all of them are done."""
+    """If the kernel refuses every byte, running models serve, /status and /models answer, a download, a conversion and
+    a reload report the reason and leave no half-written file; with space again all of them work."""
     hub = HubServer()
     hub.repos["tiny/model"] = Repo({"config.json": b"{}", "model.safetensors": os.urandom(200_000)})
     models = {
@@ -134,10 +134,10 @@ def test_f8_a_real_full_disk(build_house: Build, figure: Figure) -> None:
             fill(folder)
         before = files(house)
 
-        made = house.ask("made", "hello")
-        assert "space" in check_error(made.status_code, made.json(), 503, "files_unwritable")["message"]
-        fetched = house.ask("fetched", "hello")
-        assert "full" in check_error(fetched.status_code, fetched.json(), 503, "source_failed")["message"]
+        conversion = house.ask("made", "hello")
+        assert "space" in check_error(conversion.status_code, conversion.json(), 503, "files_unwritable")["message"]
+        download = house.ask("fetched", "hello")
+        assert "full" in check_error(download.status_code, download.json(), 503, "source_failed")["message"]
         old = (house.folder / "models.yaml").read_text()
         text = json.loads(old)
         text["models"]["echo"]["env"] = {"X": "1"}

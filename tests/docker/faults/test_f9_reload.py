@@ -20,10 +20,10 @@ MUTATION = Mutation(
     "controller/registry/reload.py",
     "if old_services[m] != new_services[m] or",
     "if m in old_services or",
-    "test_f9_only_what_changed_is_made_anew",
+    "test_f9_only_what_changed_is_made_again",
 )
-# What stands in the file, and the lines that are named.
-BROKEN = {
+# The file's text → the lines that the error names.
+BROKEN_FILES = {
     "models:\n  a: {source: [": [2],
     "": [1],
     "models: {}\n": [1],
@@ -34,7 +34,7 @@ BROKEN = {
 
 
 class Asking:
-    """Threads that ask models again and again."""
+    """Threads that ask models repeatedly."""
 
     def __init__(self, house: House, names: list[str]) -> None:
         self._house = house
@@ -43,7 +43,7 @@ class Asking:
         self._futures = [self._pool.submit(self._ask, name) for name in names]
 
     def end(self) -> int:
-        """How many were answered, which is all of them."""
+        """Stop, and return how many requests there were, all of them answered."""
         self._over.set()
         return sum(future.result(60) for future in self._futures)
 
@@ -58,44 +58,44 @@ class Asking:
 
 
 def rewrite(house: House, change: Any) -> None:
-    """Let `change` have its way with what models.yaml says."""
+    """Apply `change` to the models of models.yaml."""
     path = house.folder / "models.yaml"
-    found = json.loads(path.read_text())
-    change(found["models"])
-    path.write_text(json.dumps(found))
+    document = json.loads(path.read_text())
+    change(document["models"])
+    path.write_text(json.dumps(document))
 
 
 def test_f9_a_broken_file_keeps_the_old_one(build_house: Build, figure: Figure) -> None:
-    """Whatever stands in the file by mistake, the models go on; `/health` and `/models` name the line; `POST /reload`
-    says it, too. When the file is right again, so is `/health`, without a word from anybody."""
+    """Whatever mistake is in the file, the models keep running; `/health`, `/models` and `POST /reload` name the line.
+    Once the file is right again, so is `/health`, without any request."""
     house = build_house({"a": {}})
     assert house.ask("a", "hello").ok
     (container,) = house.containers("a")
     right = (house.folder / "models.yaml").read_text()
-    for text, lines in BROKEN.items():
+    for text, lines in BROKEN_FILES.items():
         house.write_models(text)
-        refused = house.post("/reload", {})
-        error = check_error(refused.status_code, refused.json(), 400, "config_invalid")
+        refusal = house.post("/reload", {})
+        error = check_error(refusal.status_code, refusal.json(), 400, "config_invalid")
         assert all(f"models.yaml:{line}: " in error["message"] for line in lines)
-        shown = house.get("/health").json()
-        assert ("degraded", False) == (shown["status"], shown["config"]["ok"])
+        health = house.get("/health").json()
+        assert ("degraded", False) == (health["status"], health["config"]["ok"])
         assert error["details"]["problems"] == house.get("/models").json()["config"]["problems"]
         assert "still" == house.ask("a", "still").json()["text"]
     house.write_models(right)
     until("the file is followed again", lambda: house.get("/health").json()["status"] == "ok", 10)
     assert [container] == house.containers("a")
-    figure("broken files", len(BROKEN))
+    figure("broken files", len(BROKEN_FILES))
 
 
-def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -> None:
-    """One model's service changes, another is renamed, and the rest keeps its container. What was in flight ends whole;
-    requests all the while, also by the old name that became an alias, are answered every one."""
+def test_f9_only_what_changed_is_made_again(build_house: Build, figure: Figure) -> None:
+    """One model's service changes, another is renamed, and the rest keeps its container. Streams in flight complete,
+    and all requests meanwhile are answered, also under the old name that became an alias."""
     house = build_house({"same": {}, "changed": {}, "removed": {}})
     for model_id in ("same", "changed", "removed"):
         assert house.ask(model_id, "hello").ok
-    (same,), (changed,) = house.containers("same"), house.containers("changed")
+    (same,), (changed_container,) = house.containers("same"), house.containers("changed")
     streams = [Reader(house.ask(m, {"tokens": 20, "delay_s": 0.1}, stream=True)) for m in ("changed", "removed")]
-    assert all(stream.begun.wait(30) for stream in streams)
+    assert all(stream.has_begun.wait(30) for stream in streams)
 
     def change(models: Any) -> None:
         models["changed"]["env"] = {"NEW": "1"}
@@ -107,15 +107,15 @@ def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -
     house.write_models(json.dumps(models))
     assert house.post("/reload", {}).ok
     rewrite(house, change)
-    # Before the file is followed, which is about a second later.
+    # Before the controller reads the file, about a second later.
     plan = house.post("/reload?dry_run=1", {}).json()
     asking = Asking(house, ["changed", "alias"])
     assert (["added"], ["removed"], ["changed"], ["same"]) == tuple(
         plan[key] for key in ("added", "removed", "remade", "adjusted")
     )
-    until("it is followed", lambda: house.ask("removed", "x").status_code == 404, 20)
+    until("the change is in force", lambda: house.ask("removed", "x").status_code == 404, 20)
     assert house.post("/reload", {}).ok
-    until("it is made anew", lambda: house.containers("changed") not in ([], [changed]), 20)
+    until("it is made again", lambda: house.containers("changed") not in ([], [changed_container]), 20)
     assert "new" == house.ask("changed", "new").json()["text"]
     for stream in streams:
         last = stream.read()[-1]
@@ -124,26 +124,26 @@ def test_f9_only_what_changed_is_made_anew(build_house: Build, figure: Figure) -
     assert [same] == house.containers("same")
     until("the removed one is gone", lambda: house.containers("removed") == [], 20)
     assert "hi" == house.ask("added", "hi").json()["text"]
-    answered = asking.end()
-    assert answered > 10
+    answer_count = asking.end()
+    assert answer_count > 10
     figure("streams cut", 0)
-    figure("requests lost meanwhile", f"0 of {answered}")
+    figure("requests lost meanwhile", f"0 of {answer_count}")
 
 
 def test_f9_ports_change_hands(build_house: Build) -> None:
-    """A model that runs gets the port that another, which runs as well, was given by chance; then the two exchange
-    theirs. What was in flight ends whole, and requests meanwhile are answered every one."""
+    """A running model gets the automatic port of another running model; then the two exchange theirs. Streams in flight
+    complete, and all requests meanwhile are answered."""
     house = build_house({"a": {}, "b": {}})
     assert house.ask("a", "hello").ok
     asking = Asking(house, ["a", "b"])
-    for exchanged in (False, True):
+    for is_exchange in (False, True):
         ports = {model_id: house.status(model_id)["port"] for model_id in ("a", "b")}
         long = Reader(house.ask("b", {"tokens": 20, "delay_s": 0.1}, stream=True))
-        assert long.begun.wait(30)
+        assert long.has_begun.wait(30)
 
-        def change(models: Any, ports: dict[str, int] = ports, exchanged: bool = exchanged) -> None:
+        def change(models: Any, ports: dict[str, int] = ports, is_exchange: bool = is_exchange) -> None:
             models["a"]["port"] = ports["b"]
-            if exchanged:
+            if is_exchange:
                 models["b"]["port"] = ports["a"]
 
         rewrite(house, change)
@@ -159,28 +159,28 @@ def test_f9_ports_change_hands(build_house: Build) -> None:
     assert asking.end() > 10
 
 
-def test_f9_drift_is_cured_by_a_reload_that_was_asked_for(build_house: Build) -> None:
-    """A changed override shows as drift, and a change of models.yaml leaves it at that; `POST /reload` makes the model
-    anew, and no other."""
+def test_f9_an_explicit_reload_cures_drift(build_house: Build) -> None:
+    """A changed override shows as drift, which a change of models.yaml does not cure; `POST /reload` makes that model
+    again, and no other."""
     house = build_house({"a": {}, "b": {}})
     assert house.ask("a", "hello").ok
     assert house.ask("b", "hello").ok
     (drifted,), (same,) = house.containers("a"), house.containers("b")
     (house.compose_dir / "compose.override.yaml").write_text('services: {a: {environment: {NEW: "1"}}}')
     rewrite(house, lambda models: models["b"].update(aliases=["b2"]))
-    until("it is followed", lambda: house.ask("b2", "x").ok, 20)
+    until("the change is in force", lambda: house.ask("b2", "x").ok, 20)
     until("it has drifted", lambda: house.status("a")["drift"], 20)
     assert [drifted] == house.containers("a")
     assert ["a"] == house.post("/reload?dry_run=1", {}).json()["remade"]
     assert ["a"] == house.post("/reload", {}).json()["remade"]
-    until("it is made anew", lambda: house.containers("a") not in ([], [drifted]), 20)
+    until("it is made again", lambda: house.containers("a") not in ([], [drifted]), 20)
     until("it has not", lambda: not house.status("a")["drift"], 20)
     assert [same] == house.containers("b")
 
 
 def test_f9_a_change_while_docker_is_away(build_house: Build, tmp_path: Path) -> None:
-    """What needs no Docker is in force at once. A removal is shown in `/health` as pending, while the model serves on,
-    and is done when Docker is back, without a word from anybody. A file that is gone is told, too."""
+    """A change that needs no Docker is in force at once. A removal is shown in `/health` as pending while the model
+    keeps serving, and is done once Docker is back, without any request. A missing file is reported as well."""
     gate = Gate(tmp_path)
     gate.open()
     try:
@@ -188,19 +188,19 @@ def test_f9_a_change_while_docker_is_away(build_house: Build, tmp_path: Path) ->
         assert house.ask("goes", "hello").ok
         gate.shut()
         rewrite(house, lambda models: models["stays"].update(aliases=["alias"]))
-        until("it is followed", lambda: house.ask("alias", "x").status_code != 404, 10)
+        until("the change is in force", lambda: house.ask("alias", "x").status_code != 404, 10)
         rewrite(house, lambda models: models.pop("goes"))
-        until("it is told", lambda: not house.get("/health").json()["config"]["ok"], 20)
+        until("/health reports it", lambda: not house.get("/health").json()["config"]["ok"], 20)
         assert house.ask("goes", "still").json()["text"] == "still"
         gate.open()
-        until("it is done", lambda: house.ask("goes", "x").status_code == 404, 40)
-        until("all is well", lambda: house.get("/health").json()["config"]["ok"], 10)
+        until("the model is removed", lambda: house.ask("goes", "x").status_code == 404, 40)
+        until("/health is ok", lambda: house.get("/health").json()["config"]["ok"], 10)
         assert house.containers("goes") == []
         text = (house.folder / "models.yaml").read_text()
         (house.folder / "models.yaml").unlink()
-        (problem,) = until("it is told", lambda: house.get("/health").json()["config"]["problems"], 10)
+        (problem,) = until("/health reports it", lambda: house.get("/health").json()["config"]["problems"], 10)
         assert "does not exist" in problem
         house.write_models(text)
-        until("all is well", lambda: house.get("/health").json()["config"]["ok"], 10)
+        until("/health is ok", lambda: house.get("/health").json()["config"]["ok"], 10)
     finally:
         gate.shut()

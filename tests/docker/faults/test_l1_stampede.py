@@ -24,7 +24,7 @@ MUTATION = Mutation(
 
 
 def test_l1_a_stampede_causes_one_start(build_house: Build, tmp_path: Path, figure: Figure) -> None:
-    """Of 200 simultaneous first requests each gets its own answer, or 503 with `Retry-After`; one container is created
+    """Each of 200 simultaneous first requests gets its own answer, or 503 with `Retry-After`; one container is created
     and started, by one `docker compose up`."""
     house = build_house({"slow": {"env": {"FAKE_START_S": "1.5"}}}, PATH=docker_with_a_log(tmp_path))
     all_here = threading.Barrier(CLIENTS)
@@ -35,7 +35,7 @@ def test_l1_a_stampede_causes_one_start(build_house: Build, tmp_path: Path, figu
 
     with (
         house.counted_events("create") as created,
-        house.counted_events("start") as started,
+        house.counted_events("start") as starts,
         ThreadPoolExecutor(CLIENTS) as pool,
     ):
         answers = list(pool.map(ask, range(CLIENTS)))
@@ -48,8 +48,8 @@ def test_l1_a_stampede_causes_one_start(build_house: Build, tmp_path: Path, figu
             assert int(answer.headers["Retry-After"]) > 0
     statuses = Counter(answer.status_code for answer in answers)
     figure("creations", len(created))
-    figure("starts", len(started))
+    figure("starts", len(starts))
     figure("answers", statuses[200])
     figure("503 with Retry-After", statuses[503])
-    assert (1, 1, 1) == (len(created), len(started), ups)
+    assert (1, 1, 1) == (len(created), len(starts), ups)
     assert statuses[200] >= 8

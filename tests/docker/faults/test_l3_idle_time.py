@@ -27,31 +27,31 @@ def house(build_house: Build) -> House:
 
 
 def idle_stop_after(house: House, released_at: float) -> float:
-    """Seconds until the model's container has ended."""
+    """Wait until the model's container has ended, and return the seconds since the release."""
     until("the idle model has ended", lambda: house.containers("echo") == [], IDLE_S + 10)
     return time.monotonic() - released_at
 
 
 def test_l3_a_long_stream_is_not_cut(house: House, figure: Figure) -> None:
-    """A stream of three times the idle timeout arrives whole, and the whole timeout follows its end."""
-    # The monitor now waits for the idle deadline that this leaves, and so looks in the middle of the stream.
+    """A stream of three times the idle timeout arrives complete, and the full timeout follows its end."""
+    # The monitor now waits for this request's idle deadline, and so looks in the middle of the stream.
     house.ask("echo", "short").raise_for_status()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     stream = Reader(house.ask("echo", {"tokens": 12, "delay_s": 3 * IDLE_S / 12}, stream=True))
     *words, last = stream.read()
     assert [f"word{number} " for number in range(12)] == [word and word.get("text") for word in words]
     assert last is not None
     assert last["done"] is True
-    assert stream.ended_at - begun > 3 * IDLE_S
+    assert stream.ended_at - started_at > 3 * IDLE_S
     stopped_after_s = idle_stop_after(house, stream.ended_at)
-    figure("stream", f"{stream.ended_at - begun:.1f} s")
+    figure("stream", f"{stream.ended_at - started_at:.1f} s")
     figure("idle timeout", f"{IDLE_S:g} s")
     figure("stopped after its end", f"{stopped_after_s:.1f} s")
     assert IDLE_S <= stopped_after_s + 0.2
 
 
 def test_l3_the_last_of_many_counts(house: House) -> None:
-    """Short requests beside a long one do not begin the idle time."""
+    """A short request beside a long one does not begin the idle time."""
     stream = Reader(house.ask("echo", {"tokens": 6, "delay_s": 3 * IDLE_S / 6}, stream=True))
     house.ask("echo", "short").raise_for_status()
     *_, last = stream.read()

@@ -1,4 +1,4 @@
-"""L4: what does not fit makes room by a rule that it tells."""
+"""L4: a model that does not fit makes room by a rule that `GET /plan` shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.docker.house import House
 from tests.errorshape import check_error
 from tests.promises.mutation import Mutation
 
-# Two of a hundred fit beside each other; three do not, as little as the fake may turn out to use.
+# Two of 100 MB fit; three do not, even if the fake turns out to use little.
 SMALL = {"resources": {"cpus": 1, "memory": "100m"}, "min_residency": "1s"}
 BUDGET = {"memory_budget": "200m"}
 MUTATION = Mutation(
@@ -22,8 +22,8 @@ MUTATION = Mutation(
 
 
 def test_l4_the_least_useful_goes(build_house: Build, figure: Figure) -> None:
-    """Of two idle models the one that was not used for longer is stopped for a third, as `GET /plan` said before; the
-    other one serves on, and the one that went comes back when it is asked."""
+    """Of two idle models the one that was unused for longer is stopped for a third, as `GET /plan` said before; the
+    other one keeps serving, and the stopped one comes back at its next request."""
     house = build_house({"old": SMALL, "new": SMALL, "third": SMALL}, top=BUDGET)
     for model_id in ("old", "new"):
         assert house.ask(model_id, "hello").ok
@@ -43,13 +43,13 @@ def test_l4_the_least_useful_goes(build_house: Build, figure: Figure) -> None:
 
 
 def test_l4_what_may_not_go_is_named(build_house: Build) -> None:
-    """With pinned models in all of the budget a third one gets 503 at once, which names them."""
+    """While pinned models use the whole budget a third one gets 503 at once, which names them."""
     pinned = {**SMALL, "pinned": True}
     house = build_house({"one": pinned, "two": pinned, "third": SMALL}, top=BUDGET)
     for model_id in ("one", "two"):
         assert house.ask(model_id, "hello").ok
-    refused = house.ask("third", "hello")
-    error = check_error(refused.status_code, refused.json(), 503, "insufficient_memory")
+    refusal = house.ask("third", "hello")
+    error = check_error(refusal.status_code, refusal.json(), 503, "insufficient_memory")
     assert {"one", "two"} == set(error["details"]["held_by"])
     assert {"one", "two"} == running(house)
 

@@ -22,12 +22,12 @@ MUTATION = Mutation(
     "controller/supervisor/memory/placement.py",
     "patience_s = max(self.min_residency_s - waited_s, 0.0) if self.in_use else 0.0",
     "patience_s = 9e9 if self.in_use else 0.0",
-    "test_l5_steady_traffic_starves_nobody",
+    "test_l5_steady_traffic_starves_no_model",
 )
 
 
 class Traffic:
-    """Three clients that ask without a pause until told to end."""
+    """Three clients that ask without a pause until `end`."""
 
     def __init__(self, house: House, model_id: str) -> None:
         self.answers: list[requests.Response] = []
@@ -47,24 +47,24 @@ class Traffic:
             thread.join(60)
 
 
-def test_l5_steady_traffic_starves_nobody(build_house: Build, figure: Figure) -> None:
-    """Under unbroken traffic on one model another one, for which there is no room beside it, starts after its
-    `min_residency`, and the longest request in flight, and a stop and a start. The first one's requests are all
-    answered, too, some of them after its own return."""
+def test_l5_steady_traffic_starves_no_model(build_house: Build, figure: Figure) -> None:
+    """Under steady traffic on one model another one, for which there is no room beside it, starts after the first one's
+    `min_residency`, its longest request in flight, a stop and a start. The first one's requests are all answered as
+    well, some of them after its own return."""
     house = build_house({"busy": MODEL, "other": MODEL}, top={"memory_budget": "140m"})
     assert house.ask("busy", "hello").ok
     traffic = Traffic(house, "busy")
     try:
         waits_s = []
         for _ in range(2):
-            begun = time.monotonic()
+            started_at = time.monotonic()
             assert "mine" == house.ask("other", "mine").json()["text"]
-            waits_s.append(time.monotonic() - begun)
-            answered = len(traffic.answers)
+            waits_s.append(time.monotonic() - started_at)
+            answer_count = len(traffic.answers)
             deadline = time.monotonic() + 2 * (RESIDENCY_S + STOP_AND_START_S)
-            while len(traffic.answers) < answered + 6 and time.monotonic() < deadline:
+            while len(traffic.answers) < answer_count + 6 and time.monotonic() < deadline:
                 time.sleep(0.1)
-            assert len(traffic.answers) >= answered + 6, "the busy model did not come back"
+            assert len(traffic.answers) >= answer_count + 6, "the busy model did not come back"
     finally:
         traffic.end()
     assert {200} == {answer.status_code for answer in traffic.answers}
@@ -75,18 +75,18 @@ def test_l5_steady_traffic_starves_nobody(build_house: Build, figure: Figure) ->
 
 
 def test_l5_waiting_ends_at_max_wait(build_house: Build, figure: Figure) -> None:
-    """A long stream keeps its model: the request for another one gets 504 at `max_wait`, and the model that was to go
-    takes requests again, with its stream whole."""
+    """A long stream keeps its model: the request for another one gets 504 at `max_wait`, and the model that should have
+    stopped takes requests again, with its stream complete."""
     house = build_house(
         {"busy": {**MODEL, "min_residency": "1s"}, "other": {**MODEL, "max_wait": "3s"}}, top={"memory_budget": "140m"}
     )
     stream = Reader(house.ask("busy", {"tokens": 100, "delay_s": 0.1}, stream=True))
-    assert stream.begun.wait(30)
-    begun = time.monotonic()
-    refused = house.ask("other", "hello")
-    took_s = time.monotonic() - begun
-    check_error(refused.status_code, refused.json(), 504, "deadline_exceeded")
-    assert "busy" in refused.json()["error"]["message"]
+    assert stream.has_begun.wait(30)
+    started_at = time.monotonic()
+    refusal = house.ask("other", "hello")
+    took_s = time.monotonic() - started_at
+    check_error(refusal.status_code, refusal.json(), 504, "deadline_exceeded")
+    assert "busy" in refusal.json()["error"]["message"]
     assert "again" == house.ask("busy", "again").json()["text"]
     assert {"done"} & set(stream.read()[-1] or {}), "the stream was cut"
     figure("504 after", f"{took_s:.1f} s of 3 s")

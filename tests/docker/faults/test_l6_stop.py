@@ -26,16 +26,16 @@ def test_l6_a_stop_is_bounded(build_house: Build, figure: Figure) -> None:
     work is refused; the stream ends with an error event; a later request starts the model again."""
     house = build_house({"stubborn": {"env": {"FAKE_IGNORE_TERM": "1"}}}, ORCHESTRAR_STOP_GRACE_S=f"{GRACE_S:g}")
     stream = Reader(house.ask("stubborn", {"tokens": 1000, "delay_s": 0.1}, stream=True))
-    assert stream.begun.wait(30)
+    assert stream.has_begun.wait(30)
     (container,) = house.containers("stubborn")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         stop = pool.submit(house.post, "/stop", {"model_id": "stubborn"})
-        until("it drains", lambda: house.status("stubborn")["state"] == "draining", 5)
-        refused = house.ask("stubborn", "hello")
-        check_error(refused.status_code, refused.json(), 503, "model_stopping")
+        until("the model drains", lambda: house.status("stubborn")["state"] == "draining", 5)
+        refusal = house.ask("stubborn", "hello")
+        check_error(refusal.status_code, refusal.json(), 503, "model_stopping")
         response = stop.result(60)
-    took_s = time.monotonic() - begun
+    took_s = time.monotonic() - started_at
     assert "stopped" == response.json()["state"]
     assert "" == docker("ps", "-q", "--filter", f"id={container}")
     last = stream.read(5)[-1]

@@ -1,4 +1,4 @@
-"""L7: a model that ends at its start is tried ever more rarely."""
+"""L7: a model that ends at its start is tried less and less often."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ MUTATION = Mutation(
 
 
 def test_l7_a_crash_loop_backs_off(build_house: Build, figure: Figure) -> None:
-    """Asked without a pause for 9 s, a model that ends at once is started four times at most (after 1, 2, 4 s, about);
-    in between requests get `backing_off` with `Retry-After` and the card. `POST /run` tries at once."""
+    """Under requests without a pause for 9 s, a model that ends at once is started at most four times (after about 1, 2
+    and 4 s); requests in between get `backing_off` with `Retry-After` and the card. `POST /run` tries at once."""
     house = build_house({"crashing": {"env": {"FAKE_EXIT": "3"}}})
     codes: Counter[str] = Counter()
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         until_s = time.monotonic() + WATCHED_S
         while time.monotonic() < until_s:
-            refused = house.ask("crashing", "hello")
-            code = refused.json()["error"]["code"]
+            refusal = house.ask("crashing", "hello")
+            code = refusal.json()["error"]["code"]
             codes[code] += 1
-            error = check_error(refused.status_code, refused.json(), 503, code)
-            assert 1 <= int(refused.headers["Retry-After"]) <= 10
+            error = check_error(refusal.status_code, refusal.json(), 503, code)
+            assert 1 <= int(refusal.headers["Retry-After"]) <= 10
             assert 3 == error["details"]["exit_code"]
-            assert ["the fake was told to end"] == error["details"]["log"]
+            assert ["the fake exits as FAKE_EXIT says"] == error["details"]["log"]
             assert "retry_at" in error["details"]
             time.sleep(0.02)
-    figure("starts in 9 s", len(started))
+    figure("starts in 9 s", len(starts))
     figure("refused in between", codes["backing_off"])
-    assert 2 <= len(started) <= 4
+    assert 2 <= len(starts) <= 4
     assert {"start_failed", "backing_off"} == set(codes)
-    # What is left of a wait may end before the next look at it, so one with enough left is waited for.
-    until("it is left alone for a while yet", lambda: left_alone_s(house) > LOOKED_AT_S, 20)
+    # The rest of a wait may end before the next look at it, so wait for one with enough left.
+    until("the model backs off for a while longer", lambda: rest_of_wait_s(house) > LOOKED_AT_S, 20)
     (row,) = house.get("/models").json()["models"]
     assert ("failed", True) == (row["state"], row["retry_in_s"] is not None)
     with house.counted_events("start") as at_once:
@@ -55,33 +55,33 @@ def test_l7_a_crash_loop_backs_off(build_house: Build, figure: Figure) -> None:
     assert 1 == len(at_once)
 
 
-def left_alone_s(house: House) -> float:
-    """How long the model is still left alone, as a refused request is told; 0 where the request tried it instead."""
+def rest_of_wait_s(house: House) -> float:
+    """Return how long the model still backs off, as a refused request says; 0 if the request tried it instead."""
     error = house.ask("crashing", "hello").json()["error"]
     return float(error["details"].get("retry_in_s", 0.0))
 
 
 def test_l7_what_others_do_does_not_count(build_house: Build) -> None:
-    """Stops by hand, as many as there may be, are followed by starts without any wait; and clients that leave during a
-    start, all of them, end nothing."""
+    """After any number of stops by hand a model starts without a wait; and clients that leave during a start do not end
+    it, even if all of them leave."""
     house = build_house({"echo": {}, "slow": {"env": {"FAKE_START_S": "2"}}})
-    with house.counted_events("start") as started:
+    with house.counted_events("start") as starts:
         for _ in range(3):
             with pytest.raises(requests.Timeout):
                 house.post("/inference", {"model_id": "slow", "prompt": "hello"}, timeout=0.3)
-        until("it is ready all the same", lambda: house.status("slow")["state"] == "ready", 20)
-    assert (1, 0) == (len(started), house.status("slow")["failures"])
+        until("the model is ready", lambda: house.status("slow")["state"] == "ready", 20)
+    assert (1, 0) == (len(starts), house.status("slow")["failures"])
     for command in ("stop", "kill", "stop", "kill"):
         assert house.ask("echo", "hello").ok
         (container,) = house.containers("echo")
         docker(command, container)
-        until("it is noticed", lambda: house.status("echo")["state"] != "ready", 20)
+        until("the stop is noticed", lambda: house.status("echo")["state"] != "ready", 20)
     assert "still" == house.ask("echo", "still").json()["text"]
     assert 0 == house.status("echo")["failures"]
 
 
 def test_l7_a_changed_configuration_is_tried_at_once(build_house: Build) -> None:
-    """However long the model was to be left alone: what failed is no longer what models.yaml says."""
+    """However long a model should back off: it is tried at once if models.yaml no longer says what failed."""
     house = build_house({"a": {"env": {"FAKE_EXIT": "3"}}})
     for _ in range(4):
         house.post("/run", {"model_id": "a"})

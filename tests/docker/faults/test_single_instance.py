@@ -1,6 +1,6 @@
-"""One controller per project: the second ends at once and names the first; a killed one is in nobody's way.
+"""One controller per project: a second ends at once and names the first; a killed one blocks no other.
 
-Caught, for example: `_lock.drop()` left out of `post_fork`, and `kill -9` tried while the worker's end is held up.
+It catches, for example, a `post_fork` without `_lock.drop()`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def house(build_house: Build) -> House:
 
 
 def second(house: House) -> subprocess.CompletedProcess[str]:
-    """Another controller on the same project, at another port."""
+    """Run another controller on the same project, at another port."""
     environ = {**house.environ(), "ORCHESTRAR_PORT": str(free_ports(1))}
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "controller" / "server" / "gunicorn_conf.py")]
     return subprocess.run(
@@ -41,20 +41,20 @@ def children(pid: int) -> list[int]:
 
 
 def test_single_instance_the_second_ends_and_names_the_first(house: House) -> None:
-    """Within 2 s, with an exit code other than 0, the holder's pid and what to do; the first never notices."""
+    """It ends within 2 s with exit code 1, the holder's pid and what to do; the first is undisturbed."""
     pid = house.pid
-    begun = time.monotonic()
-    refused = second(house)
-    took_s = time.monotonic() - begun
-    assert refused.returncode == 1, refused.stderr
-    assert f"pid {pid} ({house.url})" in refused.stderr
-    assert f"kill {pid}" in refused.stderr
+    started_at = time.monotonic()
+    result = second(house)
+    took_s = time.monotonic() - started_at
+    assert result.returncode == 1, result.stderr
+    assert f"pid {pid} ({house.url})" in result.stderr
+    assert f"kill {pid}" in result.stderr
     assert took_s < REFUSED_WITHIN_S
     assert house.get("/health").ok
 
 
 def test_single_instance_no_child_holds_the_lock(house: House) -> None:
-    """The lock's file is open in the master alone: not in its worker, nor in what that runs."""
+    """Only the master has the lock's file open, not its worker."""
 
     def holders(pid: int) -> int:
         links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
@@ -65,8 +65,8 @@ def test_single_instance_no_child_holds_the_lock(house: House) -> None:
     assert holders(worker) == 0
 
 
-def test_single_instance_a_killed_master_is_in_nobodys_way(house: House) -> None:
-    """After kill -9 of the master alone, with a request under way, the next controller starts at once."""
+def test_single_instance_a_killed_master_blocks_no_other(house: House) -> None:
+    """After kill -9 of the master alone the next controller starts at once."""
     (worker,) = children(house.pid)
     house.kill_master()
     house.start()
@@ -75,7 +75,7 @@ def test_single_instance_a_killed_master_is_in_nobodys_way(house: House) -> None
 
 
 def test_single_instance_a_killed_worker_is_replaced(house: House) -> None:
-    """The master keeps the lock over the death of its worker."""
+    """The master keeps the lock when its worker dies."""
     (worker,) = children(house.pid)
     os.kill(worker, signal.SIGKILL)
     until("another worker", lambda: children(house.pid) not in ([], [worker]))
@@ -83,7 +83,7 @@ def test_single_instance_a_killed_worker_is_replaced(house: House) -> None:
 
 
 def test_single_instance_an_ended_one_leaves_no_lock(house: House) -> None:
-    """After SIGTERM the file is gone and the next one starts."""
+    """After SIGTERM the file is gone, and the next controller starts."""
     assert house.terminate() == 0
     assert list((house.folder / "state" / "orchestrar").iterdir()) == []
     house.start()

@@ -1,4 +1,4 @@
-"""Run in the runner's image: the package's own vectors of the texts on stdin, and how ours of its variants differ."""
+"""Run in the runner's image: the package's own vectors of the texts on stdin, and how ours differ for its variants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 384
 
 
 def variants(own: SentenceTransformer) -> dict[str, list[Any]]:
-    """The model with other steps after its first."""
+    """Return the model with other steps after its first."""
     kinds = {mode: [Pooling(WIDTH, mode)] for mode in Pooling.POOLING_MODES}
     return {
         **kinds,
@@ -34,7 +34,7 @@ def variants(own: SentenceTransformer) -> dict[str, list[Any]]:
 
 
 def difference(own: SentenceTransformer, steps: list[Any], prompt: bool, texts: list[str]) -> float:
-    """The largest between any two numbers: the library's, and those of our engine reading what it saved."""
+    """Return the largest difference between the library's numbers and our engine's, which reads what it saved."""
     prompts = {"prompts": {"some": "passage: "}, "default_prompt_name": "some"} if prompt else {}
     model = SentenceTransformer(modules=[own[0], *steps], device="cpu", **prompts)
     folder = Path("/tmp/variant")
@@ -48,14 +48,14 @@ def difference(own: SentenceTransformer, steps: list[Any], prompt: bool, texts: 
 def main() -> None:
     texts: list[str] = json.load(sys.stdin)
     own = load_model("cpu")
-    found = {
+    document = {
         "vectors": own.encode(texts).tolist(),
         "tokens": own.tokenizer(texts)["input_ids"],
         "differences": {
             name: difference(own, steps, name == "prompt", texts[:6]) for name, steps in variants(own).items()
         },
     }
-    print(json.dumps(found))
+    print(json.dumps(document))
 
 
 main()

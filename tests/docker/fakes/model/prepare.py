@@ -1,4 +1,4 @@
-"""Prepares like the real one, by copying a few bytes; FAKE_PREPARE_EXIT makes it fail, FAKE_PREPARE_S take its time."""
+"""Prepares like the real runner, by writing a few bytes; FAKE_PREPARE_EXIT makes it fail, FAKE_PREPARE_S delays it."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 if code := int(os.environ.get("FAKE_PREPARE_EXIT", "0")):
-    print("the fake was told to fail", file=sys.stderr)
+    print("the fake fails as FAKE_PREPARE_EXIT says", file=sys.stderr)
     sys.exit(code)
 print(json.dumps({"phase": "converting", "fraction": 0.5}), flush=True)
 time.sleep(float(os.environ.get("FAKE_PREPARE_S", "0")))

@@ -1,22 +1,22 @@
-"""A model that does as it is told, by its environment at start and by its prompt at each request.
+"""A model that obeys: its environment at the start, and its prompt at each request.
 
-FAKE_START_S      seconds until /health is 200, in silence but for:
-FAKE_LOG_EVERY_S  a log line so often while it starts
-FAKE_PHASE_EVERY_S  another phase in /health so often while it starts
-FAKE_EXIT         exit with this code instead of starting
-FAKE_EAT_MB       take so much memory at the start
-FAKE_EAT_S        and so long for that
-FAKE_IGNORE_TERM  stay on SIGTERM
+FAKE_START_S        seconds until /health is 200; silent, except for:
+FAKE_LOG_EVERY_S    a log line this often while it starts
+FAKE_PHASE_EVERY_S  another phase in /health this often while it starts
+FAKE_EXIT           exit with this code instead of starting
+FAKE_EAT_MB         take this much memory at the start
+FAKE_EAT_S          and this long for that
+FAKE_IGNORE_TERM    ignore SIGTERM
 
 A prompt that is a JSON object is a script; any other is echoed. On /v1/chat/completions the last message is the prompt.
-{"tokens": 5, "delay_s": 0.1, "crash_after": 2}  so many words, so long before each, and an end in the middle
-{"prefill_s": 2}     work so long before the first word; who leaves ends it
+{"tokens": 5, "delay_s": 0.1, "crash_after": 2}  this many words, this long before each, and a crash in the middle
+{"prefill_s": 2}     work this long before the first word; a client that leaves ends it
 {"early_head": true} send a stream's head before its first word, not with it
-{"eat_mb": 500}      take so much memory first
-{"hang": true}       stop answering anything, and go on existing
+{"eat_mb": 500}      take this much memory first
+{"hang": true}       stop answering anything, but keep existing
 {"busy": 1}          answer 503 once, then as usual
 {"status": 400}      answer with this error
-{"hostile": "drip"}  answer in a way that does harm, see HOSTILE
+{"hostile": "drip"}  answer in a harmful way, see HOSTILE
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
-STARTED = time.monotonic()
+from tests.docker.fakes.handler import CHAT, COMPLETIONS, JsonHandler, script_in, usage
+
+STARTED_AT = time.monotonic()
 START_S = float(os.environ.get("FAKE_START_S", "0"))
 PHASE_EVERY_S = float(os.environ.get("FAKE_PHASE_EVERY_S", "0"))
-PREPARED_WANTED = os.environ.get("ORCHESTRAR_MODEL_PATH", "").endswith("/weights")
+NEEDS_PREPARATION = os.environ.get("ORCHESTRAR_MODEL_PATH", "").endswith("/weights")
 STEP_S = 0.05
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 counters: dict[str, Any] = {"requests": 0, "tokens": 0, "prefill_steps": 0, "broken_off": 0, "busy": 0}
-eaten: list[bytearray] = []
+memory: list[bytearray] = []
 
-
-# Ways to answer that do harm: what is sent at first, what again and again, and with what pause.
+# Harmful ways to answer: what is sent first, what is sent repeatedly, and the pause before each repetition.
 OK, JSON = b"HTTP/1.1 200 OK\r\n", b"Content-Type: application/json\r\n"
-BOMB = gzip.compress(b" " * (1 << 20)) * 200  # members in a row inflate one after the other
+BOMB = gzip.compress(b" " * (1 << 20)) * 200  # members in a row are decompressed one after the other
 HOSTILE: dict[str, tuple[bytes, bytes, float]] = {
     "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /counters\r\nContent-Length: 0\r\n\r\n", b"", 0),
     "gzip bomb": (OK + JSON + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB, b"", 0),
@@ -59,37 +59,32 @@ HOSTILE: dict[str, tuple[bytes, bytes, float]] = {
 
 
 class Server(ThreadingHTTPServer):
-    """Takes as many connections at once as a test may make."""
+    """Accepts as many simultaneous connections as a test may make."""
 
     daemon_threads = True
     request_queue_size = 128
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     """One connection."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         if self.path == "/counters":
             self.answer(200, counters)
             return
-        since_start_s = time.monotonic() - STARTED
+        since_start_s = time.monotonic() - STARTED_AT
         ready = since_start_s >= START_S
         phase = f"loading {since_start_s // PHASE_EVERY_S:g}" if PHASE_EVERY_S else "loading"
         body = {"status": "ok", "phases": {"load_s": START_S}} if ready else {"status": "loading", "phase": phase}
         self.answer(200 if ready else 503, body)
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.read_body()
         counters["requests"] += 1
         self.model = body.get("model")
         prompt = body["messages"][-1]["content"] if self.path == CHAT else body.get("prompt")
-        try:
-            script = json.loads(prompt or "")
-        except ValueError:
-            script = None
-        if not isinstance(script, dict):
+        script = script_in(prompt)
+        if script is None:
             script = {"echo": prompt or json.dumps(body["messages"])}
         if "hostile" in script:
             self.be_hostile(script["hostile"])
@@ -116,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
             self.whole(script)
 
     def be_hostile(self, way: str) -> None:
-        """Send what `HOSTILE` has for this way, for half a minute or until the other end has had enough."""
+        """Send what `HOSTILE` has for this way, for half a minute or until the other side hangs up."""
         self.close_connection = True
         first, again, every_s = HOSTILE[way]
         until = time.monotonic() + 30
@@ -152,17 +147,14 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.chunk(self.choice("", "stop", "delta"))
                 self.chunk(None)
-            self.wfile.write(b"0\r\n\r\n")
+            self.end_stream()
         except ConnectionError:
             counters["broken_off"] += 1
             self.close_connection = True
 
     def begin(self) -> None:
         self.has_begun = True
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.begin_stream()
 
     def words(self, script: dict[str, Any]) -> Iterator[str]:
         for _ in range(round(script.get("prefill_s", 0) / STEP_S)):
@@ -185,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         return bool(poll.poll(0))
 
     def choice(self, text: str, reason: str | None, key: str) -> dict[str, Any]:
-        """Text in the words of the OpenAI API."""
+        """Return text in the shape of the OpenAI API."""
         words = {key: {"role": "assistant", "content": text}} if self.path == CHAT else {"text": text}
         choices = [{"index": 0, "finish_reason": reason, "logprobs": None, **words}]
         return {"id": "fake-1", "object": "fake", "created": 1, "model": self.model, "choices": choices}
@@ -193,44 +185,28 @@ class Handler(BaseHTTPRequestHandler):
     def chunk(self, event: dict[str, Any] | None) -> None:
         if not self.has_begun:
             self.begin()
-        data = f"data: {'[DONE]' if event is None else json.dumps(event)}\n\n".encode()
-        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None: ...
-
-
-def usage(script: dict[str, Any]) -> dict[str, int]:
-    tokens = script.get("tokens", 1)
-    return {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
+        self.send_event(event)
 
 
 def eat(megabytes: float, over_s: float = 0) -> None:
-    """Take memory for good, in pages that were written to."""
+    """Take memory for good, in pages that are written to."""
     for _ in range(int(megabytes)):
         time.sleep(over_s / megabytes)
-        eaten.append(bytearray(b"x") * (1 << 20))
+        memory.append(bytearray(b"x") * (1 << 20))
 
 
 def chat(every_s: float) -> None:
-    """Log lines until the start is over."""
-    while time.monotonic() - STARTED < START_S:
-        print(f"still starting after {time.monotonic() - STARTED:.1f} s", flush=True)
+    """Write log lines until the start is over."""
+    while time.monotonic() - STARTED_AT < START_S:
+        print(f"still starting after {time.monotonic() - STARTED_AT:.1f} s", flush=True)
         time.sleep(every_s)
 
 
 def main() -> None:
     if "FAKE_EXIT" in os.environ:
-        print("the fake was told to end", file=sys.stderr, flush=True)
+        print("the fake exits as FAKE_EXIT says", file=sys.stderr, flush=True)
         sys.exit(int(os.environ["FAKE_EXIT"]))
-    if PREPARED_WANTED and not os.path.exists("/model/complete.json"):
+    if NEEDS_PREPARATION and not os.path.exists("/model/complete.json"):
         print("this model is not prepared", file=sys.stderr, flush=True)
         sys.exit(78)
     if "FAKE_IGNORE_TERM" in os.environ:

@@ -1,1 +1,0 @@
-"""The package that stands where the real runner's stands."""

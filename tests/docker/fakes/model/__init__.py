@@ -1,0 +1,1 @@
+"""The package in the place of the real runner's."""
