@@ -64,11 +64,11 @@ class SilentModels(RunnerClient):
         in_flight: InFlightRequest,
     ) -> RunnerResponse:
         self.post_count += 1
-        self.posts.release()
         if self.dies:
             raise ModelDied("it died first")
         with Connection(lambda: self.on_abort()) as connection:
             in_flight.attach(connection)
+            self.posts.release()
             assert b"" == connection.recv(1)
             raise ModelDied("it was aborted")
 
