@@ -70,7 +70,7 @@ def create_app(
     relay = ModelProxy(
         supervisor,
         proxy,
-        DeadModelCheck(supervisor, backend, proxy.probe).settle,
+        DeadModelCheck(supervisor, backend, proxy.probe).wait_for_verdict,
         max_in_flight=settings.max_in_flight,
     )
     if can_look:

@@ -92,16 +92,21 @@ class Answer(Pieces, Protocol):
 class ModelProxy:
     """Forwards requests to models, at most `max_in_flight` at once. Thread-safe.
 
-    `settle` is called when a model's connection ended before its answer: it returns when the supervisor knows whether
-    that model still serves.
+    `wait_for_verdict` is called when a model's connection ended before its answer: it returns when the supervisor knows
+    whether that model still serves.
     """
 
     def __init__(
-        self, supervisor: Supervisor, client: RunnerClient, settle: Callable[[Lease], None], *, max_in_flight: int
+        self,
+        supervisor: Supervisor,
+        client: RunnerClient,
+        wait_for_verdict: Callable[[Lease], None],
+        *,
+        max_in_flight: int,
     ) -> None:
         self._supervisor = supervisor
         self._client = client
-        self._settle = settle
+        self._wait_for_verdict = wait_for_verdict
         self._places = threading.BoundedSemaphore(max_in_flight)
         self._reserved_places = threading.BoundedSemaphore(RESERVED_PLACES)
         self._in_flight: set[InFlightRequest] = set()
@@ -193,7 +198,7 @@ class ModelProxy:
                     raise Cancelled("the client has left") from exc
                 in_flight.raise_cause(exc)
                 died_at = time.monotonic()
-                self._settle(lease)
+                self._wait_for_verdict(lease)
                 if last_try:
                     raise
                 # Finding out what became of the model is a part of the wait for it.

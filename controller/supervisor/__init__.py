@@ -1,9 +1,10 @@
 """The only owner of lifecycle state, threads and leases."""
 
 from controller.supervisor.backend import Backend
+from controller.supervisor.leases import CancelToken, Lease
 from controller.supervisor.memory.plan import Plan
 from controller.supervisor.pull import Pull
-from controller.supervisor.slot import CancelToken, Lease, State
+from controller.supervisor.states import State
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
 from controller.supervisor.watching.dead_model import DeadModelCheck

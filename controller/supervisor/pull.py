@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from controller.errors import Cancelled
 from controller.supervisor.backend import PreparationProgress
 from controller.supervisor.clock import Clock
-from controller.supervisor.slot import Attempt, CancelToken, Slot
+from controller.supervisor.leases import CancelToken
+from controller.supervisor.slot import Slot
 
 # A caller who hears nothing for longer cannot tell it from a fault.
 SILENCE_S = 2.0
@@ -31,7 +32,7 @@ class Pull(Iterator[PreparationProgress | None]):
     @property
     def is_over(self) -> bool:
         """Whether all is here, or getting it has failed."""
-        return self._attempt is None or self._attempt.done or self._attempt.is_prepared
+        return self._attempt is None or self._attempt.is_over or self._attempt.is_prepared
 
     def __next__(self) -> PreparationProgress | None:
         deadline = self._clock.monotonic() + SILENCE_S
@@ -54,8 +55,3 @@ class Pull(Iterator[PreparationProgress | None]):
         if self._attempt is not None and self._attempt.error is not None and not self._attempt.is_prepared:
             raise copy.copy(self._attempt.error)
         raise StopIteration
-
-
-def is_pull(attempt: Attempt | None) -> bool:
-    """Whether what is under way ends with the files, and starts nothing."""
-    return attempt is not None and attempt.only_prepares

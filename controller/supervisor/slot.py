@@ -1,185 +1,476 @@
-"""One model's lifecycle as values: its state, its lease, its start attempt, and what others may see of it."""
+"""One model's record, and every change of it: the other files tell a `Slot` what happened, and act on its answer.
+
+Which event may happen in which state, and what follows, is the table of `states.py`.
+"""
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from controller.docker.container import Container, Usage
-from controller.errors import OrchestrarError, Unavailable
+from controller.errors import ModelDied, NoRoom, OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor.backend import Amount, PreparationProgress
 from controller.supervisor.failures.backoff import Failures
-
-
-class State(str, Enum):
-    """Where a model is in `absent → preparing → stopped → starting → ready → draining → stopped`, `failed`, or `paused`
-    by hand."""
-
-    ABSENT = "absent"
-    PREPARING = "preparing"
-    STOPPED = "stopped"
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    FAILED = "failed"
-    PAUSED = "paused"
-
-
-RESTING = frozenset({State.ABSENT, State.STOPPED, State.FAILED})
-
-
-def shutting_down() -> Unavailable:
-    """What to tell whoever waits for what will not come any more."""
-    return Unavailable("the controller is shutting down; try again when it is back", retry_after_s=5.0)
-
-
-class CancelToken:
-    """Lets another thread (the one that watches clients' sockets) take a request out of whatever it waits for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
-        self._cancelled = False
-
-    @property
-    def cancelled(self) -> bool:
-        """True for good once cancel() was called."""
-        return self._cancelled
-
-    def cancel(self) -> None:
-        """Run what was registered, once, in the caller's thread."""
-        with self._lock:
-            self._cancelled = True
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Register what ends the wait; runs at once when the token is cancelled already."""
-        with self._lock:
-            if not self._cancelled:
-                self._callbacks.append(callback)
-                return
-        callback()
-
-
-class Lease:
-    """The right to use a ready model: it is not stopped for idleness while one is held. Release is idempotent."""
-
-    def __init__(
-        self,
-        model_id: str,
-        container: Container,
-        *,
-        start_s: float,
-        queue_s: float,
-        left_s: float,
-        release: Callable[[float | None], None],
-    ) -> None:
-        self.model_id = model_id
-        self.container_id = container.id
-        self.port = container.port or 0
-        self.start_s = start_s
-        self.queue_s = queue_s
-        # Of the time that its request may wait.
-        self.left_s = left_s
-        self._release: Callable[[float | None], None] | None = release
-
-    def release(self, *, keep_alive_s: float | None = None) -> None:
-        """Give it back; `keep_alive_s` replaces the idle timeout until another does, or the model stops.
-
-        0 stops it as soon as nobody uses it, below 0 keeps it for ever; None changes nothing.
-        """
-        release, self._release = self._release, None
-        if release is not None:
-            release(keep_alive_s)
-
-
-@dataclass(eq=False)
-class Attempt:
-    """One start, or a preparation alone, shared by all who wait for it."""
-
-    started_at: float
-    only_prepares: bool = False
-    adopts: bool = False
-    unasked: bool = False
-    preloads: bool = False
-    admitted_at: float | None = None
-    may_evict: bool = False
-    is_prepared: bool = False
-    container_id: str | None = None
-    peak_bytes: int = 0
-    cancelled: bool = False
-    superseded: bool = False
-    done: bool = False
-    error: OrchestrarError | None = None
+from controller.supervisor.starts.attempt import Attempt
+from controller.supervisor.states import RESTING, SERVING, TRANSITIONS, Event, Finding, IllegalEvent, State
 
 
 @dataclass(eq=False)
 class Slot:
-    """The mutable record of one model; only the supervisor touches it, under its lock."""
+    """The record of one model. Every method runs with the supervisor's lock held; `changed` is on that lock."""
 
     spec: ModelSpec
     changed: threading.Condition
     state: State = State.STOPPED
-    container: Container | None = None
-    holds: Amount | None = None
-    waits_for: tuple[str, ...] = ()
-    leases: int = 0
-    service_s: float | None = None
-    queue: list[object] = field(default_factory=list)
-    attempt: Attempt | None = None
-    stop_requested: bool = False
-    is_retiring: bool = False
-    # What it is again when its stop fails.
-    claimed_as: State = State.STOPPED
-    # Until when those in flight may end before it is stopped, monotonic.
-    drains_until: float = 0.0
-    start_wanted: bool = False
-    was_lost: bool = False
+    # Counts the changes of state.
     epoch: int = 0
+    attempt: Attempt | None = None
     progress: PreparationProgress | None = None
-    # When the phase began of which `progress` tells, monotonic.
+    # When the phase that `progress` names began, monotonic.
     phase_began_at: float = 0.0
-    error: OrchestrarError | None = None
+    waits_for: tuple[str, ...] = ()
+    container: Container | None = None
     ready_at: float | None = None
-    used_at: float | None = None
     start_s: float | None = None
     reload_s: float | None = None
-    failures: Failures = field(default_factory=Failures)
     phases: dict[str, Any] = field(default_factory=dict)
+
+    leases: int = 0
+    queue: list[object] = field(default_factory=list)
+    service_s: float | None = None
+    used_at: float | None = None
     keep_alive_s: float | None = None
+
+    # The model's state before a thread claimed it to stop it, which it has again if the stop fails; None: no claim.
+    claimed_as: State | None = None
+    # Until when the requests in flight may end before the container is stopped, monotonic.
+    drains_until: float = 0.0
     stop_not_before: float = 0.0
+    # Closed to requests, by a stop, a deletion or a reload.
+    stop_requested: bool = False
+    # A start is to follow what is under way.
+    wants_start: bool = False
+
+    holds: Amount | None = None
     usage: Usage | None = None
     # The largest sample of its working set, of all runs since its entry was changed.
     peak_bytes: int = 0
-    # A container that we end for a failure of its own, and how that is told.
-    blame: tuple[str, str] | None = None
     drifted: bool = False
 
-    def enter(self, state: State) -> None:
-        """Change state and wake all who wait for a change."""
-        self.state = state
-        self.epoch += 1
-        self.changed.notify_all()
+    error: OrchestrarError | None = None
+    failures: Failures = field(default_factory=Failures)
+    # The container that we end because it does not work, and what is wrong with it.
+    blame: tuple[str, str] | None = None
+    # Its container ended, and we had not stopped it.
+    was_lost: bool = False
 
-    def admits(self, ticket: object) -> bool:
-        """Whether the holder of this ticket is next and there is room: first come, first served."""
-        return self.leases < self.spec.max_concurrency and self.queue[0] is ticket
+    @property
+    def is_retiring(self) -> bool:
+        """Return whether a thread has claimed the model to stop it."""
+        return self.claimed_as is not None
 
     def idle_timeout_s(self) -> float | None:
-        """How long it stays when nobody uses it: as the last request that said so wants it; None = for ever."""
+        """Return how long the model stays when no request uses it: as the last request with a `keep_alive` wants it.
+
+        None means for ever.
+        """
         if self.keep_alive_s is None:
             return self.spec.idle_timeout_s or None
         return None if self.keep_alive_s < 0 else self.keep_alive_s
 
     def idle_deadline(self) -> float | None:
-        """When it may be stopped for idleness, monotonic; None while it is used or waited for, or never."""
+        """Return when the model may be stopped as idle, monotonic; None while it is used or waited for, or never."""
         timeout_s = self.idle_timeout_s()
         if self.state is not State.READY or self.leases or self.queue or timeout_s is None or self.used_at is None:
             return None
         return max(self.used_at + timeout_s, self.stop_not_before)
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether the idle deadline has passed."""
+        deadline = self.idle_deadline()
+        return deadline is not None and deadline <= now
+
+    # Requests
+
+    def queue_up(self) -> object | None:
+        """Return a ticket for the model's queue; None if the queue is full."""
+        if self.leases + len(self.queue) >= self.spec.max_concurrency + self.spec.max_queue:
+            return None
+        ticket = object()
+        self.queue.append(ticket)
+        return ticket
+
+    def take_lease(self, ticket: object) -> bool:
+        """Turn the ticket into a lease if it is next, the model is ready, and there is room."""
+        has_room = self.leases < self.spec.max_concurrency
+        if not self._may(Event.TAKE_LEASE) or not has_room or self.queue[0] is not ticket:
+            return False
+        self.leases += 1
+        self.leave_queue(ticket)
+        return True
+
+    def leave_queue(self, ticket: object) -> None:
+        """Take the ticket out of the queue if it is there."""
+        if ticket in self.queue:
+            self.queue.remove(ticket)
+            self.changed.notify_all()
+
+    def return_lease(self, taken_at: float, now: float, keep_alive_s: float | None) -> None:
+        """Count the lease as returned; `keep_alive_s` replaces the idle timeout unless it is None."""
+        self.leases -= 1
+        self.used_at = now
+        served_s = now - taken_at
+        self.service_s = served_s if self.service_s is None else self.service_s + 0.2 * (served_s - self.service_s)
+        if keep_alive_s is not None:
+            self.keep_alive_s = keep_alive_s
+        self.changed.notify_all()
+
+    def keep_alive(self, seconds: float) -> None:
+        """Replace the idle timeout until a request brings another one, or the model stops."""
+        self.keep_alive_s = seconds
+
+    def close_to_requests(self, *, only_at_rest: bool = False) -> bool:
+        """Refuse requests from now on; False if they are refused already, or if the model has to rest and does not."""
+        if self.stop_requested or (only_at_rest and self.state not in RESTING):
+            return False
+        self.stop_requested = True
+        return True
+
+    def open_to_requests(self) -> None:
+        """Accept requests again."""
+        self.stop_requested = False
+        self.changed.notify_all()
+
+    def forgive(self) -> None:
+        """Forget the failures, so that the next request may try at once."""
+        self.failures.forgive()
+
+    # Starts and preparations
+
+    def begin_attempt(self, attempt: Attempt, launch: Callable[[], None]) -> bool:
+        """Begin this attempt unless the model does not rest; `launch` gives it its thread, and may raise."""
+        event = Event.ADOPT if attempt.adopts else Event.BEGIN
+        if not self._may(event):
+            return False
+        launch()
+        self._enter(event, State.PREPARING if attempt.only_prepares else State.STARTING)
+        self.attempt = attempt
+        self.error, self.blame, self.keep_alive_s, self.stop_not_before = None, None, None, 0.0
+        return True
+
+    def want_start(self) -> None:
+        """Have a start follow the stop or the pull that is under way, if there is one."""
+        is_pull = self.attempt is not None and self.attempt.only_prepares
+        self.wants_start = self.state is State.DRAINING or is_pull
+
+    def take_wanted_start(self) -> bool:
+        """Return whether a start is to follow now that the model rests; it is wanted no more after that."""
+        wants_start, self.wants_start = self.wants_start, False
+        return wants_start and not self.stop_requested
+
+    def cancel_attempt(self) -> Attempt | None:
+        """Tell the attempt under way, if there is one, to end, and return it."""
+        if self.attempt is not None:
+            self.attempt.cancelled = True
+            self.changed.notify_all()
+        return self.attempt
+
+    def supersede_attempt(self, attempt: Attempt) -> bool:
+        """Tell this attempt to end because models.yaml changed; False if it is over, or was told so before."""
+        # The first caller has the claim: two of them would stop what the other one starts.
+        if attempt.is_over or attempt.is_superseded:
+            return False
+        attempt.cancelled = attempt.is_superseded = True
+        self.changed.notify_all()
+        return True
+
+    def attempt_prepares(self) -> None:
+        """Note that the attempt makes the model's files."""
+        self._enter(Event.PREPARE, State.PREPARING)
+        self._running_attempt().is_prepared = False
+
+    def attempt_comes_up(self) -> None:
+        """Note that the attempt has all that a container needs."""
+        self._enter(Event.COME_UP, State.STARTING)
+        self._running_attempt().is_prepared = True
+
+    def attempt_progresses(self, progress: PreparationProgress, now: float) -> bool:
+        """Note how far a preparation is; returns whether that is a new phase."""
+        is_new = self.progress is None or self.progress.phase != progress.phase
+        self.progress = progress
+        if is_new:
+            self.phase_began_at = now
+        self.changed.notify_all()
+        return is_new
+
+    def attempt_waits_for(self, model_ids: tuple[str, ...]) -> None:
+        """Note which models hold the memory that the attempt needs."""
+        self.waits_for = model_ids
+
+    def attempt_admitted(self, needed: Amount, now: float) -> None:
+        """Give the attempt its part of the memory budget."""
+        self.count(needed)
+        self._running_attempt().admitted_at = now
+
+    def count(self, amount: Amount) -> None:
+        """Count what the attempt's container takes."""
+        self._require(Event.COUNT)
+        self.holds = amount
+
+    def count_nothing(self) -> None:
+        """Free what is counted: Docker says that nothing of the model runs."""
+        self._require(Event.COUNT)
+        self.holds = None
+
+    def attempt_ends_prepared(self, resting: State) -> None:
+        """End a preparation that succeeded."""
+        self._enter(Event.PREPARATION_ENDS, resting)
+        self._end_attempt()
+
+    def attempt_finds_nothing(self, resting: State) -> None:
+        """End an adoption whose container had ended before."""
+        self._enter(Event.FIND_NOTHING, resting)
+        self._end_attempt()
+        self.container = None
+
+    def attempt_becomes_ready(self, container: Container, phases: dict[str, Any], now: float) -> float:
+        """End a start that succeeded; returns the seconds that it took."""
+        self._enter(Event.BECOME_READY, State.READY)
+        attempt = self._end_attempt()
+        self.container, self.phases, self.error = container, phases, None
+        self.ready_at = self.used_at = now
+        if attempt.admitted_at is not None:
+            self.reload_s = now - attempt.admitted_at
+        self.failures.became_ready()
+        self.was_lost = False
+        self.start_s = now - attempt.started_at
+        return self.start_s
+
+    def count_failed_start(self, now: float, jitter: Callable[[], float]) -> float:
+        """Count a failure of the model's own; returns how long the model is left alone for it."""
+        self.failures.start_failed(now, jitter)
+        return self.failures.retry_in_s(now)
+
+    def attempt_fails(self, error: OrchestrarError, *, resting: State, may_run: bool, is_closing: bool) -> bool:
+        """End an attempt that failed; returns whether the model rests, and not waits to be stopped by `retire`.
+
+        `may_run`: a container may run all the same, and is counted until a look at Docker tells.
+        """
+        attempt = self._running_attempt()
+        if attempt.is_superseded and not is_closing:
+            before = self.state
+            self._enter(Event.FAIL_AS_CHANGED, State.DRAINING)
+            self._end_attempt(error)
+            self.claimed_as, self.container = before, None
+            self.wants_start |= not attempt.only_prepares
+            return False
+        # Then nothing of the model's own has failed.
+        is_as_before = attempt.cancelled or isinstance(error, NoRoom)
+        self._enter(Event.FAIL, resting if is_as_before else State.FAILED)
+        self._end_attempt(error)
+        self.container = None
+        self.wants_start = False
+        self.holds = self.holds if may_run else None
+        self.error = None if is_as_before else attempt.error
+        return True
+
+    # Stops
+
+    def make_room(self) -> None:
+        """Have the model leave its memory to another one once its requests in flight have ended."""
+        self._enter(Event.MAKE_ROOM, State.DRAINING)
+
+    def claim_to_make_room(self, *, is_wanted: bool) -> bool:
+        """Claim the model that makes room, unless another thread stops it; it serves on if its room is not wanted."""
+        if not self._may(Event.KEEP_ROOM) or self.stop_requested or self.is_retiring:
+            return False
+        if self.leases or not is_wanted:
+            self._enter(Event.KEEP_ROOM, State.READY)
+            self.wants_start = False
+            return False
+        self.claim()
+        return True
+
+    def claim(self) -> None:
+        """Take the right to stop the model, until it comes to rest or its stop fails."""
+        if self.is_retiring:
+            raise IllegalEvent(f"{self.spec.id} is claimed already")
+        # A model that makes room for another one was ready before.
+        before = State.READY if self.state is State.DRAINING else self.state
+        self._enter(Event.CLAIM, State.DRAINING)
+        self.claimed_as = before
+
+    def claim_if_idle(self, now: float) -> bool:
+        """Claim the model if its idle deadline has passed."""
+        if not self.is_idle(now):
+            return False
+        self.claim()
+        return True
+
+    def claim_if_outdated(self, outdated_id: str | None, *, serves: bool) -> bool:
+        """Claim the model if it is still, or may be, what it was before its entry changed, and is not being stopped.
+
+        A start follows the stop if it `serves`.
+        """
+        # Of a model without a container a stop that failed, or a start, may have left something.
+        is_outdated = self.container.id == outdated_id if self.container is not None else self.holds is not None
+        if not is_outdated or self.stop_requested:
+            return False
+        self.claim()
+        self.wants_start |= serves
+        return True
+
+    def drain_until(self, deadline: float) -> None:
+        """Note until when the requests in flight may end before the container is stopped."""
+        self.drains_until = deadline
+
+    def come_to_rest(self, resting: State) -> None:
+        """Note that the claimed model was stopped."""
+        self._enter(Event.COME_TO_REST, resting)
+        self._forget_run()
+        self.holds = None
+
+    def stop_fails(self, *, resting: State, is_gone: bool) -> bool:
+        """Note that the stop failed, after it had ended what served if `is_gone`; returns whether the model rests now.
+
+        Otherwise it serves on. What is counted for it stays so until a look at Docker: another container may run.
+        """
+        if self.claimed_as is None:
+            raise IllegalEvent(f"{self.spec.id} is {self.state.value}: no thread has claimed it")
+        if self.claimed_as in SERVING and not is_gone:
+            self._enter(Event.FAIL_TO_STOP, self.claimed_as)
+            # What had to be started after the stop serves already.
+            self.claimed_as, self.wants_start = None, False
+            return False
+        has_failed = self.claimed_as is State.FAILED and not is_gone
+        self._enter(Event.FAIL_TO_STOP, State.FAILED if has_failed else resting)
+        self._forget_run()
+        return True
+
+    def postpone_stop(self, until: float) -> None:
+        """Leave the model as it is until then: it could not be stopped."""
+        self.stop_not_before = until
+
+    def files_change(self, resting: State) -> None:
+        """Note what a model at rest is now that its files were deleted or made."""
+        self._enter(Event.FILES_CHANGE, resting)
+
+    # What Docker says
+
+    def follow(
+        self, container: Container | None, death: ModelDied | None, *, now: float, jitter: Callable[[], float]
+    ) -> Finding:
+        """Make the record follow what Docker says of the model's container, and return what that means.
+
+        `death` is why the container ended, unless a user stopped it.
+        """
+        if self.stop_requested or not self._may(Event.LOOK):
+            return Finding.NOTHING
+        if container is not None and container.status == "paused":
+            return self._pause(container)
+        if self.state in SERVING:
+            if container is None or not container.running:
+                self._die(death, now, jitter)
+                return Finding.ENDED
+            if self.state is State.PAUSED or self.container is None or not container.is_same_run(self.container):
+                return Finding.RUNS
+            self.container = container
+        elif container is not None and container.status == "running":
+            return Finding.RUNS
+        elif self.holds is not None:
+            self.holds = None
+            return Finding.FREED
+        return Finding.NOTHING
+
+    def _pause(self, container: Container) -> Finding:
+        is_new = self.state is not State.PAUSED
+        if is_new:
+            self._enter(Event.PAUSE, State.PAUSED)
+            self.ready_at = self.error = None
+        self.container = container
+        return Finding.PAUSED if is_new else Finding.NOTHING
+
+    def _die(self, death: ModelDied | None, now: float, jitter: Callable[[], float]) -> None:
+        self._require(Event.DIE)
+        served_s = now - self.ready_at if self.ready_at is not None else 0.0
+        if death is not None:
+            self.failures.died(now, served_s=served_s, jitter=jitter)
+        self._enter(Event.DIE, State.FAILED if self.failures.retry_in_s(now) else State.STOPPED)
+        self.container = self.ready_at = self.holds = None
+        self.error = death
+        self.was_lost = True
+
+    def blame_container(self, container_id: str, reason: str) -> None:
+        """Note that we end this container because it does not work."""
+        self.blame = (container_id, reason)
+
+    # Measurements, and changes of models.yaml
+
+    def measure(self, usage: Usage | None) -> None:
+        """Note a sample of what the model uses; None if it does not run."""
+        self.usage = usage
+        self.peak_bytes = max(self.peak_bytes, usage.memory_bytes if usage else 0)
+
+    def mark_drifted(self, *, drifted: bool) -> None:
+        """Note whether the container differs from what the Compose files and images are now."""
+        self.drifted = drifted
+
+    def recount(self, needed: Amount) -> bool:
+        """Count what the model takes, as it is known now, if it runs."""
+        if not self._may(Event.RECOUNT) or self.container is None:
+            return False
+        self.holds = needed
+        return True
+
+    def change_entry(self, spec: ModelSpec) -> None:
+        """Work by this entry of models.yaml from now on; what was measured and what failed was another's."""
+        self.spec, self.peak_bytes = spec, 0
+        self.forgive()
+        self.changed.notify_all()
+
+    # How an event is checked
+
+    def _allowed(self, event: Event) -> frozenset[State]:
+        allowed = TRANSITIONS.get((self.state, event))
+        if allowed is None:
+            raise IllegalEvent(f"{self.spec.id} is {self.state.value}: {event.name} cannot happen ({event.value})")
+        return allowed
+
+    def _may(self, event: Event) -> bool:
+        """Return whether the event changes anything in this state; raises IllegalEvent if it must not happen."""
+        return bool(self._allowed(event))
+
+    def _require(self, event: Event) -> None:
+        if not self._may(event):
+            raise IllegalEvent(f"{self.spec.id} is {self.state.value}: {event.name} means nothing ({event.value})")
+
+    def _enter(self, event: Event, state: State) -> None:
+        """Change the state and wake all threads that wait for a change; the lock lets them see the whole change."""
+        if state not in self._allowed(event):
+            raise IllegalEvent(f"{self.spec.id} is {self.state.value}: {event.name} does not lead to {state.value}")
+        self.state = state
+        self.epoch += 1
+        self.changed.notify_all()
+
+    def _running_attempt(self) -> Attempt:
+        if self.attempt is None:
+            raise IllegalEvent(f"{self.spec.id} is {self.state.value}: no attempt is under way")
+        return self.attempt
+
+    def _end_attempt(self, error: OrchestrarError | None = None) -> Attempt:
+        attempt = self._running_attempt()
+        # A copy: each waiter raises its own, and the thread's own keeps its frames.
+        attempt.error, attempt.is_over = copy.copy(error), True
+        self.attempt = self.progress = None
+        self.peak_bytes = max(self.peak_bytes, attempt.peak_bytes)
+        return attempt
+
+    def _forget_run(self) -> None:
+        """Forget what belonged to the run that has ended, and the claim."""
+        self.container = self.ready_at = self.keep_alive_s = self.usage = self.claimed_as = None
+        self.was_lost = False

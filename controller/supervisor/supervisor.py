@@ -11,8 +11,7 @@ from controller.errors import ModelBusy, ModelNotFound, OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.ending import stop_all
-from controller.supervisor.leases import LeaseQueue, refuse_while_stopping
+from controller.supervisor.leases import CancelToken, Lease, LeaseQueue
 from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.memory.measuring import UsageMeter
 from controller.supervisor.memory.plan import Plan
@@ -20,8 +19,10 @@ from controller.supervisor.metrics import Gauges, Metrics
 from controller.supervisor.policies.config_change import ConfigChange
 from controller.supervisor.policies.idle_stop import IdleStopper
 from controller.supervisor.policies.preload import Preloader
-from controller.supervisor.pull import Pull, is_pull
-from controller.supervisor.slot import RESTING, CancelToken, Lease, Slot, State
+from controller.supervisor.pull import Pull
+from controller.supervisor.refusals import refuse_while_stopping
+from controller.supervisor.shutdown import stop_all
+from controller.supervisor.slot import Slot
 from controller.supervisor.table import SlotTable
 from controller.supervisor.view import ModelView, gauges_of, view_of
 from controller.supervisor.watching.reconcile import Reconciler
@@ -116,16 +117,15 @@ class Supervisor:
         One that is left alone after failures is tried at once.
         """
         with self._lock:
-            self._slots[model_id].failures.forgive()
+            self._slots[model_id].forgive()
         if wait:
             self.acquire(model_id, max_wait_s=max_wait_s, token=token).release(keep_alive_s=keep_alive_s)
         else:
             with self._lock:
                 slot = self._slots[model_id]
                 refuse_while_stopping(slot, self._clock.monotonic())
-                if slot.state in RESTING:
-                    self._life.begin(slot)
-                slot.start_wanted = slot.state is State.DRAINING or is_pull(slot.attempt)
+                if not self._life.begin(slot):
+                    slot.want_start()
         return self.view(model_id)
 
     def pull(self, model_id: str, *, token: CancelToken | None = None) -> Pull:
@@ -139,15 +139,14 @@ class Supervisor:
             token.on_cancel(lambda: self._wake(slot))
         with self._lock:
             refuse_while_stopping(slot, self._clock.monotonic())
-            if slot.state in RESTING:
-                self._life.begin(slot, only_prepares=True)
+            self._life.begin(slot, only_prepares=True)
             return Pull(slot, self._clock, token)
 
     def expire(self, model_id: str) -> None:
         """Stop the model as soon as nobody uses it: when it is idle before this returns, else after its last lease."""
         slot = self._slots[model_id]
         with self._lock:
-            slot.keep_alive_s = 0.0
+            slot.keep_alive(0.0)
         self._idling.stop_if_due(slot)
         with self._lock:
             # The look at all models may have found it idle at the same moment, and be the one that stops it. Who drains
@@ -207,18 +206,7 @@ class Supervisor:
 
     def plan(self, model_id: str) -> Plan:
         """What a start of the model would come to now; nothing is done. Raises like the backend's `room`."""
-        slot = self._slots[model_id]
-        needed, room = self._backend.needs(model_id), self._life.admission.room()
-        with self._lock:
-            now = self._clock.monotonic()
-            return Plan(
-                model_id=model_id,
-                state=slot.state,
-                needed=needed,
-                room=room,
-                holders=tuple(self._life.admission.holders(now, without=slot)),
-                placement=self._life.admission.placement(slot, needed, room, waited_s=0.0),
-            )
+        return self._life.admission.plan(self._slots[model_id])
 
     def view(self, model_id: str) -> ModelView:
         """What can be said of one model now."""
@@ -305,28 +293,20 @@ class Supervisor:
         """
         with self._lock:
             refuse_while_stopping(slot, self._clock.monotonic())
-            if only_at_rest and slot.state not in RESTING:
+            if not slot.close_to_requests(only_at_rest=only_at_rest):
                 name = slot.spec.id
                 raise ModelBusy(f"{name} is {slot.state.value}; stop it first (POST /stop), then delete its files")
-            slot.stop_requested = True
         try:
             yield
         finally:
             with self._lock:
-                slot.stop_requested = False
-                slot.changed.notify_all()
+                slot.open_to_requests()
 
     def _release(self, slot: Slot, taken_at: float, keep_alive_s: float | None) -> None:
         with self._lock:
-            slot.leases -= 1
-            slot.used_at = self._clock.monotonic()
-            served_s = slot.used_at - taken_at
-            slot.service_s = served_s if slot.service_s is None else slot.service_s + 0.2 * (served_s - slot.service_s)
+            slot.return_lease(taken_at, self._clock.monotonic(), keep_alive_s)
             if not slot.leases and not slot.queue:
                 self._life.admission.nudge()
-            if keep_alive_s is not None:
-                slot.keep_alive_s = keep_alive_s
-            slot.changed.notify_all()
             self._idling.wake_for(slot)
 
     def _wake(self, slot: Slot) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterable
 from controller.docker.container import Container
 from controller.errors import ModelNotFound
 from controller.registry import ModelSpec
-from controller.supervisor.slot import Slot, State
+from controller.supervisor.slot import Slot
+from controller.supervisor.states import State
 
 
 class SlotTable:
@@ -51,5 +52,5 @@ class SlotTable:
             for spec in specs:
                 slot = self._slots.get(spec.id)
                 if slot is not None and slot.spec != spec:
-                    slot.spec, slot.peak_bytes = spec, 0
+                    slot.change_entry(spec)
             self._slots = {spec.id: self._slots.get(spec.id) or fresh[spec.id] for spec in specs}

@@ -12,8 +12,11 @@ from controller.errors import Cancelled, NoRoom
 from controller.supervisor.backend import Amount, Backend
 from controller.supervisor.clock import Clock
 from controller.supervisor.memory.placement import Holder, Placement, place
+from controller.supervisor.memory.plan import Plan
 from controller.supervisor.metrics import Metrics
-from controller.supervisor.slot import RESTING, Attempt, Slot, State
+from controller.supervisor.slot import Slot
+from controller.supervisor.starts.attempt import Attempt
+from controller.supervisor.states import RESTING, State
 from controller.system.sizes import MIB
 
 log = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ class Admission:
         backend: Backend,
         clock: Clock,
         lock: threading.Lock,
-        evict: Callable[[Slot, Callable[[], bool]], None],
+        make_room: Callable[[Slot, Callable[[], bool]], None],
         metrics: Metrics,
     ) -> None:
         self._metrics = metrics
@@ -51,7 +54,7 @@ class Admission:
         self._backend = backend
         self._clock = clock
         self._lock = lock
-        self._evict = evict
+        self._make_room = make_room
         self._waiting: list[Slot] = []
         self._spare: dict[Slot, Amount] = {}
 
@@ -71,19 +74,19 @@ class Admission:
                 if step is Step.WOULD_EVICT:
                     # Nobody is to be closed for a start that cannot be.
                     self._backend.find(slot.spec.id)
-                    attempt.may_evict = True
+                    attempt.allow_eviction()
         finally:
             with self._lock:
                 self._waiting.remove(slot)
                 self._spare.pop(slot, None)
-                slot.waits_for = ()
+                slot.attempt_waits_for(())
                 self._wake_all()
 
     def hold(self, slot: Slot, limit_bytes: int | None) -> None:
         """Count what an attempt found running, or brought up, whether there is room or not. Called without the lock."""
-        holds = self._backend.needs(slot.spec.id, limit_bytes=limit_bytes)
+        amount = self._backend.needs(slot.spec.id, limit_bytes=limit_bytes)
         with self._lock:
-            slot.holds = holds
+            slot.count(amount)
 
     def nudge(self) -> None:
         """Something that holds memory has become free to go, or has gone."""
@@ -100,14 +103,24 @@ class Admission:
             used_bytes += found.assumed_bytes if now_bytes is None else now_bytes
         return self._backend.room(used_bytes)
 
-    def placement(self, slot: Slot, needed: Amount, room: Amount, *, waited_s: float) -> Placement:
-        """What a start of the model comes to now."""
-        now = self._clock.monotonic()
-        return place(needed, self.holders(now, without=slot), room, waited_s=waited_s)
+    def plan(self, slot: Slot) -> Plan:
+        """Return what a start of the model would come to now. Called without the lock; raises like `room`."""
+        needed, room = self._backend.needs(slot.spec.id), self.room()
+        with self._lock:
+            holders = self._other_holders(slot)
+            return Plan(
+                model_id=slot.spec.id,
+                state=slot.state,
+                needed=needed,
+                room=room,
+                holders=tuple(holders),
+                placement=place(needed, holders, room),
+            )
 
-    def holders(self, now: float, *, without: Slot | None = None) -> list[Holder]:
-        """Every other model that holds a part of the budget, `now` being monotonic."""
-        return [_holder(slot, now) for slot in self._slots() if slot.holds is not None and slot is not without]
+    def _other_holders(self, slot: Slot) -> list[Holder]:
+        """Return every other model that holds a part of the budget."""
+        now = self._clock.monotonic()
+        return [_holder(other, now) for other in self._slots() if other.holds is not None and other is not slot]
 
     def _try(
         self, slot: Slot, attempt: Attempt, needed: Amount, asked_at: float, is_closing: Callable[[], bool]
@@ -118,29 +131,28 @@ class Admission:
             if is_closing() or attempt.cancelled:
                 raise Cancelled(f"the start of {slot.spec.id} was cancelled while it waited for memory")
             now = self._clock.monotonic()
-            found = self.placement(slot, needed, room, waited_s=now - asked_at)
-            if found.fits and self._passes(slot, needed):
-                slot.holds, attempt.admitted_at = needed, now
+            placement = place(needed, self._other_holders(slot), room, waited_s=now - asked_at)
+            if placement.fits and self._passes(slot, needed):
+                slot.attempt_admitted(needed, now)
                 return Step.ADMITTED
-            if found.impossible:
-                raise no_room(slot, needed, room, found)
-            slot.waits_for = tuple(holder.model_id for holder in found.victims) or found.waits_for
+            if placement.impossible:
+                raise no_room(slot, needed, room, placement)
+            slot.attempt_waits_for(tuple(holder.model_id for holder in placement.victims) or placement.waits_for)
             # Nobody is to leave for those who have gone themselves, nor to be closed for longer than anybody waits.
             left_s = asked_at + slot.spec.max_wait_s - now
-            if not attempt.unasked:
+            if not attempt.is_unasked:
                 left_s = left_s + WAITERS_FIRST_S if slot.queue else 0.0
             if left_s <= 0:
-                raise no_room(slot, needed, room, found)
+                raise no_room(slot, needed, room, placement)
             is_patient = _is_patient(slot)
             if self._order()[0] is slot:
-                self._spare[slot] = found.spare
-                if found.victims and found.look_again_in_s <= 0 and not is_patient:
-                    if not attempt.may_evict:
+                self._spare[slot] = placement.spare
+                if placement.victims and placement.look_again_in_s <= 0 and not is_patient:
+                    if not attempt.use_eviction():
                         return Step.WOULD_EVICT
-                    self._send_away(slot, [holder.model_id for holder in found.victims])
-                    attempt.may_evict = False
-            wait_s = LOOK_FOR_REQUESTS_S if is_patient else min(found.look_again_in_s or LOOK_ANYWAY_S, LOOK_ANYWAY_S)
-            self._clock.wait(slot.changed, min(wait_s, left_s))
+                    self._evict(slot, [holder.model_id for holder in placement.victims])
+            wait_s = min(placement.look_again_in_s or LOOK_ANYWAY_S, LOOK_ANYWAY_S)
+            self._clock.wait(slot.changed, min(LOOK_FOR_REQUESTS_S if is_patient else wait_s, left_s))
         return Step.WAITED
 
     def _passes(self, slot: Slot, needed: Amount) -> bool:
@@ -153,7 +165,7 @@ class Admission:
         """Who is next: in the order in which they asked, and at the end those that nobody asked for."""
         return sorted(self._waiting, key=_is_patient)
 
-    def _send_away(self, slot: Slot, victims: list[str]) -> None:
+    def _evict(self, slot: Slot, victims: list[str]) -> None:
         """Let each end what it has in flight, admit nothing new, and stop; unless the place is not wanted any more."""
         for victim in self._slots():
             if victim.spec.id in victims:
@@ -161,8 +173,8 @@ class Admission:
                 name = f"evict {victim.spec.id}"
                 wanted = lambda: slot in self._waiting  # noqa: E731
                 # It waits for the lock that we hold; a thread that cannot be had closes nobody.
-                threading.Thread(target=self._evict, args=(victim, wanted), name=name, daemon=True).start()
-                victim.enter(State.DRAINING)
+                threading.Thread(target=self._make_room, args=(victim, wanted), name=name, daemon=True).start()
+                victim.make_room()
                 self._metrics.evicted(victim.spec.id)
 
     def _wake_all(self) -> None:
@@ -212,16 +224,16 @@ def _holder(slot: Slot, now: float) -> Holder:
     )
 
 
-def no_room(slot: Slot, needed: Amount, room: Amount, found: Placement) -> NoRoom:
+def no_room(slot: Slot, needed: Amount, room: Amount, placement: Placement) -> NoRoom:
     """The error that names what holds the memory, and what can be done."""
     has = f"{slot.spec.id} needs {needed.memory_bytes // MIB} MiB of the {room.memory_bytes // MIB} MiB for models"
     if needed.gpus:
         has += f" and {needed.gpus} of {'an unknown number of' if room.gpus is None else room.gpus} GPUs"
-    names = [holder.model_id for holder in found.held_by] or list(found.waits_for)
-    names = names or [holder.model_id for holder in found.victims]
-    if found.impossible and names:
+    names = [holder.model_id for holder in placement.held_by] or list(placement.waits_for)
+    names = names or [holder.model_id for holder in placement.victims]
+    if placement.impossible and names:
         why = f"{', '.join(names)} holds them and is pinned; stop it (POST /stop) or take `pinned` away"
-    elif found.impossible:
+    elif placement.impossible:
         why = "no other model's stop would give it that; lower its resources.memory, or raise memory_budget"
     else:
         why = f"{', '.join(names)} did not become free in time; try again, or stop it (POST /stop)"
@@ -231,7 +243,7 @@ def no_room(slot: Slot, needed: Amount, room: Amount, found: Placement) -> NoRoo
         "held_by": names,
     }
     # A victim whose time comes is known; who else goes, and when, is nobody's to tell.
-    retry_after_s = max(found.look_again_in_s, 1.0) if found.victims else 10.0
+    retry_after_s = max(placement.look_again_in_s, 1.0) if placement.victims else 10.0
     return NoRoom(
         f"{has}: {why} (GET /plan?model_id={slot.spec.id} explains)", details=details, retry_after_s=retry_after_s
     )

@@ -9,7 +9,7 @@ from controller.docker.container import Container
 from controller.errors import ModelNotFound
 from controller.supervisor.backend import Backend
 from controller.supervisor.memory.admission import Admission
-from controller.supervisor.slot import Slot, State
+from controller.supervisor.slot import Slot
 from controller.supervisor.table import SlotTable
 
 
@@ -30,7 +30,7 @@ class UsageMeter:
         drifted = self._backend.drifted(running)
         with self._lock:
             for slot in self._slots.values():
-                slot.drifted = slot.spec.id in drifted
+                slot.mark_drifted(drifted=slot.spec.id in drifted)
             # What one takes that was made of another entry, or image, says nothing of the next one.
             taken = {s.spec.id: s.peak_bytes for s in self._slots.values() if s.usage is not None and not s.drifted}
         for slot in self._slots.values():
@@ -47,13 +47,11 @@ class UsageMeter:
         needed = self._backend.needs(slot.spec.id, limit_bytes=container.memory_limit_bytes)
         with self._lock:
             # It may have ended meanwhile, and holds nothing then.
-            if slot.state in (State.READY, State.PAUSED) and slot.container is not None:
-                slot.holds = needed
+            if slot.recount(needed):
                 self._admission.nudge()
 
     def _take_usage(self, running: list[Container]) -> None:
         usage = self._backend.usage([container.id for container in running])
         with self._lock:
             for slot in self._slots.values():
-                slot.usage = usage.get(slot.container.id) if slot.container else None
-                slot.peak_bytes = max(slot.peak_bytes, slot.usage.memory_bytes if slot.usage else 0)
+                slot.measure(usage.get(slot.container.id) if slot.container else None)

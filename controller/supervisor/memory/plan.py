@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from controller.supervisor.backend import Amount
 from controller.supervisor.memory.placement import Holder, Placement
-from controller.supervisor.slot import State
+from controller.supervisor.states import State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,9 @@ from controller.errors import OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
-from controller.supervisor.slot import Attempt, Slot, shutting_down
+from controller.supervisor.refusals import shutting_down
+from controller.supervisor.slot import Slot
+from controller.supervisor.starts.attempt import Attempt
 from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
@@ -40,15 +42,11 @@ class ConfigChange:
 
         Requests wait meanwhile. Returns when that is under way; models that are gone were dropped before (`drop`).
         """
-        changed = {spec.id for spec in models.values() if spec.id in self._slots and self._slots[spec.id].spec != spec}
         with self._lock:
             had_port = {port: slot for slot in (self._slots[name] for name in remade) if (port := _port_of(slot))}
         self._slots.replace(models.values())
         with self._lock:
             self._dropped.clear()
-            for model_id in changed:
-                self._slots[model_id].failures.forgive()
-                self._slots[model_id].changed.notify_all()
             outdated = [(slot, slot.attempt, slot.container) for slot in (self._slots[name] for name in remade)]
             before_it = {slot: had_port.get(slot.spec.port or 0, slot) for slot, _, _ in outdated}
             self._on_ports |= {holder for slot, holder in before_it.items() if holder is not slot}
@@ -74,20 +72,20 @@ class ConfigChange:
         """Let every model that was dropped, and is not gone, take requests again: the next one starts it."""
         with self._lock:
             for slot in self._dropped:
-                slot.stop_requested = False
-                slot.changed.notify_all()
+                slot.open_to_requests()
             self._dropped.clear()
 
     def _drop(self, slot: Slot) -> None:
         with self._lock:
             if slot in self._dropped:
                 return
-            # Somebody's stop or deletion is under way, which is theirs to end.
-            while slot.stop_requested and not self._life.is_closing:
+            while True:
+                if self._life.is_closing:
+                    raise shutting_down()
+                if slot.close_to_requests():
+                    break
+                # A user's stop or deletion is under way, which opens it again.
                 self._clock.wait(slot.changed, None)
-            if self._life.is_closing:
-                raise shutting_down()
-            slot.stop_requested = True
             self._dropped.append(slot)
         self._life.cancel(slot, within_s=self._drain_s)
         self._life.retire(slot, drain_s=self._drain_s)
@@ -133,13 +131,7 @@ class ConfigChange:
         with self._lock:
             while (slot.is_retiring or slot.attempt is not None) and not self._life.is_closing:
                 self._clock.wait(slot.changed, None)
-            # Of one without a container a stop that failed, or a start, may have left something.
-            is_outdated = slot.container.id == outdated_id if slot.container is not None else slot.holds is not None
-            if not is_outdated or slot.stop_requested or self._life.is_closing:
-                return False
-            slot.start_wanted |= serves
-            self._life.claim(slot)
-            return True
+            return not self._life.is_closing and slot.claim_if_outdated(outdated_id, serves=serves)
 
     def _change_ports(self, slot: Slot, before_it: Slot) -> None:
         """Leave the old port, and wait until the new one was left, for little more than its model has to do so."""

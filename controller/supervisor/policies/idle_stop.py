@@ -56,7 +56,7 @@ class IdleStopper:
         One that cannot be stopped now is left as it is, and tried again a while later.
         """
         container = slot.container
-        if container is None or not self._is_due(slot):
+        if container is None or not slot.is_idle(self._clock.monotonic()):
             return
         try:
             # A Docker that hangs is found out before requests have to wait for the end of the stop.
@@ -65,16 +65,11 @@ class IdleStopper:
         except OrchestrarError as exc:
             log.warning("%s: could not be stopped, trying again later: %s", slot.spec.id, exc.message)
             with self._lock:
-                slot.stop_not_before = self._clock.monotonic() + STOP_AGAIN_AFTER_S
+                slot.postpone_stop(self._clock.monotonic() + STOP_AGAIN_AFTER_S)
 
     def _stop_now_if_due(self, slot: Slot) -> None:
         with self._lock:
-            if not self._is_due(slot):
+            if not slot.claim_if_idle(self._clock.monotonic()):
                 return
-            self._life.claim(slot)
         log.info("%s: idle, stopping it", slot.spec.id)
         self._life.retire(slot, drain_s=0, is_claimed=True)
-
-    def _is_due(self, slot: Slot) -> bool:
-        deadline = slot.idle_deadline()
-        return deadline is not None and deadline <= self._clock.monotonic()

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from controller.errors import DockerError, DockerUnavailable
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.slot import RESTING, Attempt, Slot, State
+from controller.supervisor.slot import Slot
+from controller.supervisor.starts.attempt import Attempt
+from controller.supervisor.states import RESTING, State
 from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
@@ -45,18 +47,19 @@ class Preloader:
         for slot, attempt in list(self._owed.items()):
             if self._is_settled(slot, attempt):
                 self.forget(slot)
-            elif self._may_begin(slot):
+            elif self._may_begin(slot) and self._life.begin(slot, preloads=True):
                 log.info("%s: starting it ahead of its first request", slot.spec.id)
-                self._life.begin(slot, preloads=True)
                 self._owed[slot] = slot.attempt
 
     def _may_begin(self, slot: Slot) -> bool:
         is_left_alone = slot.stop_requested or slot.failures.retry_in_s(self._clock.monotonic()) > 0
-        return slot.state in RESTING and not is_left_alone and not self._life.is_ending
+        return not is_left_alone and not self._life.is_ending
 
     def _is_settled(self, slot: Slot, attempt: Attempt | None) -> bool:
         """Whether it serves, is to be no more, or had its try."""
         is_known = slot.spec.id in self._slots and self._slots[slot.spec.id] is slot
         if not is_known or not slot.spec.preload or slot.state in (State.READY, State.PAUSED):
             return True
-        return attempt is not None and attempt.done and not isinstance(attempt.error, DockerError | DockerUnavailable)
+        if attempt is None or not attempt.is_over:
+            return False
+        return not isinstance(attempt.error, DockerError | DockerUnavailable)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from controller.errors import DeadlineExceeded, DockerTimeout
 from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.slot import Lease, State
+from controller.supervisor.leases import Lease
+from controller.supervisor.states import State
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.watching.hangs import DEAF
 
@@ -42,7 +43,7 @@ class DeadModelCheck:
         # All requests at one dead model come at once, and one of them finds out for all.
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
-    def settle(self, lease: Lease) -> None:
+    def wait_for_verdict(self, lease: Lease) -> None:
         """Return when it is known whether the lease's container serves, and the supervisor knows it, too.
 
         Either it answers, or Docker says that it has ended, or neither for so long that it is ended, because nobody

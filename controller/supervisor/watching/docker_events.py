@@ -10,7 +10,7 @@ from collections.abc import Callable
 from controller.docker.events import Event
 from controller.errors import OrchestrarError
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.slot import State
+from controller.supervisor.states import State
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
 from controller.system.background import BackgroundLoop

@@ -11,7 +11,7 @@ from controller.docker.container import Container
 from controller.errors import OrchestrarError, UpstreamError, UpstreamTimeout
 from controller.supervisor.backend import Backend, Readiness
 from controller.supervisor.clock import Clock, SystemClock
-from controller.supervisor.slot import State
+from controller.supervisor.states import State
 from controller.supervisor.supervisor import Supervisor
 from controller.supervisor.view import ModelView
 from controller.system.background import BackgroundLoop

@@ -15,7 +15,8 @@ from controller.supervisor.failures.cause import death_of
 from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.memory.measuring import UsageMeter
 from controller.supervisor.metrics import Metrics
-from controller.supervisor.slot import Slot, State
+from controller.supervisor.slot import Slot
+from controller.supervisor.states import Finding
 from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
@@ -69,47 +70,27 @@ class Reconciler:
         """
         slot = self._slots[model_id]
         with self._lock:
-            slot.blame = (container_id, why)
+            slot.blame_container(container_id, why)
         self._backend.stop(container_id, grace_s=0)
         self.adopt(model_id)
 
-    def _reconcile(self, slot: Slot, found: Container | None, death: ModelDied | None) -> None:
+    def _reconcile(self, slot: Slot, container: Container | None, death: ModelDied | None) -> None:
         """Make the record follow what Docker says of its container; `death` is why that one ended on its own."""
-        if slot.stop_requested or slot.attempt is not None or slot.state is State.DRAINING:
-            return
-        if found is not None and found.status == "paused":
-            if slot.state is not State.PAUSED:
-                log.warning("%s: its container is paused by hand (`docker unpause %s`)", slot.spec.id, found.name)
-                slot.ready_at = slot.error = None
-                slot.enter(State.PAUSED)
-            slot.container = found
-        elif slot.state in (State.READY, State.PAUSED):
-            if found is None or not found.running:
-                self._ended(slot, death)
-            elif slot.state is State.PAUSED or slot.container is None or not found.is_same_run(slot.container):
-                self._life.begin(slot, adopts=True)
-            else:
-                slot.container = found
-        elif found is not None and found.status == "running":
+        now = self._clock.monotonic()
+        finding = slot.follow(container, death, now=now, jitter=self._jitter)
+        if finding is Finding.PAUSED and container is not None:
+            log.warning("%s: its container is paused by hand (`docker unpause %s`)", slot.spec.id, container.name)
+        elif finding is Finding.RUNS:
             log.info("%s: adopting its running container", slot.spec.id)
             self._life.begin(slot, adopts=True)
-        elif slot.holds is not None:
-            slot.holds = None
+        elif finding is Finding.FREED:
             self._life.admission.nudge()
-
-    def _ended(self, slot: Slot, death: ModelDied | None) -> None:
-        """Its container ended outside of our doing: by `death`, or by somebody's hand."""
-        now = self._clock.monotonic()
-        log.warning("%s: %s", slot.spec.id, death.message if death else "its container was stopped by hand")
-        served_s = now - slot.ready_at if slot.ready_at is not None else 0.0
-        slot.container, slot.ready_at, slot.holds, slot.error = None, None, None, death
-        slot.was_lost = True
-        if death is not None:
-            self._metrics.died(slot.spec.id)
-            slot.failures.died(now, served_s=served_s, jitter=self._jitter)
-            death.details = with_retry_at(death.details, slot.failures.retry_in_s(now))
-        self._life.admission.nudge()
-        slot.enter(State.FAILED if slot.failures.retry_in_s(now) else State.STOPPED)
+        elif finding is Finding.ENDED:
+            log.warning("%s: %s", slot.spec.id, death.message if death else "its container was stopped by hand")
+            if death is not None:
+                self._metrics.died(slot.spec.id)
+                death.details = with_retry_at(death.details, slot.failures.retry_in_s(now))
+            self._life.admission.nudge()
 
     def _death_of(self, slot: Slot, found: Container | None) -> ModelDied | None:
         """Why the model's container, as Docker shows it now, ended on its own; None while it runs, or by a hand.

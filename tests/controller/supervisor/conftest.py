@@ -8,7 +8,24 @@ from contextlib import contextmanager
 
 import pytest
 
+from controller.supervisor import slot
+from controller.supervisor.states import IllegalEvent
 from tests.controller.supervisor.house import House
+
+
+@pytest.fixture(autouse=True)
+def no_illegal_event(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which the supervisor told a record of an event that its state does not allow."""
+    events: list[str] = []
+
+    class NotedEvent(IllegalEvent):
+        def __init__(self, message: str) -> None:
+            super().__init__(message)
+            events.append(message)
+
+    monkeypatch.setattr(slot, "IllegalEvent", NotedEvent)
+    yield
+    assert events == []
 
 
 @pytest.fixture

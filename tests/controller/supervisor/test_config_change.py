@@ -51,7 +51,7 @@ class TestRemake:
         assert house.backend.up_reached.wait(HANG_S)
         remake(house)
         slot = house.supervisor._slots["tiny"]
-        until(lambda: slot.attempt is not None and slot.attempt.superseded)
+        until(lambda: slot.attempt is not None and slot.attempt.is_superseded)
         house.backend.up_gate.set()
         got = waiter.result(HANG_S)
         assert ups(house) == 2
@@ -67,7 +67,7 @@ class TestRemake:
         attempt = slot.attempt
         assert attempt is not None
         first = house.later(house.supervisor._life.supersede, slot, attempt)
-        until(lambda: attempt.superseded)
+        until(lambda: attempt.is_superseded)
         second = house.later(house.supervisor._life.supersede, slot, attempt)
         house.backend.up_gate.set()
         assert [True, False] == [first.result(HANG_S), second.result(HANG_S)]

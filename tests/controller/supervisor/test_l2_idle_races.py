@@ -21,9 +21,9 @@ RACES = 10_000
 SEED = 20_240
 STOPS_BY_HAND = 0.2
 MUTATION = Mutation(
-    "controller/supervisor/policies/idle_stop.py",
-    "            self._life.claim(slot)\n",
-    "            pass\n",
+    "controller/supervisor/slot.py",
+    "        if not self.is_idle(now):\n            return False\n        self.claim()\n",
+    "        if not self.is_idle(now):\n            return False\n",
     "test_l2_no_request_is_lost_to_an_idle_stop",
 )
 

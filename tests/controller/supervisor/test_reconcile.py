@@ -119,6 +119,17 @@ class TestDockerIsTheTruth:
         house.supervisor.adopt()
         assert house.state() is State.PAUSED
 
+    def test_a_paused_model_that_ends_is_stopped(self, house: House) -> None:
+        """A user may stop what they have paused; the next request starts it."""
+        lease(house).release()
+        house.backend.containers["tiny-1"] = replace(house.backend.containers["tiny-1"], status="paused")
+        house.supervisor.adopt()
+        assert house.state() is State.PAUSED
+        house.backend.end("tiny-1", exit_code=0)
+        house.supervisor.adopt()
+        assert house.state() is State.STOPPED
+        assert lease(house).container_id == "tiny-2"
+
     def test_a_paused_model_can_be_stopped(self, house: House) -> None:
         """Who asks for a stop gets one; it was not the controller's idea."""
         house.backend.containers["p"] = make_container("tiny", id="p", status="paused")

@@ -19,7 +19,8 @@ from controller.registry import DeployedModels, ModelSpec, OfferedModels, Regist
 from controller.registry.reload import Reloader
 from controller.supervisor import CancelToken, Lease, Supervisor
 from controller.supervisor.policies import config_change as changing
-from controller.supervisor.slot import RESTING, Slot, State
+from controller.supervisor.slot import Slot
+from controller.supervisor.states import RESTING, UNDER_WAY, State
 from tests.controller.supervisor.parking_docker import ParkingDocker
 from tests.controller.supervisor.world import ParkingClock, ParkingPool, ours, settle
 from tests.fakes import HANG_S, make_spec
@@ -304,6 +305,12 @@ class Interleavings(RuleBasedStateMachine):
                 found = self.docker.containers.get(ask.lease.container_id)
                 assert found is not None
                 assert found.running, f"a lease is held on {found.id}, which is {found.status}"
+
+    @invariant()
+    def an_attempt_is_under_way_exactly_while_the_state_says_so(self) -> None:
+        for slot in self.slots:
+            assert (slot.attempt is not None) == (slot.state in UNDER_WAY), slot.spec.id
+            assert slot.state is State.DRAINING or not slot.is_retiring, slot.spec.id
 
     @invariant()
     def leases_are_counted(self) -> None:

@@ -18,9 +18,9 @@ from tests.promises.mutation import Mutation
 BOUND_S = 10.0
 TOOK_S: list[float] = []
 MUTATION = Mutation(
-    "controller/supervisor/watching/reconcile.py",
-    'elif found is not None and found.status == "running":',
-    'elif found is not None and found.status == "paused":',
+    "controller/supervisor/slot.py",
+    'elif container is not None and container.status == "running":',
+    'elif container is not None and container.status == "paused":',
     "test_f1_the_next_controller_finds_all_right",
 )
 # Point → what leads to it: the boot with another models.yaml, a start, or a stop of a running model.

@@ -16,8 +16,8 @@ from tests.docker.house import House, docker, until
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/supervisor/watching/reconcile.py",
-    'if found is not None and found.status == "paused":',
+    "controller/supervisor/slot.py",
+    'if container is not None and container.status == "paused":',
     "if False:",
     "test_f5_a_pause_by_hand",
 )

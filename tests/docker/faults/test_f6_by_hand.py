@@ -14,8 +14,8 @@ from tests.docker.house import House, docker, until
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/supervisor/watching/reconcile.py",
-    'elif found is not None and found.status == "running":',
+    "controller/supervisor/slot.py",
+    'elif container is not None and container.status == "running":',
     "elif False:",
     "test_f6_an_up_by_hand_is_adopted",
 )

@@ -16,9 +16,9 @@ from tests.promises.mutation import Mutation
 
 CLIENTS = 200
 MUTATION = Mutation(
-    "controller/supervisor/leases.py",
-    "if slot.state in RESTING:",
-    "if slot.state is not State.READY:",
+    "controller/supervisor/states.py",
+    "(Event.BEGIN, EVERY - RESTING, NO_OP),",
+    "(Event.BEGIN, EVERY - RESTING, NO_OP), (Event.BEGIN, UNDER_WAY, UNDER_WAY),",
     "test_l1_a_stampede_causes_one_start",
 )
 

@@ -15,7 +15,7 @@ MODELS, ROUNDS = 10, 20
 LONGEST_REST_S = 0.6
 SEED = 77
 MUTATION = Mutation(
-    "controller/supervisor/leases.py",
+    "controller/supervisor/refusals.py",
     "if slot.stop_requested:",
     "if slot.stop_requested or slot.state is State.DRAINING:",
     "test_l2_requests_meet_idle_stops",
