@@ -2,10 +2,9 @@
 
 from controller.registry.live import DeployedModels, LiveRegistry, OfferedModels
 from controller.registry.load import load_registry
-from controller.registry.spec import Defaults, GenerationDefaults, ModelSpec, Registry, Resources
+from controller.registry.spec import GenerationDefaults, ModelSpec, Registry, Resources
 
 __all__ = [
-    "Defaults",
     "DeployedModels",
     "GenerationDefaults",
     "LiveRegistry",

@@ -18,7 +18,7 @@ from controller.registry.file.problems import FileBroken, FileRefused, Problem, 
 from controller.registry.file.shape import shape
 from controller.registry.file.yaml_lines import parse_yaml
 from controller.registry.source_ref import HubSource, SourceRef
-from controller.registry.spec import Defaults, GenerationDefaults, ModelSpec, Registry, Resources
+from controller.registry.spec import GenerationDefaults, ModelSpec, Registry, Resources
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -78,7 +78,6 @@ def _decode(content: bytes) -> str:
 
 def _registry(file: ModelsFile, engines: Mapping[str, EngineFacts]) -> Registry:
     return Registry(
-        defaults=Defaults(**{f"{name}_s": getattr(file.defaults, name) for name in _TIMES}),
         memory_budget_bytes=file.memory_budget,
         models=MappingProxyType(
             {name: _spec(name, part, file.defaults, engines) for name, part in file.models.items()}

@@ -18,16 +18,6 @@ _MOST_IDS_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """Times for every model that does not set its own."""
-
-    idle_timeout_s: float = 900.0
-    start_timeout_s: float = 120.0
-    max_wait_s: float = 60.0
-    min_residency_s: float = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a model's container may use; memory None = estimate it."""
 
@@ -76,7 +66,6 @@ class ModelSpec:
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
     image: str | None = None
     args: tuple[str, ...] = ()
-    isolation: Literal["default"] = "default"
     idle_timeout_s: float = 900.0
     start_timeout_s: float = 120.0
     max_wait_s: float = 60.0
@@ -87,7 +76,6 @@ class ModelSpec:
 class Registry:
     """All models by id, in the file's order; memory_budget_bytes None = auto."""
 
-    defaults: Defaults = Defaults()
     memory_budget_bytes: int | None = None
     models: Mapping[str, ModelSpec] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 

@@ -111,7 +111,6 @@ def test_a_models_own_times_win_over_the_files_defaults(tmp_path: Path) -> None:
         registry.models["a"].start_timeout_s,
     ) == (60.0, 5.0, 120.0)
     assert registry.models["b"].idle_timeout_s == 0.0
-    assert registry.defaults.idle_timeout_s == 60.0
 
 
 def test_an_id_is_the_text_in_the_file(tmp_path: Path) -> None:
