@@ -1,4 +1,4 @@
-"""GGUF → safetensors, tokenizer and configuration, as transformers saves them."""
+"""Converts GGUF to safetensors, tokenizer and configuration, as transformers saves them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from runner.engine import EngineError
 
 
 def convert_gguf(source: Path, target: Path, *, dtype: str, on_progress: Callable[[float], None]) -> None:
-    """Writes a folder that `from_pretrained` reads without the GGUF. `on_progress` gets the fraction done.
+    """Write a folder that `from_pretrained` reads without the GGUF. `on_progress` gets the completed fraction.
 
-    Raises EngineError when the architecture is not known to transformers.
+    Raises EngineError if transformers does not know the architecture.
     """
     from runner.engines.transformers.lean_import import import_torch
 
@@ -35,10 +35,10 @@ def convert_gguf(source: Path, target: Path, *, dtype: str, on_progress: Callabl
             **origin,
         )
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise EngineError(f"{source.name} cannot be converted: {error}") from error
+        raise EngineError(f"transformers cannot convert {source.name}: {error}") from error
     on_progress(0.8)
     tokenizer.save_pretrained(target)
-    # Left in, it would make a later load look for the GGUF's quantisation.
+    # With it, a later load would look for the GGUF's quantisation.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself: its metadata and the sizes of its tensors, read without any library."""
+"""Reads a GGUF file's header without any library: its metadata and the sizes of its tensors."""
 
 from __future__ import annotations
 
@@ -8,41 +8,43 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runner.engines.memory import MIB
+
 MAGIC = b"GGUF"
-# The format's numbers for value types, and how each is packed (always little-endian here).
+# The format's number of a value type → how `struct` unpacks it (always little-endian here).
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-# A longer one is damage, not a name or a template.
-_LONGEST_STRING = 16 * 1024 * 1024
-_MOST_ITEMS = 16 * 1024 * 1024
+# A longer string means a damaged file: names and templates are shorter.
+_LONGEST_STRING = 16 * MIB
+_MOST_ITEMS = 16 * MIB
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """`metadata` without its long arrays (vocabularies), which are given as their length."""
+    """The metadata and the number of parameters; long arrays (vocabularies) are replaced by their length."""
 
     metadata: dict[str, Any]
     parameters: int
 
     def of_model(self, key: str, default: Any = None) -> Any:
-        """A value of the architecture's own, such as `block_count`."""
+        """Return a value of the model's architecture, such as `block_count`."""
         return self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}", default)
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the file begins as a GGUF file does."""
+    """Tell whether the file begins like a GGUF file."""
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Reads the header alone, a few megabytes at most. Raises ValueError for a file that is damaged or too new."""
+    """Read only the header, at most a few megabytes. Raises ValueError if the file is damaged or too new."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{path.name} is no GGUF file")
+            raise ValueError(f"{path.name} is not a GGUF file")
         version = _scalar(file, "I")
         if version not in (2, 3):
-            raise ValueError(f"{path.name} is GGUF version {version}, known are 2 and 3")
+            raise ValueError(f"{path.name} has GGUF version {version}, but only 2 and 3 are supported")
         tensors, pairs = _count(file), _count(file)
         metadata = {}
         for _ in range(pairs):
@@ -55,46 +57,46 @@ def _value(file: BinaryIO, kind: int) -> Any:
     if kind == _STRING:
         return _string(file)
     if kind != _ARRAY:
-        return _scalar(file, _packed(kind))
+        return _scalar(file, _struct_code(kind))
     kind, count = _scalar(file, "I"), _count(file)
     if kind in (_STRING, _ARRAY):
         for _ in range(count):
             _value(file, kind)
         return count
-    packed = _packed(kind)
-    data = _read(file, struct.calcsize(packed) * count)
-    return list(struct.unpack(f"<{count}{packed}", data)) if count <= 64 else count
+    code = _struct_code(kind)
+    data = _read(file, struct.calcsize(code) * count)
+    return list(struct.unpack(f"<{count}{code}", data)) if count <= 64 else count
 
 
-def _packed(kind: int) -> str:
+def _struct_code(kind: int) -> str:
     if kind not in _SCALARS:
-        raise ValueError(f"a value of unknown type {kind}; the file is damaged")
+        raise ValueError(f"a value has the unknown type {kind}; the file is damaged")
     return _SCALARS[kind]
 
 
 def _tensor_size(file: BinaryIO) -> int:
     _string(file)
     size: int = prod(_scalar(file, "Q") for _ in range(_scalar(file, "I")))
-    _read(file, 12)  # Its type and its place in the file.
+    _read(file, 12)  # Its type and its position in the file.
     return size
 
 
 def _string(file: BinaryIO) -> str:
     length = _scalar(file, "Q")
     if length > _LONGEST_STRING:
-        raise ValueError("a text of impossible length; the file is damaged")
+        raise ValueError("a text has an impossible length; the file is damaged")
     return _read(file, length).decode("utf-8", "replace")
 
 
 def _count(file: BinaryIO) -> int:
     count: int = _scalar(file, "Q")
     if count > _MOST_ITEMS:
-        raise ValueError("a list of impossible length; the file is damaged")
+        raise ValueError("a list has an impossible length; the file is damaged")
     return count
 
 
-def _scalar(file: BinaryIO, packed: str) -> Any:
-    return struct.unpack(f"<{packed}", _read(file, struct.calcsize(packed)))[0]
+def _scalar(file: BinaryIO, code: str) -> Any:
+    return struct.unpack(f"<{code}", _read(file, struct.calcsize(code)))[0]
 
 
 def _read(file: BinaryIO, count: int) -> bytes:

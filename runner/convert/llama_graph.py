@@ -1,8 +1,8 @@
-"""The graph of llama and its kin in OpenVINO's operations, with matrix products of our own.
+"""The graph of llama and related models in OpenVINO's operations, with our own matrix products.
 
-Key and value states around `ScaledDotProductAttention` are the form that OpenVINO makes paged attention of. Products
-take along what lies around them (norms, the gate, the residual sum), and the rotary embedding is one operation: each
-node less saves its compilation at every start and its dispatch in every pass.
+OpenVINO turns key and value states around `ScaledDotProductAttention` into paged attention. Our products include the
+operations around them (norms, the gate, the residual sum), and the rotary embedding is one operation: each node that
+this saves need not be compiled at every start nor dispatched in every pass.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ _MASKED = -65504.0
 
 
 def build(shape: Shape, weights: Weights) -> Any:
-    """An `openvino.Model` from input_ids, attention_mask, position_ids ([batch, tokens], int64) and beam_idx ([batch],
-    int32) to logits ([batch, tokens, vocabulary], float32), which keeps its keys and values as states.
+    """Build an `openvino.Model` that keeps its keys and values as states.
 
-    Logits are made for the indices in the first dimension that `sampled_tokens_indices` ([count], int64) holds. With
-    paged attention, which makes it [tokens] of all sequences, OpenVINO GenAI gives there those it samples from.
+    Its inputs are input_ids, attention_mask, position_ids ([batch, tokens], int64) and beam_idx ([batch], int32); its
+    output is logits ([batch, tokens, vocabulary], float32).
+
+    The model computes logits for the indices in the first dimension that `sampled_tokens_indices` ([count], int64)
+    holds. Paged attention makes that dimension the tokens of all sequences, and OpenVINO GenAI passes those that it
+    samples from.
     """
     return _Graph(shape, weights).model()
 
 
 class _Matrix:
     def __init__(self, matrix: Grouped, name: str) -> None:
-        self.bytes = ops.constant(matrix.packed(), name=name)
+        self.bytes = ops.constant(matrix.pack(), name=name)
         self.attributes = {"rows": matrix.rows, "bits": matrix.bits}
         self.columns = matrix.columns
 
@@ -57,7 +60,7 @@ class _Graph:
         }
         for name, node in self._inputs.items():
             node.output(0).set_names({name})
-        # Nodes are what compiling takes time for, so equal constants are one.
+        # Each node takes time to compile, so equal constants share one.
         self._ints: dict[tuple[int, ...], Any] = {}
         self._scalars: dict[int, Any] = {}
         self._states: list[Any] = []
@@ -87,28 +90,28 @@ class _Graph:
     def _attention(self, prefix: str, x: Any) -> Any:
         shape = self._shape
         widths = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.kv_heads * shape.head_dim)
-        # One product for all three, since each has a cost of its own beside its arithmetic.
-        joined = self._linear(x, *(f"{prefix}attn_{name}" for name in "qkv"), norm=f"{prefix}attn_norm.weight")
-        parts = ops.variadic_split(self._rotate(joined, prefix), self._scalar(-1), self._int(*widths)).outputs()
+        # One product for all three, since each product costs more than its arithmetic.
+        all_heads = self._linear(x, *(f"{prefix}attn_{name}" for name in "qkv"), norm=f"{prefix}attn_norm.weight")
+        parts = ops.variadic_split(self._rotate(all_heads, prefix), self._scalar(-1), self._int(*widths)).outputs()
         counts = (shape.heads, shape.kv_heads, shape.kv_heads)
         query, key, value = (self._heads(part, count) for part, count in zip(parts, counts, strict=True))
-        found = ops.scaled_dot_product_attention(
+        attention = ops.scaled_dot_product_attention(
             query, self._with_past(key, f"{prefix}key"), self._with_past(value, f"{prefix}value"), self._mask
         )
-        merged = ops.reshape(ops.transpose(found, self._int(0, 2, 1, 3)), self._int(0, 0, widths[0]), True)
-        return self._linear(merged, f"{prefix}attn_output", residual=x)
+        rows = ops.reshape(ops.transpose(attention, self._int(0, 2, 1, 3)), self._int(0, 0, widths[0]), True)
+        return self._linear(rows, f"{prefix}attn_output", residual=x)
 
     def _feed_forward(self, prefix: str, x: Any) -> Any:
-        joined = self._linear(x, f"{prefix}ffn_gate", f"{prefix}ffn_up", norm=f"{prefix}ffn_norm.weight")
-        return self._linear(joined, f"{prefix}ffn_down", gated=True, residual=x)
+        gate_and_up = self._linear(x, f"{prefix}ffn_gate", f"{prefix}ffn_up", norm=f"{prefix}ffn_norm.weight")
+        return self._linear(gate_and_up, f"{prefix}ffn_down", is_gated=True, residual=x)
 
     def _heads(self, x: Any, count: int) -> Any:
-        """[batch, tokens, heads x size] → [batch, heads, tokens, size]."""
+        """Reshape [batch, tokens, heads x size] to [batch, heads, tokens, size]."""
         split = ops.reshape(x, self._int(0, 0, count, self._shape.head_dim), True)
         return ops.transpose(split, self._int(0, 2, 1, 3))
 
     def _rotate(self, x: Any, prefix: str) -> Any:
-        """The rotary embedding of queries and keys, and before it the norm of each head where a model has one."""
+        """Apply the norm of each head, if the model has one, then the rotary embedding of queries and keys."""
         shape = self._shape
         norms = [self._weights.vector(f"{prefix}attn_{name}_norm.weight") for name in "qk"]
         inputs = [x, self._cos, self._sin, *(_floats(norm) for norm in norms if norm is not None)]
@@ -122,16 +125,16 @@ class _Graph:
         return self._own.create("RotatedHeads", inputs, attributes)
 
     def _with_past(self, new: Any, name: str) -> Any:
-        """The state's content and the new tokens', repeated for each query head that shares them."""
+        """Append the new tokens to a state, and repeat the result for each query head that shares it."""
         shape = self._shape
         state = ops.read_value(self._no_state, name, np.float32, [-1, shape.kv_heads, -1, shape.head_dim])
-        kept = ops.gather(state, self._inputs["beam_idx"], self._scalar(0))
-        whole = ops.concat([kept, new], 2)
+        past = ops.gather(state, self._inputs["beam_idx"], self._scalar(0))
+        whole = ops.concat([past, new], 2)
         self._states.append(ops.assign(whole, name))
-        repeated = ops.broadcast(
+        copies = ops.broadcast(
             ops.unsqueeze(whole, self._scalar(2)), self._repeated_shape, broadcast_spec="BIDIRECTIONAL"
         )
-        return ops.reshape(repeated, self._int(0, shape.heads, -1, shape.head_dim), True)
+        return ops.reshape(copies, self._int(0, shape.heads, -1, shape.head_dim), True)
 
     def _rotary(self) -> tuple[Any, Any]:
         positions = ops.convert(ops.unsqueeze(self._inputs["position_ids"], self._scalar(2)), "f32")
@@ -139,23 +142,23 @@ class _Graph:
         return ops.cos(angles), ops.sin(angles)
 
     def _causal_mask(self) -> Any:
-        given = self._inputs["attention_mask"]
-        count = ops.gather(ops.shape_of(given), self._scalar(1), self._scalar(0))
+        input_mask = self._inputs["attention_mask"]
+        count = ops.gather(ops.shape_of(input_mask), self._scalar(1), self._scalar(0))
         keys = ops.unsqueeze(ops.range(self._scalar(0), count, self._scalar(1), "i64"), self._int(0, 1, 2))
         is_past = ops.less_equal(keys, ops.unsqueeze(self._inputs["position_ids"], self._int(1, 3)))
-        is_given = ops.convert(ops.unsqueeze(given, self._int(1, 2)), "boolean")
-        return ops.select(ops.logical_and(is_past, is_given), _floats(0.0), _floats(_MASKED))
+        is_token = ops.convert(ops.unsqueeze(input_mask, self._int(1, 2)), "boolean")
+        return ops.select(ops.logical_and(is_past, is_token), _floats(0.0), _floats(_MASKED))
 
-    def _linear(self, x: Any, *names: str, norm: str = "", gated: bool = False, residual: Any = None) -> Any:
-        """One product with the matrices of these names below each other, and their biases where they have any."""
+    def _linear(self, x: Any, *names: str, norm: str = "", is_gated: bool = False, residual: Any = None) -> Any:
+        """Multiply by the matrices of these names, stacked below each other, and add their biases if they have any."""
         matrix = self._matrix(*(f"{name}.weight" for name in names))
-        product = self._product(x, matrix, norm=norm, gated=gated, residual=residual)
+        product = self._product(x, matrix, norm=norm, is_gated=is_gated, residual=residual)
         biases = [bias for name in names if (bias := self._weights.vector(f"{name}.bias")) is not None]
         return ops.add(product, _floats(np.concatenate(biases).reshape(1, 1, -1))) if biases else product
 
-    def _product(self, x: Any, matrix: _Matrix, *, norm: str, gated: bool = False, residual: Any = None) -> Any:
+    def _product(self, x: Any, matrix: _Matrix, *, norm: str, is_gated: bool = False, residual: Any = None) -> Any:
         inputs = [x, matrix.bytes]
-        attributes = {**matrix.attributes, "epsilon": 0.0, "gated": gated, "adds": residual is not None}
+        attributes = {**matrix.attributes, "epsilon": 0.0, "gated": is_gated, "adds": residual is not None}
         if norm:
             weight = self._weights.vector(norm)
             assert weight is not None

@@ -14,22 +14,22 @@ from runner.engine import EngineError
 
 
 class Weights(Protocol):
-    """A model's tensors, under names as in GGUF (`blk.0.attn_q.weight`); None where there is none."""
+    """A model's tensors, under names as in GGUF (`blk.0.attn_q.weight`); None if there is none."""
 
     def vector(self, name: str) -> Array | None:
-        """Of a norm or a bias, in float32."""
+        """Return the values of a norm or a bias, in float32."""
 
     def matrix(self, name: str) -> Grouped | None:
-        """A row for each output."""
+        """Return a matrix with a row for each output."""
 
 
-# Those whose graph is `llama_graph.build`'s; they differ in biases, norms of heads and the order of rows alone.
+# Architectures for `llama_graph.build`; they differ only in biases, norms of heads and the order of rows.
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model. `inverse_frequencies` are those of the rotary embedding, head_dim / 2 of them."""
+    """The sizes of a model. The rotary embedding has head_dim / 2 `inverse_frequencies`."""
 
     layers: int
     heads: int
@@ -40,7 +40,7 @@ class Shape:
 
 
 def model_shape(name: str, header: GgufHeader) -> Shape:
-    """The sizes that a header gives. Raises EngineError for a model that `build` has no graph for."""
+    """Return the sizes in a header. Raises EngineError if `build` has no graph for the model."""
     architecture = header.metadata.get("general.architecture")
     heads = int(header.of_model("attention.head_count", 0))
     width = int(header.of_model("embedding_length", 0))
@@ -53,8 +53,11 @@ def model_shape(name: str, header: GgufHeader) -> Shape:
         ),
         (bool(header.of_model("expert_count", 0)), "a mixture of experts"),
         (scaling not in ("none", "linear"), f"made for a context stretched by {scaling}"),
-        (header.of_model("rope.dimension_count", head_dim) != head_dim, "one that turns only a part of each head"),
-        (header.of_model("attention.value_length", head_dim) != head_dim, "one with values of another size than keys"),
+        (header.of_model("rope.dimension_count", head_dim) != head_dim, "one that rotates only a part of each head"),
+        (
+            header.of_model("attention.value_length", head_dim) != head_dim,
+            "one with values of another size than its keys",
+        ),
     ]
     if reasons := [reason for is_so, reason in unfit if is_so]:
         raise EngineError(

@@ -1,4 +1,4 @@
-"""GGUF → OpenVINO IR, tokenizers and configuration, as OpenVINO GenAI saves and reads them."""
+"""Converts GGUF to OpenVINO IR, tokenizers and configuration, as OpenVINO GenAI saves and reads them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from runner.kernels import OWN_PRODUCTS
 
 
 def convert_to_openvino(source: Path, target: Path, *, on_progress: Callable[[float], None]) -> dict[str, Any]:
-    """Writes a folder that the openvino engine reads without the GGUF; returns the configuration written there.
+    """Write a folder that the openvino engine reads without the GGUF; return the configuration written there.
 
-    The library's own reader is used for the tokenizer alone: it rounds the offsets of 4-bit weights, after which
-    SmolLM2-135M's perplexity is 1.2 times the file's by `bench.quality`. Raises EngineError for a model that is not of
-    this family.
+    The library's own reader converts only the tokenizer, since it rounds the offsets of 4-bit weights: `bench.quality`
+    then measures 1.2 times the file's perplexity with SmolLM2-135M. Raises EngineError for a model of another family.
     """
     header = read_header(source)
     shape = model_shape(source.name, header)
@@ -43,7 +42,7 @@ def _write_model(source: Path, header: GgufHeader, shape: Shape, target: Path) -
     from runner.convert.llama_graph import build
 
     tensors = GgufTensors(source, header)
-    # Llama 3 brings its longer context along as a divisor for each frequency.
+    # Llama 3 stores its longer context as a divisor for each frequency.
     if (factors := tensors.vector("rope_freqs.weight")) is not None:
         shape = replace(shape, inverse_frequencies=shape.inverse_frequencies / factors)
     openvino.save_model(build(shape, tensors), target / "openvino_model.xml", compress_to_fp16=False)
@@ -52,24 +51,23 @@ def _write_model(source: Path, header: GgufHeader, shape: Shape, target: Path) -
 def _write_tokenizer(source: Path, target: Path) -> None:
     import openvino_genai
 
-    # The library opens the file for writing and puts what it makes beside it; the source is mounted read-only.
+    # The library opens the file for writing and puts its output beside it, but the source is mounted read-only.
     copy = target / source.name
     shutil.copyfile(source, copy)
     try:
         openvino_genai.Tokenizer(copy, enable_save_ov_model=True)
     except RuntimeError as error:
         reason = str(error).strip().rpartition("\n")[2]
-        raise EngineError(f"{source.name}'s tokenizer cannot be converted: {reason}") from error
+        raise EngineError(f"OpenVINO cannot convert the tokenizer of {source.name}: {reason}") from error
     finally:
         copy.unlink()
     _lift_truncation(target / "openvino_tokenizer.xml")
 
 
 def _lift_truncation(tokenizer: Path) -> None:
-    """Makes the tokenizer give all tokens of a text.
+    """Make the tokenizer return all tokens of a text.
 
-    The library cuts at the context length whatever it is asked: a prompt that is too long would lose its beginning
-    and nobody would know.
+    The library always cuts at the context length: a prompt that is too long would silently lose its beginning.
     """
     import numpy
     import openvino
@@ -81,9 +79,9 @@ def _lift_truncation(tokenizer: Path) -> None:
             for place in node.inputs():
                 limit = place.get_source_output().get_node()
                 if limit.get_type_name() == "Constant" and limit.get_output_size() == 1 and limit.data.size == 1:
-                    none = openvino.op.Constant(numpy.array(2**31 - 1, dtype=limit.data.dtype))
-                    place.replace_source_output(none.output(0))
-    # The file that is read from stays mapped until then.
+                    no_limit = openvino.op.Constant(numpy.array(2**31 - 1, dtype=limit.data.dtype))
+                    place.replace_source_output(no_limit.output(0))
+    # A new file, since the old one stays mapped until the model is deleted.
     whole = tokenizer.with_name("lifted.xml")
     openvino.serialize(model, whole, whole.with_suffix(".bin"))
     del model
@@ -92,9 +90,9 @@ def _lift_truncation(tokenizer: Path) -> None:
 
 
 def model_config(header: GgufHeader) -> dict[str, Any]:
-    """The model's shape under the names that a config.json uses."""
+    """Return the model's shape under the names in a config.json."""
     heads = int(header.of_model("attention.head_count", 0))
-    found = {
+    config = {
         "model_type": header.metadata.get("general.architecture"),
         "max_position_embeddings": header.of_model("context_length"),
         "hidden_size": header.of_model("embedding_length"),
@@ -103,4 +101,4 @@ def model_config(header: GgufHeader) -> dict[str, Any]:
         "num_key_value_heads": header.of_model("attention.head_count_kv", heads),
         "head_dim": header.of_model("attention.key_length"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in config.items() if value is not None}

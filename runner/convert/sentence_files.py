@@ -1,4 +1,4 @@
-"""Keeps beside converted weights how a text's vector is made of them, where the source says so."""
+"""Copies beside converted weights what the source says about how a text becomes a vector."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from runner.convert.gguf_header import read_header
 
-# What `runner.sentence_recipe` reads, as repositories have it beside their weights.
+# The files that `sentence_recipe` reads, as repositories have them beside their weights.
 PATTERNS = ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/config.json",
             "[0-9]*_*/model.safetensors")  # fmt: skip
-# The numbers that GGUF files give to kinds of pooling; the others (none at all, a ranking) make no vector of a text.
+# GGUF's numbers for kinds of pooling; the others (none, a ranking) do not turn a text into a vector.
 POOLING_TYPES = {1: "mean", 2: "cls", 3: "lasttoken"}
 
 
 def keep_sentence_files(gguf: Path, target: Path) -> None:
-    """Copies the files that lie beside the GGUF file; without them, writes what its own header says, if anything."""
-    found = [path for pattern in PATTERNS for path in gguf.parent.glob(pattern)]
-    for path in found:
+    """Copy the files beside the GGUF file; without them, write what its header says, if anything."""
+    paths = [path for pattern in PATTERNS for path in gguf.parent.glob(pattern)]
+    for path in paths:
         copy = target / path.relative_to(gguf.parent)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)

@@ -1,4 +1,4 @@
-"""What is done to weights on their way from one file into another."""
+"""Rearranges weights on their way from one file to another."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def halves_from_pairs(rows: Array, heads: int) -> Any:
-    """Rows ordered (0, 1), (2, 3) … within each head → all first members, then all second ones."""
+    """Reorder rows from pairs (0, 1), (2, 3) … within each head to all first members, then all second ones."""
     pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)

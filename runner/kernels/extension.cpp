@@ -1,4 +1,4 @@
-// OpenVINO's way to the kernels: three operations that graphs name as orchestrar's own.
+// OpenVINO's interface to the kernels: three operations that graphs name as orchestrar's.
 #include "openvino/core/extension.hpp"
 
 #include "grouped_matmul.hpp"
@@ -9,11 +9,11 @@
 namespace orchestrar {
 namespace {
 
-// The matrix behind a constant of bytes; throws ov::Exception when they are not as many as its shape needs.
+// Returns the matrix in a constant of bytes; throws ov::Exception if it has not as many as the shape needs.
 Weights weights_of(const ov::Tensor& bytes, size_t rows, size_t columns, size_t bits) {
     const Weights weights{bytes.data<const uint8_t>(), rows, columns, bits};
-    OPENVINO_ASSERT(bits == 4 || bits == 8, "weights have 4 or 8 bits, not ", bits);
-    OPENVINO_ASSERT(columns > 0 && columns % GROUP == 0, "rows of weights are whole groups of 32, not ", columns);
+    OPENVINO_ASSERT(bits == 4 || bits == 8, "weights must have 4 or 8 bits, not ", bits);
+    OPENVINO_ASSERT(columns > 0 && columns % GROUP == 0, "rows of weights must be whole groups of 32, not ", columns);
     OPENVINO_ASSERT(bytes.get_byte_size() == weights.block_count() * weights.block_bytes(), "weights of ", rows, " x ",
                     columns, " do not have ", bytes.get_byte_size(), " bytes");
     return weights;
@@ -23,7 +23,7 @@ void replace_last(ov::PartialShape& shape, int64_t last) {
     if (shape.rank().is_static()) shape[shape.size() - 1] = last;
 }
 
-// Inputs: activations, weights, then the norm's weight where `epsilon` is not 0, then what is added where `adds`.
+// Inputs: activations, weights, then the norm's weight if `epsilon` is not 0, then the residual if `adds`.
 class GroupedMatMul : public ov::op::Op {
 public:
     OPENVINO_OP("GroupedMatMul", "orchestrar");
@@ -83,7 +83,7 @@ private:
     bool m_adds = false;
 };
 
-// Inputs: numbers of rows (int32), weights. The output's last dimension is a row of `columns` floats.
+// Inputs: row numbers (int32), weights. The output's last dimension is a row of `columns` floats.
 class GroupedRows : public ov::op::Op {
 public:
     OPENVINO_OP("GroupedRows", "orchestrar");
@@ -119,11 +119,11 @@ public:
         shape.push_back(m_columns);
         outputs[0].set_shape(shape);
         const Weights weights = weights_of(inputs[1], m_rows, m_columns, m_bits);
-        const int32_t* wanted = inputs[0].data<const int32_t>();
+        const int32_t* rows = inputs[0].data<const int32_t>();
         float* out = outputs[0].data<float>();
         for (size_t i = 0; i < inputs[0].get_size(); ++i, out += m_columns) {
-            OPENVINO_ASSERT(wanted[i] >= 0 && wanted[i] < m_rows, "there is no row ", wanted[i], " of ", m_rows);
-            read_row(weights, wanted[i], out);
+            OPENVINO_ASSERT(rows[i] >= 0 && rows[i] < m_rows, "there is no row ", rows[i], " of ", m_rows);
+            read_row(weights, rows[i], out);
         }
         return true;
     }
@@ -134,7 +134,7 @@ private:
     int64_t m_bits = 0;
 };
 
-// Inputs: queries, keys and values in one row, cosines, sines, then the norms of queries and keys where `epsilon` is not 0.
+// Inputs: queries, keys and values in one row, cosines, sines, then the norms of queries and keys if `epsilon` is not 0.
 class RotatedHeads : public ov::op::Op {
 public:
     OPENVINO_OP("RotatedHeads", "orchestrar");
@@ -170,9 +170,9 @@ public:
         outputs[0].set_shape(inputs[0].get_shape());
         Heads heads{size_t(m_queries), size_t(m_keys), size_t(m_size), nullptr, nullptr, m_epsilon};
         const size_t tokens = inputs[0].get_size() / heads.width();
-        OPENVINO_ASSERT(inputs[0].get_size() == tokens * heads.width(), "rows of ", heads.width(), " are expected");
+        OPENVINO_ASSERT(inputs[0].get_size() == tokens * heads.width(), "rows must have ", heads.width(), " values");
         for (size_t i : {1, 2})
-            OPENVINO_ASSERT(inputs[i].get_size() == tokens * heads.size / 2, "half a head of angles a token is expected");
+            OPENVINO_ASSERT(inputs[i].get_size() == tokens * heads.size / 2, "each token must have half a head of angles");
         if (m_epsilon != 0) {
             heads.query_norm = inputs[3].data<const float>();
             heads.key_norm = inputs[4].data<const float>();

@@ -1,4 +1,4 @@
-// Which form this processor takes, and how the work is shared out among threads.
+// Chooses the kernels for this processor, and divides the work among threads.
 #include "grouped_matmul.hpp"
 
 #include <tbb/blocked_range.h>
@@ -10,29 +10,29 @@
 namespace orchestrar {
 namespace {
 
-const Kernels& chosen() {
+const Kernels& kernels_for_processor() {
 #if defined(__x86_64__)
     static const bool has_vnni = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    // For tests of the other form on a processor that has this one.
-    static const bool is_refused = std::getenv("ORCHESTRAR_PLAIN_KERNELS") != nullptr;
-    if (has_vnni && !is_refused) return vnni_kernels;
+    // Lets tests use the plain kernels on a processor that could use these.
+    static const bool must_be_plain = std::getenv("ORCHESTRAR_PLAIN_KERNELS") != nullptr;
+    if (has_vnni && !must_be_plain) return vnni_kernels;
 #endif
     return plain_kernels;
 }
 
-// Below this, waking another thread costs more than it saves.
-constexpr size_t TOKENS_ROUNDED_ALONE = 4;
-// Two blocks go through the tiles together.
-constexpr size_t SHARED_OUT_PAIRS = 2;
+// Up to this many, waking another thread costs more than it saves.
+constexpr size_t MAX_TOKENS_ON_ONE_THREAD = 4;
+// How many pairs of blocks a thread takes at least; a tile covers one pair.
+constexpr size_t MIN_PAIRS_PER_THREAD = 2;
 
 }  // namespace
 
 void multiply(const Weights& weights, const float* x, size_t tokens, const Around& around, float* out) {
-    const Kernels& kernels = chosen();
+    const Kernels& kernels = kernels_for_processor();
     const size_t groups = weights.groups(), width = weights.columns * (around.gated ? 2 : 1);
-    // The calling thread's own, and kept: a pass makes some hundred calls of the same sizes. Named by references,
-    // since another thread that ran a lambda would find its own.
+    // Each calling thread keeps its buffers: a pass makes some hundred calls of the same sizes. The lambdas use
+    // references, since another thread that runs a lambda would otherwise use its own buffers.
     static thread_local std::vector<int8_t> own_halves;
     static thread_local std::vector<float> own_scales;
     std::vector<int8_t>& halves = own_halves;
@@ -43,14 +43,14 @@ void multiply(const Weights& weights, const float* x, size_t tokens, const Aroun
         kernels.round(x + token * width, weights.columns, around, halves.data() + token * groups * GROUP_BYTES,
                       scales.data() + token * groups * 2);
     };
-    if (tokens <= TOKENS_ROUNDED_ALONE)
+    if (tokens <= MAX_TOKENS_ON_ONE_THREAD)
         for (size_t token = 0; token < tokens; ++token) round(token);
     else
         tbb::parallel_for(size_t(0), tokens, round, tbb::static_partitioner());
     const Rounded rounded{halves.data(), scales.data(), tokens};
     const size_t pairs = (weights.block_count() + 1) / 2;
     tbb::parallel_for(
-        tbb::blocked_range<size_t>(0, pairs, SHARED_OUT_PAIRS),
+        tbb::blocked_range<size_t>(0, pairs, MIN_PAIRS_PER_THREAD),
         [&](const tbb::blocked_range<size_t>& range) {
             const size_t end = range.end() == pairs ? weights.block_count() : 2 * range.end();
             kernels.multiply(weights, 2 * range.begin(), end, rounded, around.residual, out);

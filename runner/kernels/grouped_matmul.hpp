@@ -1,14 +1,14 @@
 // Products of float32 activations with weights in groups of 32 codes, each group with a scale and an offset:
 //     weight = scale * code + offset,   code in 0..15 or 0..255
-// which is what GGUF's 4- and 8-bit forms are, so that they lose nothing. Activations are rounded to 16 bits in the
-// same groups (an error of 2^-16 of a group's largest value) and multiplied as integers, their two bytes apart.
+// which is the form of GGUF's 4- and 8-bit types, so that they lose nothing. Activations are rounded to 16 bits in the
+// same groups (an error of 2^-16 of a group's largest value); their two bytes are multiplied separately, as integers.
 //
-// Weights lie in blocks of 16 rows. A block is, for each group of 32 columns:
+// Weights are stored in blocks of 16 rows. A block has, for each group of 32 columns:
 //     codes   4 bits: 4 x 64 bytes, each with a low nibble of columns 8i..8i+3 and a high one of columns 8i+4..8i+7;
 //             8 bits: 8 x 64 bytes, each with columns 4i..4i+3. Within 64 bytes: for each of the 16 rows, 4 columns.
-//     scales  16 values of float16, one a row
-//     offsets 16 values of float16
-// Rows of the last block beyond the matrix are present and ignored.
+//     scales  16 values of float16, one for each row
+//     offsets 16 values of float16, one for each row
+// The last block has 16 rows, too; those beyond the matrix are ignored.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace orchestrar {
 
 constexpr size_t GROUP = 32;
 constexpr size_t BLOCK_ROWS = 16;
-// Of an activation's group: 32 high bytes, then 32 low ones.
+// The bytes of a group of activations: 32 high bytes, then 32 low ones.
 constexpr size_t GROUP_BYTES = 2 * GROUP;
 constexpr float LARGEST_CODE = 127 * 256 + 127;
 
@@ -34,7 +34,7 @@ struct Weights {
     size_t block_count() const { return (rows + BLOCK_ROWS - 1) / BLOCK_ROWS; }
 };
 
-// What is done to a token's activations on their way in, and added on their way out.
+// The operations before a product, on a token's activations, and what is added after it.
 struct Around {
     const float* norm = nullptr;      // [columns]: RMS normalisation with this weight
     float epsilon = 0;
@@ -42,7 +42,7 @@ struct Around {
     const float* residual = nullptr;  // [tokens, rows]
 };
 
-// Rounded activations. For a token and group: GROUP_BYTES in `halves`, and in `scales` the scale and the sum.
+// Rounded activations. Each token and group has GROUP_BYTES in `halves`, and in `scales` its scale and its sum.
 struct Rounded {
     const int8_t* halves;
     const float* scales;
@@ -51,7 +51,7 @@ struct Rounded {
 
 struct Kernels {
     void (*round)(const float* x, size_t columns, const Around& around, int8_t* halves, float* scales);
-    // Output columns of the blocks from `first` up to `last`; `out` is [tokens, weights.rows].
+    // Computes the output columns of the blocks from `first` up to `last`; `out` is [tokens, weights.rows].
     void (*multiply)(const Weights& weights, size_t first, size_t last, const Rounded& x, const float* residual,
                      float* out);
 };
@@ -61,10 +61,10 @@ extern const Kernels plain_kernels;
 extern const Kernels vnni_kernels;
 #endif
 
-// One row of weights as floats; out is [weights.columns].
+// Reads one row of weights as floats; out is [weights.columns].
 void read_row(const Weights& weights, size_t row, float* out);
 
-// out [tokens, weights.rows] = around(x [tokens, columns]) x weights, on the threads of the caller's arena.
+// Computes out [tokens, weights.rows] = around(x [tokens, columns]) x weights, on the threads of the caller's arena.
 void multiply(const Weights& weights, const float* x, size_t tokens, const Around& around, float* out);
 
 }  // namespace orchestrar

@@ -1,4 +1,4 @@
-// The form for any processor, in what the compiler makes of loops.
+// The kernels for any processor: plain loops for the compiler to vectorise.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -65,20 +65,20 @@ void round_token(const float* x, size_t columns, const Around& around, int8_t* h
     }
 }
 
-// One group of a block for all tokens, so that its codes are widened once.
+// Adds one group of a block for all tokens, so that its codes are widened only once.
 EACH_PROCESSOR
 void add_group(const float (*codes)[BLOCK_ROWS], const float* row_scales, const float* row_offsets, const Rounded& x,
                size_t group, size_t groups, float* sums) {
     for (size_t t = 0; t < x.tokens; ++t) {
         const int8_t* halves = x.halves + (t * groups + group) * GROUP_BYTES;
         const float* scale = x.scales + 2 * (t * groups + group);
-        float found[BLOCK_ROWS] = {};
+        float products[BLOCK_ROWS] = {};
         for (size_t k = 0; k < GROUP; ++k) {
             const float activation = float(halves[k]) * 256 + float(halves[GROUP + k]);
-            for (size_t r = 0; r < BLOCK_ROWS; ++r) found[r] += activation * codes[k][r];
+            for (size_t r = 0; r < BLOCK_ROWS; ++r) products[r] += activation * codes[k][r];
         }
         for (size_t r = 0; r < BLOCK_ROWS; ++r)
-            sums[t * BLOCK_ROWS + r] += found[r] * scale[0] * row_scales[r] + scale[1] * row_offsets[r];
+            sums[t * BLOCK_ROWS + r] += products[r] * scale[0] * row_scales[r] + scale[1] * row_offsets[r];
     }
 }
 

@@ -8,8 +8,8 @@
 namespace orchestrar {
 namespace {
 
-// Below this, waking another thread costs more than it saves.
-constexpr size_t TOKENS_ALONE = 16;
+// Up to this many, waking another thread costs more than it saves.
+constexpr size_t MAX_TOKENS_ON_ONE_THREAD = 16;
 
 void rotate_head(const float* x, const float* norm, const Heads& heads, const float* cosines, const float* sines,
                  float* out) {
@@ -33,8 +33,8 @@ void rotate_token(const Heads& heads, const float* x, const float* cosines, cons
         const float* norm = head < heads.queries ? heads.query_norm : heads.key_norm;
         rotate_head(x + head * heads.size, norm, heads, cosines, sines, out + head * heads.size);
     }
-    const size_t turned = (heads.queries + heads.keys) * heads.size;
-    std::memcpy(out + turned, x + turned, heads.keys * heads.size * sizeof(float));
+    const size_t values_at = (heads.queries + heads.keys) * heads.size;
+    std::memcpy(out + values_at, x + values_at, heads.keys * heads.size * sizeof(float));
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ void rotate(const Heads& heads, const float* x, const float* cosines, const floa
         const size_t at = token * heads.width(), angle = token * (heads.size / 2);
         rotate_token(heads, x + at, cosines + angle, sines + angle, out + at);
     };
-    if (tokens <= TOKENS_ALONE)
+    if (tokens <= MAX_TOKENS_ON_ONE_THREAD)
         for (size_t token = 0; token < tokens; ++token) one(token);
     else
         tbb::parallel_for(size_t(0), tokens, one, tbb::static_partitioner());

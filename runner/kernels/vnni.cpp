@@ -1,10 +1,10 @@
-// The form for processors with AVX-512 VNNI: one instruction multiplies 64 codes by 64 bytes of activations.
+// The kernels for processors with AVX-512 VNNI: one instruction multiplies 64 codes by 64 bytes of activations.
 #if defined(__x86_64__)
 #include <cstddef>
 #include <cstdint>
 
-// Ahead of every header with inline functions: none of theirs may be compiled for these processors and then be the copy
-// that the linker keeps for all.
+// Included before the pragma below: the linker might keep an inline function that was compiled for these processors as
+// the one copy for all of them.
 #include "grouped_matmul.hpp"
 
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma")
@@ -34,10 +34,10 @@ INLINE __m512 gate(__m512 x, __m512 up) {
 }
 
 INLINE __m512 values_at(const float* x, size_t column, size_t columns, const Around& around, __m512 inverse_root) {
-    const __m512 found = _mm512_loadu_ps(x + column);
-    if (around.gated) return gate(found, _mm512_loadu_ps(x + columns + column));
-    if (!around.norm) return found;
-    return _mm512_mul_ps(_mm512_mul_ps(found, inverse_root), _mm512_loadu_ps(around.norm + column));
+    const __m512 value = _mm512_loadu_ps(x + column);
+    if (around.gated) return gate(value, _mm512_loadu_ps(x + columns + column));
+    if (!around.norm) return value;
+    return _mm512_mul_ps(_mm512_mul_ps(value, inverse_root), _mm512_loadu_ps(around.norm + column));
 }
 
 INLINE void store_halves(__m512i whole, int8_t* high, int8_t* low) {
@@ -51,8 +51,8 @@ void round_token(const float* x, size_t columns, const Around& around, int8_t* h
     if (around.norm) {
         __m512 squares = _mm512_setzero_ps();
         for (size_t i = 0; i < columns; i += 16) {
-            const __m512 found = _mm512_loadu_ps(x + i);
-            squares = _mm512_fmadd_ps(found, found, squares);
+            const __m512 values = _mm512_loadu_ps(x + i);
+            squares = _mm512_fmadd_ps(values, values, squares);
         }
         const float mean = _mm512_reduce_add_ps(squares) / float(columns);
         inverse_root = _mm512_div_ps(_mm512_set1_ps(1), _mm512_sqrt_ps(_mm512_set1_ps(mean + around.epsilon)));
@@ -71,7 +71,7 @@ void round_token(const float* x, size_t columns, const Around& around, int8_t* h
     }
 }
 
-// TOKENS tokens by BLOCKS blocks; `last` says which rows of the last block there are.
+// Computes TOKENS tokens by BLOCKS blocks; `last` is the mask of the rows that the last block has.
 template <int BITS, int TOKENS, int BLOCKS>
 INLINE void tile(const Weights& weights, const uint8_t* codes, const Rounded& x, size_t token, __mmask16 last,
                  const float* residual, float* out) {
@@ -122,9 +122,9 @@ INLINE void tile(const Weights& weights, const uint8_t* codes, const Rounded& x,
         const __mmask16 rows = b == BLOCKS - 1 ? last : __mmask16(-1);
         UNROLLED for (int t = 0; t < TOKENS; ++t) {
             const size_t place = (token + t) * weights.rows + b * BLOCK_ROWS;
-            __m512 found = sums[b][t];
-            if (residual) found = _mm512_add_ps(found, _mm512_maskz_loadu_ps(rows, residual + place));
-            _mm512_mask_storeu_ps(out + place, rows, found);
+            __m512 sum = sums[b][t];
+            if (residual) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(rows, residual + place));
+            _mm512_mask_storeu_ps(out + place, rows, sum);
         }
     }
 }
@@ -145,7 +145,7 @@ INLINE void all_tokens(const Weights& weights, size_t block, const Rounded& x, c
     }
 }
 
-// Two blocks at a time: each activation that is spread over a register is then used twice.
+// Two blocks at a time, so that each activation that fills a register is used twice.
 template <int BITS>
 void blocks_of(const Weights& weights, size_t first, size_t last, const Rounded& x, const float* residual, float* out) {
     size_t block = first;

@@ -11,7 +11,7 @@ import openvino
 from openvino import opset13 as ops
 from openvino.utils.node_factory import NodeFactory
 
-from runner.convert.grouped import Grouped, rounded
+from runner.convert.grouped import Grouped, round_to_groups
 from runner.kernels import LIBRARY
 
 EPSILON = 1e-5
@@ -22,7 +22,7 @@ ROWS, COLUMNS, TOKENS = (32, 16, 72), (32, 160), (1, 2, 3, 4, 5, 11)
 
 def matrix(rows: int, columns: int, bits: int, random: np.random.Generator) -> Grouped:
     if bits == 8:
-        return rounded(random.standard_normal((rows, columns)))
+        return round_to_groups(random.standard_normal((rows, columns)))
     groups = (rows, columns // 32)
     return Grouped(
         codes=random.integers(0, 16, (rows, columns), dtype=np.uint8),
@@ -53,7 +53,7 @@ def error_of(rows: int, columns: int, bits: int, tokens: int, kind: str) -> floa
         gate, up = expected[:, :columns], expected[:, columns:]
         expected = gate / (1 + np.exp(-gate)) * up
     expected = expected @ floats(weights).T
-    inputs = [ops.parameter([-1, width], np.float32), ops.constant(weights.packed())]
+    inputs = [ops.parameter([-1, width], np.float32), ops.constant(weights.pack())]
     if "norm" in kind:
         inputs.append(ops.constant(norm))
     arguments: list[Any] = [x]
@@ -76,7 +76,7 @@ def error_of_rows(bits: int) -> float:
     random = np.random.default_rng(bits)
     weights = matrix(40, 64, bits, random)
     ids = random.integers(0, 40, (3, 5), dtype=np.int32)
-    inputs = [ops.parameter([-1, -1], np.int32), ops.constant(weights.packed())]
+    inputs = [ops.parameter([-1, -1], np.int32), ops.constant(weights.pack())]
     result = run("GroupedRows", inputs, {"rows": 40, "columns": 64, "bits": bits}, [ids])
     return float(np.abs(result - floats(weights)[ids]).max())
 
@@ -121,9 +121,9 @@ def run(name: str, inputs: list[Any], attributes: dict[str, Any], arguments: lis
 def refusals() -> list[str]:
     """Return the messages for too few bytes and for a row that does not exist."""
     weights = matrix(32, 64, 4, np.random.default_rng(0))
-    few = [ops.parameter([-1, 64], np.float32), ops.constant(weights.packed()[:-64])]
+    few = [ops.parameter([-1, 64], np.float32), ops.constant(weights.pack()[:-64])]
     attributes = {"rows": 32, "bits": 4, "epsilon": 0.0, "gated": False, "adds": False}
-    rows = [ops.parameter([-1], np.int32), ops.constant(weights.packed())]
+    rows = [ops.parameter([-1], np.int32), ops.constant(weights.pack())]
     tries = (
         ("GroupedMatMul", few, attributes, [np.ones((1, 64), dtype=np.float32)]),
         ("GroupedRows", rows, {"rows": 32, "columns": 64, "bits": 4}, [np.array([32], dtype=np.int32)]),

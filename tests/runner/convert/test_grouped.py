@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.convert.grouped import Grouped, from_q4_0, from_q4_1, from_q8_0, join, rounded
+from runner.convert.grouped import Grouped, from_q4_0, from_q4_1, from_q8_0, join, round_to_groups
 
 
 def floats(found: Grouped) -> Any:
@@ -41,7 +41,7 @@ def test_ggufs_forms_are_kept_as_they_are() -> None:
 def test_rounding_is_within_half_a_step(rows: int, groups: int, seed: int, magnitude: float) -> None:
     """Each weight is kept to half of its group's scale, and the scale is no more than 1/127 of the largest asks for."""
     weight = (np.random.default_rng(seed).standard_normal((rows, groups * 32)) * magnitude).astype(np.float32)
-    found = rounded(weight)
+    found = round_to_groups(weight)
     scales = found.scales.astype(np.float32)
     assert np.all(np.abs(floats(found) - weight) <= np.repeat(scales, 32, axis=1) * 0.501)
     # A step of float16: a part of it, or of its smallest numbers.
@@ -51,13 +51,13 @@ def test_rounding_is_within_half_a_step(rows: int, groups: int, seed: int, magni
 
 def test_zeros_stay_zero() -> None:
     """No division by a scale of zero."""
-    assert not floats(rounded(np.zeros((2, 64), dtype=np.float32))).any()
+    assert not floats(round_to_groups(np.zeros((2, 64), dtype=np.float32))).any()
 
 
 def test_joined_matrices_have_the_wider_codes() -> None:
     """Rows of 4 and of 8 bits go into one product, as the same weights."""
     narrow = from_q4_0(rows_of(half(1) + bytes(range(16))))
-    wide = rounded(np.linspace(-1, 1, 32, dtype=np.float32)[None])
+    wide = round_to_groups(np.linspace(-1, 1, 32, dtype=np.float32)[None])
     found = join([narrow, wide])
     assert found.bits == 8
     assert np.array_equal(floats(found), np.concatenate([floats(narrow), floats(wide)]))
@@ -69,7 +69,7 @@ def test_every_weight_lies_where_the_kernels_read_it(rows: int, groups: int, bit
     random = np.random.default_rng(seed)
     codes = random.integers(0, 2**bits, (rows, groups * 32), dtype=np.uint8)
     halves = [random.random((rows, groups)).astype(np.float16) for _ in range(2)]
-    found = Grouped(codes=codes, scales=halves[0], offsets=halves[1], bits=bits).packed()
+    found = Grouped(codes=codes, scales=halves[0], offsets=halves[1], bits=bits).pack()
     size = bits * 64 + 64
     assert len(found) == -(-rows // 16) * groups * size
     row, column = int(random.integers(rows)), int(random.integers(groups * 32))
