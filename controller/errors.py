@@ -1,9 +1,9 @@
-"""Every failure that Orchestrar names.
+"""All errors of Orchestrar.
 
 OrchestrarError
-├── ConfigInvalid              400 config_invalid    models.yaml or a setting is wrong; at the start exit code 2
-├── InstanceRuns               another controller minds this project (exit code 1, never an HTTP answer of its own)
-├── RequestError               the client's doing
+├── ConfigInvalid              400 config_invalid    models.yaml or a setting is invalid; at startup exit code 2
+├── InstanceRuns               another controller manages this project; exit code 1, never an HTTP answer
+├── RequestError               caused by the client
 │   ├── BodyInvalid            400 invalid_body
 │   ├── TaskUnsupported        400 task_unsupported
 │   ├── HostForbidden          403 host_forbidden
@@ -15,32 +15,32 @@ OrchestrarError
 │   ├── ModelBusy              409 model_busy
 │   ├── BodyTooLarge           413 body_too_large
 │   └── ContentTypeForbidden   415 content_type_forbidden
-├── Unavailable                503, trying again later helps
+├── Unavailable                503, a later retry may succeed
 │   ├── ModelPreparing         503 model_preparing
 │   ├── ModelStopping          503 model_stopping
-│   ├── ModelPaused            503 model_paused      by hand, and it goes on by hand
+│   ├── ModelPaused            503 model_paused      by a user, who must unpause it
 │   ├── Overloaded             503 overloaded
-│   ├── BackingOff             503 backing_off       `details` holds the last failure's card
-│   ├── NoRoom                 503 insufficient_memory   `details` names what holds the memory
-│   ├── StartFailed            503 start_failed      `details` holds the failure card
-│   │   └── StartInterrupted   503 start_failed      somebody's doing from outside, so no failure of the model
-│   ├── ImageMissing           503 image_missing     `details` holds the commands that fetch it
+│   ├── BackingOff             503 backing_off       `details`: the last failure card
+│   ├── NoRoom                 503 insufficient_memory   `details`: what holds the memory
+│   ├── StartFailed            503 start_failed      `details`: the failure card
+│   │   └── StartInterrupted   503 start_failed      caused from outside, not by the model
+│   ├── ImageMissing           503 image_missing     `details`: the commands that fetch it
 │   ├── PreparationFailed      503 preparation_failed
 │   ├── PortTaken              503 port_taken
 │   ├── FilesUnwritable        503 files_unwritable
 │   ├── DockerUnavailable      503 docker_unavailable
-│   └── SourceError            503 source_failed     a download or a look at a model's files failed
+│   └── SourceError            503 source_failed     a model's files or image cannot be fetched or read
 │       ├── ChecksumMismatch   503 checksum_mismatch
 │       ├── AccessDenied       503 source_access_denied
 │       └── Cancelled          503 cancelled
 ├── DeadlineExceeded           504 deadline_exceeded
-├── UpstreamError              the model's doing
+├── UpstreamError              caused by the model
 │   ├── ModelDied              502 model_died
 │   ├── UpstreamInvalid        502 upstream_invalid
 │   ├── UpstreamTimeout        504 upstream_timeout
-│   ├── ShutDown               503 shutting_down     the controller's doing, in the middle of a model's answer
-│   └── UpstreamAnswered       the model's own status and error body, passed on as they are
-└── DockerError                a Docker call failed; callers turn it into one of the above
+│   ├── ShutDown               503 shutting_down     the controller ended in the middle of a model's answer
+│   └── UpstreamAnswered       the model's own status and error body, unchanged
+└── DockerError                a Docker call failed; callers translate it into one of the above
     └── DockerTimeout          the call was killed at its deadline
 """
 
@@ -50,12 +50,12 @@ from typing import Any, ClassVar
 
 
 class OrchestrarError(Exception):
-    """A failure with its HTTP status, its stable `code` and whether trying again helps."""
+    """An error with its HTTP status and its stable `code`."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
-    # Whether a start that ends with it would end so again, so that the next try has to wait.
+    # Whether a start that fails with it would probably fail again, so that the next attempt has to wait.
     backs_off: ClassVar[bool] = True
 
     def __init__(
@@ -74,7 +74,7 @@ class OrchestrarError(Exception):
 
 
 class ConfigInvalid(OrchestrarError):
-    """All that is wrong in a configuration, one line each: `file:line: field: what is wrong, what to write`."""
+    """Every mistake in a configuration, one line each: `file:line: field: what is wrong; what to write`."""
 
     status = 400
     code = "config_invalid"
@@ -86,7 +86,7 @@ class ConfigInvalid(OrchestrarError):
 
 
 class InstanceRuns(OrchestrarError):
-    """Another controller minds the same project."""
+    """Another controller manages the same project."""
 
     code = "instance_runs"
 
@@ -102,7 +102,7 @@ class BodyInvalid(RequestError):
 
 
 class TaskUnsupported(RequestError):
-    """The model is for something else: no chat model asked to chat."""
+    """The model is for another task: an embedding model cannot chat."""
 
     code = "task_unsupported"
 
@@ -133,14 +133,14 @@ class MethodNotAllowed(RequestError):
 
 
 class RequestTimeout(RequestError):
-    """The client sends its request too slowly."""
+    """The client sent its request too slowly."""
 
     status = 408
     code = "request_timeout"
 
 
 class ModelBusy(RequestError):
-    """The model's state does not allow this now, and the client can change that."""
+    """The model's state does not allow this now; the client can change the state."""
 
     status = 409
     code = "model_busy"
@@ -174,7 +174,7 @@ class ModelStopping(Unavailable):
 
 
 class ModelPaused(Unavailable):
-    """Somebody has paused the model's container; only they let it go on."""
+    """A user has paused the model's container; the controller never unpauses it."""
 
     code = "model_paused"
 
@@ -184,19 +184,19 @@ class Overloaded(Unavailable):
 
 
 class BackingOff(Unavailable):
-    """The model failed again and again; it is tried again later. `details` is the last failure's card."""
+    """The model failed repeatedly; its next start has to wait. `details` is the last failure card."""
 
     code = "backing_off"
 
 
 class NoRoom(Unavailable):
-    """The memory budget has no place for the model, and nothing that holds it can go."""
+    """The model does not fit the memory budget, and no other model may be stopped for it."""
 
     code = "insufficient_memory"
 
 
 class FilesUnwritable(Unavailable):
-    """The controller cannot keep what it has to: a full disk, or one that is read-only now."""
+    """The controller cannot write its files: the disk is full or read-only."""
 
     code = "files_unwritable"
 
@@ -209,13 +209,13 @@ class StartFailed(Unavailable):
 
 
 class StartInterrupted(StartFailed):
-    """Somebody paused, stopped or removed the container while the model started."""
+    """A user paused, stopped or removed the container during the start."""
 
     backs_off = False
 
 
 class ImageMissing(Unavailable):
-    """The model's image is not on this machine, and no start fetches one on its own."""
+    """The model's image is not on this machine; a start never fetches one."""
 
     code = "image_missing"
 
@@ -225,7 +225,7 @@ class DockerUnavailable(Unavailable):
 
 
 class DeadlineExceeded(OrchestrarError):
-    """The model was not ready before the request's deadline; the start goes on."""
+    """The model was not ready before the request's deadline; the start continues."""
 
     status = 504
     code = "deadline_exceeded"
@@ -241,7 +241,7 @@ class ModelDied(UpstreamError):
 
 
 class UpstreamInvalid(UpstreamError):
-    """The model answered with something that is no answer (a redirect, broken JSON, an endless header)."""
+    """The model's answer is not valid (a redirect, broken JSON, an endless header)."""
 
     code = "upstream_invalid"
 
@@ -252,19 +252,19 @@ class UpstreamTimeout(UpstreamError):
 
 
 class ShutDown(UpstreamError):
-    """The controller had to end before the model's answer did."""
+    """The controller ended before the model's answer."""
 
     status = 503
     code = "shutting_down"
 
 
 class UpstreamAnswered(UpstreamError):
-    """The model itself refused or failed: its status (5xx becomes 502, but for 503) and its error body."""
+    """The model itself answered an error: its status (5xx becomes 502, except 503) and its error body."""
 
     code = "model_error"
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
-        # A runner says 503 for a moment's reasons: its last client has just left, or it is still loading.
+        # The reasons for a runner's 503 are short: its last client has just left, or it is still loading.
         super().__init__(str(body["error"].get("message", "")), retry_after_s=1.0 if status == 503 else None)
         self.upstream_status = status if status < 500 or status == 503 else 502
         self.body = body
@@ -300,7 +300,7 @@ class PortTaken(Unavailable):
 
 
 class DockerError(OrchestrarError):
-    """A Docker call failed; the message keeps what Docker wrote to stderr."""
+    """A Docker call failed; the message repeats what Docker wrote to stderr."""
 
     code = "docker_failed"
     backs_off = False

@@ -1,4 +1,4 @@
-"""A file server on loopback that can be told to misbehave, and a small model hub on top of it."""
+"""A file server on loopback that misbehaves on request, and a small model hub on top of it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from controller.sources import Progress, SourceStore, StoredSource
 
 @dataclass
 class Gate:
-    """Stops a body after `after_bytes` until `open` is set; `reached` says that it stands there."""
+    """Stops a body after `after_bytes` until `open` is set; sets `is_reached` there."""
 
     after_bytes: int
-    reached: threading.Event = field(default_factory=threading.Event)
+    is_reached: threading.Event = field(default_factory=threading.Event)
     open: threading.Event = field(default_factory=threading.Event)
 
 
@@ -34,13 +34,13 @@ class Repo:
     files: dict[str, bytes]
     lfs: set[str] = field(default_factory=set)
     commit: str = "c0ffee" + "0" * 34
-    gated: bool = False
+    is_gated: bool = False
     allowed_token: str | None = None
     siblings: list[dict[str, Any]] | None = None
 
 
 class FileServer:
-    """Serves `files` by path with ranges and ETags; the other attributes make single answers go wrong."""
+    """Serves `files` by path with ranges and ETags; the other attributes make single answers fail."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.files: dict[str, bytes] = {}
@@ -63,7 +63,7 @@ class FileServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Let go of whoever waits and stop."""
+        """Open all gates and stop."""
         for gate in self.gates.values():
             gate.open.set()
         self._server.shutdown()
@@ -71,17 +71,17 @@ class FileServer:
         self._thread.join()
 
     def respond(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for a path; a hub answers its own addresses here."""
+        """Return status, headers and body for a path; a hub answers its own addresses here."""
         body = self.files.get(path)
         return (404, {}, b"") if body is None else (200, {"ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"'}, body)
 
     def header(self, name: str, path: str) -> list[str | None]:
-        """The values of one request header, over all requests for a path."""
-        return [headers.get(name.lower()) for _, asked, headers in self.requests if asked == path]
+        """Return the values of one header of all requests for a path."""
+        return [headers.get(name.lower()) for _, request_path, headers in self.requests if request_path == path]
 
 
 class HubServer(FileServer):
-    """Model info and file contents, in the form in which the hub's own client asks for them."""
+    """Serves model info and file contents as the hub's own client expects them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,9 +109,9 @@ class HubServer(FileServer):
 
     def _resolve(self, name: str, file: str, path: str) -> tuple[int, dict[str, str], bytes]:
         repo = self.repos[name]
-        sent_token = self.header("Authorization", path)[-1]
-        if repo.gated and (sent_token is None or sent_token != f"Bearer {repo.allowed_token}"):
-            return 401 if sent_token is None else 403, {"X-Error-Code": "GatedRepo"}, b""
+        login = self.header("Authorization", path)[-1]
+        if repo.is_gated and (login is None or login != f"Bearer {repo.allowed_token}"):
+            return 401 if login is None else 403, {"X-Error-Code": "GatedRepo"}, b""
         body = repo.files[unquote(file)]
         if self.storage is not None and file in repo.lfs:
             self.storage.files[f"/{file}"] = body
@@ -129,7 +129,7 @@ def _sibling(name: str, body: bytes, lfs: bool) -> dict[str, Any]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that leaves in the middle is what many of these tests are about."""
+        """Ignore clients that leave early: many tests are about them."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -155,10 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(path, body)
 
     def _ranged(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        if wanted is None or not self.owner.ranges or condition not in (None, headers.get("ETag")):
+        byte_range, condition = self.headers.get("Range"), self.headers.get("If-Range")
+        if byte_range is None or not self.owner.ranges or condition not in (None, headers.get("ETag")):
             return 200, body
-        start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        start = int(byte_range.removeprefix("bytes=").rstrip("-"))
         if start >= len(body):
             return 416, b""
         headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         gate = owner.gates.get(path)
         if gate is not None and gate.after_bytes < end:
             self._write(path, body[: gate.after_bytes])
-            gate.reached.set()
+            gate.is_reached.set()
             gate.open.wait()
             body, end = body[gate.after_bytes :], end - gate.after_bytes
         self._write(path, body[:end])
@@ -182,11 +182,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.sent_bytes[path] += len(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent: the tests look at `requests`."""
+        """Print nothing: the tests read `requests`."""
 
 
 def make_certificate(folder: Path) -> Path:
-    """A throw-away certificate for 127.0.0.1, with its key in the same file."""
+    """Return a certificate for 127.0.0.1, with its key in the same file."""
     path = folder / "certificate.pem"
     subprocess.run(
         [
@@ -201,7 +201,7 @@ def make_certificate(folder: Path) -> Path:
 
 
 def make_store(root: Path, **options: Any) -> SourceStore:
-    """A store that does not sleep between tries."""
+    """Return a store that does not sleep between attempts."""
     return SourceStore(root, sleep=lambda _: None, **options)
 
 
@@ -213,5 +213,5 @@ def fetch(
     on_progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> StoredSource:
-    """`store.fetch` for a caller who does not look at the progress."""
+    """Call `store.fetch` with defaults for progress and cancel."""
     return store.fetch(ref, sha256, on_progress=on_progress, cancelled=cancelled)

@@ -1,4 +1,4 @@
-"""Writing so that a crash or a full disk never leaves something that looks whole."""
+"""Folders and free space of downloads, and errors of the disk as sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 def make_readable(folder: Path) -> None:
-    """Give every user the right to read; the container's user is nobody the host knows."""
+    """Allow every user to read; the host does not know the container's user."""
     for parent, _, names in os.walk(folder):
         os.chmod(parent, 0o755)
         for name in names:
@@ -21,7 +21,7 @@ def make_readable(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> int:
-    """Remove a folder if it is there; returns the bytes of the files in it."""
+    """Remove a folder if it exists; returns the bytes of its files."""
     freed_bytes = 0
     for parent, _, names in os.walk(folder):
         freed_bytes += sum(os.lstat(os.path.join(parent, name)).st_size for name in names)
@@ -31,7 +31,7 @@ def remove_tree(folder: Path) -> int:
 
 
 def empty(folder: Path) -> None:
-    """Make it an empty folder."""
+    """Make this an empty folder."""
     if folder.exists():
         _remove(folder)
     folder.mkdir(parents=True)
@@ -43,35 +43,37 @@ def _remove(folder: Path) -> None:
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
-        # A pip that outlived its killed controller made one last file there; it can make no other.
+        # A pip that outlived its killed controller made one last file there; it cannot make another one.
         shutil.rmtree(folder)
 
 
 def require_room(folder: Path, needed_bytes: int) -> None:
-    """Raise SourceError before the first byte is written when the disk cannot take them all."""
+    """Raise SourceError if the disk has no room for so many bytes; for a check before the first byte is written."""
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise no_room(folder, needed_bytes)
 
 
 def no_room(folder: Path, needed_bytes: int | None) -> SourceError:
-    """The error for a full disk, with the folder and the bytes that are missing."""
+    """Return the error for a full disk, with the folder and the bytes that it needs."""
     free_bytes = shutil.disk_usage(folder).free
     need = "more room" if needed_bytes is None else f"{needed_bytes} bytes more"
     return SourceError(
-        f"The disk is full: the download into {folder} needs {need}, {free_bytes} are free. "
-        "Free some space, or set ORCHESTRAR_DATA to a folder on a larger disk; the download goes on where it stopped.",
+        f"The disk is full: the download into {folder} needs {need}, {free_bytes} bytes are free. "
+        "Free some space, or set ORCHESTRAR_DATA to a folder on a larger disk; the download will continue from there.",
         details={"folder": str(folder), "needed_bytes": needed_bytes, "free_bytes": free_bytes},
     )
 
 
 def explain_os_error(error: OSError, folder: Path, needed_bytes: int | None) -> SourceError:
-    """Turn what the operating system said while writing under `folder` into a sentence."""
+    """Turn an error of the operating system while writing under `folder` into a sentence."""
     if error.errno in _NO_ROOM:
         return no_room(folder if folder.exists() else _existing_parent(folder), needed_bytes)
     reason = error.strerror or type(error).__name__
     where = error.filename or folder
-    return SourceError(f"Cannot write {where}: {reason}. Check the folder's owner and rights, or set ORCHESTRAR_DATA.")
+    return SourceError(
+        f"Cannot write {where}: {reason}. Check the folder's owner and permissions, or set ORCHESTRAR_DATA."
+    )
 
 
 def _existing_parent(folder: Path) -> Path:

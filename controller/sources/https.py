@@ -16,58 +16,58 @@ from controller.errors import AccessDenied, SourceError
 from controller.registry.source_ref import HttpsSource
 from controller.sources import transfer, weights
 from controller.sources.transfer import Stream, Target, Transient
-from controller.sources.values import Fetched, Job
+from controller.sources.values import FetchResult, Job
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
-def fetch(ref: HttpsSource, sha256: str | None, job: Job) -> Fetched:
+def fetch(ref: HttpsSource, sha256: str | None, job: Job) -> FetchResult:
     """Download the file; raises SourceError, AccessDenied or Cancelled."""
-    name, shown = file_name(ref), without_query(ref.url)
+    name, label = file_name(ref), without_query(ref.url)
     if sha256 is None:
-        raise SourceError(f"{shown} has no sha256. Add `sha256:` in models.yaml (`sha256sum {name}` prints it).")
+        raise SourceError(f"{label} has no sha256. Add `sha256:` in models.yaml (`sha256sum {name}` prints it).")
     if weights.is_pickle(name) or weights.is_code(name):
         raise SourceError(weights.refusal(name))
-    target = Target(label=shown, path=job.files / name, part=job.work / "download.part")
+    target = Target(label=label, path=job.files / name, part=job.work / "download.part")
     if not target.path.is_file():
         with _client() as client:
             transfer.download(job, target, lambda headers: _open(client, ref.url, headers))
-    return Fetched(single_file=True, sha256={name: sha256})
+    return FetchResult(single_file=True, sha256={name: sha256})
 
 
 def file_name(ref: HttpsSource) -> str:
-    """The name the file gets on disk."""
+    """Return the name of the file on disk."""
     name = PurePosixPath(unquote(urlsplit(ref.url).path)).name
     return name if name not in ("", ".", "..") else "model"
 
 
 def without_query(url: str) -> str:
-    """The address as it may be shown: a query string may hold a signature."""
+    """Return the address without its query, which may contain a signature and so appears in no message."""
     return urlsplit(url)._replace(query="", fragment="").geturl()
 
 
 @contextmanager
 def _open(client: httpx2.Client, url: str, headers: Mapping[str, str]) -> Iterator[Stream]:
-    shown = without_query(url)
+    label = without_query(url)
     try:
         with closing(_follow(client, url, headers)) as response:
             if response.status_code in (401, 403):
-                raise AccessDenied(f"{shown}: the server refuses access ({response.status_code}).")
+                raise AccessDenied(f"{label}: the server refuses access ({response.status_code}).")
             if response.status_code in (404, 410):
-                raise SourceError(f"{shown} does not exist ({response.status_code}). Check the address in models.yaml.")
+                raise SourceError(f"{label} does not exist ({response.status_code}). Check the address in models.yaml.")
             yield Stream(response.status_code, response.headers, response.iter_raw())
     except httpx2.UnsupportedProtocol as error:
-        raise SourceError(f"{shown}: the download failed ({_reason(error)}).") from error
+        raise SourceError(f"{label}: the download failed ({_reason(error)}).") from error
     except httpx2.TransportError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise SourceError(
-                f"{shown}: the server's certificate is not trusted. "
+                f"{label}: the server's certificate is not trusted. "
                 "Behind a company proxy, point REQUESTS_CA_BUNDLE at its certificate authority."
             ) from error
         raise Transient(f"the connection failed ({_reason(error)})") from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise SourceError(f"{shown}: the download failed ({_reason(error)}).") from error
+        raise SourceError(f"{label}: the download failed ({_reason(error)}).") from error
 
 
 def _client() -> httpx2.Client:

@@ -14,7 +14,7 @@ from controller.sources.values import StoredSource
 
 
 def describe(ref: FileSource) -> StoredSource:
-    """Look at the file or folder without reading contents; raises SourceError when a container could not use it."""
+    """Describe the file or folder without reading contents; raises SourceError if a container could not use it."""
     try:
         path = ref.path.resolve(strict=True)
         single_file = path.is_file()
@@ -25,7 +25,7 @@ def describe(ref: FileSource) -> StoredSource:
             f"{ref}: {error.strerror or 'cannot be looked at'}. Check the path in models.yaml."
         ) from error
     except RuntimeError as error:
-        raise SourceError(f"{ref}: its links lead in a circle.") from error
+        raise SourceError(f"{ref}: its links form a circle.") from error
     base = path.parent if single_file else path
     names = {file.relative_to(base).as_posix(): file for file in paths}
     _check_formats(ref, set(names), single_file)
@@ -40,7 +40,7 @@ def describe(ref: FileSource) -> StoredSource:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """All files below; a link that leaves the folder would dangle inside the container."""
+    """Return all files below; raises SourceError for a link out of the folder, which a container could not follow."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -60,7 +60,7 @@ def _walk(folder: Path) -> list[Path]:
 
 def _check_formats(ref: FileSource, names: set[str], single_file: bool) -> None:
     if not names:
-        raise SourceError(f"{ref} holds no files. Check the path in models.yaml.")
+        raise SourceError(f"{ref} has no files. Check the path in models.yaml.")
     pickles = sorted(name for name in names if weights.is_pickle(name, names))
     safe = any(weights.is_weights(name) or name.endswith(".xml") for name in names)
     if pickles and (single_file or not safe):
@@ -68,12 +68,12 @@ def _check_formats(ref: FileSource, names: set[str], single_file: bool) -> None:
 
 
 def _check_readable(path: Path, paths: list[Path]) -> None:
-    """The container's user owns nothing here: what others may not read it cannot read."""
+    """Raise AccessDenied unless every user may read the files: the container's user owns none of them."""
     folders = {parent for file in paths for parent in file.parents if parent.is_relative_to(path)}
-    closed = [file for file in paths if not file.stat().st_mode & stat.S_IROTH]
-    closed += [folder for folder in folders if folder.stat().st_mode & 0o005 != 0o005]
-    if closed:
+    unreadable = [file for file in paths if not file.stat().st_mode & stat.S_IROTH]
+    unreadable += [folder for folder in folders if folder.stat().st_mode & 0o005 != 0o005]
+    if unreadable:
         raise AccessDenied(
-            f"{sorted(closed)[0]} is not readable for the container's user (uid 10001). "
-            f"Make it so: chmod -R o+rX {path}"
+            f"{sorted(unreadable)[0]} is not readable for the container's user (uid 10001). "
+            f"Make it readable: chmod -R o+rX {path}"
         )

@@ -1,4 +1,4 @@
-"""`complete.json`: the list of a download's files, whose presence says that the download is whole."""
+"""`complete.json`: the list of a download's files; where it exists, the download is complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One file: its name relative to the folder, with `/`, and what it holds."""
+    """A file: its name relative to the folder, with `/`, its size and its checksum."""
 
     name: str
     size_bytes: int
@@ -28,7 +28,7 @@ class FileFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a finished download is; `checksum` is what the registry's `sha256` is compared with."""
+    """Describes a complete download; `checksum` is compared with the `sha256` of models.yaml."""
 
     source: str
     content_hash: str
@@ -44,18 +44,18 @@ class Manifest:
 
 
 def content_hash(files: Iterable[FileFacts]) -> str:
-    """sha256 over names and contents, whatever the order they come in."""
+    """Return the sha256 over names and contents, which does not depend on their order."""
     lines = sorted(f"{file.name}\0{file.sha256}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def checksum(files: tuple[FileFacts, ...], single_file: bool) -> str:
-    """The file's own sha256 for a single file, `content_hash` for a folder."""
+    """Return the sha256 of a single file, or the `content_hash` of a folder."""
     return files[0].sha256 if single_file else content_hash(files)
 
 
 def measure(folder: Path, job: Job, *, durably: bool = True) -> tuple[FileFacts, ...]:
-    """Hash every file under `folder`, and make it and its name survive a power cut unless told otherwise."""
+    """Hash every file under `folder`; if `durably`, contents and names survive a power cut afterwards."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return measure_files(folder, paths, job, durably=durably)
 
@@ -89,13 +89,13 @@ def _hash_file(path: Path, job: Job, before_bytes: int, total_bytes: int, durabl
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest: the last thing that happens to a download's folder."""
+    """Write the manifest, as the last file of a download's folder."""
     content = {"format": _FORMAT, **asdict(manifest)}
     write_atomic(folder / NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a whole download; None when it is missing or is not one of ours."""
+    """Return the manifest of a complete download; None if there is none or it is not one of ours."""
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
@@ -112,8 +112,8 @@ def read(folder: Path) -> Manifest | None:
         return None
 
 
-def files_are_there(folder: Path, manifest: Manifest) -> bool:
-    """Whether every file of the manifest lies under `folder` with its size; contents are not read."""
+def has_files(folder: Path, manifest: Manifest) -> bool:
+    """Return whether every file of the manifest is under `folder` with its size; contents are not read."""
     try:
         return bool(manifest.files) and all(
             (folder / file.name).stat().st_size == file.size_bytes for file in manifest.files

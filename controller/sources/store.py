@@ -1,4 +1,4 @@
-"""The folder of downloaded models: what is whole, fetching what is not, and deleting."""
+"""The folder of downloaded models: lookup, download and deletion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from controller.sources.disk import explain_os_error, make_readable, remove_tree
 from controller.sources.hub.client import Hub
 from controller.sources.manifest import Manifest
 from controller.sources.pypi import wheel as pypi
-from controller.sources.values import Fetched, Job, Progress, StoredSource
+from controller.sources.values import FetchResult, Job, Progress, StoredSource
 from controller.system import file_lock
 from controller.system.files import fsync_folder
 
@@ -24,8 +24,8 @@ from controller.system.files import fsync_folder
 class SourceStore:
     """Models' files under `root`, one folder per source; safe for threads and for several processes.
 
-    `<key>/files/` holds the files and `<key>/complete.json` lists them; `<key>.partial/` is a download that was not
-    finished, `<key>.lock` belongs to whoever is downloading.
+    `<key>/files/` has the files and `<key>/complete.json` lists them; `<key>.partial/` is an unfinished download, and
+    the thread or process that downloads holds `<key>.lock`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SourceStore:
         self._sleep = sleep
 
     def lookup(self, ref: SourceRef, sha256: str | None = None) -> StoredSource | None:
-        """The source when it is whole on this disk (and has this checksum); no network, contents are not read."""
+        """Return the source if it is complete on this disk (with this checksum); uses no network, reads no contents."""
         if isinstance(ref, FileSource):
             return self._lookup_local(ref, sha256)
         folder = self._folder(ref)
@@ -49,7 +49,7 @@ class SourceStore:
         if facts is None or (sha256 is not None and facts.checksum != sha256.lower()):
             return None
         files = folder / "files"
-        if not manifest.files_are_there(files, facts):
+        if not manifest.has_files(files, facts):
             return None
         names = tuple(file.name for file in facts.files)
         path = files / names[0] if facts.single_file else files
@@ -63,10 +63,10 @@ class SourceStore:
         on_progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> StoredSource:
-        """The source, downloaded first when it is not whole here; blocks, also while another one downloads it.
+        """Return the source, after its download if it is not complete here; blocks, also during another's download.
 
-        Raises SourceError (a full disk, no network, …), AccessDenied, ChecksumMismatch or Cancelled; what has come
-        until then is kept for the next fetch, unless it is wrong.
+        Raises SourceError (a full disk, no network, …), AccessDenied, ChecksumMismatch or Cancelled; the bytes received
+        until then are kept for the next fetch, unless they are wrong.
         """
         job = Job(self._partial(ref), on_progress=on_progress, cancelled=cancelled, sleep=self._sleep)
         try:
@@ -79,15 +79,15 @@ class SourceStore:
             raise explain_os_error(error, self._root, job.needed_bytes) from error
 
     def delete(self, ref: SourceRef) -> int:
-        """Remove what was downloaded, finished or not; returns the bytes freed, raises ModelBusy during a download.
+        """Remove the download, finished or not; returns the bytes freed, raises ModelBusy during a download.
 
         The user's own files behind `file://` are never touched.
         """
         if not self._root.is_dir():
             return 0
         try:
-            with file_lock.hold_at_once(self._lock(ref), f"{_shown(ref)} is being downloaded; cancel that first."):
-                # Without its manifest it is no longer whole, wherever the rest of the removal is interrupted.
+            with file_lock.hold_at_once(self._lock(ref), f"{_label(ref)} is being downloaded; cancel that first."):
+                # Without its manifest it is not complete, even if the rest of the removal is interrupted.
                 (self._folder(ref) / manifest.NAME).unlink(missing_ok=True)
                 freed_bytes = remove_tree(self._folder(ref)) + remove_tree(self._partial(ref))
         except OSError as error:
@@ -98,17 +98,17 @@ class SourceStore:
         job.check()
         for folder in (job.files, job.work):
             folder.mkdir(parents=True, exist_ok=True)
-        fetched = self._fetch_files(ref, sha256, job)
+        result = self._fetch_files(ref, sha256, job)
         make_readable(job.folder)
         files = manifest.measure(job.files, job)
-        self._check(ref, sha256, fetched, files, job)
-        self._publish(ref, fetched, files, job)
-        stored = self.lookup(ref, sha256)
-        if stored is None:
-            raise SourceError(f"{_shown(ref)}: its files vanished from {self._folder(ref)} right after the download.")
-        return stored
+        self._check(ref, sha256, result, files, job)
+        self._publish(ref, result, files, job)
+        source = self.lookup(ref, sha256)
+        if source is None:
+            raise SourceError(f"{_label(ref)}: its files disappeared from {self._folder(ref)} after the download.")
+        return source
 
-    def _fetch_files(self, ref: SourceRef, sha256: str | None, job: Job) -> Fetched:
+    def _fetch_files(self, ref: SourceRef, sha256: str | None, job: Job) -> FetchResult:
         if isinstance(ref, PypiSource):
             return pypi.fetch(ref, job)
         if isinstance(ref, HubSource):
@@ -118,33 +118,33 @@ class SourceStore:
         raise TypeError(f"no fetcher for {type(ref).__name__}")
 
     def _check(
-        self, ref: SourceRef, sha256: str | None, fetched: Fetched, files: tuple[manifest.FileFacts, ...], job: Job
+        self, ref: SourceRef, sha256: str | None, result: FetchResult, files: tuple[manifest.FileFacts, ...], job: Job
     ) -> None:
-        """Compare every checksum that is known; a file that is wrong is removed, so that it is fetched anew."""
-        wanted = {name: digest.lower() for name, digest in fetched.sha256.items()}
+        """Compare every checksum that is known; removes a wrong file, so that the next fetch downloads it again."""
+        expected = {name: digest.lower() for name, digest in result.sha256.items()}
         for file in files:
-            if wanted.get(file.name, file.sha256) != file.sha256:
+            if expected.get(file.name, file.sha256) != file.sha256:
                 (job.files / file.name).unlink()
-                raise _mismatch(f"{_shown(ref)} {file.name}", wanted[file.name], file.sha256)
-        actual = manifest.checksum(files, fetched.single_file)
+                raise _mismatch(f"{_label(ref)} {file.name}", expected[file.name], file.sha256)
+        actual = manifest.checksum(files, result.single_file)
         if sha256 is not None and actual != sha256.lower():
             remove_tree(job.folder)
-            raise _mismatch(_shown(ref), sha256.lower(), actual)
+            raise _mismatch(_label(ref), sha256.lower(), actual)
 
-    def _publish(self, ref: SourceRef, fetched: Fetched, files: tuple[manifest.FileFacts, ...], job: Job) -> None:
-        """Make it visible as whole, by one rename."""
+    def _publish(self, ref: SourceRef, result: FetchResult, files: tuple[manifest.FileFacts, ...], job: Job) -> None:
+        """Make the download visible as complete, by one rename."""
         facts = Manifest(
-            source=_shown(ref),
+            source=_label(ref),
             content_hash=manifest.content_hash(files),
-            checksum=manifest.checksum(files, fetched.single_file),
-            single_file=fetched.single_file,
+            checksum=manifest.checksum(files, result.single_file),
+            single_file=result.single_file,
             files=files,
-            facts=fetched.facts,
+            facts=result.facts,
         )
         remove_tree(job.work)
         manifest.write(job.folder, facts)
         folder = self._folder(ref)
-        # What lies there is damaged or has another checksum, or `lookup` would have found it.
+        # A folder that is there is damaged or has another checksum: `lookup` has not returned it.
         (folder / manifest.NAME).unlink(missing_ok=True)
         remove_tree(folder)
         os.rename(job.folder, folder)
@@ -152,32 +152,32 @@ class SourceStore:
 
     def _lookup_local(self, ref: FileSource, sha256: str | None) -> StoredSource | None:
         try:
-            stored = local.describe(ref)
+            source = local.describe(ref)
         except SourceError:
             return None
         if sha256 is None:
-            return stored
+            return source
         facts = manifest.read(self._folder(ref))
-        verified = facts is not None and (facts.content_hash, facts.checksum) == (stored.content_hash, sha256.lower())
-        return stored if verified else None
+        is_verified = facts and (facts.content_hash, facts.checksum) == (source.content_hash, sha256.lower())
+        return source if is_verified else None
 
     def _fetch_local(self, ref: FileSource, sha256: str | None, job: Job) -> StoredSource:
-        """Check the files where they are; with a checksum, remember that it was right for this size and time."""
-        stored = local.describe(ref)
+        """Check the files where they are; stores for which sizes and times a checksum was right."""
+        source = local.describe(ref)
         if sha256 is None or self.lookup(ref, sha256) is not None:
-            return stored
-        single = stored.path.is_file()
-        base = stored.path.parent if single else stored.path
-        files = manifest.measure_files(base, [base / name for name in stored.files], job, durably=False)
+            return source
+        single = source.path.is_file()
+        base = source.path.parent if single else source.path
+        files = manifest.measure_files(base, [base / name for name in source.files], job, durably=False)
         actual = manifest.checksum(files, single)
         if actual != sha256.lower():
-            raise _mismatch(_shown(ref), sha256.lower(), actual)
+            raise _mismatch(_label(ref), sha256.lower(), actual)
         self._folder(ref).mkdir(parents=True, exist_ok=True)
         facts = Manifest(
-            source=_shown(ref), content_hash=stored.content_hash, checksum=actual, single_file=single, files=files
+            source=_label(ref), content_hash=source.content_hash, checksum=actual, single_file=single, files=files
         )
         manifest.write(self._folder(ref), facts)
-        return stored
+        return source
 
     def _folder(self, ref: SourceRef) -> Path:
         return self._root / _key(ref)
@@ -190,17 +190,17 @@ class SourceStore:
 
 
 def _key(ref: SourceRef) -> str:
-    """A folder name that a person recognises and that no two sources share."""
-    readable = re.sub(r"[^A-Za-z0-9._]+", "-", _shown(ref)).strip("-.")[:60]
+    """Return a folder name that a person recognises and that no two sources share."""
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", _label(ref)).strip("-.")[:60]
     return f"{readable}-{hashlib.sha256(str(ref).encode()).hexdigest()[:12]}"
 
 
-def _shown(ref: SourceRef) -> str:
+def _label(ref: SourceRef) -> str:
     return https.without_query(ref.url) if isinstance(ref, HttpsSource) else str(ref)
 
 
-def _mismatch(label: str, wanted: str, actual: str) -> ChecksumMismatch:
+def _mismatch(label: str, expected: str, actual: str) -> ChecksumMismatch:
     return ChecksumMismatch(
-        f"{label} has the sha256 {actual}, not {wanted}. Either the file changed (then correct models.yaml) or it was "
-        "damaged on its way (then try again)."
+        f"{label} has the sha256 {actual}, not {expected}. Either the file has changed (then correct models.yaml) "
+        "or it was damaged during the download (then try again)."
     )

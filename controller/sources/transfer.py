@@ -1,4 +1,4 @@
-"""One file over HTTP, resumable: what is on the disk already is never fetched twice."""
+"""One file over HTTP, resumable: bytes that are on the disk are not downloaded again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
 class Transient(Exception):
-    """A failure after which trying again may help."""
+    """A failure after which a new attempt may succeed."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class Transient(Exception):
 
 @dataclass(frozen=True)
 class Stream:
-    """A response whose status is known and whose body is still to be read; header names are case-insensitive."""
+    """A response whose body has not been read yet; header names are case-insensitive."""
 
     status: int
     headers: Mapping[str, str]
@@ -46,15 +46,15 @@ class Stream:
 
 
 OpenStream = Callable[[Mapping[str, str]], AbstractContextManager[Stream]]
-"""Sends a GET with these headers added; raises Transient or SourceError, also while the body is being read."""
+"""Sends a GET with these additional headers; raises Transient or SourceError, also while the body is being read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A file to fetch: `part` grows and becomes `path` when it is whole.
+    """A file to fetch: `part` grows and becomes `path` once it is complete.
 
-    `immutable` means that the address can never name other bytes, so that no validator is needed to go on.
-    `before_bytes` and `all_bytes` place this file in the progress of a larger job.
+    `immutable` means that the address never has other bytes, so that a resumed download needs no validator.
+    `before_bytes` and `all_bytes` are this file's place in the progress of a larger job.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Target:
 
 
 def with_retries(job: Job, action: Callable[[], T], label: str, progress: Callable[[], int] = lambda: 0) -> T:
-    """Run `action` until it raises no Transient; at most five times in a row without a new high of `progress`."""
+    """Run `action` until it raises no Transient; gives up after five retries in a row without new `progress`."""
     failures, highest = 0, progress()
     while True:
         job.check()
@@ -83,7 +83,7 @@ def with_retries(job: Job, action: Callable[[], T], label: str, progress: Callab
 
 
 def download(job: Job, target: Target, open_stream: OpenStream) -> None:
-    """Fetch the target's missing bytes; raises SourceError or Cancelled and keeps what has come so far."""
+    """Fetch the target's missing bytes; raises SourceError or Cancelled and keeps the bytes received so far."""
     with_retries(job, lambda: _attempt(job, target, open_stream), target.label, lambda: _size(target.part))
     target.path.parent.mkdir(parents=True, exist_ok=True)
     os.replace(target.part, target.path)
@@ -91,7 +91,7 @@ def download(job: Job, target: Target, open_stream: OpenStream) -> None:
 
 
 def raise_for_status(status: int, headers: Mapping[str, str], label: str) -> None:
-    """Raise Transient for a status that may pass by itself, SourceError for any other failure."""
+    """Raise Transient for a status that may be temporary, SourceError for any other failure."""
     if status in _TRANSIENT_STATUSES:
         seconds = headers.get("Retry-After", "")
         raise Transient(f"the server answers {status}", float(seconds) if seconds.isdecimal() else None)
@@ -114,13 +114,13 @@ def _attempt(job: Job, target: Target, open_stream: OpenStream) -> None:
     with open_stream(headers) as stream:
         if stream.status == 416:
             target.part.unlink(missing_ok=True)
-            raise Transient("the server has fewer bytes than were there before")
+            raise Transient("the server has fewer bytes than before")
         raise_for_status(stream.status, stream.headers, target.label)
         _receive(job, target, stream, start_bytes)
 
 
-def _receive(job: Job, target: Target, stream: Stream, asked_bytes: int) -> None:
-    start_bytes, total_bytes = _extent(stream, asked_bytes, target)
+def _receive(job: Job, target: Target, stream: Stream, offset_bytes: int) -> None:
+    start_bytes, total_bytes = _extent(stream, offset_bytes, target)
     if start_bytes == 0:
         _write_validator(target, stream.headers, total_bytes)
     if total_bytes is not None:
@@ -128,7 +128,7 @@ def _receive(job: Job, target: Target, stream: Stream, asked_bytes: int) -> None
         require_room(target.part.parent, total_bytes - start_bytes)
     all_bytes = target.all_bytes if target.all_bytes is not None else total_bytes
     done_bytes = start_bytes
-    # Unbuffered: what has come must be in the file when this process is killed.
+    # Unbuffered: the bytes received must be in the file even if this process is killed.
     with target.part.open("ab" if start_bytes else "wb", buffering=0) as file:
         job.report("downloading", target.before_bytes + done_bytes, all_bytes)
         for chunk in stream.chunks:
@@ -150,22 +150,24 @@ def _write_all(descriptor: int, chunk: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _extent(stream: Stream, asked_bytes: int, target: Target) -> tuple[int, int | None]:
-    """Where this body begins in the file, and the size of the whole file when it is known."""
+def _extent(stream: Stream, offset_bytes: int, target: Target) -> tuple[int, int | None]:
+    """Return where this body begins in the file, and the size of the whole file if it is known."""
     if stream.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
-        raise SourceError(f"{target.label}: the server compresses what must come byte by byte. Use another address.")
+        raise SourceError(
+            f"{target.label}: the server compresses the file, which prevents a resume. Use another address."
+        )
     length = stream.headers.get("Content-Length", "")
     length_bytes = int(length) if length.isdecimal() else None
     if stream.status == 200:
         total_bytes = length_bytes if target.size_bytes is None else target.size_bytes
         if length_bytes is not None and length_bytes != total_bytes:
-            raise SourceError(f"{target.label}: announced with {total_bytes} bytes, the server sends {length_bytes}.")
+            raise SourceError(f"{target.label}: it should have {total_bytes} bytes, the server sends {length_bytes}.")
         return 0, total_bytes
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", stream.headers.get("Content-Range", ""))
-    if match is None or int(match[1]) != asked_bytes or asked_bytes == 0:
+    if match is None or int(match[1]) != offset_bytes or offset_bytes == 0:
         target.part.unlink(missing_ok=True)
-        raise Transient("the server answers with another part of the file than was asked for")
-    return asked_bytes, target.size_bytes if match[2] == "*" else int(match[2])
+        raise Transient("the server sent another part of the file than the requested one")
+    return offset_bytes, target.size_bytes if match[2] == "*" else int(match[2])
 
 
 def _size(part: Path) -> int:
@@ -180,7 +182,7 @@ def _validator_file(target: Target) -> Path:
 
 
 def _write_validator(target: Target, headers: Mapping[str, str], total_bytes: int | None) -> None:
-    """Remember, before the first byte, which version of the file the bytes will be of."""
+    """Store the version of the file before its first byte is written."""
     if target.immutable:
         return
     target.part.unlink(missing_ok=True)

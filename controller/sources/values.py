@@ -1,4 +1,4 @@
-"""The values that go in and out of the source store, and the one job they belong to."""
+"""The values that go in and out of the source store, and the job that carries one fetch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WAIT_SLICE_S = 0.1
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one phase ("downloading", "unpacking" or "verifying") of a fetch is."""
+    """The progress of one phase of a fetch: "downloading", "unpacking" or "verifying"."""
 
     phase: str
     done_bytes: int
@@ -24,7 +24,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class StoredSource:
-    """Files that are whole and on this disk; `path` (a file or a folder) is what a container mounts read-only."""
+    """Complete files on this disk; a container mounts `path` (a file or a folder) read-only."""
 
     path: Path
     content_hash: str
@@ -33,8 +33,8 @@ class StoredSource:
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """What a fetcher learnt: file or folder, facts for the manifest, and the checksums its files must have."""
+class FetchResult:
+    """The result of a fetcher: file or folder, facts for the manifest, and the checksums that the files must have."""
 
     single_file: bool
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Fetched:
 
 
 class Job:
-    """One fetch under way: where it writes, whom it tells, and whether it is still wanted."""
+    """One running fetch: where it writes, its progress, and whether it was cancelled."""
 
     def __init__(
         self,
@@ -63,23 +63,24 @@ class Job:
         self._last_report_s = 0.0
 
     def check(self) -> None:
-        """Raise Cancelled when nobody wants this fetch any more."""
+        """Raise Cancelled if the caller has cancelled this fetch."""
         if self._cancelled():
-            raise Cancelled("The download was cancelled; what has come is kept, and the next one goes on from it.")
+            raise Cancelled("The download was cancelled; the next one will resume it.")
 
     def report(self, phase: str, done_bytes: int, total_bytes: int | None) -> None:
-        """Pass the progress on, at most ten times a second, but always the first and the last of a phase."""
+        """Report the progress, at most ten times a second, but always the first and the last of a phase."""
         self.check()
         if phase != "verifying":
             self.needed_bytes = None if total_bytes is None else max(total_bytes - done_bytes, 0)
         now_s = time.monotonic()
-        due = phase != self._last_phase or done_bytes == total_bytes or now_s - self._last_report_s >= _REPORT_EVERY_S
-        if due:
+        is_edge = phase != self._last_phase or done_bytes == total_bytes
+        is_due = is_edge or now_s - self._last_report_s >= _REPORT_EVERY_S
+        if is_due:
             self._last_phase, self._last_report_s = phase, now_s
             self._on_progress(Progress(phase, done_bytes, total_bytes))
 
     def wait(self, seconds: float) -> None:
-        """Sleep in slices, so that a cancel is noticed at once."""
+        """Sleep in slices, so that a cancel is noticed soon; raises Cancelled."""
         left_s = seconds
         while left_s > 0:
             self.check()

@@ -1,4 +1,4 @@
-"""Which files of a model are data, and which could run code when somebody loads them."""
+"""Which files of a model are data, and which may run code when they are loaded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _WEIGHTS = {".safetensors", ".gguf"}
 
 
 def is_weights(name: str) -> bool:
-    """Whether this is a weights file in a format that is data only."""
+    """Return whether this is a weights file in a format that has only data."""
     return PurePosixPath(name).suffix.lower() in _WEIGHTS
 
 
 def is_pickle(name: str, beside: Collection[str] = ()) -> bool:
-    """Whether loading this file may run code; `beside` names its neighbours (OpenVINO's .bin has an .xml)."""
+    """Return whether loading this file may run code; `beside` has its neighbours (OpenVINO's .bin has an .xml)."""
     path = PurePosixPath(name)
     if path.suffix.lower() == ".bin" and str(path.with_suffix(".xml")) in beside:
         return False
@@ -24,13 +24,13 @@ def is_pickle(name: str, beside: Collection[str] = ()) -> bool:
 
 
 def is_code(name: str) -> bool:
-    """Whether this file is a program or a part of one."""
+    """Return whether this file is a program or a part of one."""
     return PurePosixPath(name).suffix.lower() in _CODE
 
 
 def refusal(name: str) -> str:
-    """The sentence for a source that is, or holds only, a file that could run code."""
+    """Return the error text for a file that may run code, if a source has no other weights."""
     return (
         f"{name} is a pickle (or another format that may run code when it is loaded), which is never loaded. "
-        "Use a model that comes as .safetensors or .gguf."
+        "Use a model in the format .safetensors or .gguf."
     )

@@ -19,7 +19,7 @@ def hold(path: Path, wait: Callable[[float], object]) -> Iterator[None]:
     lock = _lock(path)
     while not _try(lock):
         wait(POLL_S)
-    with _released(lock):
+    with _released_at_the_end(lock):
         yield
 
 
@@ -29,7 +29,7 @@ def hold_at_once(path: Path, busy: str) -> Iterator[None]:
     lock = _lock(path)
     if not _try(lock):
         raise ModelBusy(busy)
-    with _released(lock):
+    with _released_at_the_end(lock):
         yield
 
 
@@ -52,7 +52,7 @@ def _try(lock: FileLock) -> bool:
 
 
 @contextmanager
-def _released(lock: FileLock) -> Iterator[None]:
+def _released_at_the_end(lock: FileLock) -> Iterator[None]:
     try:
         yield
     finally:

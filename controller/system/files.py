@@ -1,4 +1,4 @@
-"""Writing small files so that a reader, a crash or a power cut never leaves half of one."""
+"""Writing small files: readers, crashes and power cuts never meet a half-written one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from controller.errors import FilesUnwritable
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text`, readable for all; raises OSError (a full disk, say) with the old file untouched."""
+    """Replace the file by `text`, readable for all; after an OSError (a full disk) the old file is unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -30,7 +30,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Sync a folder, so that the names in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -40,11 +40,11 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn what the operating system says to a write within the block into FilesUnwritable."""
+    """Turn an OSError within the block into FilesUnwritable."""
     try:
         yield
     except OSError as exc:
         raise FilesUnwritable(
             f"the controller cannot write its files ({exc.strerror or exc}: {exc.filename or folder}); free some space "
-            "there, or give it the right to write; what runs serves on"
+            "there or grant it write permission; running models still serve"
         ) from exc

@@ -1,7 +1,7 @@
-"""`hf://`: the files of a model repository that are data, through huggingface_hub.
+"""`hf://`: the data files of a model repository, through huggingface_hub.
 
-The library resolves, lists, authenticates and explains failures, and its HTTP session carries the bytes. Its own
-`hf_hub_download` is not used: it begins a file anew after each interruption and compares no checksum.
+The library resolves, lists, authenticates and explains failures, and its HTTP session transfers the bytes. Its own
+`hf_hub_download` is not used: it restarts a file after each interruption and compares no checksum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from controller.sources import transfer
 from controller.sources.disk import empty, require_room
 from controller.sources.hub.files import choose
 from controller.sources.transfer import Stream, Target, Transient
-from controller.sources.values import Fetched, Job
+from controller.sources.values import FetchResult, Job
 from controller.system.files import write_atomic
 
 _TIMEOUT = httpx2.Timeout(transfer.TIMEOUT_READ_S, connect=transfer.TIMEOUT_CONNECT_S)
@@ -38,42 +38,42 @@ _TIMEOUT = httpx2.Timeout(transfer.TIMEOUT_READ_S, connect=transfer.TIMEOUT_CONN
 
 @dataclass(frozen=True)
 class Hub:
-    """A hub and the host's token for it; None means the library's own address, and no token at all."""
+    """A hub and the host's token for it; None means the library's own address, or no token."""
 
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
 
-    def fetch(self, ref: HubSource, job: Job) -> Fetched:
+    def fetch(self, ref: HubSource, job: Job) -> FetchResult:
         """Download a repository's config, tokenizer and weights; raises SourceError, AccessDenied or Cancelled."""
-        # The HTTP library would quote a token that is no valid header value in its error.
+        # The HTTP library would quote an invalid header value in its error.
         if self.token is not None and not re.fullmatch(r"[\x21-\x7e]+", self.token):
-            raise AccessDenied("HF_TOKEN holds a space, a line break or a character beyond ASCII. Set it again.")
+            raise AccessDenied("HF_TOKEN contains a space, a line break or a non-ASCII character. Set it again.")
         info = transfer.with_retries(job, lambda: self._info(ref), str(ref))
         if info.sha is None:
-            raise SourceError(f"{ref}: the hub names no commit for it. Check HF_ENDPOINT.")
+            raise SourceError(f"{ref}: the hub reports no commit for it. Check HF_ENDPOINT.")
         files = choose(str(ref), list(info.siblings or ()))
         _keep_only_commit(job, info.sha)
         self._download(ref, info.sha, files, job)
-        return Fetched(
+        return FetchResult(
             single_file=False,
             facts={"commit": info.sha},
             sha256={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
         )
 
     def _info(self, ref: HubSource) -> ModelInfo:
-        with self._explained(ref):
+        with self._our_errors(ref):
             api = HfApi(endpoint=self.endpoint, token=self.token or False)
             try:
                 return api.model_info(
                     ref.repo, revision=ref.revision, files_metadata=True, timeout=transfer.TIMEOUT_READ_S
                 )
             except (TypeError, KeyError) as error:
-                raise ValueError("JSON of another shape") from error
+                raise ValueError("unexpected JSON") from error
 
     def _download(self, ref: HubSource, commit: str, files: list[RepoSibling], job: Job) -> None:
         all_bytes = sum(file.size or 0 for file in files)
-        there_bytes = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
-        job.needed_bytes = max(all_bytes - there_bytes, 0)
+        present_bytes = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
+        job.needed_bytes = max(all_bytes - present_bytes, 0)
         require_room(job.work, job.needed_bytes)
         before_bytes = 0
         for file in files:
@@ -94,19 +94,20 @@ class Hub:
 
     @contextmanager
     def _open(self, ref: HubSource, url: str, headers: Mapping[str, str]) -> Iterator[Stream]:
-        sent = {**headers, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
-        with self._explained(ref), get_session().stream("GET", url, headers=sent, timeout=_TIMEOUT) as response:
+        login = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        all_headers = {**headers, **login}
+        with self._our_errors(ref), get_session().stream("GET", url, headers=all_headers, timeout=_TIMEOUT) as response:
             if response.status_code != 416:
                 hf_raise_for_status(response)
             yield Stream(response.status_code, response.headers, response.iter_raw())
 
     @contextmanager
-    def _explained(self, ref: HubSource) -> Iterator[None]:
-        """Turn the library's failures into ours; its texts are not repeated, as they may quote what was sent."""
+    def _our_errors(self, ref: HubSource) -> Iterator[None]:
+        """Turn the library's errors into ours; they do not repeat its texts, which may quote the request."""
         try:
             yield
         except GatedRepoError as error:
-            raise AccessDenied(self._gated(ref)) from error
+            raise AccessDenied(self._gated_message(ref)) from error
         except RevisionNotFoundError as error:
             raise SourceError(f"{ref.repo} has no revision {ref.revision!r}. Write a branch, tag or commit.") from error
         except RepositoryNotFoundError as error:
@@ -116,7 +117,7 @@ class Hub:
         except OfflineModeIsEnabled as error:
             raise SourceError(f"{ref} cannot be downloaded: HF_HUB_OFFLINE is set on this host. Unset it.") from error
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-            raise SourceError(f"{self.endpoint} is no address of a hub. Correct HF_ENDPOINT.") from error
+            raise SourceError(f"{self.endpoint} is not the address of a hub. Correct HF_ENDPOINT.") from error
         except httpx2.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise SourceError(
@@ -126,7 +127,7 @@ class Hub:
             raise Transient(f"the hub {self._name()} cannot be reached ({type(error).__name__})") from error
         except (httpx2.HTTPError, ValueError) as error:
             reason = type(error).__name__
-            raise SourceError(f"{ref}: the hub {self._name()} does not answer like one ({reason}).") from error
+            raise SourceError(f"{ref}: the hub {self._name()} does not answer like a hub ({reason}).") from error
 
     def _status_error(self, ref: HubSource, error: HfHubHTTPError) -> Exception:
         status = error.response.status_code
@@ -136,15 +137,15 @@ class Hub:
             transfer.raise_for_status(status, error.response.headers, str(ref))
         except (Transient, SourceError) as ours:
             return ours
-        return SourceError(f"{ref}: the hub answers {status} where a file was expected.")
+        return SourceError(f"{ref}: the hub answers {status} instead of a file.")
 
-    def _gated(self, ref: HubSource) -> str:
+    def _gated_message(self, ref: HubSource) -> str:
         if self.token is None:
             return (
-                f"{ref} is gated. Accept its terms on its page of the hub, then set HF_TOKEN to a token of that "
+                f"{ref} is gated. Accept its terms on its page on the hub, then set HF_TOKEN to a token of that "
                 "account in the controller's environment and restart it."
             )
-        return f"{ref} is gated and the account of HF_TOKEN has no access. Accept its terms on its page of the hub."
+        return f"{ref} is gated and the account of HF_TOKEN has no access. Accept its terms on its page on the hub."
 
     def _not_found_hint(self) -> str:
         hint = "Check the owner and the name in models.yaml"
@@ -158,7 +159,7 @@ class Hub:
 
 
 def _keep_only_commit(job: Job, commit: str) -> None:
-    """Forget what an earlier attempt fetched of another commit."""
+    """Remove the files of an earlier attempt if they are of another commit."""
     marker = job.work / "commit"
     if marker.is_file() and marker.read_text(encoding="utf-8") == commit:
         return
@@ -168,11 +169,11 @@ def _keep_only_commit(job: Job, commit: str) -> None:
 
 
 def _check_git_blob(file: RepoSibling, target: Target) -> None:
-    """Compare a small file with its git id; the large ones carry a sha256, which the store compares."""
+    """Compare a small file with its git id; large files have a sha256, which the store compares."""
     if file.lfs is not None or file.blob_id is None:
         return
     content = target.path.read_bytes()
     digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     if digest != file.blob_id:
         target.path.unlink()
-        raise ChecksumMismatch(f"{target.label} is damaged: its git id is {digest}, the hub names {file.blob_id}.")
+        raise ChecksumMismatch(f"{target.label} is damaged: its git id is {digest}, the hub reports {file.blob_id}.")

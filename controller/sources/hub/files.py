@@ -1,4 +1,4 @@
-"""Which files of a hub repository are fetched: data only, and only what is needed."""
+"""The choice of files in a hub repository: only data, and only what a model needs."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _GGUF_PREFERENCE = ("q4_k_m", "q4_0", "q4_1", "q5_k_m", "q6_k", "q8_0", "bf16", 
 
 
 def choose(label: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
-    """The files to fetch, small ones first; SourceError when there are no weights that are data only."""
+    """Return the files to fetch, small ones first; raises SourceError if no weights are in a data format."""
     by_name = {file.rfilename: file for file in siblings if file.rfilename.isprintable() and "\\" not in file.rfilename}
     names = set(by_name)
-    chosen = _safetensors(names) or _gguf(names) or _ir(names)
-    if not chosen:
+    selection = _safetensors(names) or _gguf(names) or _ir(names)
+    if not selection:
         raise SourceError(_no_weights(label, names))
-    chosen |= {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
-    return sorted((by_name[name] for name in chosen), key=lambda file: (file.size or 0, file.rfilename))
+    selection |= {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
+    return sorted((by_name[name] for name in selection), key=lambda file: (file.size or 0, file.rfilename))
 
 
 def _safetensors(names: set[str]) -> set[str]:
-    """`model.safetensors` or its shards; other names (a second layout of the same weights) only without it."""
+    """Return `model.safetensors` or its shards; without them other names, which else are copies of the same weights."""
     canonical = {name for name in names if _CANONICAL.fullmatch(name)}
     return canonical or {name for name in names if _SAFETENSORS.fullmatch(name)}
 
 
 def _ir(names: set[str]) -> set[str]:
-    """OpenVINO's IR: a description and its data, of the model, the tokenizer and the detokenizer."""
+    """Return the files of OpenVINO's IR: .xml and .bin of the model, the tokenizer and the detokenizer."""
     pairs = {name for name in names if _IR_FILE.fullmatch(name)}
     return pairs if {"openvino_model.xml", "openvino_model.bin"} <= pairs else set()
 
 
 def _gguf(names: set[str]) -> set[str]:
-    """One quantisation with all its shards: the usual Q4_K_M, or the first of a fixed order that exists."""
+    """Return one quantisation with all its shards: the first one that exists in a fixed order, Q4_K_M before others."""
     candidates = sorted(name for name in names if _GGUF.fullmatch(name) and not name.lower().startswith("mmproj"))
     if not candidates:
         return set()
@@ -55,13 +55,13 @@ def _gguf(names: set[str]) -> set[str]:
 
 
 def _gguf_rank(name: str) -> tuple[int, str]:
-    lowered = name.lower()
-    ranks = (rank for rank, kind in enumerate(_GGUF_PREFERENCE) if kind in lowered)
+    lower_name = name.lower()
+    ranks = (rank for rank, kind in enumerate(_GGUF_PREFERENCE) if kind in lower_name)
     return next(ranks, len(_GGUF_PREFERENCE)), name
 
 
 def _no_weights(label: str, names: set[str]) -> str:
     pickles = sorted(name for name in names if weights.is_pickle(name, names))
     if pickles:
-        return f"{label} holds no .safetensors and no .gguf file. " + weights.refusal(pickles[0])
-    return f"{label} holds no .safetensors and no .gguf file. Choose a repository that has the model's weights."
+        return f"{label} has no .safetensors and no .gguf file. " + weights.refusal(pickles[0])
+    return f"{label} has no .safetensors and no .gguf file. Choose a repository that has the model's weights."

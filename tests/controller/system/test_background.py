@@ -11,8 +11,8 @@ from controller.system.background import BackgroundLoop
 from tests.fakes import HANG_S
 
 
-def test_it_works_after_each_wait_until_one_says_no() -> None:
-    """Each round begins with a wait; after the last one there is no work."""
+def test_it_works_after_each_wait_until_one_returns_false() -> None:
+    """Each round starts with a wait, and the loop ends at the first one that returns False."""
     rounds = iter([True, True, False])
     calls: list[str] = []
 
@@ -24,19 +24,19 @@ def test_it_works_after_each_wait_until_one_says_no() -> None:
     assert ["wait", "work", "wait", "work", "wait"] == calls
 
 
-def test_it_outlives_a_fault(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception of the work is logged with its traceback and the thread's name, and the next round comes."""
+def test_it_survives_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of the work is logged with its traceback and the thread's name, and the next round follows."""
     rounds = iter([True, True, False])
     results = iter([ZeroDivisionError("a fault"), None])
-    done: list[str] = []
+    rounds_done: list[str] = []
 
     def work() -> None:
         if error := next(results):
             raise error
-        done.append("work")
+        rounds_done.append("work")
 
     BackgroundLoop("the tests", work, lambda: next(rounds)).run()
-    assert ["work"] == done
+    assert ["work"] == rounds_done
     (record,) = caplog.records
     assert (logging.ERROR, True) == (record.levelno, record.exc_info is not None)
     assert record.getMessage().startswith("the tests: ")

@@ -65,7 +65,7 @@ def test_the_second_holder_waits_between_its_tries(path: Path) -> None:
         assert [file_lock.POLL_S] * 3 == waits
 
 
-def test_what_wait_raises_ends_the_waiting(path: Path) -> None:
+def test_an_error_of_wait_ends_the_waiting(path: Path) -> None:
     """A cancelled waiter leaves the lock with its holder, and leaves no hold of its own behind."""
 
     def cancel(_: float) -> None:
