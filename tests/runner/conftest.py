@@ -18,7 +18,7 @@ from tests.runner.fake_engine import FakeEmbedder, FakeEngine
 
 
 class _Handler(WSGIRequestHandler):
-    """Gives the app its client's socket, as gunicorn does."""
+    """Passes the client's socket to the app, as gunicorn does."""
 
     def make_environ(self) -> dict[str, Any]:
         return {**super().make_environ(), "gunicorn.socket": self.connection}
@@ -29,7 +29,7 @@ class _Handler(WSGIRequestHandler):
 
 @dataclass
 class Served:
-    """A runner around a fake engine on a real socket."""
+    """A runner with a fake engine on a real socket."""
 
     engine: FakeEngine | FakeEmbedder
     loader: Loader
@@ -41,7 +41,7 @@ class Served:
     def request(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, http.client.HTTPMessage]:
-        """Status, parsed JSON and headers of one request on a connection of its own."""
+        """Send one request on its own connection; return the status, the parsed JSON and the headers."""
         connection = self.connect()
         try:
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -61,14 +61,18 @@ class Served:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
-    """Serves a fake engine; loaded already unless `wait` is false."""
+    """Return a function that serves a fake engine, and waits until it is loaded unless `wait` is false."""
     running: list[Served] = []
 
     def start(engine: FakeEngine | FakeEmbedder, *, wait: bool = True, **settings: Any) -> Served:
-        chosen = RunnerSettings(model_id="fake", model_path=Path("/nowhere"), **settings)
+        runner_settings = RunnerSettings(model_id="fake", model_path=Path("/nowhere"), **settings)
         loader = Loader(engine, on_failure=lambda _message: None)
         server = make_server(
-            "127.0.0.1", 0, create_app(engine, chosen, loader, silence_s=0.05), threaded=True, request_handler=_Handler
+            "127.0.0.1",
+            0,
+            create_app(engine, runner_settings, loader, silence_s=0.05),
+            threaded=True,
+            request_handler=_Handler,
         )
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         loader.start()

@@ -1,4 +1,4 @@
-"""An engine without a model: its words are scripted, and each waits for permission when a gate is given."""
+"""Engines without a model: the test scripts their output, and a gate can hold back each word."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTEXT_LENGTH = 100
 
 
 class Gate(Protocol):
-    """A semaphore, or something that behaves like one."""
+    """A semaphore or the like."""
 
     def acquire(self, *, timeout: float) -> bool: ...
 
@@ -33,21 +33,21 @@ class Gate(Protocol):
 class FakeEngine:
     """Echoes the prompt's words. `gate` lets one word through per permit; None lets all through.
 
-    What it is said to be capable of, it takes note of and does nothing about.
+    It records requests that use its `grammars` and `tool_syntax`, but does nothing about them.
     """
 
     def __init__(self, *, gate: Gate | None = None, load_gate: threading.Event | None = None) -> None:
         self.gate = gate
         self.load_gate = load_gate
         self.load_error: Exception | None = None
-        self.break_after: int | None = None
-        self.broken: str | None = None
-        self.started: list[str] = []
+        self.fail_after: int | None = None
+        self.failure_reason: str | None = None
+        self.prompts: list[str] = []
         self.grammars = False
         self.tool_syntax: ToolSyntax | None = None
-        self.asked: list[GenerationRequest] = []
-        self.ended = threading.Semaphore(0)
-        self.begun = threading.Semaphore(0)
+        self.requests: list[GenerationRequest] = []
+        self.ends = threading.Semaphore(0)
+        self.starts = threading.Semaphore(0)
         self.queue = OneAtATime(self.generate)
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
@@ -64,31 +64,31 @@ class FakeEngine:
         if len(tokens) >= CONTEXT_LENGTH:
             raise PromptInvalid(f"The prompt has {len(tokens)} tokens, but the context is {CONTEXT_LENGTH}.",
                                 code="context_length_exceeded")  # fmt: skip
-        self.asked.append(request)
+        self.requests.append(request)
         sampling = resolve_sampling(request.sampling, PartialSampling())
         return EncodedRequest(prompt_tokens=tokens, sampling=sampling, grammar=request.grammar)
 
     def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
         self.queue.submit(request, receiver)
 
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+    def generate(self, request: EncodedRequest, is_cancelled: Callable[[], bool]) -> Iterator[Piece]:
         text = bytes(request.prompt_tokens).decode()
-        self.started.append(text)
-        self.begun.release()
+        self.prompts.append(text)
+        self.starts.release()
         try:
-            yield from self._words(text.split(" "), request.sampling.max_tokens, cancelled)
+            yield from self._words(text.split(" "), request.sampling.max_tokens, is_cancelled)
         finally:
-            self.ended.release()
+            self.ends.release()
 
-    def _words(self, words: Sequence[str], most: int, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+    def _words(self, words: Sequence[str], most: int, is_cancelled: Callable[[], bool]) -> Iterator[Piece]:
         last = min(len(words), most)
         for count, word in enumerate(words[:last], start=1):
             while self.gate is not None and not self.gate.acquire(timeout=0.01):
-                if cancelled():
+                if is_cancelled():
                     yield Piece(text="", completion_tokens=count - 1, finish_reason="cancelled")
                     return
-            if self.break_after is not None and count > self.break_after:
-                raise RuntimeError("the fake broke")
+            if self.fail_after is not None and count > self.fail_after:
+                raise RuntimeError("the fake failed")
             reason: FinishReason | None = None if count < last else ("stop" if last == len(words) else "length")
             yield Piece(text=word + " ", completion_tokens=count, finish_reason=reason)
 
@@ -104,7 +104,7 @@ class FakeEngine:
         )
 
     def failure(self) -> str | None:
-        return self.broken
+        return self.failure_reason
 
     def cache_use(self) -> float | None:
         return None
@@ -114,27 +114,27 @@ class FakeEngine:
 
 
 class FakeEmbedder:
-    """The vector of a text is its length and its first token; a token is a byte, and 200 is none of the model's."""
+    """The vector of a text is its length and its first token; a token is a byte below 200."""
 
     def __init__(self, *, gate: Gate | None = None) -> None:
         self.gate = gate
         self.error: Exception | None = None
-        self.broken: str | None = None
+        self.failure_reason: str | None = None
         self.batches: list[list[str]] = []
-        self.begun = threading.Semaphore(0)
+        self.starts = threading.Semaphore(0)
 
     def load(self, on_phase: Callable[[Phase], None]) -> None:
         on_phase("loading")
 
     def tokenize(self, inputs: Sequence[str | tuple[int, ...]], *, truncate: bool) -> list[tuple[int, ...]]:
-        found = [tuple(one.encode()) if isinstance(one, str) else one for one in inputs]
-        if any(token >= 200 for tokens in found for token in tokens):
-            raise PromptInvalid("The token 200 is none of this model's.", param="input")
-        return [tokens[:CONTEXT_LENGTH] if truncate else tokens for tokens in found]
+        texts = [tuple(one.encode()) if isinstance(one, str) else one for one in inputs]
+        if any(token >= 200 for tokens in texts for token in tokens):
+            raise PromptInvalid("This model has no token 200.", param="input")
+        return [tokens[:CONTEXT_LENGTH] if truncate else tokens for tokens in texts]
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[list[float]]:
         self.batches.append([bytes(tokens).decode() for tokens in batch])
-        self.begun.release()
+        self.starts.release()
         if self.gate is not None:
             assert self.gate.acquire(timeout=20), "the test forgot this batch"
         if self.error is not None:
@@ -147,7 +147,7 @@ class FakeEmbedder:
         )
 
     def failure(self) -> str | None:
-        return self.broken
+        return self.failure_reason
 
     def close(self) -> None:
         return None

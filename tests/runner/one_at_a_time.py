@@ -1,4 +1,4 @@
-"""For the fake engine, which can only iterate: one thread runs its generations, first come, first served."""
+"""Runs the fake engine's generations, which are iterators, on one thread: first come, first served."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Generate = Callable[[EncodedRequest, Callable[[], bool]], Iterator[Piece]]
 
 
 class OneAtATime:
-    """Gives a receiver what `generate` yields, which asks its second argument before each token whether to end."""
+    """Gives a receiver what `generate` yields; its second argument tells it before each token whether to end."""
 
     def __init__(self, generate: Generate) -> None:
         self._generate = generate
@@ -26,7 +26,7 @@ class OneAtATime:
         self._thread.start()
 
     def submit(self, request: EncodedRequest, receiver: PieceReceiver) -> None:
-        """Puts the request at the end of the queue; returns at once."""
+        """Put the request at the end of the queue; return at once."""
         with self._condition:
             if self._closed:
                 raise EngineError("the engine is closed")
@@ -34,7 +34,7 @@ class OneAtATime:
             self._condition.notify()
 
     def close(self) -> None:
-        """Cancels what waits and lets what runs come to its end."""
+        """Cancel waiting requests and let the running one finish."""
         with self._condition:
             self._closed = True
             for _, receiver in self._waiting:
@@ -44,8 +44,8 @@ class OneAtATime:
         self._thread.join()
 
     def _work(self) -> None:
-        while (found := self._next()) is not None:
-            request, receiver = found
+        while (entry := self._next()) is not None:
+            request, receiver = entry
             if receiver.is_cancelled():
                 receiver.put(_CANCELLED)
             else:
@@ -56,7 +56,7 @@ class OneAtATime:
             receiver.begin()
             for piece in self._generate(request, receiver.is_cancelled):
                 receiver.put(piece)
-        except Exception as error:  # A thread's outermost loop: one broken generation must not end the others.
+        except Exception as error:  # A thread's outermost loop: one failed generation must not end the others.
             log.exception("generation failed")
             receiver.fail(EngineError(f"the engine failed while generating: {type(error).__name__}: {error}"))
 

@@ -1,4 +1,4 @@
-"""A runner around the fake engine for gunicorn: each word waits for a byte on the file descriptor in FAKE_GATE_FD."""
+"""A runner with the fake engine for gunicorn: each word waits for a byte from the file descriptor in FAKE_GATE_FD."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tests.runner.fake_engine import FakeEngine
 
 
 class PipeGate:
+    """A gate whose permits are bytes in a pipe."""
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
@@ -25,13 +27,13 @@ class PipeGate:
 
 
 class Breakable(FakeEngine):
-    """Can serve no more once it is asked to `break`."""
+    """Fails for good at the prompt `break`."""
 
-    def generate(self, request: EncodedRequest, cancelled: Callable[[], bool]) -> Iterator[Piece]:
+    def generate(self, request: EncodedRequest, is_cancelled: Callable[[], bool]) -> Iterator[Piece]:
         if request.prompt_tokens == tuple(b"break"):
-            self.broken = "out of pages"
-            raise RuntimeError(self.broken)
-        return super().generate(request, cancelled)
+            self.failure_reason = "out of pages"
+            raise RuntimeError(self.failure_reason)
+        return super().generate(request, is_cancelled)
 
 
 def application() -> Flask:

@@ -1,4 +1,4 @@
-"""The way past the server to the client's socket."""
+"""Writing to a client's socket past the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMEOUT_S = 20.0
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A server's end, bounded in time as the app leaves it and with little room, and its client's end."""
+    """Return a server's socket with a time-out and a small buffer, and its client's socket."""
     server, client = socket.socketpair()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     server.settimeout(TIMEOUT_S)
@@ -27,15 +27,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield server, client
 
 
-def received(client: socket.socket) -> bytes:
-    found = b""
+def read_to_end(client: socket.socket) -> bytes:
+    content = b""
     while data := client.recv(65536):
-        found += data
-    return found
+        content += data
+    return content
 
 
-def test_what_is_sent_is_framed_as_the_server_would(pair: tuple[socket.socket, socket.socket]) -> None:
-    """HTTP/1.1 in chunks, HTTP/1.0 as it is."""
+def test_data_is_framed_as_the_server_would_frame_it(pair: tuple[socket.socket, socket.socket]) -> None:
+    """HTTP/1.1 gets chunks, HTTP/1.0 the plain data."""
     server, client = pair
     assert ClientSocketWriter(server, is_chunked=True).send(b"x" * 26)
     assert b"1A\r\n" + b"x" * 26 + b"\r\n" == client.recv(100)
@@ -44,24 +44,24 @@ def test_what_is_sent_is_framed_as_the_server_would(pair: tuple[socket.socket, s
 
 
 def test_a_full_buffer_does_not_block_and_nothing_is_lost(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Sending returns at once; flushing waits for the reader and sends the rest in its place."""
+    """`send` returns at once; `flush` waits for the reader and sends the rest in order."""
     server, client = pair
     writer, whole = ClientSocketWriter(server, is_chunked=False), b""
     while writer.send(part := b"%d," % len(whole) * 100):
         whole += part
     whole += part
-    found: list[bytes] = []
-    reader = threading.Thread(target=lambda: found.append(received(client)))
+    contents: list[bytes] = []
+    reader = threading.Thread(target=lambda: contents.append(read_to_end(client)))
     reader.start()
     writer.flush()
     assert writer.send(b"end")
     server.shutdown(socket.SHUT_WR)
     reader.join(TIMEOUT_S)
-    assert [whole + b"end"] == found
+    assert [whole + b"end"] == contents
 
 
-def test_a_client_that_left_is_told_by_flush_alone(pair: tuple[socket.socket, socket.socket]) -> None:
-    """The engine's thread never meets an error of a socket; the one that waits does."""
+def test_only_flush_reports_a_client_that_left(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A socket's error never reaches the engine's thread, but it does reach the waiting one."""
     server, client = pair
     client.close()
     writer = ClientSocketWriter(server, is_chunked=True)
@@ -70,7 +70,7 @@ def test_a_client_that_left_is_told_by_flush_alone(pair: tuple[socket.socket, so
         writer.flush()
 
 
-def test_a_reader_that_never_reads_is_given_up(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_client_that_never_reads_ends_in_a_timeout(pair: tuple[socket.socket, socket.socket]) -> None:
     """The socket's time-out bounds the wait."""
     server, _client = pair
     writer = ClientSocketWriter(server, is_chunked=False)
@@ -83,39 +83,39 @@ def test_a_reader_that_never_reads_is_given_up(pair: tuple[socket.socket, socket
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=3000), st.booleans()), max_size=40))
 def test_any_reader_gets_every_byte_in_order(parts: list[tuple[bytes, bool]]) -> None:
-    """However little is read between two sends, the client's bytes are the chunks in their order."""
+    """However little the client reads between two sends, it gets the chunks in order."""
     server, client = socket.socketpair()
     with server, client:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         server.settimeout(TIMEOUT_S)
         client.setblocking(False)
-        writer, found, expected = ClientSocketWriter(server, is_chunked=True), b"", b""
+        writer, content, expected = ClientSocketWriter(server, is_chunked=True), b"", b""
         for data, is_reading in parts:
             expected += b"%X\r\n%b\r\n" % (len(data), data)
             is_sent = writer.send(data)
             if is_reading or not is_sent:
-                found += drained(client)
+                content += read_available(client)
             writer.flush()
-        found += drained(client)
-        assert expected == found
+        content += read_available(client)
+        assert expected == content
 
 
-def drained(client: socket.socket) -> bytes:
-    found = b""
+def read_available(client: socket.socket) -> bytes:
+    content = b""
     try:
         while data := client.recv(65536):
-            found += data
+            content += data
     except BlockingIOError:
         pass
-    return found
+    return content
 
 
 def environ(client: object, protocol: str = "HTTP/1.1") -> dict[str, Any]:
     return {"gunicorn.socket": client, "SERVER_PROTOCOL": protocol}
 
 
-def test_only_a_socket_whose_framing_is_known_is_a_wire(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Anything else goes the server's own way."""
+def test_only_a_socket_with_known_framing_gets_a_writer(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The server itself must write to anything else."""
     server, _client = pair
     assert writer_of(environ(server)) is not None
     assert writer_of(environ(server, "HTTP/1.0")) is not None

@@ -1,4 +1,4 @@
-"""What a request asks of its answer, against what engine and model can do."""
+"""What a request demands of its answer, checked against what the engine and the model can do."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ def capable(*, grammars: bool = True, tool_syntax: ToolSyntax | None = "hermes")
 
 
 def texts(constraints: Constraints, capabilities: Capabilities, count: int = 100) -> list[str]:
-    """Some of what the answer may be."""
+    """Return some of the answers that the grammar allows."""
     grammar = add_grammar(GenerationRequest(constraints=constraints), capabilities).grammar
     assert grammar is not None
-    read = ebnf.read(grammar.text)
-    return [read.sample(random.Random(seed)) for seed in range(count)]
+    rules = ebnf.read(grammar.text)
+    return [rules.sample(random.Random(seed)) for seed in range(count)]
 
 
 def calls(text: str) -> list[Call]:
-    """The calls in a text that has nothing else."""
+    """Return the calls in a text that has nothing else."""
     parser = ToolCallParser([tool.name for tool in TOOLS])
-    found = parser.feed(text) + parser.flush()
-    assert all(isinstance(one, Call) for one in found), text
-    return [one for one in found if isinstance(one, Call)]
+    events = parser.feed(text) + parser.flush()
+    assert all(isinstance(event, Call) for event in events), text
+    return [event for event in events if isinstance(event, Call)]
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("parallel", [False, True])
-def test_forced_calls_are_calls(syntax: ToolSyntax, parallel: bool) -> None:
-    """In the model's own form, of the tools that were named, with arguments that keep their schemas."""
-    wanted = Constraints(tools=TOOLS, must_call=("get", "get_weather"), parallel_calls=parallel)
-    found = [calls(text) for text in texts(wanted, capable(tool_syntax=syntax))]
-    counts = {len(one) for one in found}
+def test_forced_calls_are_valid_calls(syntax: ToolSyntax, parallel: bool) -> None:
+    """They have the model's syntax, call one of the named tools, and their arguments are valid."""
+    constraints = Constraints(tools=TOOLS, must_call=("get", "get_weather"), parallel_calls=parallel)
+    answers = [calls(text) for text in texts(constraints, capable(tool_syntax=syntax))]
+    counts = {len(answer) for answer in answers}
     assert counts == (set(range(1, MAX_FORCED_CALLS + 1)) if parallel and syntax != "llama" else {1})
-    assert {"get", "get_weather"} == {call.name for one in found for call in one}
-    for call in (call for one in found for call in one):
+    assert {"get", "get_weather"} == {call.name for answer in answers for call in answer}
+    for call in (call for answer in answers for call in answer):
         schema = next(tool.parameters for tool in TOOLS if tool.name == call.name)
         Draft202012Validator(schema).validate(json.loads(call.arguments))
 
 
-def test_a_schema_may_be_answered_by_a_call() -> None:
-    """With tools and a schema the answer is either; with a call that has to be, it is a call."""
+def test_an_answer_with_a_schema_may_be_a_call() -> None:
+    """With tools and a schema, the answer is one of both; if the model must call, it is a call."""
     schema = {"type": "object", "properties": {"answer": {"type": "boolean"}}, "required": ["answer"]}
     either = texts(Constraints(schema=schema, tools=TOOLS), capable())
     assert {True, False} == {text.startswith('{"answer": ') for text in either}
@@ -70,13 +70,13 @@ def test_a_schema_may_be_answered_by_a_call() -> None:
 
 
 def test_free_text_has_no_grammar() -> None:
-    """Neither a free answer nor tools that need not be called are held to anything."""
+    """Neither a free answer nor tools that the model need not call get a grammar."""
     for constraints in (Constraints(), Constraints(tools=TOOLS)):
         request = GenerationRequest(constraints=constraints)
         assert request == add_grammar(request, capable())
 
 
-CALLED = Message(role="assistant", content="", tool_calls=(ToolCall(id="1", name="get", arguments={}),))
+CALL_TURN = Message(role="assistant", content="", tool_calls=(ToolCall(id="1", name="get", arguments={}),))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ CALLED = Message(role="assistant", content="", tool_calls=(ToolCall(id="1", name
          "tools", "chat template"),
         (GenerationRequest(constraints=Constraints(tools=TOOLS, must_call=("get",))), capable(grammars=False),
          "unsupported_parameter", "tool_choice", "engine some"),
-        (GenerationRequest(messages=(Message(role="user", content=""), CALLED)), capable(tool_syntax=None),
+        (GenerationRequest(messages=(Message(role="user", content=""), CALL_TURN)), capable(tool_syntax=None),
          "unsupported_parameter", "messages.1.tool_calls", "chat template"),
         (GenerationRequest(constraints=Constraints(schema={"not": {}})), capable(), "invalid_schema", "response_format",
          '"not"'),
@@ -97,18 +97,18 @@ CALLED = Message(role="assistant", content="", tool_calls=(ToolCall(id="1", name
          "tools.1.function.parameters", "object"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_refused_by_name(
+def test_a_refusal_names_what_cannot_be_done(
     request_: GenerationRequest, capabilities: Capabilities, code: str, param: str, says: str
 ) -> None:
-    """The parameter and the reason, whichever of engine, template and schema it is."""
+    """It names the parameter and the reason, be it the engine, the template or the schema."""
     with pytest.raises(RequestRefused) as caught:
         add_grammar(request_, capabilities)
     assert (code, param) == (caught.value.code, caught.value.param)
     assert says in caught.value.message
 
 
-def test_a_broken_schema_of_a_tool_that_need_not_be_called_does_not_matter() -> None:
-    """Only what an answer is held to has to be held to."""
+def test_an_invalid_schema_of_a_tool_that_need_not_be_called_does_not_matter() -> None:
+    """Only the schemas that the answer must keep to have to be enforceable."""
     tools = (Tool(name="f", description="", parameters={"not": {}}), *TOOLS)
     assert texts(Constraints(tools=tools, must_call=("get",)), capable(), 1)
     free: Any = add_grammar(GenerationRequest(constraints=Constraints(tools=tools)), capable(grammars=False))

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings` around a fake embedder."""
+"""`POST /v1/embeddings` with a fake embedder."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PATH = "/v1/embeddings"
 
 
 def vectors(answer: tuple[int, Any, Any]) -> Any:
-    """The vectors of an answer, in their order."""
+    """Return the vectors of an answer, in order."""
     assert 200 == answer[0], answer[1]
     assert list(range(len(answer[1]["data"]))) == [row["index"] for row in answer[1]["data"]]
     return [row["embedding"] for row in answer[1]["data"]]
 
 
 def test_an_answer_has_the_apis_shape(serve: Serve) -> None:
-    """All that the API promises stands there, under the name that the client wrote; usage counts every text."""
+    """It has every field of the API, under the name that the client wrote; the usage counts every text."""
     status, answer, _ = serve(FakeEmbedder()).request("POST", PATH, {"model": "some-name", "input": ["ab", "@"]})
     assert 200 == status
     assert {
@@ -46,26 +46,26 @@ def test_an_answer_has_the_apis_shape(serve: Serve) -> None:
     } == answer
 
 
-@pytest.mark.parametrize("given", ["ab", ["ab"], [97, 98], [[97, 98]]])
-def test_texts_and_tokens_are_inputs_alike(serve: Serve, given: Any) -> None:
-    """A text and its tokens give one vector, alone or in a list."""
-    assert [[2.0, 97 / 256]] == vectors(serve(FakeEmbedder()).request("POST", PATH, {"input": given}))
+@pytest.mark.parametrize("input_", ["ab", ["ab"], [97, 98], [[97, 98]]])
+def test_texts_and_tokens_give_the_same_vector(serve: Serve, input_: Any) -> None:
+    """A text and its tokens give the same vector, alone or in a list."""
+    assert [[2.0, 97 / 256]] == vectors(serve(FakeEmbedder()).request("POST", PATH, {"input": input_}))
 
 
 def test_base64_is_32_bit_floats(serve: Serve) -> None:
-    """What the `openai` client asks for unless told otherwise: little-endian floats in base64."""
+    """By default, the `openai` client asks for little-endian floats in base64."""
     served = serve(FakeEmbedder())
-    (found,) = vectors(served.request("POST", PATH, {"input": "ab", "encoding_format": "base64"}))
-    assert (2.0, 97 / 256) == struct.unpack("<2f", base64.b64decode(found))
+    (vector,) = vectors(served.request("POST", PATH, {"input": "ab", "encoding_format": "base64"}))
+    assert (2.0, 97 / 256) == struct.unpack("<2f", base64.b64decode(vector))
     assert [[2.0, 97 / 256]] == vectors(served.request("POST", PATH, {"input": "ab", "encoding_format": "float"}))
 
 
 def test_many_texts_keep_their_order(serve: Serve) -> None:
-    """Texts of all lengths go through several bounded batches, and each gets its own vector back."""
+    """Texts of all lengths go through several bounded batches, and each gets its own vector."""
     engine = FakeEmbedder()
     texts = [chr(97 + place % 26) * (1 + place * 37 % CONTEXT_LENGTH) for place in range(200)]
-    found = vectors(serve(engine).request("POST", PATH, {"input": texts}))
-    assert [[float(len(text)), ord(text[0]) / 256] for text in texts] == found
+    expected = [[float(len(text)), ord(text[0]) / 256] for text in texts]
+    assert expected == vectors(serve(engine).request("POST", PATH, {"input": texts}))
     batches = engine.batches[1:]
     assert len(batches) > 5
     assert all(len(batch) * max(map(len, batch)) <= BATCH_TOKENS for batch in batches)
@@ -83,34 +83,34 @@ def test_many_texts_keep_their_order(serve: Serve) -> None:
         ([2] * 6, [[0, 1, 2, 3, 4], [5]]),
     ],
 )
-def test_batches_hold_texts_of_like_length(lengths: list[int], expected: list[list[int]]) -> None:
-    """Padded, no batch has more than the bound (10 here), unless it is one text; little is padding."""
+def test_batches_hold_texts_of_similar_length(lengths: list[int], expected: list[list[int]]) -> None:
+    """With padding, no batch exceeds the bound (10 here), unless it is a single text; there is little padding."""
     assert expected == list(in_batches(lengths, 10))
 
 
-class SeenQueue(WorkQueue):
-    """Tells when something was put in."""
+class CountingQueue(WorkQueue):
+    """Releases `submissions` after each submission."""
 
     def __init__(self, engine: FakeEmbedder) -> None:
-        self.seen = threading.Semaphore(0)
+        self.submissions = threading.Semaphore(0)
         super().__init__(engine)
 
     def submit(self, job: Work) -> None:
         super().submit(job)
-        self.seen.release()
+        self.submissions.release()
 
 
 def test_a_short_request_passes_a_long_one() -> None:
-    """Between two batches of a long request another one has its turn."""
+    """Another request runs between two batches of a long one."""
     gate = threading.Semaphore(0)
     engine = FakeEmbedder(gate=gate)
-    jobs = SeenQueue(engine)
+    jobs = CountingQueue(engine)
     long, short = EmbeddingJob([(120,) * 90] * 60), EmbeddingJob([(121,)])
     with ThreadPoolExecutor(2) as pool:
         all_of_long = pool.submit(long.vectors, jobs)
-        assert engine.begun.acquire(timeout=20)
+        assert engine.starts.acquire(timeout=20)
         all_of_short = pool.submit(short.vectors, jobs)
-        assert all(jobs.seen.acquire(timeout=20) for _ in range(2))
+        assert all(jobs.submissions.acquire(timeout=20) for _ in range(2))
         gate.release(2)
         assert [[1.0, 121 / 256]] == all_of_short.result(20)
         assert not all_of_long.done()
@@ -120,14 +120,14 @@ def test_a_short_request_passes_a_long_one() -> None:
 
 
 def test_a_client_that_leaves_ends_its_batches(serve: Serve) -> None:
-    """The wait ends at once, and no further batch of that request is computed."""
+    """The wait ends at once, and the engine computes no further batch of that request."""
     gate = LateGate()
     engine = FakeEmbedder(gate=gate)
     served = serve(engine)
     connection = served.connect()
     connection.request("POST", PATH, json.dumps({"input": ["x" * 90] * 60}))
-    assert all(engine.begun.acquire(timeout=20) for _ in range(2))
-    # Half a leave looks the same to the runner, and lets this test hear its last words.
+    assert all(engine.starts.acquire(timeout=20) for _ in range(2))
+    # A half-closed connection looks the same to the runner, and lets this test read its answer.
     connection.sock.shutdown(socket.SHUT_WR)
     response = connection.getresponse()
     assert (503, "cancelled") == (response.status, json.loads(response.read())["error"]["code"])
@@ -138,16 +138,16 @@ def test_a_client_that_leaves_ends_its_batches(serve: Serve) -> None:
 
 
 def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
-    """Of one request too many, one is told to come again, and a place that was left is free."""
+    """With one request too many, one client gets a 503 with Retry-After; a place is free after its request."""
     gate = LateGate()
     served = serve(FakeEmbedder(gate=gate), max_concurrency=1)
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(served.request, "POST", PATH, {"input": "x"}) for _ in range(6)]
-        refused = next(as_completed(asked, 20)).result()
-        assert_error(refused, 503, "overloaded")
-        assert "1" == refused[2]["Retry-After"]
+        requests = [pool.submit(served.request, "POST", PATH, {"input": "x"}) for _ in range(6)]
+        refusal = next(as_completed(requests, 20)).result()
+        assert_error(refusal, 503, "overloaded")
+        assert "1" == refusal[2]["Retry-After"]
         gate.release(5)
-        assert [200] * 5 + [503] == sorted(one.result(20)[0] for one in asked)
+        assert [200] * 5 + [503] == sorted(request.result(20)[0] for request in requests)
     gate.release()
     assert 200 == served.request("POST", PATH, {"input": "x"})[0]
 
@@ -175,15 +175,15 @@ def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
         ({"input": ["a"] * (MAX_INPUTS + 1)}, "2048"),
     ],
 )
-def test_what_is_no_input_is_refused(serve: Serve, body: dict[str, Any], says: str) -> None:
-    """Each refusal names the field and what is wrong with it, and nothing is computed."""
+def test_an_invalid_input_is_refused(serve: Serve, body: dict[str, Any], says: str) -> None:
+    """Each refusal names the field and its fault, and the engine computes nothing."""
     engine = FakeEmbedder()
     assert says in assert_error(serve(engine).request("POST", PATH, body), 400, "invalid_body", "input")
     assert [["Hello"]] == engine.batches
 
 
-def test_as_many_inputs_as_the_api_allows(serve: Serve) -> None:
-    """The bound itself passes, and one list of tokens is one text however long it may be."""
+def test_the_api_allows_this_many_inputs(serve: Serve) -> None:
+    """The bound itself passes, and a list of tokens is one text, however long."""
     served = serve(FakeEmbedder())
     assert MAX_INPUTS == len(vectors(served.request("POST", PATH, {"input": ["a"] * MAX_INPUTS})))
     message = assert_error(served.request("POST", PATH, {"input": [1] * 3000}), 400, "context_length_exceeded", "input")
@@ -201,62 +201,62 @@ def test_as_many_inputs_as_the_api_allows(serve: Serve) -> None:
         ({"truncate": "yes"}, "invalid_body", "truncate"),
     ],
 )
-def test_a_wrong_parameter_is_refused_by_name(serve: Serve, change: dict[str, Any], code: str, param: str) -> None:
-    """A parameter that would change the vectors and cannot is never passed over."""
+def test_the_refusal_of_a_wrong_parameter_names_it(serve: Serve, change: dict[str, Any], code: str, param: str) -> None:
+    """An unsupported parameter that would change the vectors is never ignored."""
     message = assert_error(serve(FakeEmbedder()).request("POST", PATH, {"input": "a", **change}), 400, code, param)
     assert param in message
 
 
-def test_what_changes_nothing_passes(serve: Serve) -> None:
-    """The model's own length, nulls, the user's name and unknown parameters are no reason to refuse."""
+def test_parameters_without_effect_pass(serve: Serve) -> None:
+    """The model's own length, nulls, the user's name and unknown parameters are not refused."""
     odd = {"dimensions": 2, "user": "me", "encoding_format": None, "truncate": None, "model": None, "frobnicate": [1]}
     status, answer, _ = serve(FakeEmbedder()).request("POST", PATH, {"input": "a", **odd})
     assert (200, "fake") == (status, answer["model"])
 
 
 def test_too_long_a_text_names_both_lengths(serve: Serve) -> None:
-    """The client learns which of its texts to cut and by how much; `truncate` cuts it, for texts and for tokens."""
+    """The client learns which of its texts to cut and by how much; `truncate` cuts both texts and tokens."""
     served = serve(FakeEmbedder())
-    for given, name in (("x" * 150, "The text"), (["a", "x" * 150], "Text 1"), ([[1] * 150, [1]], "Text 0")):
-        answer = served.request("POST", PATH, {"input": given})
+    for input_, name in (("x" * 150, "The text"), (["a", "x" * 150], "Text 1"), ([[1] * 150, [1]], "Text 0")):
+        answer = served.request("POST", PATH, {"input": input_})
         message = assert_error(answer, 400, "context_length_exceeded", "input")
         assert message.startswith(f"{name} has 150 tokens, but the context is 100")
-        assert 100.0 in [one[0] for one in vectors(served.request("POST", PATH, {"input": given, "truncate": True}))]
+        assert 100.0 in [one[0] for one in vectors(served.request("POST", PATH, {"input": input_, "truncate": True}))]
 
 
-def test_a_batch_that_breaks_is_that_requests_alone(serve: Serve) -> None:
-    """The failure is told with its reason, and the next request is answered."""
+def test_a_batch_that_fails_fails_only_its_request(serve: Serve) -> None:
+    """The client gets the reason, and the next request is answered."""
     engine = FakeEmbedder()
     served = serve(engine)
-    engine.error = RuntimeError("the fake broke")
-    assert "the fake broke" in assert_error(served.request("POST", PATH, {"input": "a"}), 500, "generation_failed")
+    engine.error = RuntimeError("the fake failed")
+    assert "the fake failed" in assert_error(served.request("POST", PATH, {"input": "a"}), 500, "generation_failed")
     engine.error = None
     assert 200 == served.request("POST", PATH, {"input": "a"})[0]
 
 
 def test_a_model_that_is_not_ready_says_so(serve: Serve) -> None:
-    """While it warms up, and when it can serve no more, requests are sent away to come again."""
+    """While it warms up, and once it has failed, requests get a 503 so that clients retry."""
     gate = threading.Semaphore(0)
     engine = FakeEmbedder(gate=gate)
     served = serve(engine, wait=False)
-    assert engine.begun.acquire(timeout=20)
+    assert engine.starts.acquire(timeout=20)
     assert 503 == served.request("GET", "/health")[0]
     assert_error(served.request("POST", PATH, {"input": "a"}), 503, "model_loading")
     gate.release()
     assert served.loader.load_end.wait(20)
     assert 200 == served.request("GET", "/health")[0]
-    engine.broken = "out of memory"
+    engine.failure_reason = "out of memory"
     assert_error(served.request("POST", PATH, {"input": "a"}), 503, "engine_failed")
 
 
 @pytest.mark.parametrize("path", ["/inference", "/v1/chat/completions", "/v1/completions"])
-def test_an_embedder_generates_no_text(serve: Serve, path: str) -> None:
-    """A model that makes embeddings says so, and by which route to ask it."""
+def test_an_embedder_cannot_generate_text(serve: Serve, path: str) -> None:
+    """A model that makes embeddings says so, and names its route."""
     answer = serve(FakeEmbedder()).request("POST", path, {"prompt": "x"})
     assert PATH in assert_error(answer, 400, "task_unsupported", "model")
 
 
-def test_a_model_for_text_makes_no_embeddings(serve: Serve) -> None:
-    """A model that is no embedder says so, and what kind of model to ask."""
+def test_a_model_for_text_cannot_make_embeddings(serve: Serve) -> None:
+    """A model that generates text says so, and names the kind of model to use."""
     answer = serve(FakeEngine()).request("POST", PATH, {"input": "x"})
     assert "task: embedding" in assert_error(answer, 400, "task_unsupported", "model")

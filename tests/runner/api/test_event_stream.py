@@ -18,7 +18,7 @@ TIMEOUT_S = 20.0
 
 
 class Server:
-    """Writes a stream's items to a client as a server does, on a thread of its own; `serve` ends with the stream."""
+    """Writes a stream's items to a client on a thread of its own, as a server does; `serve` ends with the stream."""
 
     def __init__(self, *, silence_s: float = TIMEOUT_S) -> None:
         self.socket, self.client = socket.socketpair()
@@ -27,7 +27,7 @@ class Server:
         self.client.settimeout(TIMEOUT_S)
         self.job = WatchedJob()
         self.items: list[bytes] = []
-        self.closed = 0
+        self.close_count = 0
         self.error: OSError | None = None
         self.stream = EventStream(
             self.job, NativeFormat(), request_id="r", on_close=self._close, silence_s=silence_s,
@@ -59,26 +59,26 @@ class Server:
         self.job.put(Piece(text=text, completion_tokens=count, finish_reason=reason))
 
     def _close(self) -> None:
-        self.closed += 1
+        self.close_count += 1
 
 
 def events(data: bytes) -> list[dict[str, object]]:
     return [json.loads(block[6:]) for block in data.decode().split("\n\n") if block.startswith("data: ")]
 
 
-def rest(client: socket.socket) -> bytes:
-    found = b""
+def read_to_end(client: socket.socket) -> bytes:
+    content = b""
     while data := client.recv(65536):
-        found += data
-    return found
+        content += data
+    return content
 
 
-def text_of(found: list[dict[str, object]]) -> str:
-    return "".join(str(event["text"]) for event in found if "text" in event)
+def text_of(stream: list[dict[str, object]]) -> str:
+    return "".join(str(event["text"]) for event in stream if "text" in event)
 
 
-def test_the_first_and_the_last_piece_go_the_servers_way() -> None:
-    """The server writes its head before the first, and learns of the end; between them it is not woken."""
+def test_the_server_writes_only_the_first_and_the_last_piece() -> None:
+    """The server writes its head before the first, and learns of the end; nothing wakes it in between."""
     with Server() as server:
         assert server.job.asleep.acquire(timeout=TIMEOUT_S)
         server.put("one ", 1)
@@ -88,39 +88,39 @@ def test_the_first_and_the_last_piece_go_the_servers_way() -> None:
             server.put(f"{count} ", count)
             assert f"{count} " == text_of(events(server.client.recv(1000)))
         server.put("last", 30, "stop")
-        found = events(rest(server.client))
-    assert ("last", True) == (text_of(found), found[-1]["done"])
+        stream = events(read_to_end(server.client))
+    assert ("last", True) == (text_of(stream), stream[-1]["done"])
     assert 2 == len(server.items)
-    assert 1 == server.closed
+    assert 1 == server.close_count
 
 
-def test_a_slow_reader_holds_up_nobody_and_gets_it_all() -> None:
-    """Putting never waits; what the socket has no room for comes in order, in fewer and longer pieces."""
+def test_a_slow_reader_does_not_delay_the_engine_and_gets_all_text() -> None:
+    """`put` never waits; text for which the socket has no room comes in order, in fewer and longer pieces."""
     with Server() as server:
         for count in range(1, 2000):
             server.put(f"{count} ", count)
         server.put("end", 2000, "length")
         assert 2000 == server.job.completion_tokens
-        found = events(rest(server.client))
-    assert "".join(f"{count} " for count in range(1, 2000)) + "end" == text_of(found)
-    assert "length" == found[-1]["finish_reason"]
-    assert len(found) < 1000
+        stream = events(read_to_end(server.client))
+    assert "".join(f"{count} " for count in range(1, 2000)) + "end" == text_of(stream)
+    assert "length" == stream[-1]["finish_reason"]
+    assert len(stream) < 1000
 
 
-def test_silence_is_broken_by_comments_and_text_is_not_followed_by_one() -> None:
-    """Only a connection over which nothing went gets a comment."""
+def test_only_a_silent_stream_gets_comments() -> None:
+    """A comment is sent only if nothing else was."""
     with Server(silence_s=0.05) as server:
         server.put("one ", 1)
         data = b""
         while KEEP_ALIVE not in data:
             data += server.client.recv(1000)
         server.put("two", 2, "stop")
-        data += rest(server.client)
+        data += read_to_end(server.client)
     assert "one two" == text_of(events(data))
 
 
 def test_a_client_that_leaves_ends_the_stream_and_cancels_the_job() -> None:
-    """The engine's thread meets no error; the server's does, and closes."""
+    """The engine's thread sees no error; the server's does, and closes the stream."""
     with Server() as server:
         server.put("one ", 1)
         server.client.recv(1000)
@@ -130,23 +130,23 @@ def test_a_client_that_leaves_ends_the_stream_and_cancels_the_job() -> None:
             count += 1
             server.put("more ", count)
     assert isinstance(server.error, BrokenPipeError)
-    assert 1 == server.closed
+    assert 1 == server.close_count
 
 
 def test_a_failure_in_the_middle_is_the_last_event() -> None:
-    """What was made before it arrives, then the reason, and no end that looks whole."""
+    """Earlier text arrives, then the reason, and no end that looks complete."""
     with Server() as server:
         server.put("one ", 1)
         server.client.recv(1000)
         server.job.fail(EngineError("out of pages"))
-        found = events(rest(server.client))
-    assert 1 == len(found)
-    assert "out of pages" in str(found[0]["error"])
+        stream = events(read_to_end(server.client))
+    assert 1 == len(stream)
+    assert "out of pages" in str(stream[0]["error"])
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.integers(1, 64))
 def test_any_text_arrives_whole(pieces: list[str], read_bytes: int) -> None:
-    """Whatever the pieces are and however little is read at a time, the client's text is theirs put together."""
+    """Whatever the pieces are and however little the client reads at a time, it gets their text."""
     pieces = [piece.encode("utf-8", "ignore").decode() or "x" for piece in pieces]
     with Server() as server:
         reading: list[bytes] = []
@@ -160,14 +160,14 @@ def test_any_text_arrives_whole(pieces: list[str], read_bytes: int) -> None:
         for count, piece in enumerate(pieces, start=1):
             server.put(piece, count, "stop" if count == len(pieces) else None)
         reader.join(TIMEOUT_S)
-    found = events(b"".join(reading))
-    assert "".join(pieces) == text_of(found)
-    assert len(pieces) == found[-1]["usage"]["completion_tokens"]  # type: ignore[index]
+    stream = events(b"".join(reading))
+    assert "".join(pieces) == text_of(stream)
+    assert len(pieces) == stream[-1]["usage"]["completion_tokens"]  # type: ignore[index]
 
 
 @given(st.text(), st.text())
 def test_a_text_event_is_the_event_with_that_text(name: str, text: str) -> None:
-    """Made once, it is what would be made anew, also where a name before it holds the mark."""
+    """Built once, it equals a newly built event, even if a name before the text holds the mark."""
     name, text = (one.encode("utf-8", "ignore").decode() for one in (name, text))
 
     def value_of(text: str) -> dict[str, object]:

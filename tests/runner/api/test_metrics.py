@@ -1,4 +1,4 @@
-"""What `GET /metrics` of the runner tells."""
+"""What `GET /metrics` of the runner reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Serve = Callable[..., Served]
 
 
 def metrics(served: Served) -> dict[str, float]:
-    """Each value by its name without the prefix, with its one label's value."""
+    """Return each value by its name without the prefix, with its one label's value."""
     connection = served.connect()
     connection.request("GET", "/metrics")
     response = connection.getresponse()
@@ -30,7 +30,7 @@ def metrics(served: Served) -> dict[str, float]:
 
 
 def wait_for(served: Served, name: str, value: float) -> None:
-    """An answer's end reaches its client a moment before it is counted."""
+    """Wait for a value: an answer's end reaches the client a moment before it is counted."""
     for _ in range(2000):
         if metrics(served)[name] == value:
             return
@@ -39,7 +39,7 @@ def wait_for(served: Served, name: str, value: float) -> None:
 
 
 def test_each_generation_is_counted_by_its_end(serve: Serve) -> None:
-    """A client that leaves in the middle shows as cancelled, with the tokens made for it; nothing stays in flight."""
+    """A client that leaves in the middle counts as cancelled, with its tokens; nothing stays in flight."""
     gate = LateGate()
     engine = FakeEngine(gate=gate)
     served = serve(engine)
@@ -53,17 +53,17 @@ def test_each_generation_is_counted_by_its_end(serve: Serve) -> None:
     gate.release(10)
     assert 200 == served.request("POST", "/inference", {"prompt": "four five"})[0]
     served.request("POST", "/inference", {"prompt": "six seven", "max_tokens": 1})
-    engine.break_after = 0
+    engine.fail_after = 0
     assert 500 == served.request("POST", "/inference", {"prompt": "eight"})[0]
     wait_for(served, "requests_total failed", 1)
-    found = metrics(served)
-    assert (1, 1, 0) == (found["requests_total stop"], found["requests_total length"], found["in_flight"])
-    assert 4 == found["completion_tokens_total"]
-    assert len("one two threefour fivesix seveneight") == found["prompt_tokens_total"]
+    values = metrics(served)
+    assert (1, 1, 0) == (values["requests_total stop"], values["requests_total length"], values["in_flight"])
+    assert 4 == values["completion_tokens_total"]
+    assert len("one two threefour fivesix seveneight") == values["prompt_tokens_total"]
 
 
-def test_the_use_of_the_cache_is_told_where_the_engine_knows_it(serve: Serve) -> None:
-    """What is not known is not a number."""
+def test_metrics_report_the_use_of_the_cache_if_the_engine_knows_it(serve: Serve) -> None:
+    """An unknown value is NaN."""
     engine = FakeEngine()
     served = serve(engine)
     assert metrics(served)["kv_cache_use_ratio"] != metrics(served)["kv_cache_use_ratio"]
@@ -72,11 +72,11 @@ def test_the_use_of_the_cache_is_told_where_the_engine_knows_it(serve: Serve) ->
 
 
 def test_embeddings_are_counted_too(serve: Serve) -> None:
-    """Requests by how they ended, their texts and tokens; one that is refused was never taken on."""
+    """Requests by outcome, their texts and tokens; a refused request does not count."""
     served = serve(FakeEmbedder())
     assert metrics(served)["embedding_requests_total done"] == 0
     assert served.request("POST", "/v1/embeddings", {"input": ["ab", "@"]})[0] == 200
     assert served.request("POST", "/v1/embeddings", {"input": [""]})[0] == 400
     wait_for(served, "embedding_requests_total done", 1)
-    found = metrics(served)
-    assert (found["embedded_texts_total"], found["prompt_tokens_total"], found["in_flight"]) == (2, 3, 0)
+    values = metrics(served)
+    assert (values["embedded_texts_total"], values["prompt_tokens_total"], values["in_flight"]) == (2, 3, 0)

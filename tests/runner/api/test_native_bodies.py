@@ -21,7 +21,7 @@ def refusal(body: object) -> RequestRefused:
 
 
 def test_every_parameter_reaches_the_request() -> None:
-    """What a client writes is what the engine gets."""
+    """The engine gets what the client writes."""
     body = {"prompt": "hi", "raw": True, "max_tokens": 5, "temperature": 0, "top_p": 0.5, "top_k": 3, "seed": -7}
     request = parse_inference_body(json.dumps({**body, "stop": "x"}).encode()).to_request()
     assert ("hi", True, ()) == (request.prompt, request.raw, request.messages)
@@ -63,8 +63,8 @@ def test_every_parameter_reaches_the_request() -> None:
         ({"n_predict": 1}, "n_predict"),
     ],
 )
-def test_a_wrong_field_is_refused_by_name(change: dict[str, Any], param: str | None) -> None:
-    """Each refusal names the field at fault, and none lets a wrong type through."""
+def test_the_refusal_of_a_wrong_field_names_it(change: dict[str, Any], param: str | None) -> None:
+    """Each refusal names the field at fault, and no wrong type passes."""
     error = refusal({"prompt": "hi", **change})
     assert param == error.param
     assert param is None or param in error.message
@@ -88,8 +88,8 @@ def test_a_wrong_field_is_refused_by_name(change: dict[str, Any], param: str | N
         '{"prompt": "x"}'.encode("utf-16"),
     ],
 )
-def test_what_is_no_json_object_is_refused(data: bytes) -> None:
-    """Broken, too deep, too large or not UTF-8: one sentence, never another exception."""
+def test_anything_but_a_json_object_is_refused(data: bytes) -> None:
+    """Invalid, too deep, too large or not UTF-8: the refusal is one sentence, never another exception."""
     message = refusal(data).message
     assert message.endswith(".")
     assert "\n" not in message

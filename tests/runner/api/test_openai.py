@@ -1,4 +1,4 @@
-"""The OpenAI API's routes around a fake engine."""
+"""The OpenAI API's routes with a fake engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
 
 
 def events(served: Served, path: str, body: dict[str, Any]) -> list[str]:
-    """The data of each event of a stream, comments left out."""
+    """Return the data of each event of a stream, without comments."""
     connection, response = served.stream(body, path)
     blocks = response.read().decode().split("\n\n")
     connection.close()
@@ -31,7 +31,7 @@ def events(served: Served, path: str, body: dict[str, Any]) -> list[str]:
 
 
 def test_a_whole_chat_answer_has_the_apis_shape(serve: Serve) -> None:
-    """All that the API promises stands in an answer, under the name that the client wrote."""
+    """An answer has every field of the API, under the name that the client wrote."""
     status, answer, _ = serve(FakeEngine()).request("POST", CHAT, chat("one two"))
     assert 200 == status
     assert answer.pop("id").startswith("chatcmpl-")
@@ -47,7 +47,7 @@ def test_a_whole_chat_answer_has_the_apis_shape(serve: Serve) -> None:
 
 
 def test_a_whole_completion_has_the_apis_shape(serve: Serve) -> None:
-    """A completion is a text; without a model's name the runner tells its own."""
+    """A completion is a text; without a model's name, the runner uses its own."""
     status, answer, _ = serve(FakeEngine()).request("POST", COMPLETIONS, {"prompt": ["one two"], "max_tokens": 1})
     assert 200 == status
     assert answer.pop("id").startswith("cmpl-")
@@ -61,31 +61,31 @@ def test_a_whole_completion_has_the_apis_shape(serve: Serve) -> None:
     } == answer
 
 
-def test_a_chat_stream_goes_as_the_api_says(serve: Serve) -> None:
-    """The role comes first, then the text, then the reason, then `[DONE]`; all chunks are one answer's."""
-    *chunks, done = events(serve(FakeEngine()), CHAT, chat("one two"))
-    assert "[DONE]" == done
-    parsed = [json.loads(chunk) for chunk in chunks]
-    assert 1 == len({(one["id"], one["created"], one["model"], one["object"]) for one in parsed})
-    assert ("some-name", "chat.completion.chunk") == (parsed[0]["model"], parsed[0]["object"])
-    assert not any("usage" in one for one in parsed)
-    choices = [one["choices"][0] for one in parsed]
+def test_a_chat_stream_follows_the_api(serve: Serve) -> None:
+    """The role comes first, then the text, then the reason, then `[DONE]`; all chunks belong to one answer."""
+    *texts, last = events(serve(FakeEngine()), CHAT, chat("one two"))
+    assert "[DONE]" == last
+    chunks = [json.loads(text) for text in texts]
+    assert 1 == len({(one["id"], one["created"], one["model"], one["object"]) for one in chunks})
+    assert ("some-name", "chat.completion.chunk") == (chunks[0]["model"], chunks[0]["object"])
+    assert not any("usage" in one for one in chunks)
+    choices = [one["choices"][0] for one in chunks]
     assert {"role": "assistant", "content": ""} == choices[0]["delta"]
     assert "one two " == "".join(choice["delta"].get("content", "") for choice in choices)
     assert ({}, "stop") == (choices[-1]["delta"], choices[-1]["finish_reason"])
     assert {None} == {choice["finish_reason"] for choice in choices[:-1]}
 
 
-def test_a_completion_stream_goes_as_the_api_says(serve: Serve) -> None:
-    """Texts, then an empty one with the reason, then `[DONE]`."""
-    *chunks, done = events(serve(FakeEngine()), COMPLETIONS, {"prompt": "one two"})
+def test_a_completion_stream_follows_the_api(serve: Serve) -> None:
+    """It has texts, then an empty one with the reason, then `[DONE]`."""
+    *chunks, last = events(serve(FakeEngine()), COMPLETIONS, {"prompt": "one two"})
     choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
-    assert ("[DONE]", "one two ") == (done, "".join(choice["text"] for choice in choices))
+    assert ("[DONE]", "one two ") == (last, "".join(choice["text"] for choice in choices))
     assert ("", "stop") == (choices[-1]["text"], choices[-1]["finish_reason"])
 
 
 @pytest.mark.parametrize(("path", "body"), [(CHAT, chat("one two")), (COMPLETIONS, {"prompt": "one two"})])
-def test_usage_is_told_when_asked_for(serve: Serve, path: str, body: dict[str, Any]) -> None:
+def test_a_stream_reports_usage_on_request(serve: Serve, path: str, body: dict[str, Any]) -> None:
     """With `include_usage` one more chunk has the usage and no choices; in all others it is null."""
     *chunks, _ = events(serve(FakeEngine()), path, {**body, "stream_options": {"include_usage": True}})
     *others, last = [json.loads(chunk) for chunk in chunks]
@@ -93,43 +93,43 @@ def test_usage_is_told_when_asked_for(serve: Serve, path: str, body: dict[str, A
     assert {None} == {one["usage"] for one in others}
 
 
-def test_chunks_leave_as_they_are_made(serve: Serve) -> None:
+def test_each_chunk_is_sent_as_soon_as_it_exists(serve: Serve) -> None:
     """The role and the first word arrive before the second word exists, and the role comes once."""
     gate = LateGate()
     served = serve(FakeEngine(gate=gate))
     gate.release()
     connection, response = served.stream(chat("one two"), CHAT)
-    found = b""
-    while b'"one "' not in found:
-        found += response.readline()
-    assert b"two" not in found
+    content = b""
+    while b'"one "' not in content:
+        content += response.readline()
+    assert b"two" not in content
     gate.release()
-    found += response.read()
-    assert b"[DONE]" in found
-    assert 1 == found.count(b'"role"')
+    content += response.read()
+    assert b"[DONE]" in content
+    assert 1 == content.count(b'"role"')
     connection.close()
 
 
 @pytest.mark.parametrize(("path", "body"), [(CHAT, chat("one two")), (COMPLETIONS, {"prompt": "one two"})])
-def test_a_stream_that_breaks_is_never_done(serve: Serve, path: str, body: dict[str, Any]) -> None:
-    """A failure after the start is one error event at the end, and no `[DONE]`."""
+def test_a_failed_stream_has_no_done(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """A failure after the start is one error event at the end, without `[DONE]`."""
     engine = FakeEngine()
     served = serve(engine)
-    engine.break_after = 1
-    found = events(served, path, body)
-    assert "generation_failed" == json.loads(found[-1])["error"]["code"]
-    assert "[DONE]" not in found
-    assert 1 == sum("error" in json.loads(one) for one in found)
+    engine.fail_after = 1
+    chunks = events(served, path, body)
+    assert "generation_failed" == json.loads(chunks[-1])["error"]["code"]
+    assert "[DONE]" not in chunks
+    assert 1 == sum("error" in json.loads(one) for one in chunks)
 
 
-def test_a_stream_that_the_runner_ends_is_never_done(serve: Serve) -> None:
-    """Who still waits for a turn when the process stops is told so, and does not take the end for an empty answer."""
+def test_a_stream_that_the_runner_ends_has_no_done(serve: Serve) -> None:
+    """A client that still waits when the process stops gets an error, not an end that looks like an empty answer."""
     gate = LateGate()
     engine = FakeEngine(gate=gate)
     served = serve(engine)
-    assert engine.begun.acquire(timeout=20)
+    assert engine.starts.acquire(timeout=20)
     running, running_response = served.stream(chat("one"), CHAT)
-    assert engine.begun.acquire(timeout=20)
+    assert engine.starts.acquire(timeout=20)
     waiting, waiting_response = served.stream(chat("two"), CHAT)
     assert b":\n" == waiting_response.readline()
     closing = threading.Thread(target=engine.queue.close)
@@ -154,8 +154,8 @@ def tool_engine() -> FakeEngine:
     return engine
 
 
-def test_a_call_is_no_text(serve: Serve) -> None:
-    """Calls of tools stand beside the text, each with an id, and are the reason why the answer ended."""
+def test_a_call_is_not_text(serve: Serve) -> None:
+    """Tool calls stand beside the text, each with an id, and the finish reason is `tool_calls`."""
     text = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call> '
     status, answer, _ = serve(tool_engine()).request("POST", CHAT, chat(text.strip(), tools=TOOLS))
     (choice,) = answer["choices"]
@@ -165,20 +165,20 @@ def test_a_call_is_no_text(serve: Serve) -> None:
     assert {"type": "function", "function": F} == call
 
 
-def test_calls_are_streamed_whole(serve: Serve) -> None:
-    """Text goes out as it is made, a call in one chunk with its number, and what is no call after all as text."""
+def test_a_stream_has_each_call_in_one_chunk(serve: Serve) -> None:
+    """Text is sent as soon as it exists, a call in one chunk with its index, and a false start of a call as text."""
     served = serve(tool_engine())
     *chunks, _ = events(served, CHAT, chat(CALLS, tools=TOOLS))
     deltas = [json.loads(chunk)["choices"][0] for chunk in chunks]
-    (called,) = [delta["delta"]["tool_calls"] for delta in deltas if "tool_calls" in delta["delta"]]
-    assert (0, F) == (called[0]["index"], called[0]["function"])
+    (calls,) = [delta["delta"]["tool_calls"] for delta in deltas if "tool_calls" in delta["delta"]]
+    assert (0, F) == (calls[0]["index"], calls[0]["function"])
     text = "".join(delta["delta"].get("content", "") for delta in deltas)
     assert 'Hi  [1] <tool_call>{"name ' == text
     assert "tool_calls" == deltas[-1]["finish_reason"]
 
 
 def test_text_without_tools_is_text(serve: Serve) -> None:
-    """Where no tools are given, or none may be called, nothing is taken for a call."""
+    """Without tools, or if the client forbids calls, nothing counts as a call."""
     served = serve(tool_engine())
     for fields in ({}, {"tools": TOOLS, "tool_choice": "none"}):
         _, answer, _ = served.request("POST", CHAT, chat(CALLS, **fields))
@@ -189,24 +189,24 @@ def test_text_without_tools_is_text(serve: Serve) -> None:
         assert "tool_calls" not in answer["choices"][0]["message"]
 
 
-def test_one_call_where_only_one_is_wanted(serve: Serve) -> None:
+def test_a_client_can_ask_for_one_call_only(serve: Serve) -> None:
     """`parallel_tool_calls` false ends the answer after the first call."""
     text = '<tool_call>[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]'
-    for wanted, count in ((None, 2), (False, 1)):
-        body = chat(text, tools=TOOLS, parallel_tool_calls=wanted)
+    for parallel, count in ((None, 2), (False, 1)):
+        body = chat(text, tools=TOOLS, parallel_tool_calls=parallel)
         _, answer, _ = serve(tool_engine()).request("POST", CHAT, body)
         assert count == len(answer["choices"][0]["message"]["tool_calls"])
 
 
 def test_the_grammar_reaches_the_engine(serve: Serve) -> None:
-    """An answer's schema comes to the engine as a grammar, on both routes; without one there is none."""
+    """The engine gets an answer's schema as a grammar, on both routes; without a schema there is none."""
     engine = tool_engine()
     served = serve(engine)
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "yes"}}}
-    assert 200 == served.request("POST", CHAT, chat("a", response_format=wanted))[0]
-    assert 200 == served.request("POST", "/inference", {"prompt": "a", "response_format": wanted})[0]
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "yes"}}}
+    assert 200 == served.request("POST", CHAT, chat("a", response_format=response_format))[0]
+    assert 200 == served.request("POST", "/inference", {"prompt": "a", "response_format": response_format})[0]
     assert 200 == served.request("POST", CHAT, chat("a", response_format={"type": "text"}))[0]
-    grammars = [request.grammar for request in engine.asked]
+    grammars = [request.grammar for request in engine.requests]
     assert [True, True, False] == [grammar is not None and "yes" in grammar.text for grammar in grammars[1:]]
 
 
@@ -218,38 +218,38 @@ def test_the_grammar_reaches_the_engine(serve: Serve) -> None:
         ({"tools": TOOLS, "tool_choice": "required"}, "unsupported_parameter", "tools"),
     ],
 )
-def test_what_the_engine_or_the_model_cannot_do_is_refused_by_name(
+def test_a_refusal_names_what_the_engine_or_the_model_cannot_do(
     serve: Serve, fields: dict[str, Any], code: str, param: str
 ) -> None:
-    """A model without a template for tools, and an engine without grammars, say so before anything is generated."""
+    """A template without tools and an engine without grammars are reported before anything is generated."""
     engine = FakeEngine()
     served = serve(engine)
-    begun = len(engine.started)
+    count = len(engine.prompts)
     assert_error(served.request("POST", CHAT, chat("x", **fields)), 400, code, param)
-    assert begun == len(engine.started)
+    assert count == len(engine.prompts)
 
 
-def test_a_schema_that_cannot_be_kept_is_refused(serve: Serve) -> None:
+def test_a_schema_that_cannot_be_enforced_is_refused(serve: Serve) -> None:
     """The refusal names response_format, the place and the reason."""
     schema = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    answer = serve(tool_engine()).request("POST", CHAT, chat("x", response_format=wanted))
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = serve(tool_engine()).request("POST", CHAT, chat("x", response_format=response_format))
     message = assert_error(answer, 400, "invalid_schema", "response_format")
     assert 'properties.a has "uniqueItems"' in message
 
 
 def test_a_client_that_leaves_stops_its_generation(serve: Serve) -> None:
-    """A closed connection ends the work here as on the native route."""
+    """A closed connection ends the work, as on the native route."""
     gate = LateGate()
     engine = FakeEngine(gate=gate)
     served = serve(engine)
-    assert engine.ended.acquire(timeout=20)
+    assert engine.ends.acquire(timeout=20)
     gate.release()
     connection, response = served.stream(chat("one two"), CHAT)
     assert response.read(1)
     response.close()
     connection.close()
-    assert engine.ended.acquire(timeout=20)
+    assert engine.ends.acquire(timeout=20)
 
 
 def test_too_long_a_conversation_names_both_lengths(serve: Serve) -> None:
@@ -264,8 +264,8 @@ def test_too_long_a_conversation_names_both_lengths(serve: Serve) -> None:
         assert "100" in message
 
 
-def test_what_is_no_json_object_is_refused(serve: Serve) -> None:
-    """Broken bodies and unsupported parameters end in the one error shape on these routes, too."""
+def test_anything_but_a_json_object_is_refused(serve: Serve) -> None:
+    """Invalid bodies and unsupported parameters get the one error shape on these routes, too."""
     served = serve(FakeEngine())
     for path in (CHAT, COMPLETIONS):
         for data in (b"", b"[]", b"{", b'{"messages": ' + b"[" * 100_000, b'{"temperature": NaN}'):

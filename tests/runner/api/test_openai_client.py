@@ -33,7 +33,7 @@ class Scripted(FakeEngine):
         self.grammars, self.tool_syntax = True, "hermes"
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
-        self.asked.append(request)
+        self.requests.append(request)
         return super().encode(GenerationRequest(prompt=self.text, sampling=request.sampling))
 
 
@@ -72,7 +72,7 @@ def test_an_answer_is_parsed(connect: Connect) -> None:
     client, engine = connect('{"name": "Rome"}')
     answer = client.chat.completions.parse(model="any", messages=user("Which?"), response_format=City)
     assert City(name="Rome") == answer.choices[0].message.parsed
-    grammar = engine.asked[-2].grammar
+    grammar = engine.requests[-2].grammar
     assert grammar is not None
     assert "name" in grammar.text
 
@@ -106,7 +106,7 @@ def test_a_conversation_goes_on_after_a_call(connect: Connect) -> None:
     answer: Any = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sunny"}
     turns: Any = [*user("Which?"), message, answer]
     client.chat.completions.create(model="any", messages=turns, tools=[TOOL])
-    sent = engine.asked[-2].messages
+    sent = engine.requests[-2].messages
     assert {"name": "Rome"} == sent[1].tool_calls[0].arguments
     assert (sent[1].tool_calls[0].id, "sunny") == (sent[2].tool_call_id, sent[2].content)
 
@@ -118,6 +118,6 @@ def test_langchain_gets_structures_and_calls(connect: Connect) -> None:
     client, engine = connect(CALLS)
     by_call = langchain(client).with_structured_output(City, method="function_calling")
     assert City(name="Rome") == by_call.invoke("Which?")
-    assert ("City",) == engine.asked[-2].constraints.must_call
+    assert ("City",) == engine.requests[-2].constraints.must_call
     calls = langchain(client).bind_tools([City]).invoke("Which?").tool_calls
     assert [("City", {"name": "Rome"})] == [(call["name"], call["args"]) for call in calls]

@@ -58,7 +58,7 @@ def test_health_is_503_with_the_phase_until_a_token_was_generated(serve: Serve) 
     assert 503 == served.request("GET", "/health")[0]
     assert_error(served.request("POST", "/inference", {"prompt": "x"}), 503, "model_loading")
     load_gate.set()
-    assert engine.begun.acquire(timeout=20)
+    assert engine.starts.acquire(timeout=20)
     assert (503, {"status": "loading", "phase": "warming"}) == served.request("GET", "/health")[:2]
     gate.release()
     assert served.loader.load_end.wait(20)
@@ -128,7 +128,7 @@ def test_a_failure_after_the_start_is_an_event_without_done(serve: Serve) -> Non
     """A stream that breaks says so and never looks finished."""
     engine = FakeEngine()
     served = serve(engine)
-    engine.break_after = 1
+    engine.fail_after = 1
     connection, response = served.stream({"prompt": "one two"})
     events = [read_event(response)]
     while events[-1] is not None:
@@ -143,7 +143,7 @@ def test_an_engine_that_can_serve_no_more_is_unhealthy(serve: Serve) -> None:
     though nobody asks for anything but its health."""
     engine = FakeEngine()
     served = serve(engine)
-    engine.broken = "out of pages"
+    engine.failure_reason = "out of pages"
     status, health, _ = served.request("GET", "/health")
     assert (status, health) == (503, {"status": "failed", "reason": "out of pages"})
     assert "out of pages" == served.loader.failure
@@ -154,9 +154,9 @@ def test_a_failure_before_the_answer_is_a_500(serve: Serve) -> None:
     """A broken engine is an error in the one shape, with the reason and no traceback."""
     engine = FakeEngine()
     served = serve(engine)
-    engine.break_after = 1
+    engine.fail_after = 1
     message = assert_error(served.request("POST", "/inference", {"prompt": "one two"}), 500, "generation_failed")
-    assert "the fake broke" in message
+    assert "the fake failed" in message
 
 
 class Unlucky(FakeEngine):
@@ -185,13 +185,13 @@ def test_a_client_that_leaves_stops_its_generation(serve: Serve, stream: bool) -
     """Streamed or not, a closed connection ends the work, with nothing written to notice it by."""
     engine = FakeEngine(gate=LateGate())
     served = serve(engine)
-    assert engine.ended.acquire(timeout=20)
-    assert engine.begun.acquire(timeout=20)
+    assert engine.ends.acquire(timeout=20)
+    assert engine.starts.acquire(timeout=20)
     connection = served.connect()
     connection.request("POST", "/inference", json.dumps({"prompt": "one two", "stream": stream}))
-    assert engine.begun.acquire(timeout=20)
+    assert engine.starts.acquire(timeout=20)
     connection.sock.close()
-    assert engine.ended.acquire(timeout=20)
+    assert engine.ends.acquire(timeout=20)
 
 
 def test_a_client_that_leaves_the_queue_never_gets_its_turn(serve: Serve) -> None:
@@ -199,9 +199,9 @@ def test_a_client_that_leaves_the_queue_never_gets_its_turn(serve: Serve) -> Non
     gate = LateGate()
     engine = FakeEngine(gate=gate)
     served = serve(engine)
-    engine.begun.acquire(timeout=20)
+    engine.starts.acquire(timeout=20)
     first, response = served.stream({"prompt": "first"})
-    engine.begun.acquire(timeout=20)
+    engine.starts.acquire(timeout=20)
     left, left_response = served.stream({"prompt": "left"})
     assert b":\n" == left_response.readline()
     left_response.close()
@@ -211,7 +211,7 @@ def test_a_client_that_leaves_the_queue_never_gets_its_turn(serve: Serve) -> Non
     gate.release(2)
     assert {"text": "first "} == read_event(response)
     assert {"text": "last "} == read_event(last_response)
-    assert "left" not in engine.started
+    assert "left" not in engine.prompts
     for connection in (first, last):
         connection.close()
 
