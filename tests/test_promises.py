@@ -11,6 +11,7 @@ import pytest
 
 from controller.settings import ROOT
 from tests.docker.house import House
+from tests.promises import mutants
 from tests.promises.listed import PROMISES, files_of, promise_of
 from tests.promises.mutation import Mutation, declared
 from tests.promises.table import PAGE, NeverUp, Outcome, as_text, figures_in, rewritten
@@ -78,6 +79,26 @@ def test_a_test_over_its_time_limit_is_noted() -> None:
     outcome.note("test_wrong", has_passed=False, error=AssertionError("not within 30 s"))
     assert ["test_slow", "test_wrong"] == outcome.failed
     assert ["test_slow"] == outcome.timed_out
+
+
+@pytest.mark.parametrize(("alone", "exit_code"), [("timed out", 0), ("caught", 0), ("SURVIVED", 1), ("no verdict", 1)])
+def test_a_mutant_that_timed_out_is_judged_alone(monkeypatch: pytest.MonkeyPatch, alone: str, exit_code: int) -> None:
+    """A time-out beside other mutants is no verdict: after they have ended, the mutant runs again, and that counts."""
+    mutation = Mutation("some.py", "x = 1", "x = 2", "test_x")
+    attempts: list[str] = []
+
+    def verdict_on(_copy: mutants.Copy, mutant: mutants.Mutant) -> str:
+        if mutant.promise == "F1":
+            return "caught"
+        attempts.append(mutant.promise)
+        return "timed out" if len(attempts) == 1 else alone
+
+    declarations = [(promise, Path("test_x.py"), mutation) for promise in ("L1", "F1")]
+    monkeypatch.setattr(mutants, "declared", lambda: declarations)
+    monkeypatch.setattr(mutants.Copy, "fill", lambda _copy: None)
+    monkeypatch.setattr(mutants.Copy, "verdict_on", verdict_on)
+    assert exit_code == mutants.main()
+    assert ["L1", "L1"] == attempts
 
 
 def test_a_mutation_that_does_not_fit_is_an_error() -> None:
