@@ -19,7 +19,7 @@ class StubRunner(BaseHTTPRequestHandler):
     def send_whole(
         self, status: int, body: bytes, content_type: str = "application/json", length: int | None = None
     ) -> None:
-        """An answer with its length, or with another one that the test wants to promise."""
+        """Send an answer with its length, or with another length that the test promises."""
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body) if length is None else length))
@@ -31,7 +31,7 @@ class StubRunner(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(handler: type[StubRunner]) -> Iterator[int]:
-    """The port of a server with this handler, within the block."""
+    """Serve this handler within the block; yield the port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

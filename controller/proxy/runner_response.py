@@ -27,7 +27,7 @@ SHARED_BYTES = 256 * 1024 * 1024
 LINE_S = 10.0
 # A whole answer, from when its head was there: servers send it once they have it.
 WHOLE_BODY_S = 600.0
-_BROKE_OFF = "the model's connection broke in the middle of its answer; the model may have died"
+_CONNECTION_BROKE = "the model's connection broke in the middle of its answer; the model may have died"
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class RunnerResponse:
 
     def fail(self, cause: Exception | None) -> None:
         """Note that the connection failed."""
-        self._failure = ModelDied(_BROKE_OFF)
+        self._failure = ModelDied(_CONNECTION_BROKE)
         self._failure.__cause__ = cause
 
     def await_body(self) -> None:

@@ -1,4 +1,4 @@
-"""What names of files tell of a model."""
+"""What the names of files say about a model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_the_quantization_of_a_gguf_file_is_in_its_name(name: str, expected: str
 
 
 def test_other_weights_have_the_type_of_their_numbers() -> None:
-    """It is told in Ollama's words where it is known."""
+    """It is written as Ollama writes it, if it is known."""
     assert ["BF16", "F32", ""] == [
         quantization(["model.safetensors"], dtype) for dtype in ("bfloat16", "float32", "auto")
     ]
 
 
-def test_the_form_is_told_by_endings() -> None:
-    """Whatever else lies beside the weights."""
+def test_the_format_is_known_by_endings() -> None:
+    """Whatever other files are beside the weights."""
     assert "gguf" == file_format(["README.md", "a.GGUF"])
     assert "safetensors" == file_format(["config.json", "model.safetensors"])
     assert "openvino" == file_format(["openvino_tokenizer.xml", "openvino_model.xml"])

@@ -1,4 +1,4 @@
-"""The native API over a fake Docker and a small real server that stands for the runner."""
+"""The native API over a fake Docker and a small real server in the runner's place."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Runner(StubRunner):
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        asked = json.loads(raw)
-        prompt = asked.get("prompt") or ""
+        body = json.loads(raw)
+        prompt = body.get("prompt") or ""
         if prompt == "redirect":
             self.send_response(302)
             self.send_header("Location", "http://127.0.0.1:1/")
@@ -49,11 +49,11 @@ class Runner(StubRunner):
             self.send_whole(200, b'{"text": "x", "timings": [1]}')
         elif prompt == "strange error":
             self.send_whole(500, b'"oops"')
-        elif asked.get("stream"):
+        elif body.get("stream"):
             self.send_whole(200, b'data: {"text": "a"}\n\ndata: {"done": true}\n\n', "text/event-stream")
         else:
-            body = {"text": json.dumps(asked), "timings": {"ttft_s": 0.1, "total_s": 0.2}}
-            self.send_whole(200, json.dumps(body).encode())
+            answer = {"text": json.dumps(body), "timings": {"ttft_s": 0.1, "total_s": 0.2}}
+            self.send_whole(200, json.dumps(answer).encode())
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def runner_port() -> Iterator[int]:
 
 @pytest.fixture
 def backend(runner_port: int) -> FakeBackend:
-    found = FakeBackend()
-    found.after_up = lambda container: make_container("tiny", id=container.id, port=runner_port)
-    return found
+    backend = FakeBackend()
+    backend.after_up = lambda container: make_container("tiny", id=container.id, port=runner_port)
+    return backend
 
 
 @pytest.fixture
@@ -100,41 +100,41 @@ class TestNames:
     def test_a_name_is_followed_to_another_model(
         self, client: FlaskClient, backend: FakeBackend, runner_port: int, path: str, body: dict[str, str]
     ) -> None:
-        """A reload gives it to another one while a request waits for the first, which is to go: that one answers."""
+        """A reload gives it to another model while a request waits for the first, which goes: the other answers."""
         app = client.application
         services = app.extensions["orchestrar"]
         other = make_spec("other", aliases=("small",))
         backend.after_up = lambda container: replace(container, port=runner_port)
         backend.up_gate.clear()
         with ThreadPoolExecutor(2) as pool:
-            asked = pool.submit(post, app.test_client(), path, body)
+            answer = pool.submit(post, app.test_client(), path, body)
             until(lambda: services.supervisor.view("tiny").waiting == 1)
             services.supervisor.change({"tiny": make_spec("tiny"), "other": other}, remade=())
             services.registry.now = Registry(models={"other": other})
-            dropped = pool.submit(services.supervisor.drop, ["tiny"])
+            drop = pool.submit(services.supervisor.drop, ["tiny"])
             until(lambda: services.supervisor.view("other").waiting == 1)
             backend.up_gate.set()
-            assert asked.result(HANG_S)[0] == 200
-            dropped.result(HANG_S)
+            assert answer.result(HANG_S)[0] == 200
+            drop.result(HANG_S)
         assert "up other" in backend.calls
 
     def test_a_name_that_stays_is_refused(self) -> None:
-        """A model that is being stopped refuses by whichever name, and nothing else is asked."""
-        asked: list[str] = []
+        """A model that is being stopped refuses under each of its names, and no other model is asked."""
+        model_ids: list[str] = []
 
-        def ask(spec: ModelSpec, _left_s: float | None) -> Response:
-            asked.append(spec.id)
+        def ask(spec: ModelSpec, _max_wait_s: float | None) -> Response:
+            model_ids.append(spec.id)
             raise ModelStopping("it is being stopped")
 
         with pytest.raises(ModelStopping):
             with_model(Registry(models={"tiny": make_spec("tiny", aliases=("small",))}).resolve, "small", ask)
-        assert ["tiny"] == asked
+        assert ["tiny"] == model_ids
 
-    def test_a_name_that_goes_is_refused_as_before(self) -> None:
-        """By the model that is being stopped: it may stay after all, so asking again is of use."""
+    def test_a_name_that_is_removed_gets_the_first_refusal(self) -> None:
+        """The model that is being stopped refuses: it may stay after all, so another try may help."""
         registry = Registry(models={"tiny": make_spec("tiny")})
 
-        def ask(_spec: ModelSpec, _left_s: float | None) -> Response:
+        def ask(_spec: ModelSpec, _max_wait_s: float | None) -> Response:
             nonlocal registry
             registry = Registry(models={})
             raise ModelStopping("it is being stopped")
@@ -142,37 +142,40 @@ class TestNames:
         with pytest.raises(ModelStopping):
             with_model(lambda name: registry.resolve(name), "tiny", ask)
 
-    def test_the_wait_is_one(self) -> None:
-        """Who has waited for the model that was to go has so much less time left for the other one."""
-        left: list[float | None] = []
-        found = iter([make_spec("tiny"), make_spec("other", max_wait_s=60)])
+    def test_two_models_share_one_wait(self) -> None:
+        """The time that a request waited for a removed model is missing from its wait for the other one."""
+        waits: list[float | None] = []
+        specs = iter([make_spec("tiny"), make_spec("other", max_wait_s=60)])
 
-        def ask(spec: ModelSpec, left_s: float | None) -> Response:
-            left.append(left_s)
+        def ask(spec: ModelSpec, max_wait_s: float | None) -> Response:
+            waits.append(max_wait_s)
             if spec.id == "tiny":
                 raise ModelNotFound("it is gone")
             return Response()
 
-        with_model(lambda _: next(found), "small", ask)
-        assert left[0] is None
-        assert left[1] is not None
-        assert left[1] < 60
+        with_model(lambda _: next(specs), "small", ask)
+        assert waits[0] is None
+        assert waits[1] is not None
+        assert waits[1] < 60
 
 
 class TestInference:
     def test_the_answer_is_the_runners(self, client: FlaskClient) -> None:
-        """The runner gets what concerns it, the client what the runner said, with model and timings."""
+        """The runner gets what concerns it, the client the runner's answer with model and timings."""
         status, body = post(client, "/inference", {**GOOD, "model_id": "small", "temperature": 0, "keep_alive": "5m"})
         assert status == 200
         assert json.loads(body["text"]) == {"prompt": "hi", "temperature": 0.0, "stream": False}
         assert body["model_id"] == "tiny"
         assert set(body["timings"]) == {"queue_s", "start_s", "ttft_s", "total_s"}
 
-    def test_the_form_of_the_answer_passes_whole(self, client: FlaskClient) -> None:
-        """What an answer has to be reaches the runner with all that is null in it; the runner judges it."""
-        wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": [None], "x": {"y": None}}}}
-        _, body = post(client, "/inference", {**GOOD, "response_format": wanted})
-        assert json.loads(body["text"])["response_format"] == wanted
+    def test_the_response_format_passes_unchanged(self, client: FlaskClient) -> None:
+        """It reaches the runner with every null in it; the runner checks it."""
+        response_format = {
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": {"enum": [None], "x": {"y": None}}},
+        }
+        _, body = post(client, "/inference", {**GOOD, "response_format": response_format})
+        assert json.loads(body["text"])["response_format"] == response_format
         check_error(*post(client, "/inference", {**GOOD, "response_format": "json"}), 400, "invalid_body")
 
     def test_a_stream_passes_unread(self, client: FlaskClient) -> None:
@@ -182,7 +185,7 @@ class TestInference:
         assert response.data == b'data: {"text": "a"}\n\ndata: {"done": true}\n\n'
 
     def test_an_unread_stream_gives_its_lease_back(self, client: FlaskClient) -> None:
-        """A stream that is closed before its first byte was read holds nothing."""
+        """A stream that is closed before its first byte was read holds no lease."""
         response = client.post("/inference", data=json.dumps({**GOOD, "stream": True}), buffered=False)
         response.close()
         row = client.get("/status").get_json()["models"][0]
@@ -190,10 +193,10 @@ class TestInference:
 
     @pytest.mark.parametrize("prompt", ["redirect", "garbage", "strange error"])
     def test_a_strange_runner_is_a_502(self, client: FlaskClient, prompt: str) -> None:
-        """What no runner answers is never passed on."""
+        """An answer that no runner gives is never passed on."""
         check_error(*post(client, "/inference", {**GOOD, "prompt": prompt}), 502, "upstream_invalid")
 
-    def test_a_runners_fault_is_a_502_of_the_models(self, client: FlaskClient) -> None:
+    def test_a_runners_500_is_a_502_of_the_model(self, client: FlaskClient) -> None:
         """A runner's own 500 becomes 502, with its message and `src: model`."""
         status, body = post(client, "/inference", {**GOOD, "prompt": "server error"})
         error = check_error(status, body, 502, "engine_failed", src="model")
@@ -212,7 +215,7 @@ class TestInference:
         assert client.get("/status").get_json()["models"][0]["in_flight"] == 0
 
     def test_above_the_cap_is_an_instant_503(self, backend: FakeBackend, tmp_path: Path) -> None:
-        """With all places taken a further request is refused at once, and told when to try again."""
+        """With all places taken a further request is refused at once, with the time to wait."""
         settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, max_in_flight=1, project="test")
         app = create_app(make_controller(settings, registry=Registry(models={"tiny": make_spec()}), backend=backend))
         client = app.test_client()
@@ -259,7 +262,7 @@ BAD_BODIES: list[tuple[Any, str | None]] = [
 class TestBadInput:
     @pytest.mark.parametrize(("body", "param"), BAD_BODIES, ids=[repr(body)[:50] for body, _ in BAD_BODIES])
     def test_a_bad_body_is_a_400(self, client: FlaskClient, backend: FakeBackend, body: Any, param: str | None) -> None:
-        """A body that is not usable is told with its field, and Docker is not touched for it."""
+        """The error names the field that is wrong, and Docker is not touched."""
         error = check_error(*post(client, "/inference", body), 400, "invalid_body")
         assert error["type"] == "invalid_request_error"
         if param is not None:
@@ -267,8 +270,8 @@ class TestBadInput:
             assert param in error["message"]
         assert backend.calls == []
 
-    def test_a_near_miss_is_named(self, client: FlaskClient) -> None:
-        """A misspelt field is told with the one that was meant, broken JSON with what JSON looks like."""
+    def test_a_near_miss_gets_a_suggestion(self, client: FlaskClient) -> None:
+        """The error for a misspelt field has the right name, the one for broken JSON an example."""
         error = check_error(*post(client, "/inference", {**GOOD, "max_token": 5}), 400, "invalid_body")
         assert "max_token: is not a known field; did you mean max_tokens?" in error["message"]
         error = check_error(*post(client, "/inference", "{model_id: tiny}"), 400, "invalid_body")
@@ -276,34 +279,34 @@ class TestBadInput:
 
     @pytest.mark.parametrize("path", ["/inference", "/run", "/stop"])
     def test_an_unknown_model_is_a_404(self, client: FlaskClient, path: str) -> None:
-        """An unknown model is told with the known ids."""
+        """The error for an unknown model has the known ids."""
         body = {"model_id": "nope", "prompt": "x"} if path == "/inference" else {"model_id": "nope"}
         error = check_error(*post(client, path, body), 404, "model_not_found")
         assert (error["param"], error["details"]) == ("model_id", {"known": ["tiny"]})
 
     def test_an_unknown_route_is_a_404(self, client: FlaskClient) -> None:
-        """A wrong address says so in the same shape, and where the right ones are."""
+        """The error for a wrong address has the same shape, and says what lists the right ones."""
         response = client.get("/nope")
         error = check_error(response.status_code, response.get_json(), 404, "route_not_found")
         assert "GET /" in error["message"]
 
     def test_a_wrong_method_is_a_405(self, client: FlaskClient) -> None:
-        """A wrong method says which ones there are."""
+        """The error for a wrong method has the right ones."""
         response = client.get("/inference")
         error = check_error(response.status_code, response.get_json(), 405, "method_not_allowed")
         assert "it takes OPTIONS, POST" in error["message"]
         assert response.headers["Allow"] == "OPTIONS, POST"
 
     def test_too_large_a_body_is_a_413(self, client: FlaskClient) -> None:
-        """A body above the limit is refused, whatever is in it."""
+        """A body above the limit is refused, whatever it contains."""
         check_error(*post(client, "/inference", b" " * 200_001), 413, "body_too_large")
 
-    def test_a_foreign_host_is_a_403(self, client: FlaskClient, backend: FakeBackend) -> None:
-        """A name that leads a browser here (DNS rebinding) opens nothing."""
+    def test_another_host_is_a_403(self, client: FlaskClient, backend: FakeBackend) -> None:
+        """A name that leads a browser here (DNS rebinding) gives no access."""
         check_error(*post(client, "/inference", GOOD, headers={"Host": "evil.example"}), 403, "host_forbidden")
         assert backend.calls == []
 
-    def test_a_foreign_page_is_a_403(self, client: FlaskClient, backend: FakeBackend) -> None:
+    def test_another_sites_page_is_a_403(self, client: FlaskClient, backend: FakeBackend) -> None:
         """A page of another site cannot use the API through its visitor's browser."""
         origins = ("https://evil.example", "null", "http://[")
         for headers in (*({"Origin": origin} for origin in origins), {"Sec-Fetch-Site": "cross-site"}):
@@ -311,17 +314,17 @@ class TestBadInput:
             check_error(*answer, 403, "origin_forbidden")
         assert backend.calls == []
 
-    def test_a_browser_must_say_json(self, client: FlaskClient) -> None:
+    def test_a_browser_must_declare_json(self, client: FlaskClient) -> None:
         """A form or plain text sent by a browser is a 415; a plain `curl -d` needs no content type."""
-        own = {"Origin": "http://localhost:8000"}
-        check_error(*post(client, "/run", {"model_id": "tiny"}, headers=own), 415, "content_type_forbidden")
-        status, _ = post(client, "/run", {"model_id": "tiny"}, headers=own, content_type="application/json")
+        headers = {"Origin": "http://localhost:8000"}
+        check_error(*post(client, "/run", {"model_id": "tiny"}, headers=headers), 415, "content_type_forbidden")
+        status, _ = post(client, "/run", {"model_id": "tiny"}, headers=headers, content_type="application/json")
         assert status == 200
         status, _ = post(client, "/run", {"model_id": "tiny"}, content_type="application/x-www-form-urlencoded")
         assert status == 200
 
-    def test_a_fault_of_ours_shows_no_traceback(self, client: FlaskClient, backend: FakeBackend) -> None:
-        """A bug ends in the envelope with the request's id, and its traceback in the log only."""
+    def test_our_own_fault_shows_no_traceback(self, client: FlaskClient, backend: FakeBackend) -> None:
+        """A bug ends in the envelope with the request's id; its traceback is in the log only."""
         backend.ports = lambda: 1 / 0  # type: ignore[assignment, return-value]
         response = client.get("/models", headers={"X-Request-Id": "abc-1"})
         error = check_error(response.status_code, response.get_json(), 500, "internal_error")
@@ -335,8 +338,8 @@ class TestRoutes:
         (row,) = client.get("/models").get_json()["models"]
         assert (row["id"], row["aliases"], row["state"], row["port"]) == ("tiny", ["small"], "stopped", 9001)
 
-    def test_a_life(self, client: FlaskClient) -> None:
-        """run, status, stop: states, ports and times as they go."""
+    def test_a_models_life(self, client: FlaskClient) -> None:
+        """run, status, stop: the right states, ports and times."""
         status, body = post(client, "/run", {"model_id": "small"})
         assert (status, body["model_id"], body["state"]) == (200, "tiny", "ready")
         assert body["url"] == f"http://127.0.0.1:{body['port']}"
@@ -346,7 +349,7 @@ class TestRoutes:
         assert post(client, "/stop", {"model_id": "tiny"}) == (200, {"model_id": "tiny", "state": "stopped"})
 
     def test_files_of_a_running_model_stay(self, client: FlaskClient) -> None:
-        """Deleting files needs a stopped model; then it says what was freed."""
+        """Files can be deleted only of a stopped model; the answer says what was freed."""
         post(client, "/run", {"model_id": "tiny"})
         response = client.delete("/models/tiny/files")
         check_error(response.status_code, response.get_json(), 409, "model_busy")
@@ -354,13 +357,13 @@ class TestRoutes:
         assert client.delete("/models/small/files").get_json() == {"model_id": "tiny", "freed_bytes": 123}
 
     def test_the_index_lists_the_routes(self, client: FlaskClient) -> None:
-        """`GET /` names every route, for whoever comes by with a browser."""
+        """`GET /` names every route, for a user with a browser."""
         assert "POST /inference" in client.get("/").get_json()["routes"]
 
 
 @pytest.mark.parametrize(("body", "names_model"), [(InferenceBody, "model_id"), (GenerateBody, "model")])
-def test_no_text_is_kept_when_its_request_is_over(body: type[InferenceBody | GenerateBody], names_model: str) -> None:
-    """The same text sent twice is two texts: nothing holds the first one for the second."""
+def test_no_text_is_kept_after_its_request(body: type[InferenceBody | GenerateBody], names_model: str) -> None:
+    """The same text sent twice makes two texts: the first is not kept for the second."""
     raw = json.dumps({names_model: "tiny", "prompt": "a secret"}).encode()
     first, second = (read_body(body, raw).prompt for _ in range(2))
     assert first == second
@@ -368,7 +371,7 @@ def test_no_text_is_kept_when_its_request_is_over(body: type[InferenceBody | Gen
 
 
 def test_a_preloaded_model_starts_with_the_controller(backend: FakeBackend, tmp_path: Path) -> None:
-    """Nobody has to ask for it."""
+    """Without any request for it."""
     models = {"tiny": make_spec("tiny", preload=True), "other": make_spec("other")}
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
     app = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
@@ -379,8 +382,8 @@ def test_a_preloaded_model_starts_with_the_controller(backend: FakeBackend, tmp_
         app.extensions["controller"].close()
 
 
-def test_an_edit_during_the_start_is_followed(backend: FakeBackend, tmp_path: Path) -> None:
-    """What is written after models.yaml was read, and before the controller serves, is taken into force after that."""
+def test_an_edit_during_the_start_is_applied(backend: FakeBackend, tmp_path: Path) -> None:
+    """An edit of models.yaml after it was read, and before the controller serves, is applied later."""
     path = tmp_path / "models.yaml"
     path.write_text("models: {tiny: {source: 'file:///nowhere'}}")
     room = backend.room
@@ -398,8 +401,8 @@ def test_an_edit_during_the_start_is_followed(backend: FakeBackend, tmp_path: Pa
         app.extensions["controller"].close()
 
 
-def test_a_dry_run_takes_no_templates_in(backend: FakeBackend, tmp_path: Path) -> None:
-    """What the templates say of their engines changes with a reload, not by telling what it would do."""
+def test_a_dry_run_reads_no_templates(backend: FakeBackend, tmp_path: Path) -> None:
+    """What the templates say about their engines changes with a reload, not with a dry run of it."""
     templates = Path(shutil.copytree(ROOT / "templates", tmp_path / "templates"))
     path = tmp_path / "models.yaml"
     path.write_text("models: {tiny: {source: 'file:///nowhere'}}")

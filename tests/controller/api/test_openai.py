@@ -1,4 +1,4 @@
-"""The OpenAI API of the controller, over a fake Docker and a small real server that stands for the runner."""
+"""The OpenAI API of the controller, over a fake Docker and a small real server in the runner's place."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from tests.stub_runner import StubRunner, serving
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MESSAGES = [{"role": "user", "content": "hi"}]
 ODD = b' {"x" :1.50e+1, "y": "\\u00e4", "z":[]}\n'
-STREAMED = b'data: {"choices": []}\n\n:\n\ndata: [DONE]\n\n'
+STREAM = b'data: {"choices": []}\n\n:\n\ndata: [DONE]\n\n'
 
 
 class Runner(StubRunner):
-    """Repeats what it was sent; a prompt may ask for something else."""
+    """Repeats the request; a prompt may ask for another answer."""
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        asked = json.loads(raw)
-        if asked.get("prompt") == "die":
-            self.send_whole(200, STREAMED[:10], "text/event-stream", length=len(STREAMED))
+        body = json.loads(raw)
+        if body.get("prompt") == "die":
+            self.send_whole(200, STREAM[:10], "text/event-stream", length=len(STREAM))
             self.close_connection = True
-        elif asked.get("prompt") in ("400", "500", "503"):
+        elif body.get("prompt") in ("400", "500", "503"):
             error = {"message": "the model's own words", "type": "t", "code": "own_code", "param": "prompt"}
-            self.send_whole(int(asked["prompt"]), json.dumps({"error": error}).encode())
-        elif asked.get("prompt") == "odd json":
+            self.send_whole(int(body["prompt"]), json.dumps({"error": error}).encode())
+        elif body.get("prompt") == "odd json":
             self.send_whole(200, ODD)
-        elif asked.get("prompt") == "garbage":
+        elif body.get("prompt") == "garbage":
             self.send_whole(200, b"\xff no JSON")
-        elif asked.get("prompt") == "list":
+        elif body.get("prompt") == "list":
             self.send_whole(200, b"[]")
-        elif asked.get("stream"):
-            self.send_whole(200, STREAMED, "text/event-stream")
+        elif body.get("stream"):
+            self.send_whole(200, STREAM, "text/event-stream")
         else:
             self.send_whole(200, json.dumps({"path": self.path, "raw": raw.decode()}).encode())
 
@@ -61,9 +61,9 @@ class Backend(FakeBackend):
 
 @pytest.fixture
 def backend(runner_port: int) -> FakeBackend:
-    found = Backend()
-    found.after_up = lambda container: make_container(container.model_id, id=container.id, port=runner_port)
-    return found
+    backend = Backend()
+    backend.after_up = lambda container: make_container(container.model_id, id=container.id, port=runner_port)
+    return backend
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def in_flight(client: FlaskClient) -> int:
 
 
 def test_models_are_listed(client: FlaskClient) -> None:
-    """Every id of the registry is there, in its order; one is found by id and by alias, under the name asked for."""
-    listed = client.get("/v1/models").get_json()
-    assert "list" == listed["object"]
-    assert ["tiny", "plain", "vectors"] == [row["id"] for row in listed["data"]]
+    """All ids are listed, in the registry's order; one model is shown by id or alias, under that name."""
+    body = client.get("/v1/models").get_json()
+    assert "list" == body["object"]
+    assert ["tiny", "plain", "vectors"] == [row["id"] for row in body["data"]]
     for name in ("tiny", "small"):
         assert {"id": name, "object": "model", "created": 0, "owned_by": "orchestrar"} == (
             client.get(f"/v1/models/{name}").get_json()
@@ -105,50 +105,50 @@ def test_models_are_listed(client: FlaskClient) -> None:
         (EMBEDDINGS, {"model": "vectors", "input": [[1, 2], [3]]}),
     ],
 )
-def test_the_body_reaches_the_runner_as_it_came(client: FlaskClient, path: str, field: dict[str, Any]) -> None:
-    """Byte for byte, to the same path, with the name that the client wrote and parameters that we never heard of."""
+def test_the_body_reaches_the_runner_unchanged(client: FlaskClient, path: str, field: dict[str, Any]) -> None:
+    """Byte for byte, to the same path, with the name that the client wrote and parameters unknown to us."""
     raw = json.dumps({**field, "frobnicate": {"a": [1, None]}}, indent=3)
     response = client.post(path, data=raw)
     assert {"path": path, "raw": raw} == response.get_json()
     assert "start;dur=" in response.headers["Server-Timing"]
 
 
-def test_a_whole_answer_passes_as_it_came(client: FlaskClient) -> None:
-    """Byte for byte: numbers and escapes are not written anew, which for vectors would cost more than making them."""
+def test_a_whole_answer_passes_unchanged(client: FlaskClient) -> None:
+    """Byte for byte: numbers and escapes are not rewritten, which for vectors would cost more than making them."""
     response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": "odd json"}))
     assert ODD.strip() == response.data
     assert "application/json" == response.content_type
 
 
 def test_a_stream_passes_unread(client: FlaskClient) -> None:
-    """Chunks, comments and `[DONE]` reach the client as the runner sent them."""
+    """Chunks, comments and `[DONE]` reach the client unchanged."""
     response = client.post(CHAT, data=json.dumps({"model": "tiny", "messages": MESSAGES, "stream": True}))
     assert "text/event-stream; charset=utf-8" == response.content_type
     assert "start;dur=" in response.headers["Server-Timing"]
-    assert STREAMED == response.data
+    assert STREAM == response.data
     assert 0 == in_flight(client)
 
 
 @pytest.mark.parametrize("prompt", ["garbage", "list"])
 def test_a_strange_answer_is_a_502(client: FlaskClient, prompt: str) -> None:
-    """Answers pass unread, but not what is no JSON object at all."""
+    """Answers pass unread, but only if they are JSON objects."""
     response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": prompt}))
     check_error(response.status_code, response.get_json(), 502, "upstream_invalid")
     assert 0 == in_flight(client)
 
 
-def test_a_model_that_dies_mid_stream_is_told(client: FlaskClient) -> None:
+def test_a_model_that_dies_mid_stream_ends_it_with_an_error(client: FlaskClient) -> None:
     """A stream that breaks ends with one error event and has no `[DONE]`."""
     response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": "die", "stream": True}))
-    assert response.data.startswith(STREAMED[:10])
+    assert response.data.startswith(STREAM[:10])
     assert "model_died" == json.loads(response.data.split(b"data: ")[-1])["error"]["code"]
     assert b"[DONE]" not in response.data
     assert 0 == in_flight(client)
 
 
 @pytest.mark.parametrize(("status", "expected"), [("400", 400), ("500", 502), ("503", 503)])
-def test_the_models_own_errors_pass(client: FlaskClient, status: str, expected: int) -> None:
-    """What the runner says of a request is what the client gets; a 503 comes with the time to wait."""
+def test_the_models_own_errors_pass_through(client: FlaskClient, status: str, expected: int) -> None:
+    """The client gets the runner's own error; a 503 comes with the time to wait."""
     response = client.post(COMPLETIONS, data=json.dumps({"model": "tiny", "prompt": status}))
     error = check_error(response.status_code, response.get_json(), expected, "own_code", src="model")
     assert "the model's own words" == error["message"]
@@ -167,7 +167,7 @@ def test_an_unknown_model_is_a_404(client: FlaskClient, backend: FakeBackend, pa
 
 
 @pytest.mark.parametrize(
-    ("path", "model", "says"),
+    ("path", "model", "reason"),
     [
         (CHAT, "plain", "no chat model"),
         (CHAT, "plain", "by /v1/completions"),
@@ -179,34 +179,34 @@ def test_an_unknown_model_is_a_404(client: FlaskClient, backend: FakeBackend, pa
         (EMBEDDINGS, "plain", "by /v1/completions"),
     ],
 )
-def test_a_model_for_something_else_is_a_400(
-    client: FlaskClient, backend: FakeBackend, path: str, model: str, says: str
+def test_a_model_of_another_task_is_a_400(
+    client: FlaskClient, backend: FakeBackend, path: str, model: str, reason: str
 ) -> None:
-    """What a model is not for is said before it is started."""
+    """A request for another task than the model's is refused before a start."""
     body = {"model": model, "messages": MESSAGES, "prompt": "x", "input": "x"}
     response = client.post(path, data=json.dumps(body))
     error = check_error(response.status_code, response.get_json(), 400, "task_unsupported")
     assert "model" == error["param"]
-    assert says in error["message"]
+    assert reason in error["message"]
     assert [] == backend.calls
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "reason"),
     [
         ({"model_id": "vectors", "prompt": "hi"}, "by /v1/embeddings"),
         ({"model_id": "vectors", "messages": MESSAGES}, "by /v1/embeddings"),
         ({"model_id": "plain", "messages": MESSAGES}, "no chat model"),
     ],
 )
-def test_the_native_route_declines_alike(
-    client: FlaskClient, backend: FakeBackend, body: dict[str, Any], says: str
+def test_the_native_route_refuses_likewise(
+    client: FlaskClient, backend: FakeBackend, body: dict[str, Any], reason: str
 ) -> None:
-    """`POST /inference` starts no model either for what it is not for; a prompt is nothing that needs a chat."""
+    """`POST /inference` starts no model for another task either; a prompt needs no chat model."""
     response = client.post("/inference", data=json.dumps(body))
     error = check_error(response.status_code, response.get_json(), 400, "task_unsupported")
     assert "model_id" == error["param"]
-    assert says in error["message"]
+    assert reason in error["message"]
     assert [] == backend.calls
     assert 200 == client.post("/inference", data=json.dumps({"model_id": "plain", "prompt": "hi"})).status_code
 
@@ -227,7 +227,7 @@ def test_the_native_route_declines_alike(
     ],
 )
 def test_a_bad_body_is_a_400(client: FlaskClient, backend: FakeBackend, body: bytes, param: str | None) -> None:
-    """What is no JSON object, or names no model, is refused here; Docker is not touched."""
+    """A body that is no JSON object, or names no model, is refused here; Docker is not touched."""
     response = client.post(CHAT, data=body)
     error = check_error(response.status_code, response.get_json(), 400, "invalid_body")
     assert param is None or param == error["param"]
@@ -235,11 +235,11 @@ def test_a_bad_body_is_a_400(client: FlaskClient, backend: FakeBackend, body: by
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"input": None}, {"input": ""}, {"input": []}, {"input": 5}, {"input": {"a": 1}}]
+    "fields", [{}, {"input": None}, {"input": ""}, {"input": []}, {"input": 5}, {"input": {"a": 1}}]
 )
-def test_nothing_to_embed_is_a_400(client: FlaskClient, backend: FakeBackend, given: dict[str, Any]) -> None:
+def test_nothing_to_embed_is_a_400(client: FlaskClient, backend: FakeBackend, fields: dict[str, Any]) -> None:
     """No model is started for a request that has no input."""
-    response = client.post(EMBEDDINGS, data=json.dumps({"model": "vectors", **given}))
+    response = client.post(EMBEDDINGS, data=json.dumps({"model": "vectors", **fields}))
     error = check_error(response.status_code, response.get_json(), 400, "invalid_body")
     assert "input" == error["param"]
     assert [] == backend.calls

@@ -29,18 +29,18 @@ HALF = PreparationProgress(phase="downloading", fraction=0.5, done_bytes=50, tot
 
 @pytest.fixture
 def backend() -> FakeBackend:
-    found = FakeBackend()
-    found.prepared = set()
-    return found
+    backend = FakeBackend()
+    backend.prepared = set()
+    return backend
 
 
 @pytest.fixture
 def app(backend: FakeBackend, tmp_path: Path) -> Iterator[Flask]:
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test", max_in_flight=1)
     registry = Registry(models={"tiny": make_spec("tiny", aliases=("small",))})
-    made = create_app(make_controller(settings, registry=registry, backend=backend))
-    yield made
-    made.extensions["controller"].close()
+    app = create_app(make_controller(settings, registry=registry, backend=backend))
+    yield app
+    app.extensions["controller"].close()
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def events(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
 
 
-def held_back(backend: FakeBackend, then: Callable[[], None] = lambda: None) -> threading.Event:
-    """A preparation that reports once and goes on when the event is set."""
+def pause_preparation(backend: FakeBackend, then: Callable[[], None] = lambda: None) -> threading.Event:
+    """Make preparations report once and wait; return the event that lets them go on."""
     gate = threading.Event()
 
     def slow(model_id: str, on_progress: Any, cancelled: Any) -> None:
@@ -71,7 +71,7 @@ def held_back(backend: FakeBackend, then: Callable[[], None] = lambda: None) -> 
 
 
 def test_a_pull_answers_when_all_is_here(client: FlaskClient, backend: FakeBackend) -> None:
-    """By id or alias, again and again; the model is not started."""
+    """By id or alias, any number of times; the model is not started."""
     for name in ("small", "tiny"):
         response = pull(client, name)
         assert 200 == response.status_code
@@ -80,8 +80,8 @@ def test_a_pull_answers_when_all_is_here(client: FlaskClient, backend: FakeBacke
 
 
 def test_a_pull_need_not_be_waited_for(client: FlaskClient, backend: FakeBackend) -> None:
-    """With `wait` false the answer is 202 while it goes on, and 200 for a model that runs, which has all."""
-    gate = held_back(backend)
+    """With `wait` false the answer is 202 while it goes on, and 200 for a running model, which has everything."""
+    gate = pause_preparation(backend)
     response = pull(client, wait=False)
     assert (202, "preparing") == (response.status_code, response.get_json()["state"])
     gate.set()
@@ -93,23 +93,23 @@ def test_a_pull_need_not_be_waited_for(client: FlaskClient, backend: FakeBackend
         assert (200, "ready") == (response.status_code, response.get_json()["state"])
 
 
-def test_a_stream_tells_how_far_it_is(client: FlaskClient, backend: FakeBackend) -> None:
+def test_a_stream_reports_progress(client: FlaskClient, backend: FakeBackend) -> None:
     """Progress as it happens, then one event with `done`."""
-    gate = held_back(backend)
+    gate = pause_preparation(backend)
     response = pull(client, stream=True)
     assert "text/event-stream; charset=utf-8" == response.content_type
     stream = response.response
     half = {"phase": "downloading", "percent": 50, "done_bytes": 50, "total_bytes": 100}
     assert [half] == events(next(piece for piece in stream if events(piece)))
     gate.set()
-    rest = [found for piece in stream for found in events(piece)]
+    rest = [event for piece in stream for event in events(piece)]
     assert [{"done": True, "model_id": "tiny", "state": "stopped", "preparing": None}] == rest
     response.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_is_an_answer(client: FlaskClient, backend: FakeBackend, stream: bool) -> None:
-    """What fails before there is anything to tell has its own status, streamed or not, and gives its place back."""
+    """A failure before the first report has its own status, streamed or not, and gives its place back."""
 
     def fail(*_: Any) -> None:
         raise SourceError("the hub is away")
@@ -122,13 +122,13 @@ def test_a_failure_is_an_answer(client: FlaskClient, backend: FakeBackend, strea
     assert "failed" == client.get("/models").get_json()["models"][0]["state"]
 
 
-def test_a_failure_in_the_middle_is_told(client: FlaskClient, backend: FakeBackend) -> None:
+def test_a_failure_in_the_middle_is_an_event(client: FlaskClient, backend: FakeBackend) -> None:
     """A stream that fails ends with one error event and has no `done`."""
 
     def fail() -> None:
         raise DockerTimeout("docker took too long")
 
-    gate = held_back(backend, fail)
+    gate = pause_preparation(backend, fail)
     response = pull(client, stream=True)
     gate.set()
     *_, last = events(response.data)
@@ -136,9 +136,9 @@ def test_a_failure_in_the_middle_is_told(client: FlaskClient, backend: FakeBacke
     assert response.headers["X-Request-Id"] == last["error"]["request_id"]
 
 
-def test_a_stream_that_nobody_reads_holds_nothing(app: Flask, client: FlaskClient, backend: FakeBackend) -> None:
-    """Closed before its end it gives its place back, and the pull goes on."""
-    gate = held_back(backend)
+def test_an_unread_stream_gives_its_place_back(app: Flask, client: FlaskClient, backend: FakeBackend) -> None:
+    """A stream that is closed before its end gives its place back, and the pull goes on."""
+    gate = pause_preparation(backend)
     response = pull(client, stream=True)
     check_error((second := pull(client)).status_code, second.get_json(), 503, "overloaded")
     response.close()
@@ -155,7 +155,7 @@ def test_only_models_of_the_registry_can_be_pulled(client: FlaskClient, backend:
     assert [] == backend.calls
 
 
-def test_a_stream_is_waited_for(client: FlaskClient) -> None:
-    """A stream that is not waited for makes no sense, and is refused."""
+def test_a_stream_needs_a_wait(client: FlaskClient) -> None:
+    """A stream without a wait makes no sense, and is refused."""
     response = pull(client, stream=True, wait=False)
     check_error(response.status_code, response.get_json(), 400, "invalid_body")

@@ -1,4 +1,4 @@
-"""The API over a small real server that speaks the OpenAI API alone, as llama.cpp's and vLLM's do."""
+"""The API over a small third-party server, which speaks the OpenAI API alone, as llama.cpp's and vLLM's do."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ STREAM = (
 
 
 class Server(StubRunner):
-    """Knows one model and refuses every other, as vLLM does; a message may ask for something else."""
+    """Knows one model and refuses every other, as vLLM does; a message may ask for another answer."""
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        content = asked["messages"][-1]["content"]
-        if self.path != CHAT or asked["model"] != "tiny" or content == "404":
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = body["messages"][-1]["content"]
+        if self.path != CHAT or body["model"] != "tiny" or content == "404":
             error = {"message": "no such thing", "type": "NotFoundError", "code": 404}
             self.send_whole(404, json.dumps({"error": error}).encode())
         elif content == "die":
             self.send_whole(200, STREAM[:100], "text/event-stream", length=len(STREAM))
             self.close_connection = True
-        elif content == "whole" or not asked.get("stream"):
+        elif content == "whole" or not body.get("stream"):
             self.send_whole(200, json.dumps({"model": "tiny", "choices": []}).encode())
         else:
             self.send_whole(200, STREAM, "text/event-stream")
@@ -70,8 +70,8 @@ def chat(client: FlaskClient, content: str, **fields: Any) -> Any:
     return client.post(CHAT, data=json.dumps(body), buffered=True)
 
 
-def test_inference_is_answered_in_our_words(client: FlaskClient) -> None:
-    """Text, reason, counts, and times that contain the wait for the model."""
+def test_inference_is_answered_in_our_form(client: FlaskClient) -> None:
+    """Text, reason, counts, and times that include the wait for the model."""
     answer = ask(client, "hello").get_json()
     assert ("hi", "stop", "tiny") == (answer["text"], answer["finish_reason"], answer["model_id"])
     assert {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3} == answer["usage"]
@@ -79,8 +79,8 @@ def test_inference_is_answered_in_our_words(client: FlaskClient) -> None:
     assert answer["timings"]["start_s"] <= answer["timings"]["ttft_s"] <= answer["timings"]["total_s"]
 
 
-def test_inference_streams_in_our_words(client: FlaskClient) -> None:
-    """Events of ours alone, and the lease is given back."""
+def test_inference_streams_in_our_form(client: FlaskClient) -> None:
+    """The client gets our events alone, and the lease is given back."""
     response = ask(client, "hello", stream=True)
     assert "text/event-stream; charset=utf-8" == response.content_type
     events = [json.loads(line[6:]) for line in response.data.splitlines() if line.startswith(b"data: ")]
@@ -91,13 +91,13 @@ def test_inference_streams_in_our_words(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_refusals_are_the_servers(client: FlaskClient, stream: bool) -> None:
-    """Its status and words in our shape, streamed or not, on both APIs."""
+    """Its status and message in our shape, streamed or not, on both APIs."""
     for response in (ask(client, "404", stream=stream), chat(client, "404", stream=stream)):
         error = check_error(response.status_code, response.get_json(), 404, "model_error", src="model")
         assert ("no such thing", "NotFoundError") == (error["message"], error["type"])
 
 
-def test_a_server_that_dies_mid_stream_is_told(client: FlaskClient) -> None:
+def test_a_server_that_dies_mid_stream_ends_it_with_an_error(client: FlaskClient) -> None:
     """One error event and no `done`; the whole answer is a 502."""
     response = ask(client, "die", stream=True)
     assert b'"text": "hi"' in response.data
@@ -108,7 +108,7 @@ def test_a_server_that_dies_mid_stream_is_told(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_server_that_does_not_stream_is_a_502(client: FlaskClient, stream: bool) -> None:
-    """What is no stream is not taken for one."""
+    """A whole answer is not taken for a stream."""
     response = ask(client, "whole", stream=stream)
     check_error(response.status_code, response.get_json(), 502, "upstream_invalid")
 
@@ -121,8 +121,8 @@ def test_the_openai_api_keeps_the_clients_name(client: FlaskClient) -> None:
     assert b'"tiny"' not in stream
 
 
-def test_what_the_engine_relaxes_is_shown(client: FlaskClient) -> None:
-    """Each line that is less closed than others', with its reason."""
+def test_relaxed_hardening_is_shown(client: FlaskClient) -> None:
+    """Each line of the hardening that the engine relaxes, with its reason."""
     (row,) = client.get("/status").get_json()["models"]
     assert {"what", "why"} == set(row["relaxed"][0])
-    assert any(relaxed["what"].startswith("shm_size") for relaxed in row["relaxed"])
+    assert any(line["what"].startswith("shm_size") for line in row["relaxed"])

@@ -1,4 +1,4 @@
-"""Requests to a server that speaks the OpenAI API alone, and its answers on their way back."""
+"""Requests to a third-party server, which speaks the OpenAI API alone, and its answers on their way back."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def read(path: str, body: dict[str, Any], response: RunnerResponse) -> Answer:
 
 
 def pieces_of(answer: Answer) -> bytes:
-    """All that a stream gives to its client."""
+    """Return all that a stream gives its client."""
     return b"".join(iter(answer.read_piece, b""))
 
 
@@ -97,7 +97,7 @@ def events_in(stream: bytes) -> list[Any]:
 
 
 class TestRequests:
-    def test_our_runner_gets_every_byte_as_it_came(self) -> None:
+    def test_our_runner_gets_every_byte_unchanged(self) -> None:
         """Nothing is read, renamed or added on the way to our runner."""
         raw = b'{"model": "small",   "messages": []}'
         original = UpstreamRequest(path=CHAT, body=raw)
@@ -114,16 +114,16 @@ class TestRequests:
         } == body  # fmt: skip
 
     def test_messages_stay_messages(self) -> None:
-        """A conversation goes as it is."""
+        """A conversation is passed on unchanged."""
         assert MESSAGES == translate("/inference", {"messages": MESSAGES})[1]["messages"]
 
     @pytest.mark.parametrize(("task", "raw"), [("completion", None), ("completion", True), ("chat", True)])
     def test_raw_text_is_completed(self, task: str, raw: bool | None) -> None:
-        """Text that goes past the chat template, or has none, is asked for as a completion."""
+        """Text that skips the chat template, or has none, becomes a completion."""
         path, body = translate("/inference", {"prompt": "hi", "raw": raw}, task=task)
         assert (COMPLETIONS, "hi", False) == (path, body["prompt"], "raw" in body)
 
-    def test_what_a_model_is_not_for_is_refused(self) -> None:
+    def test_a_request_for_another_task_is_refused(self) -> None:
         """No messages to a model without a chat template, no text from one that embeds, no route that is not served."""
         for body, spec, engine in (
             ({"messages": MESSAGES}, {"task": "completion"}, OPENAI),
@@ -136,12 +136,12 @@ class TestRequests:
             translate(EMBEDDINGS, {"model": "tiny", "input": "x"}, Engine(routes=[CHAT]))
 
     def test_an_alias_becomes_the_id(self) -> None:
-        """The server knows the model by its id alone; everything else goes as it came."""
-        asked = {"model": "small", "messages": MESSAGES, "frobnicate": {"a": [1, None]}}
-        assert {**asked, "model": "tiny"} == translate(CHAT, asked)[1]
+        """The server knows the model by its id alone; everything else is unchanged."""
+        body = {"model": "small", "messages": MESSAGES, "frobnicate": {"a": [1, None]}}
+        assert {**body, "model": "tiny"} == translate(CHAT, body)[1]
 
-    def test_what_needs_no_change_is_not_written_anew(self) -> None:
-        """The very bytes of a request by the id."""
+    def test_a_body_that_needs_no_change_is_not_rewritten(self) -> None:
+        """A request by the id keeps its very bytes."""
         raw = b'{"model": "tiny",   "messages": [{"role":"user","content":"\\u00e9"}]}'
         original = UpstreamRequest(path=CHAT, body=raw)
         assert raw == to_openai(make_spec("tiny", engine="llamacpp"), OPENAI, original).body
@@ -163,13 +163,13 @@ class TestRequests:
         "raw", [b'{"model": "small", "x": 1e999}', b'{"model": "small", "x": ' + b"9" * 5000 + b"}"]
     )
     def test_a_number_that_cannot_be_written_again_is_a_400(self, raw: bytes) -> None:
-        """What a body holds beside the fields that are checked is no fault of ours."""
+        """An unchecked field that cannot be written is the client's error, not our fault."""
         with pytest.raises(BodyInvalid):
             to_openai(make_spec("tiny", engine="llamacpp"), OPENAI, UpstreamRequest(path=CHAT, body=raw))
 
 
 class TestNativeAnswers:
-    def test_a_stream_is_put_into_our_words(self) -> None:
+    def test_a_stream_is_translated(self) -> None:
         """Text as it comes, then one event with the reason, the counts and the times."""
         *texts, last = events_in(pieces_of(read("/inference", {"prompt": "hi"}, RunnerResponse(WHOLE))))
         assert "a b" == "".join(event["text"] for event in texts)
@@ -193,7 +193,7 @@ class TestNativeAnswers:
         assert upstream.read is not None
         assert {"ttft_s": 0.5, "total_s": 2.0} == upstream.read(RunnerResponse(WHOLE)).read_object()["timings"]
 
-    def test_lines_may_end_as_they_do_on_other_systems(self) -> None:
+    def test_lines_may_end_with_a_carriage_return(self) -> None:
         """A carriage return before the line feed belongs to neither text nor event."""
         stream = WHOLE.replace(b"\n", b"\r\n")
         assert "a b" == read("/inference", {"prompt": "hi"}, RunnerResponse(stream)).read_object()["text"]
@@ -204,18 +204,18 @@ class TestNativeAnswers:
         assert b":\n\n" == answer.read_piece()
 
     def test_a_whole_answer_is_put_together(self) -> None:
-        """The same, for who wants it in one piece."""
+        """The same for a client that wants it in one piece."""
         answer = read("/inference", {"prompt": "hi"}, RunnerResponse(WHOLE)).read_object()
         assert ("a b", "length", 5) == (answer["text"], answer["finish_reason"], answer["usage"]["total_tokens"])
 
-    def test_a_completion_is_read_as_well(self) -> None:
-        """/v1/completions has its text in another place, and may not count."""
+    def test_a_completion_is_read_too(self) -> None:
+        """/v1/completions has its text in another place, and may have no counts."""
         stream = sse({"choices": [{"text": "x", "finish_reason": None}]}, {"choices": [{"finish_reason": "eos"}]})
         answer = read("/inference", {"prompt": "hi", "raw": True}, RunnerResponse(stream)).read_object()
         assert ("x", "stop", None) == (answer["text"], answer["finish_reason"], answer["usage"]["total_tokens"])
 
     @pytest.mark.parametrize(
-        ("broken", "kind", "says"),
+        ("pieces", "kind", "message"),
         [
             ([sse({"error": {"message": "gave up", "code": 500}})], UpstreamAnswered, "gave up"),
             ([sse({"error": "gave up"})], UpstreamAnswered, "gave up"),
@@ -230,20 +230,20 @@ class TestNativeAnswers:
             ([b"data: x\n" * (MAX_EVENT_BYTES // 4)], UpstreamInvalid, "an event larger than"),
         ],
     )
-    def test_what_breaks_is_an_error_and_never_done(
-        self, broken: list[Any], kind: type[UpstreamError], says: str
+    def test_a_broken_stream_is_an_error_and_never_whole(
+        self, pieces: list[Any], kind: type[UpstreamError], message: str
     ) -> None:
-        """What came before it arrives; then the failure, to whoever reads; no stream looks whole that is not."""
+        """The text before the failure arrives, then the failure; no broken stream looks whole."""
         first = sse(delta("a"))
-        answer = read("/inference", {"prompt": "hi"}, RunnerResponse(first, *broken))
+        answer = read("/inference", {"prompt": "hi"}, RunnerResponse(first, *pieces))
         assert [{"text": "a"}] == events_in(answer.read_piece())
-        with pytest.raises(kind, match=says):
+        with pytest.raises(kind, match=message):
             pieces_of(answer)
-        with pytest.raises(kind, match=says):
-            read("/inference", {"prompt": "hi"}, RunnerResponse(first, *broken)).read_object()
+        with pytest.raises(kind, match=message):
+            read("/inference", {"prompt": "hi"}, RunnerResponse(first, *pieces)).read_object()
 
     def test_text_and_failure_in_one_piece_both_arrive(self) -> None:
-        """A failure that comes together with some text does not take the text with it."""
+        """A failure that comes together with some text does not take it away."""
         answer = read(
             "/inference", {"prompt": "hi"}, RunnerResponse(sse(delta("a"), {"error": {"message": "no more"}}))
         )
@@ -252,18 +252,18 @@ class TestNativeAnswers:
             answer.read_piece()
 
     def test_an_answer_that_is_no_stream_is_refused(self) -> None:
-        """A server that does not stream does not speak this API."""
+        """A server that does not stream does not speak the OpenAI API."""
         with pytest.raises(UpstreamInvalid, match="answered with application/json"):
             read("/inference", {"prompt": "hi"}, RunnerResponse(b"{}", content_type="application/json")).read_object()
 
     def test_an_endless_answer_is_bounded(self) -> None:
-        """Memory is, whatever the server sends."""
+        """Memory is bounded, whatever the server sends."""
         piece = sse(delta("x" * (MAX_EVENT_BYTES // 2)))
         with pytest.raises(UpstreamInvalid, match="longer than"):
             read("/inference", {"prompt": "hi"}, RunnerResponse(*[piece] * 40)).read_object()
 
-    def test_odd_values_are_not_taken(self) -> None:
-        """Half a surrogate pair, a list for a text, a text for a number: nothing of it breaks the answer."""
+    def test_odd_values_are_ignored(self) -> None:
+        """Half a surrogate pair, a list for a text, a text for a number: none of these breaks the answer."""
         odd: Iterable[Any] = (
             {"choices": [{"delta": {"content": [1]}, "finish_reason": 7}]},
             {"choices": "no", "usage": {"prompt_tokens": "1", "completion_tokens": True}},
@@ -276,7 +276,7 @@ class TestNativeAnswers:
 
 
 class TestRenamedAnswers:
-    def test_a_stream_bears_the_clients_name(self) -> None:
+    def test_a_stream_has_the_clients_name(self) -> None:
         """Every chunk, with comments and `[DONE]` in their places."""
         answer = read(CHAT, {"model": "small"}, RunnerResponse(b": ping\n\n" + WHOLE[:30], WHOLE[30:]))
         stream = pieces_of(answer)
@@ -285,22 +285,22 @@ class TestRenamedAnswers:
         assert ({"small"}, "[DONE]") == ({chunk["model"] for chunk in chunks}, end)
 
     def test_a_stream_by_the_id_passes_unread(self) -> None:
-        """Not even broken events are looked at."""
+        """Not even broken events are noticed."""
         answer = read(CHAT, {"model": "tiny"}, RunnerResponse(b"data: {bro", b"ken\n\n"))
         assert [b"data: {bro", b"ken\n\n", b""] == [answer.read_piece() for _ in range(3)]
 
-    def test_a_whole_answer_bears_it_too(self) -> None:
+    def test_a_whole_answer_has_it_too(self) -> None:
         """Whatever the server calls its model."""
         answer = read(CHAT, {"model": "small"}, RunnerResponse(b'{"model": "/model/x.gguf", "choices": []}'))
         assert {"model": "small", "choices": []} == answer.read_object()
 
     def test_a_number_that_is_none_breaks_the_stream(self) -> None:
-        """What JSON cannot say does not reach the client."""
+        """A value that JSON does not have does not reach the client."""
         with pytest.raises(UpstreamInvalid):
             read(CHAT, {"model": "small"}, RunnerResponse(b'data: {"x": NaN}\n\n')).read_piece()
 
-    def test_closing_closes_the_servers(self) -> None:
-        """Nothing is held behind it."""
+    def test_close_closes_the_servers_answer(self) -> None:
+        """The answer that it reads is closed with it."""
         response = RunnerResponse()
         read(CHAT, {"model": "small"}, response).close()
         assert response.closed
@@ -334,13 +334,13 @@ class TestRenamedAnswers:
     ],
 )
 def test_errors_of_all_shapes_are_read(body: dict[str, Any], expected: dict[str, Any] | None) -> None:
-    """Whatever a server makes of its errors, ours has one shape: known fields of their type, the rest in `details`."""
+    """Whatever shape a server's error has, ours has one: known fields of their type, the rest in `details`."""
     assert expected == error_of(body)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_no_bytes_break_the_reader(pieces: list[bytes]) -> None:
-    """Events, or an UpstreamError: never anything else."""
+    """The result is events or an UpstreamError, never anything else."""
     reader = EventReader()
     try:
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Requests on their way to a model whose connection is the test's: the end of a shutdown's grace, and a second try."""
+"""Requests to models that never answer: the end of a shutdown's grace, and a second try."""
 
 from __future__ import annotations
 
@@ -113,14 +113,14 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never became true")
 
 
-def test_the_turn_of_what_was_cut_is_nobodys(house: House) -> None:
-    """At the end of the grace a request in flight is cut, and the one behind it is told so, whatever comes first: it is
-    not sent to the model, where it would be cut in silence."""
+def test_the_place_of_an_aborted_request_goes_to_no_other(house: House) -> None:
+    """At the end of the grace a request in flight is aborted, and the one behind it refused, whatever comes first: it
+    is not sent to the model, where it would be aborted in silence."""
     first = house.ask()
     assert house.line.posts.acquire(timeout=HANG_S)
     second = house.ask()
     until(lambda: house.waiting() == 1)
-    # The longest that a cut can take: until everything that it sets free has been taken.
+    # The longest that an abort can take: until all that it frees has been taken.
     house.line.on_abort = lambda: until(lambda: first.done() and (second.done() or house.line.post_count > 1))
     house.controller.cut()
     assert isinstance(first.exception(HANG_S), ShutDown)
@@ -128,16 +128,16 @@ def test_the_turn_of_what_was_cut_is_nobodys(house: House) -> None:
     assert 1 == house.line.post_count
 
 
-def test_nothing_is_sent_after_the_cut(house: House) -> None:
-    """Whoever had the turn already, and would have been sent a moment later, is cut as well and gives it back."""
+def test_no_request_is_sent_after_the_abort(house: House) -> None:
+    """A request that has its lease, and would be sent a moment later, is aborted too and gives the lease back."""
     house.controller.proxy.abort_all()
     assert isinstance(house.ask().exception(HANG_S), ShutDown)
     assert 0 == house.line.post_count
     assert 0 == house.controller.supervisor.view("tiny").in_flight
 
 
-def test_a_second_try_has_what_is_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that is asked again waits for its model no longer in all than the time it had in the beginning."""
+def test_a_second_try_has_the_time_that_is_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both tries of a request together wait for the model no longer than the time that it had at first."""
     house.line.dies = True
     supervisor = house.controller.supervisor
     acquire, waits = supervisor.acquire, []
@@ -156,17 +156,17 @@ def test_a_second_try_has_what_is_left(house: House, monkeypatch: pytest.MonkeyP
     assert 0 < second <= 7.0
 
 
-def test_an_operator_finds_a_place_in_a_full_house(house: House) -> None:
-    """While requests hold all places, there are a few for what may end them; not without end."""
+def test_an_operator_has_a_place_when_all_are_taken(house: House) -> None:
+    """While requests hold all places, there are a few more for requests that may end them, and no more than that."""
     proxy = house.controller.proxy
-    with ExitStack() as held:
+    with ExitStack() as places:
         for _ in range(Settings().max_in_flight):
-            held.enter_context(proxy.place())
+            places.enter_context(proxy.place())
         with pytest.raises(Overloaded), proxy.place():
             pass
         assert 200 == house.client.post("/stop", data=b'{"model_id": "tiny"}').status_code
         for _ in range(RESERVED_PLACES):
-            held.enter_context(proxy.reserved_place())
+            places.enter_context(proxy.reserved_place())
         with pytest.raises(Overloaded), proxy.reserved_place():
             pass
     with proxy.place(), proxy.reserved_place():

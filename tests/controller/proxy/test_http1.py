@@ -1,4 +1,4 @@
-"""The reader of HTTP/1.1 answers: every way to cut the bytes gives the same, and what is no HTTP is refused."""
+"""The reader of HTTP/1.1 answers: every way to cut the bytes gives the same, and anything but HTTP is refused."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def head_of(raw: bytes) -> Head:
-    found = split_head(raw)
-    assert found is not None
-    return found[0]
+    parts = split_head(raw)
+    assert parts is not None
+    return parts[0]
 
 
 def fields(**values: Any) -> Head:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "status": 200, "content_type": "x", "content_encoding": "identity", "length": None, "chunked": False,
         "keeps_connection": True,
     }  # fmt: skip
-    return Head(**{**given, **values})
+    return Head(**{**defaults, **values})
 
 
 def read(body: Body, pieces: list[bytes]) -> bytes:
@@ -35,25 +35,25 @@ def read(body: Body, pieces: list[bytes]) -> bytes:
 
 @st.composite
 def cut(draw: st.DrawFn, raw: bytes) -> list[bytes]:
-    """The bytes in pieces, cut anywhere."""
+    """Cut the bytes into pieces, anywhere."""
     places = sorted(draw(st.lists(st.integers(0, len(raw)), max_size=12)))
     return [raw[begin:end] for begin, end in zip([0, *places], [*places, len(raw)], strict=True)]
 
 
 @st.composite
 def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A content, and one of the ways to send it."""
+    """Draw a content, and one of the ways to send it."""
     chunks = draw(st.lists(st.binary(min_size=1, max_size=40), max_size=6))
     sizes = draw(st.sampled_from([b"%x", b"%X", b"0%x", b"%x;name=value", b"%x "]))
     trailer = draw(st.sampled_from([b"", b"X: y\r\n"]))
-    framed = [sizes % len(chunk) + b"\r\n" + chunk + b"\r\n" for chunk in chunks]
-    return b"".join(chunks), b"".join(framed) + b"0\r\n" + trailer + b"\r\n"
+    frames = [sizes % len(chunk) + b"\r\n" + chunk + b"\r\n" for chunk in chunks]
+    return b"".join(chunks), b"".join(frames) + b"0\r\n" + trailer + b"\r\n"
 
 
 @given(st.data(), chunked_bodies(), st.binary(max_size=5))
-def test_chunks_give_their_content(data: st.DataObject, sent: tuple[bytes, bytes], more: bytes) -> None:
-    """However chunks are framed and cut, the content is what was sent; what comes after the end is noticed."""
-    content, raw = sent
+def test_chunks_give_their_content(data: st.DataObject, body_bytes: tuple[bytes, bytes], more: bytes) -> None:
+    """However chunks are framed and cut, the content is right; bytes after the end are noticed."""
+    content, raw = body_bytes
     body = Body(fields(chunked=True))
     assert content == read(body, data.draw(cut(raw + more)))
     assert (True, bool(more)) == (body.is_over, body.has_excess)
@@ -69,9 +69,9 @@ def test_a_known_length_gives_its_content(data: st.DataObject, content: bytes, m
 
 
 @given(st.data(), chunked_bodies())
-def test_an_end_too_early_is_told(data: st.DataObject, sent: tuple[bytes, bytes]) -> None:
+def test_an_early_end_is_an_error(data: st.DataObject, body_bytes: tuple[bytes, bytes]) -> None:
     """A connection that ends anywhere before a body's end is a break, never a short answer."""
-    raw = sent[1]
+    raw = body_bytes[1]
     body = Body(fields(chunked=True))
     read(body, [raw[: data.draw(st.integers(0, len(raw) - 1))]])
     with pytest.raises(BrokenOff):
@@ -102,17 +102,17 @@ def test_a_body_may_end_with_its_connection() -> None:
     ],
 )
 def test_broken_chunks_are_refused(raw: bytes) -> None:
-    """Sizes that are none, chunks longer than they said, bare line ends, lines and trailers without end."""
+    """Invalid sizes, chunks longer than their size, bare line ends, lines and trailers without end."""
     with pytest.raises(Malformed):
         Body(fields(chunked=True)).feed(raw)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_end_in_a_name(raw: bytes) -> None:
-    """Whatever comes as chunks or as a head is content, or one of the two errors."""
-    for read_it in (Body(fields(chunked=True)).feed, split_head):
+def test_any_bytes_are_content_or_an_error(raw: bytes) -> None:
+    """Whatever comes as chunks or as a head gives content, or one of the two errors."""
+    for read_bytes in (Body(fields(chunked=True)).feed, split_head):
         try:
-            read_it(raw)
+            read_bytes(raw)
         except (Malformed, BrokenOff):
             continue
 
@@ -145,15 +145,15 @@ def test_heads_are_read_as_the_standard_library_reads_them(lines: bytes) -> None
 
 @given(st.data())
 def test_a_head_may_come_in_pieces(data: st.DataObject) -> None:
-    """Nothing is said before the head is whole, and what came of the body is kept."""
+    """There is no result before the head is whole, and what came of the body is kept."""
     raw = CHUNKED + b"1\r\na"
-    received = b""
+    start = b""
     for piece in data.draw(cut(raw)):
-        received += piece
-        found = split_head(received)
-        assert (found is None) == (len(received) < len(CHUNKED))
-    assert found is not None
-    assert b"1\r\na" == found[1]
+        start += piece
+        parts = split_head(start)
+        assert (parts is None) == (len(start) < len(CHUNKED))
+    assert parts is not None
+    assert b"1\r\na" == parts[1]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_head_may_come_in_pieces(data: st.DataObject) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
     ],
 )
-def test_what_is_no_head_is_refused(head: bytes) -> None:
-    """Other protocols, and everything that two readers could read in two ways."""
+def test_an_invalid_head_is_refused(head: bytes) -> None:
+    """Other protocols, and everything that two readers could read differently."""
     with pytest.raises(Malformed):
         split_head(head)

@@ -1,4 +1,4 @@
-"""The proxy before runners that misbehave, over real sockets."""
+"""The HTTP client with runners that misbehave, over real sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Script = Callable[[socket.socket], None]
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., int]]:
-    """Starts servers that play one script per connection, in order; gives their port."""
+    """Start servers that play one script per connection, in order; return their port."""
     servers: list[tuple[socket.socket, threading.Thread]] = []
 
     def start(*scripts: Script) -> int:
@@ -59,9 +59,9 @@ def runner_client() -> Iterator[RunnerClient]:
 def read_request(connection: socket.socket) -> bytes:
     data = b""
     while b"\r\n\r\n" not in data:
-        received = connection.recv(65536)
-        assert received, "the request was broken off"
-        data += received
+        piece = connection.recv(65536)
+        assert piece, "the request was aborted"
+        data += piece
     return data
 
 
@@ -127,7 +127,7 @@ def test_a_kept_connection_that_was_closed_is_replaced(runner_client: RunnerClie
 def test_a_kept_connection_whose_model_has_gone_is_closed(
     runner_client: RunnerClient, serve: Callable[..., int]
 ) -> None:
-    """It does not stay half closed until somebody asks at its port again; one whose model is there is kept."""
+    """It does not stay half closed until the next request at its port; a connection whose model is there is kept."""
     may_end = threading.Event()
 
     def stays(connection: socket.socket) -> None:
@@ -147,7 +147,7 @@ def test_a_kept_connection_whose_model_has_gone_is_closed(
     may_end.set()
 
 
-def test_pieces_come_as_they_were_sent(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
+def test_pieces_come_as_they_are_sent(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
     """A chunk is readable before the next one exists."""
     got_first = threading.Event()
 
@@ -179,11 +179,11 @@ def test_a_broken_body_is_no_end(runner_client: RunnerClient, serve: Callable[..
 
 
 def test_death_before_the_answer(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
-    """A connection closed, or refused, before any answer says that asking again is safe."""
+    """A connection that is closed or refused before any answer means that another try is safe."""
     with pytest.raises(ModelDied):
         post(runner_client, serve(answers()))
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
     with pytest.raises(ModelDied):
         post(runner_client, port)
 
@@ -200,7 +200,7 @@ def test_death_before_the_answer(runner_client: RunnerClient, serve: Callable[..
     ids=["redirect", "gzip", "many headers", "endless header", "no http"],
 )
 def test_hostile_heads(runner_client: RunnerClient, serve: Callable[..., int], head: bytes) -> None:
-    """Redirects, encodings and endless or broken heads are refused, none is followed or kept in memory."""
+    """Redirects, encodings and endless or broken heads are refused; none is followed or kept in memory."""
     with pytest.raises(UpstreamInvalid):
         post(runner_client, serve(answers(head)))
 
@@ -216,11 +216,11 @@ def test_a_huge_body_is_bounded(
     response.close()
 
 
-def test_large_answers_share_their_room(
+def test_large_answers_share_their_memory(
     runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer beyond what each may have is refused where others take all the rest, and read where they do not; a
-    small one always is."""
+    """An answer beyond what each may have is refused if others take all the shared memory, and read if they do not;
+    a small one is always read."""
     monkeypatch.setattr(response_module, "OWN_BYTES", 10)
     monkeypatch.setattr(response_module, "_buffers", BufferBudget(25))
     large = CHUNKED + b"1e\r\n" + b"x" * 30 + b"\r\n0\r\n\r\n"
@@ -235,7 +235,7 @@ def test_large_answers_share_their_room(
 
 
 def test_silence_ends(runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runner that says nothing is given up after the read time-out."""
+    """A silent runner is given up after the read time-out."""
     monkeypatch.setattr(client_module, "READ_TIMEOUT_S", 0.1)
     over = threading.Event()
 
@@ -250,7 +250,7 @@ def test_silence_ends(runner_client: RunnerClient, serve: Callable[..., int], mo
 
 
 def test_an_abort_ends_the_wait(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
-    """Breaking a request off from another thread ends the wait for its answer, and the runner sees it."""
+    """An abort from another thread ends the wait for the answer, and the runner sees it."""
     in_flight = InFlightRequest("c")
     has_request, has_end = threading.Event(), threading.Event()
 
@@ -276,14 +276,14 @@ def test_an_abort_ends_the_wait(runner_client: RunnerClient, serve: Callable[...
 
 
 @pytest.mark.parametrize(
-    "begun", [b"HTTP/1.1 200 OK\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n"], ids=["to the end", "chunks"]
+    "start", [b"HTTP/1.1 200 OK\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n"], ids=["to the end", "chunks"]
 )
-def test_an_aborted_body_is_no_end(runner_client: RunnerClient, serve: Callable[..., int], begun: bytes) -> None:
-    """Breaking an answer off never makes a whole one of it, not even of one that ends with its connection."""
+def test_an_aborted_body_is_no_end(runner_client: RunnerClient, serve: Callable[..., int], start: bytes) -> None:
+    """An abort never makes an answer whole, not even one that ends with its connection."""
 
     def hang(connection: socket.socket) -> None:
         read_request(connection)
-        connection.sendall(begun)
+        connection.sendall(start)
         while connection.recv(1024):
             pass
 
@@ -297,7 +297,7 @@ def test_an_aborted_body_is_no_end(runner_client: RunnerClient, serve: Callable[
 
 
 def test_bytes_after_an_answer_end_the_connection(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
-    """A runner that sends more than it said is not asked over that connection again."""
+    """The connection of a runner that sends more than its answer is not used again."""
     port = serve(answers(WHOLE + WHOLE), answers(WHOLE))
     for _ in range(2):
         response = post(runner_client, port)
@@ -315,13 +315,13 @@ def test_the_probe_reads_health(runner_client: RunnerClient, serve: Callable[...
     assert (first.ready, first.phases) == (True, {"load_s": 1.5})
     assert (second.ready, second.phase, second.refused) == (False, "loading", False)
     assert (third.ready, third.refused) == (False, False)
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
     assert runner_client.probe(port, "/health").refused
 
 
-def test_a_late_abort_harms_nobody(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
-    """An abort that comes after its answer was read does not touch the connection's next user."""
+def test_a_late_abort_does_no_harm(runner_client: RunnerClient, serve: Callable[..., int]) -> None:
+    """An abort after the answer was read does not touch the connection's next request."""
     in_flight = InFlightRequest("c")
 
     def twice(connection: socket.socket) -> None:
@@ -341,7 +341,7 @@ def test_a_late_abort_harms_nobody(runner_client: RunnerClient, serve: Callable[
 
 class TestClientWatcher:
     def test_a_leaving_client_is_noticed(self) -> None:
-        """The far end's close calls back; data that it sends does not."""
+        """The far end's close calls back; its data does not."""
         ours, theirs = socket.socketpair()
         left = threading.Event()
         watcher = ClientWatcher()
@@ -353,7 +353,7 @@ class TestClientWatcher:
         ours.close()
 
     def test_a_reused_descriptor_is_another_client(self) -> None:
-        """A client that gets the descriptor of one that left in the same moment is not taken for it."""
+        """A client whose descriptor belonged to one that has just left is not taken for that one."""
         watcher = ClientWatcher()
         blocked, go_on, wrong = threading.Event(), threading.Event(), threading.Event()
         first, first_far = socket.socketpair()
@@ -363,7 +363,7 @@ class TestClientWatcher:
             blocked.set()
             assert go_on.wait(HANG_S)
 
-        # Both events are of one batch: whichever comes first blocks, and the other's descriptor is reused meanwhile.
+        # Both events are of one batch: the first blocks, and the other's descriptor is reused meanwhile.
         ends = [watcher.watch(near, block) for near in (first, second)]
         first_far.close()
         second_far.close()
@@ -375,17 +375,17 @@ class TestClientWatcher:
         second.close()
         pairs = [socket.socketpair() for _ in range(2)]
         for pair in pairs:
-            for one in pair:
-                if one.fileno() in numbers:
-                    watcher.watch(one, wrong.set)
+            for sock in pair:
+                if sock.fileno() in numbers:
+                    watcher.watch(sock, wrong.set)
         go_on.set()
         assert not wrong.wait(0.1)
         for pair in pairs:
-            for one in pair:
-                one.close()
+            for sock in pair:
+                sock.close()
 
     def test_an_ended_watch_is_silent(self) -> None:
-        """After the watch has ended nobody is called, whatever happens to the socket."""
+        """After the watch has ended there is no call, whatever happens to the socket."""
         ours, theirs = socket.socketpair()
         left = threading.Event()
         unwatch = ClientWatcher().watch(ours, left.set)
@@ -399,7 +399,7 @@ class TestClientWatcher:
 def test_a_head_that_drips_is_given_up(
     runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A head has its time from the first byte on, and more bytes gain none."""
+    """A head's time counts from its first byte, and more bytes do not extend it."""
     monkeypatch.setattr(client_module, "ANSWER_HEAD_S", 0.2)
     port = serve(drips)
     with pytest.raises(UpstreamInvalid, match="no head within"):
@@ -409,7 +409,7 @@ def test_a_head_that_drips_is_given_up(
 def test_a_probe_ends_whatever_comes(
     runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A probe has its time as a whole; a server that drips is not ready."""
+    """A probe's time is for all of it; a server that drips is not ready."""
     monkeypatch.setattr(client_module, "PROBE_TIMEOUT_S", 0.2)
     assert not runner_client.probe(serve(drips), "/health").ready
 
@@ -417,20 +417,20 @@ def test_a_probe_ends_whatever_comes(
 def test_a_whole_answer_that_drips_is_given_up(
     runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole answer has its time from its head on, though there is always more of it."""
+    """A whole answer's time counts from its head, even if more of it always comes."""
     monkeypatch.setattr(response_module, "WHOLE_BODY_S", 0.2)
     port = serve(dripping(CHUNKED, b"1\r\na\r\n"))
     with pytest.raises(UpstreamInvalid, match="did not come whole"), closing(post(runner_client, port)) as response:
         response.read_all()
 
 
-@pytest.mark.parametrize("begun", [b"1;", b"3\r\nabc\r\n1;", b"3\r\nabc\r\n0\r\nX: "], ids=["first", "next", "trailer"])
+@pytest.mark.parametrize("start", [b"1;", b"3\r\nabc\r\n1;", b"3\r\nabc\r\n0\r\nX: "], ids=["first", "next", "trailer"])
 def test_a_line_between_chunks_that_drips_is_given_up(
-    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, begun: bytes
+    runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    """A line of the framing has its time as a whole: its bytes are no sign of life, nor of an answer."""
+    """A line of the framing has a time for all of it: its bytes are no sign of life, nor of an answer."""
     monkeypatch.setattr(response_module, "LINE_S", 0.2)
-    port = serve(dripping(CHUNKED + begun, b"x"))
+    port = serve(dripping(CHUNKED + start, b"x"))
     with pytest.raises(UpstreamInvalid, match="no end within"), closing(post(runner_client, port)) as response:
         response.read_all()
 
@@ -438,7 +438,7 @@ def test_a_line_between_chunks_that_drips_is_given_up(
 def test_framing_is_no_sign_of_life(
     runner_client: RunnerClient, serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of the body for too long is silence, whatever comes around it."""
+    """If nothing of the body comes for too long, that is silence, whatever comes around it."""
     monkeypatch.setattr(response_module, "READ_TIMEOUT_S", 0.2)
     port = serve(dripping(CHUNKED + b"1;", b"x"))
     with pytest.raises(UpstreamTimeout), closing(post(runner_client, port)) as response:
@@ -446,7 +446,7 @@ def test_framing_is_no_sign_of_life(
 
 
 def dripping(first: bytes, again: bytes) -> Script:
-    """Something, and then a little now and then, until the other end has gone."""
+    """Send some bytes, and then a few again and again, until the other end closes."""
 
     def script(connection: socket.socket) -> None:
         read_request(connection)

@@ -18,7 +18,7 @@ END = b"<end>"
 
 
 class Source:
-    """Passes on what its runner sends; over at an end mark, or when the connection ends."""
+    """Passes its runner's bytes on; over at an end mark, or when the connection ends."""
 
     def __init__(self) -> None:
         self._near, self.runner = socket.socketpair()
@@ -49,23 +49,23 @@ class House:
     def __init__(self, pool: ThreadPoolExecutor, silence_s: float = 10 * HANG_S) -> None:
         self.pump = StreamPump(silence_s=silence_s)
         self._pool = pool
-        self._opened: list[Source | socket.socket] = []
+        self._open_sockets: list[Source | socket.socket] = []
 
     def stream(
         self, stall_s: float = HANG_S, send_buffer_bytes: int = 1 << 20
     ) -> tuple[Source, socket.socket, Future[None]]:
-        """A stream that runs: its source, the client's own end, and what becomes of it."""
+        """Start a stream; return its source, the client's end, and the future of its run."""
         source = Source()
         ours, client = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         ours.settimeout(stall_s)
         client.settimeout(HANG_S)
-        self._opened += [source, ours, client]
+        self._open_sockets += [source, ours, client]
         return source, client, self._pool.submit(self.pump.run, source, ours)
 
     def close(self) -> None:
-        for one in self._opened:
-            one.close()
+        for sock in self._open_sockets:
+            sock.close()
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def build() -> Iterator[Callable[..., House]]:
     houses: list[House] = []
     with ThreadPoolExecutor(40) as pool:
 
-        def made(**kwargs: float) -> House:
+        def build_house(**kwargs: float) -> House:
             houses.append(House(pool, **kwargs))
             return houses[-1]
 
-        yield made
+        yield build_house
         for house in houses:
             house.close()
 
@@ -88,24 +88,24 @@ def house(build: Callable[..., House]) -> House:
 
 
 def receive(client: socket.socket, size: int) -> bytes:
-    received = b""
-    while len(received) < size:
-        piece = client.recv(size - len(received))
+    data = b""
+    while len(data) < size:
+        piece = client.recv(size - len(data))
         assert piece, "the client's connection ended"
-        received += piece
-    return received
+        data += piece
+    return data
 
 
 def fill(runner: socket.socket) -> int:
-    """Send until no more is taken; how much that was."""
+    """Send until no more is taken; return the number of bytes."""
     runner.settimeout(0.2)
-    sent = 0
+    size = 0
     try:
         while True:
-            sent += runner.send(b"x" * 65536)
+            size += runner.send(b"x" * 65536)
     except TimeoutError:
         runner.settimeout(HANG_S)
-        return sent
+        return size
 
 
 def test_each_piece_passes_at_once(house: House) -> None:
@@ -113,8 +113,8 @@ def test_each_piece_passes_at_once(house: House) -> None:
     source, client, run = house.stream()
     for piece in (b"one", b"twenty-one bytes long" + END):
         source.runner.sendall(piece)
-        framed = b"%X\r\n%b\r\n" % (len(piece), piece)
-        assert framed == receive(client, len(framed))
+        chunk = b"%X\r\n%b\r\n" % (len(piece), piece)
+        assert chunk == receive(client, len(chunk))
     assert run.result(HANG_S) is None
 
 
@@ -128,11 +128,11 @@ def test_streams_do_not_mix(house: House) -> None:
         assert run.result(HANG_S) is None
         client.shutdown(socket.SHUT_WR)
         expected = b"".join(b"%03d.%03d;" % (number, turn) for turn in range(20)) + END
-        assert expected == dechunked(client, len(expected))
+        assert expected == read_chunks(client, len(expected))
 
 
-def dechunked(client: socket.socket, size: int) -> bytes:
-    """The content of chunks until there is this much of it."""
+def read_chunks(client: socket.socket, size: int) -> bytes:
+    """Read chunks until their content has this size; return it."""
     content = b""
     with client.makefile("rb") as reader:
         while len(content) < size:
@@ -142,9 +142,9 @@ def dechunked(client: socket.socket, size: int) -> bytes:
 
 
 def test_a_slow_client_pauses_its_source_alone(house: House) -> None:
-    """What a client does not take stays with its runner, not in memory; others go on; nothing is lost in the end."""
+    """Bytes that a client does not take stay at its runner, not in memory; others go on; no byte is lost in the end."""
     source, client, run = house.stream()
-    sent = fill(source.runner)
+    size = fill(source.runner)
     other, other_client, other_run = house.stream()
     other.runner.sendall(b"hi" + END)
     assert b"7\r\nhi<end>\r\n" == receive(other_client, 12)
@@ -152,7 +152,7 @@ def test_a_slow_client_pauses_its_source_alone(house: House) -> None:
     assert not run.done()
     sending = threading.Thread(target=source.runner.sendall, args=(END,))
     sending.start()
-    assert b"x" * sent + END == dechunked(client, sent + len(END))
+    assert b"x" * size + END == read_chunks(client, size + len(END))
     sending.join(HANG_S)
     assert run.result(HANG_S) is None
 
@@ -166,7 +166,7 @@ def test_a_client_that_takes_nothing_is_given_up(house: House) -> None:
 
 
 def test_silence_is_no_stall(build: Callable[..., House]) -> None:
-    """A source that says nothing for longer than a client may stall is waited for."""
+    """A source may be silent for longer than a client may stall."""
     source, client, run = build().stream(stall_s=0.05)
     with pytest.raises(TimeoutError):
         run.result(0.3)
@@ -176,34 +176,34 @@ def test_silence_is_no_stall(build: Callable[..., House]) -> None:
 
 
 def test_a_silent_source_is_given_up(build: Callable[..., House]) -> None:
-    """A source that says nothing for too long ends in UpstreamTimeout."""
+    """A source that is silent for too long ends in UpstreamTimeout."""
     _, _, run = build(silence_s=0.1).stream()
     with pytest.raises(UpstreamTimeout):
         run.result(HANG_S)
 
 
 def test_an_end_waits_for_a_slow_client(house: House) -> None:
-    """A stream is over when its client has taken the end, not when the source has said it."""
+    """A stream is over when its client has taken the end, not when the source has sent it."""
     source, client, run = house.stream(send_buffer_bytes=4096)
     content = b"x" * 50_000 + END
     source.runner.sendall(content)
     with pytest.raises(TimeoutError):
         run.result(0.2)
-    assert content == dechunked(client, len(content))
+    assert content == read_chunks(client, len(content))
     assert run.result(HANG_S) is None
 
 
 def test_a_client_that_left_ends_its_stream(house: House) -> None:
-    """What comes for it next finds that out."""
+    """The next bytes for it show that it has left."""
     source, client, run = house.stream()
     client.close()
-    source.runner.sendall(b"for nobody")
+    source.runner.sendall(b"too late")
     with pytest.raises(BrokenPipeError):
         run.result(HANG_S)
 
 
-def test_a_client_that_left_what_was_sent_to_it(house: House) -> None:
-    """One that says that it is gone, with a full buffer between, is not waited for."""
+def test_a_client_that_left_with_a_full_buffer(house: House) -> None:
+    """A client that closed its end while its buffer is full is not waited for."""
     source, client, run = house.stream()
     fill(source.runner)
     client.shutdown(socket.SHUT_WR)
@@ -212,15 +212,15 @@ def test_a_client_that_left_what_was_sent_to_it(house: House) -> None:
 
 
 def test_a_source_that_ends_ends_the_run(house: House) -> None:
-    """A connection that ends is the source's to judge: the run is over."""
+    """The source decides what the end of its connection means: the run is over."""
     source, _, run = house.stream()
     source.runner.close()
     assert run.result(HANG_S) is None
     assert (True, None) == (source.is_over, source.cause)
 
 
-def test_a_source_that_breaks_is_told(house: House) -> None:
-    """A connection that fails is no end of it."""
+def test_a_source_is_notified_of_a_broken_connection(house: House) -> None:
+    """A connection that fails is not its proper end."""
     source, _, run = house.stream()
     # Closing a socket with bytes that it did not read resets the connection.
     os.write(source.fileno(), b"never read")
@@ -230,7 +230,7 @@ def test_a_source_that_breaks_is_told(house: House) -> None:
 
 
 def test_a_fault_ends_one_stream_alone(house: House) -> None:
-    """What goes wrong with one stream is raised to whoever waits for it; the others go on."""
+    """A fault in one stream is raised to the thread that waits for it; the others go on."""
     source, _, run = house.stream()
     other, client, other_run = house.stream()
     source.runner.sendall(b"fault")
@@ -241,11 +241,11 @@ def test_a_fault_ends_one_stream_alone(house: House) -> None:
     assert other_run.result(HANG_S) is None
 
 
-def test_what_is_over_is_not_waited_for(house: House) -> None:
+def test_a_source_that_is_over_is_not_waited_for(house: House) -> None:
     """A stream whose end has come already returns at once."""
     source = Source()
     source.is_over = True
     ours, client = socket.socketpair()
     house.pump.run(source, ours)
-    for one in (source, ours, client):
-        one.close()
+    for end in (source, ours, client):
+        end.close()

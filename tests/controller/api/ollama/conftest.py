@@ -1,4 +1,4 @@
-"""A whole controller on a real socket, over a fake Docker and small real servers that stand for the engines."""
+"""A whole controller on a real socket, over a fake Docker and small real servers in the engines' places."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Backend(FakeBackend):
 
 @pytest.fixture
 def engine() -> Iterator[type[Engine]]:
-    """The engine's class, new for each test: what it was asked is in its attributes."""
+    """Serve a new engine class for each test: its attributes have the requests that came."""
 
     class Fresh(Engine):
-        asked: ClassVar = []
-        left: ClassVar = threading.Event()
+        requests: ClassVar = []
+        client_left: ClassVar = threading.Event()
 
     with serving(Fresh) as port:
         Fresh.port = port
@@ -41,9 +41,9 @@ def engine() -> Iterator[type[Engine]]:
 
 @pytest.fixture
 def backend(engine: type[Engine]) -> FakeBackend:
-    found = Backend()
-    found.after_up = lambda container: make_container(container.model_id, id=container.id, port=engine.port)
-    return found
+    backend = Backend()
+    backend.after_up = lambda container: make_container(container.model_id, id=container.id, port=engine.port)
+    return backend
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def app(backend: FakeBackend, tmp_path: Path) -> Iterator[Flask]:
         "vectors": make_spec("vectors", task="embedding"),
     }
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
-    made = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
-    yield made
-    made.extensions["controller"].close()
+    app = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
+    yield app
+    app.extensions["controller"].close()
 
 
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
-    """Where the controller listens."""
+    """Serve the controller; its address."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -74,5 +74,5 @@ def url(app: Flask) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[ollama.Client]:
-    with ollama.Client(url) as made:
-        yield made
+    with ollama.Client(url) as client:
+        yield client

@@ -1,4 +1,4 @@
-"""An engine that speaks the OpenAI API alone, and does as a prompt says."""
+"""An engine that speaks the OpenAI API alone, and obeys the prompt."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CALLS = [{"id": "call_1", "type": "function", "function": {"name": "add", "argum
 
 
 class Engine(StubRunner):
-    """Says the prompt's words again; `asked` has path and body of each request, `left` is set when a client left.
+    """Repeats the prompt's words; `requests` has path and body of each, `client_left` is set when a client left.
 
-    The prompts `400`, `500` and `503` are answered with that error; `die` breaks off after a word, `fail` sends an
+    The prompts `400`, `500` and `503` are answered with that error; `die` stops after a word, `fail` sends an
     error event, `forever` never ends, `call` calls a tool, `think` thinks first, `unfinished` lacks its `[DONE]`.
     """
 
-    asked: ClassVar[list[tuple[str, dict[str, Any]]]]
-    left: ClassVar[threading.Event]
+    requests: ClassVar[list[tuple[str, dict[str, Any]]]]
+    client_left: ClassVar[threading.Event]
     port: ClassVar[int]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append((self.path, body))
+        self.requests.append((self.path, body))
         if self.path == EMBEDDINGS:
             self.embed(body)
             return
@@ -41,12 +41,12 @@ class Engine(StubRunner):
             self.whole(prompt)
 
     def whole(self, prompt: str) -> None:
-        said: dict[str, Any] = {"content": prompt}
+        message: dict[str, Any] = {"content": prompt}
         if prompt == "call":
-            said = {"content": None, "tool_calls": CALLS}
+            message = {"content": None, "tool_calls": CALLS}
         elif prompt == "think":
-            said = {"content": "yes", "reasoning_content": "hm"}
-        choice = {"message": {"role": "assistant", **said}} if self.path == CHAT else {"text": prompt}
+            message = {"content": "yes", "reasoning_content": "hm"}
+        choice = {"message": {"role": "assistant", **message}} if self.path == CHAT else {"text": prompt}
         timings = {"prompt_ms": 20.0, "predicted_ms": 50.5}
         answer = {"choices": [{"index": 0, "finish_reason": "length", **choice}], "usage": USAGE, "timings": timings}
         self.send_whole(200, json.dumps(answer).encode())
@@ -63,7 +63,7 @@ class Engine(StubRunner):
             self.say(prompt)
             self.chunk(b"")
         except ConnectionError:
-            self.left.set()
+            self.client_left.set()
             self.close_connection = True
 
     def say(self, prompt: str) -> None:
@@ -95,7 +95,7 @@ class Engine(StubRunner):
                 return
             if prompt == "forever":
                 words.append(prompt)
-                self.left.wait(0.01)
+                self.client_left.wait(0.01)
 
     def choice(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         words = {"delta": delta} if self.path == CHAT else {"text": delta.get("content", "")}
@@ -115,5 +115,5 @@ class Engine(StubRunner):
 
 
 def wait_for(event: threading.Event) -> None:
-    """Return when another thread has set it."""
+    """Wait until another thread sets the event."""
     assert event.wait(HANG_S)

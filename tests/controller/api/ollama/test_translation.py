@@ -29,12 +29,12 @@ def event(value: Any) -> bytes:
     return f"data: {json.dumps(value)}\n\n".encode()
 
 
-def delta(**said: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": said, "finish_reason": None}]}
+def delta(**fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
 
 
 class Pieces:
-    """An answer's pieces as the test has them arrive."""
+    """An answer's pieces, as the test cuts them."""
 
     source: Source | None = None
 
@@ -48,7 +48,7 @@ class Pieces:
 
 
 def read(*pieces: bytes, clock: FakeClock | None = None, is_chat: bool = True) -> Iterator[dict[str, Any]]:
-    """The objects that a client gets, each when it is worded."""
+    """Translate the pieces; yield each object that a client gets as soon as there is one."""
     answer_format = OllamaFormat("tiny", is_chat=is_chat, clock=(clock or FakeClock()).monotonic)
     stream = TranslatedStream(Pieces(*pieces), Lines(answer_format, WAIT_TIMES))
     while piece := stream.read_piece():
@@ -81,18 +81,18 @@ def test_a_stream_may_be_cut_anywhere(size: int) -> None:
 
 
 def test_half_a_character_breaks_nothing() -> None:
-    """JSON can hold one half of a pair of surrogates; the answer goes on without it."""
+    """JSON can hold half a pair of surrogates; the answer goes on without it."""
     first, _ = read(event(delta(content="a\ud83d")) + b"data: [DONE]\n\n")
     assert "a?" == first["message"]["content"]
 
 
-def test_a_word_leaves_before_the_next_exists() -> None:
-    """No text is held back: an event that is whole is worded, whatever comes after it."""
+def test_a_word_is_sent_before_the_next_exists() -> None:
+    """No text is held back: a whole event is translated, whatever comes after it."""
     first = event(delta(content="one")) + b"data: {"
     assert "one" == next(read(first))["message"]["content"]
 
 
-def test_times_are_told_apart() -> None:
+def test_times_are_separate() -> None:
     """The wait for the model, the time to the first word and the time from there on, in nanoseconds."""
     clock = FakeClock()
 
@@ -105,41 +105,41 @@ def test_times_are_told_apart() -> None:
     pieces = [event(delta(content=word)) for word in "ab"]
     stream = TranslatedStream(Slow(*pieces, b"data: [DONE]\n\n"), Lines(answer_format, WAIT_TIMES))
     *_, last = [stream.read_piece() for _ in range(3)]
-    found = json.loads(last)
-    assert [12e9, 3e9, 1e9, 8e9] == [found[f"{name}_duration"] for name in ("total", "load", "prompt_eval", "eval")]
+    times = json.loads(last)
+    assert [12e9, 3e9, 1e9, 8e9] == [times[f"{name}_duration"] for name in ("total", "load", "prompt_eval", "eval")]
 
 
-def test_a_whole_answer_has_what_the_engine_told_of_its_times() -> None:
-    """Without it the time to the first word is not known, and not made up."""
+def test_a_whole_answer_has_the_engines_times() -> None:
+    """Without them the time to the first word is unknown, and is not made up."""
     answer = {"choices": [{"message": {"content": "x"}}]}
     clock = FakeClock()
     answer_format = OllamaFormat("tiny", is_chat=True, clock=clock.monotonic)
     clock.advance(10)
     silent = answer_format.translate(answer, WAIT_TIMES)
     assert ("prompt_eval_duration" in silent, silent["eval_duration"]) == (False, 7e9)
-    told = answer_format.translate({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAIT_TIMES)
-    assert (1.5e9, 5.0005e9) == (told["prompt_eval_duration"], told["eval_duration"])
-    assert "eval_count" not in told
+    timed = answer_format.translate({**answer, "timings": {"prompt_ms": 1500, "predicted_ms": 5000.5}}, WAIT_TIMES)
+    assert (1.5e9, 5.0005e9) == (timed["prompt_eval_duration"], timed["eval_duration"])
+    assert "eval_count" not in timed
 
 
 @pytest.mark.parametrize("ends_there", [True, False])
 def test_an_error_takes_nothing_back(ends_there: bool) -> None:
     """Words that came in the same piece as an error reach the client first."""
-    broken = event(delta(content="one")) + event({"error": {"message": "the engine failed", "code": "c"}})
-    stream = read(broken) if ends_there else read(broken, event(delta(content="two")))
+    piece = event(delta(content="one")) + event({"error": {"message": "the engine failed", "code": "c"}})
+    stream = read(piece) if ends_there else read(piece, event(delta(content="two")))
     assert "one" == next(stream)["message"]["content"]
     with pytest.raises(UpstreamAnswered, match="the engine failed"):
         next(stream)
 
 
 def test_errors_of_other_shapes_are_errors() -> None:
-    """A server that sends its error as a text has it told."""
+    """A server's error may be a text."""
     with pytest.raises(UpstreamError, match="out of memory"):
         next(read(event({"error": "out of memory"})))
 
 
 @pytest.mark.parametrize(
-    "said",
+    "piece",
     [
         b"data: {\n\n",
         b"data: [1]\n\n",
@@ -160,10 +160,10 @@ def test_errors_of_other_shapes_are_errors() -> None:
     ],
     ids=repr,
 )
-def test_a_strange_stream_is_the_models_fault(said: bytes) -> None:
-    """What no engine sends, and an end without `[DONE]`, is an error of the model's; nothing of ours breaks."""
+def test_a_malformed_stream_is_the_models_fault(piece: bytes) -> None:
+    """Events that no engine sends, and an end without `[DONE]`, are the model's errors; our code does not break."""
     with pytest.raises(UpstreamInvalid):
-        list(read(said))
+        list(read(piece))
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_a_strange_stream_is_the_models_fault(said: bytes) -> None:
     ],
     ids=repr,
 )
-def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
-    """The same for an answer in one piece."""
+def test_a_malformed_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
+    """The same for a whole answer."""
     with pytest.raises(UpstreamInvalid):
         OllamaFormat("tiny", is_chat=True).translate(answer, WAIT_TIMES)
 
@@ -196,14 +196,14 @@ def test_a_strange_answer_is_the_models_fault(answer: dict[str, Any]) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_strange_embeddings_are_the_models_fault(answer: dict[str, Any]) -> None:
-    """And for vectors."""
+def test_malformed_embeddings_are_the_models_fault(answer: dict[str, Any]) -> None:
+    """The same for vectors."""
     with pytest.raises(UpstreamInvalid):
         EmbedFormat("vectors").translate(answer, WAIT_TIMES)
 
 
 def test_a_vector_without_direction_stays() -> None:
-    """Zeros have no length to divide by."""
+    """Zeros have no length to divide by, and are not changed."""
     (vector,) = EmbedFormat("vectors").translate({"data": [{"index": 0, "embedding": [0, 0]}]}, WAIT_TIMES)[
         "embeddings"
     ]
@@ -217,13 +217,13 @@ def test_an_event_without_end_is_bounded() -> None:
         list(read(*pieces))
 
 
-def test_nothing_comes_after_the_end() -> None:
-    """What a model sends after its `[DONE]` is not passed on."""
+def test_a_stream_has_no_more_after_its_end() -> None:
+    """Whatever a model sends after its `[DONE]` is not passed on."""
     assert 2 == len(list(read(event(delta(content="x")) + b"data: [DONE]\n\n" + event(delta(content="y")))))
 
 
-def test_several_calls_keep_apart() -> None:
-    """Calls that are streamed in turns come out each with its own name and arguments."""
+def test_several_calls_stay_separate() -> None:
+    """Calls whose parts alternate in a stream each keep their own name and arguments."""
     bits = [(0, "f", '{"a"'), (1, "g", '{"b"'), (0, None, ": 1}"), (1, None, ": 2}")]
     pieces = [
         event(delta(tool_calls=[{"index": index, "function": {"name": name, "arguments": text}}]))
@@ -236,13 +236,13 @@ def test_several_calls_keep_apart() -> None:
 
 
 def test_results_find_their_calls() -> None:
-    """The OpenAI API names the call that a result belongs to; Ollama's go by name, and by order."""
+    """The OpenAI API names the call of a result; Ollama's API goes by the tool's name, and by order."""
 
-    def called(name: str) -> dict[str, Any]:
+    def call_of(name: str) -> dict[str, Any]:
         return {"function": {"name": name, "arguments": {"x": 1}}}
 
     messages = [
-        {"role": "assistant", "tool_calls": [called("f"), called("g"), called("f")]},
+        {"role": "assistant", "tool_calls": [call_of("f"), call_of("g"), call_of("f")]},
         {"role": "tool", "tool_name": "g", "content": "1"},
         {"role": "tool", "tool_name": "f", "content": "2"},
         {"role": "tool", "content": "3"},
@@ -250,16 +250,18 @@ def test_results_find_their_calls() -> None:
         {"role": "tool", "tool_name": "h", "content": "5"},
     ]
     body = ChatBody.model_validate({"model": "tiny", "messages": messages})
-    asked = json.loads(chat_request(body, make_spec()).body)["messages"]
-    first, second, third = asked[0]["tool_calls"]
+    translated = json.loads(chat_request(body, make_spec()).body)["messages"]
+    first, second, third = translated[0]["tool_calls"]
     assert {"name": "f", "arguments": '{"x": 1}'} == first["function"]
     assert 3 == len({first["id"], second["id"], third["id"]})
-    assert [second["id"], first["id"], third["id"], "own", "h"] == [one["tool_call_id"] for one in asked[1:]]
+    assert [second["id"], first["id"], third["id"], "own", "h"] == [
+        message["tool_call_id"] for message in translated[1:]
+    ]
 
 
-def test_a_silent_pull_says_again_what_it_does() -> None:
+def test_a_silent_pull_repeats_its_status() -> None:
     """Ollama's clients know no empty line; the last status is repeated."""
     lines = StatusLines("ab" * 32)
     assert {"status": "pulling manifest"} == json.loads(lines.silence())
-    said = lines.progress(PreparationProgress(phase="converting", fraction=0.1))
-    assert said == lines.silence()
+    line = lines.progress(PreparationProgress(phase="converting", fraction=0.1))
+    assert line == lines.silence()
