@@ -43,7 +43,7 @@ class StubBackend:
         self._container = Container(
             id="stub", name="stub", model_id=MODEL, service=MODEL, status="running", exit_code=None,
             oom_killed=False, health=None,
-            error="", port=port, started_at=None, finished_at=None, config_hash="", image="stub", image_id="stub",
+            error="", port=port, started_at=None, config_hash="", image="stub", image_id="stub",
             memory_limit_bytes=1,
         )  # fmt: skip
 

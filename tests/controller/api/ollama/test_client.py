@@ -447,8 +447,8 @@ class TestTheRest:
         wait_for(engine.left)
         supervisor = app.extensions["orchestrar"].supervisor
         slot = supervisor._slots["tiny"]
-        with slot.changed:
-            assert slot.changed.wait_for(lambda: slot.leases == 0, 10)
+        with slot.on_change:
+            assert slot.on_change.wait_for(lambda: slot.leases == 0, 10)
 
     def test_a_stream_that_nobody_reads_holds_nothing(self, app: Flask, engine: type[Engine]) -> None:
         """A translated stream that is closed before its first byte gives its lease back, and ends the model's work."""
