@@ -39,7 +39,6 @@ def make_container(model_id: str = "tiny", **values: Any) -> Container:
         "error": "",
         "port": 9001,
         "started_at": None,
-        "finished_at": None,
         "config_hash": "hash",
         "image": "image:latest",
         "image_id": "image",

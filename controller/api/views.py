@@ -71,7 +71,7 @@ def plan_body(plan: Plan) -> dict[str, Any]:
         "model_id": plan.model_id,
         "state": plan.state.value,
         "verdict": plan.verdict,
-        "needs": _amount(plan.needed),
+        "needs": _amount(plan.need),
         "budget": _amount(plan.room),
         "would_stop": [holder.model_id for holder in placement.victims],
         "not_before_s": seconds(placement.look_again_in_s),

@@ -1,4 +1,4 @@
-"""What Docker says of one container, reduced to what the controller decides by."""
+"""What Docker says about one container, reduced to what the controller needs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 NOT_ONEOFF = "com.docker.compose.oneoff=False"
-# Where the server listens inside, and the path that tells whether it serves: the container itself says it, so that one
-# that runs is understood whatever became of its engine's template since.
+# The port of the server inside, and the path that says whether it is ready. The container itself names them, so that we
+# understand a running one even after its engine's template has changed.
 PORT_LABEL = "orchestrar.port"
 READY_LABEL = "orchestrar.ready"
 RUNNER_PORT = "8000"
@@ -39,7 +39,6 @@ class Container:
     error: str
     port: int | None
     started_at: datetime | None
-    finished_at: datetime | None
     config_hash: str
     image: str
     image_id: str
@@ -47,31 +46,31 @@ class Container:
     ready_path: str = RUNNER_READY
 
     def is_same_run(self, other: Container) -> bool:
-        """Whether both are one container that was not started anew in between; `started_at` None stands for any."""
-        known = (self.started_at, other.started_at)
-        return self.id == other.id and (None in known or known[0] == known[1])
+        """Return whether both are one container without a restart in between; `started_at` None matches any."""
+        starts = (self.started_at, other.started_at)
+        return self.id == other.id and (None in starts or starts[0] == starts[1])
 
     @property
     def running(self) -> bool:
-        """True also while paused: the process is there and holds its port."""
+        """Return whether the process is there and holds its port, which it does also while paused."""
         return self.status in ("running", "paused", "restarting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """CPU in percent of one core, memory as Docker counts it (page cache that could go left out)."""
+    """CPU in percent of one core, and memory as Docker counts it, without page cache that can be freed."""
 
     cpu_percent: float
     memory_bytes: int
 
 
-def read_container(found: WhalesContainer) -> Container:
-    """Reduce python-on-whales' inspect result (one `docker inspect` when it was not loaded yet)."""
-    labels = found.config.labels or {}
-    state = found.state
+def read_container(inspected: WhalesContainer) -> Container:
+    """Reduce python-on-whales' inspect result (one `docker inspect` if it was not loaded yet)."""
+    labels = inspected.config.labels or {}
+    state = inspected.state
     return Container(
-        id=found.id,
-        name=found.name,
+        id=inspected.id,
+        name=inspected.name,
         model_id=labels.get(MODEL_LABEL) or labels.get(PREPARE_LABEL) or "",
         service=labels.get(SERVICE_LABEL, ""),
         status=state.status or "unknown",
@@ -79,22 +78,21 @@ def read_container(found: WhalesContainer) -> Container:
         oom_killed=bool(state.oom_killed),
         health=state.health.status if state.health else None,
         error=state.error or "",
-        port=_host_port(found, f"{labels.get(PORT_LABEL, RUNNER_PORT)}/tcp"),
+        port=_host_port(inspected, f"{labels.get(PORT_LABEL, RUNNER_PORT)}/tcp"),
         started_at=state.started_at,
-        finished_at=state.finished_at,
         config_hash=labels.get(CONFIG_HASH_LABEL, ""),
-        image=found.config.image or "",
-        image_id=found.image,
-        memory_limit_bytes=found.host_config.memory or 0,
+        image=inspected.config.image or "",
+        image_id=inspected.image,
+        memory_limit_bytes=inspected.host_config.memory or 0,
         ready_path=labels.get(READY_LABEL, RUNNER_READY),
     )
 
 
-def _host_port(found: WhalesContainer, inside: str) -> int | None:
-    published = (found.network_settings.ports or {}).get(inside)
-    if published:
-        return int(published[0]["HostPort"])
-    asked = (found.host_config.port_bindings or {}).get(inside)
-    if asked and asked[0].host_port:
-        return int(asked[0].host_port)
+def _host_port(inspected: WhalesContainer, inside: str) -> int | None:
+    live_bindings = (inspected.network_settings.ports or {}).get(inside)
+    if live_bindings:
+        return int(live_bindings[0]["HostPort"])
+    bindings = (inspected.host_config.port_bindings or {}).get(inside)
+    if bindings and bindings[0].host_port:
+        return int(bindings[0].host_port)
     return None

@@ -50,11 +50,11 @@ class RunnerClient:
             with socket.create_connection((HOST, port), timeout_s) as sock:
                 status, content = _get(sock, port, path, time.monotonic() + timeout_s)
         except ConnectionRefusedError:
-            return Readiness(ready=False, refused=True)
+            return Readiness(ready=False, is_refused=True)
         except TimeoutError:
-            return Readiness(ready=False, silent=True)
+            return Readiness(ready=False, is_silent=True)
         except (OSError, BrokenOff):
-            return Readiness(ready=False, broken=True)
+            return Readiness(ready=False, is_broken=True)
         except Malformed:
             return Readiness(ready=False)
         report = _json_object(content)

@@ -1,4 +1,4 @@
-"""The world outside as the supervisor needs it, and the values that it speaks in."""
+"""What the supervisor needs of the world outside, as a Protocol and the values that pass through it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from controller.registry import LiveRegistry, Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Amount:
-    """What a model takes of the machine, or what there is of it; `gpus` None in what there is = not known, no bound."""
+    """What a model takes of the machine, or what there is; `gpus` None means not known, which bounds nothing."""
 
     memory_bytes: int
     gpus: int | None = 0
 
-    def covers(self, needed: Amount) -> bool:
-        """Whether `needed` fits into this."""
-        return needed.memory_bytes <= self.memory_bytes and (self.gpus is None or (needed.gpus or 0) <= self.gpus)
+    def covers(self, need: Amount) -> bool:
+        """Return whether `need` fits into this."""
+        return need.memory_bytes <= self.memory_bytes and (self.gpus is None or (need.gpus or 0) <= self.gpus)
 
     def plus(self, other: Amount) -> Amount:
         return Amount(
@@ -37,29 +37,31 @@ class Amount:
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
-    """One look at a model's /health, or its like: `refused` means that nobody listens on its port, `broken` that the
-    connection ended without an answer (so Docker's own listener does for a server that does not listen), `silent` that
-    its answer did not come in time.
+    """The answer of a model's /health, or its like.
 
-    `phase` is what it does while it loads, `phases` the seconds each took once it is ready; only our runner tells them.
+    `is_refused`: no server listens on the port. `is_broken`: the connection ended without an answer, as Docker's own
+    listener ends it if the server does not listen. `is_silent`: no answer came in time.
+
+    `phase` is what the server does while it loads, `phases` the seconds of each once it is ready; only our runner
+    reports them.
     """
 
     ready: bool
-    refused: bool = False
-    broken: bool = False
-    silent: bool = False
+    is_refused: bool = False
+    is_broken: bool = False
+    is_silent: bool = False
     phase: str = ""
     phases: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def answered(self) -> bool:
-        """Whether anything came back, of whatever meaning."""
-        return not (self.refused or self.broken or self.silent)
+    def is_answer(self) -> bool:
+        """Return whether there was an answer, whatever its meaning."""
+        return not (self.is_refused or self.is_broken or self.is_silent)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A downloaded model's; `parameters` and what follows are None, empty or false until a conversion has told them."""
+    """Facts about a downloaded model; `parameters` and the fields below are empty until a conversion has run."""
 
     size_bytes: int
     content_hash: str
@@ -70,12 +72,12 @@ class ModelFacts:
     architecture: str = ""
     dtype: str = ""
     has_tools: bool = False
-    """Whether its chat template knows tools."""
+    """Whether its chat template has tools."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationProgress:
-    """How far a preparation is: `fraction` from 0 to 1 where it can be told, bytes while downloading."""
+    """How far a preparation is: `fraction` from 0 to 1 if it is known, bytes while downloading."""
 
     phase: str
     fraction: float | None = None
@@ -87,7 +89,7 @@ OnProgress = Callable[[PreparationProgress], None]
 
 
 class Backend(Protocol):
-    """The world outside as the supervisor needs it; `deployment.Deployment` is the real one."""
+    """What the supervisor needs of the world outside; `deployment.Deployment` is the real one."""
 
     def is_prepared(self, model_id: str) -> bool: ...
 

@@ -1,4 +1,4 @@
-"""Time as the supervisor sees it."""
+"""The clock that the supervisor reads and waits by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from controller.system.turnstile import TURNSTILE
 
 
 class Clock(Protocol):
-    """Monotonic time, and the ways to let it pass; tests bring one that they move by hand."""
+    """Monotonic time, and the ways to let it pass; tests have one that they move by hand."""
 
     def monotonic(self) -> float: ...
 
@@ -26,7 +26,7 @@ class SystemClock:
     sleep = staticmethod(time.sleep)
 
     def wait(self, condition: threading.Condition, timeout_s: float | None, /) -> None:
-        """Wait for a notification, or until `timeout_s` have passed; the condition is held."""
-        # Not taken up again behind the wait: who has the turn may be waiting for the lock that is held then.
+        """Wait for a notification, or for `timeout_s`; the caller holds the condition."""
+        # Not entered again after the wait: the thread that has the turn may be waiting for the lock that we hold then.
         TURNSTILE.leave()
         condition.wait(timeout_s)

@@ -129,7 +129,7 @@ class LeaseQueue:
         left_s = deadline - self._clock.monotonic()
         if left_s <= 0:
             raise too_late(slot, self._clock.monotonic())
-        self._clock.wait(slot.changed, left_s)
+        self._clock.wait(slot.on_change, left_s)
         if attempt is not None and attempt.error is not None and not attempt.is_superseded:
             # Each waiter raises its own: one exception raised by many threads would hold all their frames.
             raise copy.copy(attempt.error)

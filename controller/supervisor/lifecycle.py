@@ -94,7 +94,7 @@ class Lifecycle:
                         f"{slot.spec.id}: its start waits for Docker, which does not answer; it will be cancelled when "
                         "Docker answers. Look at `docker info`."
                     )
-                self._clock.wait(slot.changed, left_s)
+                self._clock.wait(slot.on_change, left_s)
 
     def supersede(self, slot: Slot, attempt: Attempt) -> bool:
         """End a start whose entry has changed, unnoticed by the requests that wait, and claim the model for `retire`.
@@ -105,7 +105,7 @@ class Lifecycle:
             if not slot.supersede_attempt(attempt):
                 return False
             while not attempt.is_over:
-                self._clock.wait(slot.changed, None)
+                self._clock.wait(slot.on_change, None)
             return attempt.error is not None and slot.is_retiring
 
     def retire(
@@ -126,12 +126,12 @@ class Lifecycle:
         with self._lock:
             if not is_claimed:
                 while slot.is_retiring:
-                    self._clock.wait(slot.changed, None)
+                    self._clock.wait(slot.on_change, None)
                 slot.claim()
             deadline = self._clock.monotonic() + drain_s
             slot.drain_until(deadline)
             while slot.leases and (left_s := deadline - self._clock.monotonic()) > 0:
-                self._clock.wait(slot.changed, left_s)
+                self._clock.wait(slot.on_change, left_s)
         stopped_ids: set[str] = set()
         try:
             self._stop_containers(slot.spec.id, stopped_ids)
@@ -169,7 +169,7 @@ class Lifecycle:
         """Stop a model for another one, which may stop wanting the place; the body of a thread."""
         with self._lock:
             while slot.leases and is_wanted():
-                self._clock.wait(slot.changed, None)
+                self._clock.wait(slot.on_change, None)
             if not slot.claim_to_make_room(is_wanted=is_wanted()):
                 return
         try:
@@ -228,7 +228,7 @@ class Lifecycle:
             start_s = slot.attempt_becomes_ready(container, phases, self._clock.monotonic())
             self.admission.nudge()
             self._on_ready()
-        self._metrics.started(slot.spec.id, start_s)
+        self._metrics.count_start(slot.spec.id, start_s)
         parts = ", ".join(f"{name.removesuffix('_s')} {took}" for name, took in phases.items())
         log.info("%s: ready on port %s after %.2f s (%s)", slot.spec.id, container.port, start_s, parts)
 
@@ -246,7 +246,7 @@ class Lifecycle:
         elif self.is_ending and isinstance(error, Cancelled):
             error = shutting_down()
         log.warning("%s: start failed: %s", slot.spec.id, error.message)
-        self._metrics.start_failed(slot.spec.id, error.code)
+        self._metrics.count_failed_start(slot.spec.id, error.code)
         with self._lock:
             if error.backs_off:
                 error.retry_after_s = slot.count_failed_start(self._clock.monotonic(), self._jitter)

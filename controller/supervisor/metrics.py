@@ -1,4 +1,4 @@
-"""What the controller counts, in Prometheus's text form."""
+"""What the controller counts, in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-# From a turn that is free at once to the longest `max_wait` that is usual.
+# From a lease that is free at once to the longest usual `max_wait`.
 _WAIT_BUCKETS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _START_BUCKETS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gauges:
-    """What is so at the moment, of one model; None where it is not known."""
+    """The present values of one model; None if a value is not known."""
 
     state: str
     in_flight: int
@@ -27,14 +27,14 @@ class Gauges:
 
 
 class Metrics:
-    """Thread-safe."""
+    """Counters, histograms and gauges of all models. Thread-safe."""
 
     def __init__(self) -> None:
         own = self._registry = CollectorRegistry()
         of_model = ["model"]
         self._waits = Histogram(
             "orchestrar_queue_wait_seconds",
-            "How long requests waited until they had their turn, the model's start included",
+            "How long requests waited for their turn, the model's start included",
             of_model,
             buckets=_WAIT_BUCKETS_S,
             registry=own,
@@ -46,7 +46,7 @@ class Metrics:
             buckets=_START_BUCKETS_S,
             registry=own,
         )
-        self._refused = Counter(
+        self._refusals = Counter(
             "orchestrar_refused_requests", "Requests that got no turn, by error code", ["model", "code"], registry=own
         )
         self._failures = Counter(
@@ -56,64 +56,66 @@ class Metrics:
             "orchestrar_deaths", "Models that ended on their own while they served", of_model, registry=own
         )
         self._evictions = Counter(
-            "orchestrar_evictions", "Models told to leave their memory to another one", of_model, registry=own
+            "orchestrar_evictions", "Models that were stopped to make room for another one", of_model, registry=own
         )
 
-    def waited(self, model_id: str, seconds: float) -> None:
-        """A request has its turn."""
+    def count_wait(self, model_id: str, seconds: float) -> None:
+        """Count a request that got its lease."""
         self._waits.labels(model_id).observe(seconds)
 
-    def refused(self, model_id: str, code: str) -> None:
-        """A request got none."""
-        self._refused.labels(model_id, code).inc()
+    def count_refusal(self, model_id: str, code: str) -> None:
+        """Count a request that got no lease."""
+        self._refusals.labels(model_id, code).inc()
 
-    def started(self, model_id: str, seconds: float) -> None:
-        """A model became ready."""
+    def count_start(self, model_id: str, seconds: float) -> None:
+        """Count a model that became ready."""
         self._starts.labels(model_id).observe(seconds)
 
-    def start_failed(self, model_id: str, code: str) -> None:
-        """A start ended otherwise."""
+    def count_failed_start(self, model_id: str, code: str) -> None:
+        """Count a start that failed."""
         self._failures.labels(model_id, code).inc()
 
-    def died(self, model_id: str) -> None:
-        """A model ended on its own."""
+    def count_death(self, model_id: str) -> None:
+        """Count a model that ended on its own."""
         self._deaths.labels(model_id).inc()
 
-    def evicted(self, model_id: str) -> None:
-        """A model leaves for another one."""
+    def count_eviction(self, model_id: str) -> None:
+        """Count a model that is stopped to make room for another one."""
         self._evictions.labels(model_id).inc()
 
     def show(self, gauges: Callable[[], Mapping[str, Gauges]]) -> None:
-        """Show what is so at each moment, too; asked for at each `text`."""
-        self._registry.register(_Now(gauges))
+        """Show these gauges, too; `gauges` is called at each `text`."""
+        self._registry.register(_GaugeCollector(gauges))
 
     def text(self) -> bytes:
-        """All of them now."""
+        """Return all metrics as they are now."""
         return generate_latest(self._registry)
 
 
-class _Now(Collector):
+class _GaugeCollector(Collector):
     def __init__(self, gauges: Callable[[], Mapping[str, Gauges]]) -> None:
         self._gauges = gauges
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing: prometheus-client would collect instead, before there is anything."""
+        """Return nothing: prometheus-client would collect instead, before there is anything."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        found = self._gauges()
-        state = GaugeMetricFamily("orchestrar_model_state", "1 for the state that it is in", labels=["model", "state"])
-        for model_id, now in found.items():
+        gauges = self._gauges()
+        state = GaugeMetricFamily(
+            "orchestrar_model_state", "1 for the model's present state", labels=["model", "state"]
+        )
+        for model_id, now in gauges.items():
             state.add_metric([model_id, now.state], 1)
         yield state
         for name, text, field in (
-            ("in_flight", "Requests that it works on", "in_flight"),
-            ("waiting", "Requests that wait for it", "waiting"),
-            ("memory_bytes", "What it uses, measured every 10 s", "memory_bytes"),
-            ("memory_counted_bytes", "What it takes of the memory budget", "counted_bytes"),
+            ("in_flight", "Requests in flight", "in_flight"),
+            ("waiting", "Requests that wait for the model", "waiting"),
+            ("memory_bytes", "Memory that the model uses, measured every 10 s", "memory_bytes"),
+            ("memory_counted_bytes", "Its part of the memory budget", "counted_bytes"),
         ):
             family = GaugeMetricFamily(f"orchestrar_model_{name}", text, labels=["model"])
-            for model_id, now in found.items():
-                if (shown := getattr(now, field)) is not None:
-                    family.add_metric([model_id], shown)
+            for model_id, now in gauges.items():
+                if (value := getattr(now, field)) is not None:
+                    family.add_metric([model_id], value)
             yield family

@@ -1,4 +1,4 @@
-"""What a request is told when it gets no lease now, and when it may try again."""
+"""The errors of requests that get no lease now, with the time after which they may try again."""
 
 from __future__ import annotations
 

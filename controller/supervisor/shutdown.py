@@ -1,4 +1,4 @@
-"""The models' part of the controller's own end, where a setting says that they end with it."""
+"""Stops all models with the controller, if a setting says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def stop_all(backend: Backend, within_s: float) -> None:
-    """Stop every model that runs, all at once; returns when they have stopped, or when the time is up."""
+    """Stop all running models at once; returns when they have stopped, or when the time is up."""
     deadline = time.monotonic() + within_s
     stopping: list[threading.Thread] = []
     finder = threading.Thread(target=_begin, args=(backend, stopping), daemon=True)
@@ -29,7 +29,7 @@ def _begin(backend: Backend, stopping: list[threading.Thread]) -> None:
     try:
         running = [container for container in backend.find_all() if container.running]
     except OrchestrarError as exc:
-        log.warning("the models go on running, since Docker cannot be asked for them: %s", exc.message)
+        log.warning("the models go on running, since Docker did not list them: %s", exc.message)
         return
     for container in running:
         thread = threading.Thread(target=_stop, args=(backend, container), daemon=True)

@@ -22,10 +22,10 @@ from controller.supervisor.states import RESTING, SERVING, TRANSITIONS, Event, F
 
 @dataclass(eq=False)
 class Slot:
-    """The record of one model. Every method runs with the supervisor's lock held; `changed` is on that lock."""
+    """The record of one model. Every method runs with the supervisor's lock held; `on_change` is on that lock."""
 
     spec: ModelSpec
-    changed: threading.Condition
+    on_change: threading.Condition
     state: State = State.STOPPED
     # Counts the changes of state.
     epoch: int = 0
@@ -95,8 +95,6 @@ class Slot:
         deadline = self.idle_deadline()
         return deadline is not None and deadline <= now
 
-    # Requests
-
     def queue_up(self) -> object | None:
         """Return a ticket for the model's queue; None if the queue is full."""
         if self.leases + len(self.queue) >= self.spec.max_concurrency + self.spec.max_queue:
@@ -118,7 +116,7 @@ class Slot:
         """Take the ticket out of the queue if it is there."""
         if ticket in self.queue:
             self.queue.remove(ticket)
-            self.changed.notify_all()
+            self.on_change.notify_all()
 
     def return_lease(self, taken_at: float, now: float, keep_alive_s: float | None) -> None:
         """Count the lease as returned; `keep_alive_s` replaces the idle timeout unless it is None."""
@@ -128,7 +126,7 @@ class Slot:
         self.service_s = served_s if self.service_s is None else self.service_s + 0.2 * (served_s - self.service_s)
         if keep_alive_s is not None:
             self.keep_alive_s = keep_alive_s
-        self.changed.notify_all()
+        self.on_change.notify_all()
 
     def keep_alive(self, seconds: float) -> None:
         """Replace the idle timeout until a request brings another one, or the model stops."""
@@ -144,13 +142,11 @@ class Slot:
     def open_to_requests(self) -> None:
         """Accept requests again."""
         self.stop_requested = False
-        self.changed.notify_all()
+        self.on_change.notify_all()
 
     def forgive(self) -> None:
         """Forget the failures, so that the next request may try at once."""
         self.failures.forgive()
-
-    # Starts and preparations
 
     def begin_attempt(self, attempt: Attempt, launch: Callable[[], None]) -> bool:
         """Begin this attempt unless the model does not rest; `launch` gives it its thread, and may raise."""
@@ -177,16 +173,16 @@ class Slot:
         """Tell the attempt under way, if there is one, to end, and return it."""
         if self.attempt is not None:
             self.attempt.cancelled = True
-            self.changed.notify_all()
+            self.on_change.notify_all()
         return self.attempt
 
     def supersede_attempt(self, attempt: Attempt) -> bool:
-        """Tell this attempt to end because models.yaml changed; False if it is over, or was told so before."""
+        """Tell this attempt to end because models.yaml changed; False if it is over, or was superseded before."""
         # The first caller has the claim: two of them would stop what the other one starts.
         if attempt.is_over or attempt.is_superseded:
             return False
         attempt.cancelled = attempt.is_superseded = True
-        self.changed.notify_all()
+        self.on_change.notify_all()
         return True
 
     def attempt_prepares(self) -> None:
@@ -205,16 +201,16 @@ class Slot:
         self.progress = progress
         if is_new:
             self.phase_began_at = now
-        self.changed.notify_all()
+        self.on_change.notify_all()
         return is_new
 
     def attempt_waits_for(self, model_ids: tuple[str, ...]) -> None:
         """Note which models hold the memory that the attempt needs."""
         self.waits_for = model_ids
 
-    def attempt_admitted(self, needed: Amount, now: float) -> None:
+    def attempt_admitted(self, need: Amount, now: float) -> None:
         """Give the attempt its part of the memory budget."""
-        self.count(needed)
+        self.count(need)
         self._running_attempt().admitted_at = now
 
     def count(self, amount: Amount) -> None:
@@ -257,9 +253,9 @@ class Slot:
         return self.failures.retry_in_s(now)
 
     def attempt_fails(self, error: OrchestrarError, *, resting: State, may_run: bool, is_closing: bool) -> bool:
-        """End an attempt that failed; returns whether the model rests, and not waits to be stopped by `retire`.
+        """End an attempt that failed; returns False if the model has to be stopped next, by `retire`.
 
-        `may_run`: a container may run all the same, and is counted until a look at Docker tells.
+        `may_run`: a container may run all the same, and is counted until a look at Docker.
         """
         attempt = self._running_attempt()
         if attempt.is_superseded and not is_closing:
@@ -278,8 +274,6 @@ class Slot:
         self.holds = self.holds if may_run else None
         self.error = None if is_as_before else attempt.error
         return True
-
-    # Stops
 
     def make_room(self) -> None:
         """Have the model leave its memory to another one once its requests in flight have ended."""
@@ -360,8 +354,6 @@ class Slot:
         """Note what a model at rest is now that its files were deleted or made."""
         self._enter(Event.FILES_CHANGE, resting)
 
-    # What Docker says
-
     def follow(
         self, container: Container | None, death: ModelDied | None, *, now: float, jitter: Callable[[], float]
     ) -> Finding:
@@ -376,7 +368,7 @@ class Slot:
         if self.state in SERVING:
             if container is None or not container.running:
                 self._die(death, now, jitter)
-                return Finding.ENDED
+                return Finding.END
             if self.state is State.PAUSED or self.container is None or not container.is_same_run(self.container):
                 return Finding.RUNS
             self.container = container
@@ -384,7 +376,7 @@ class Slot:
             return Finding.RUNS
         elif self.holds is not None:
             self.holds = None
-            return Finding.FREED
+            return Finding.FREE
         return Finding.NOTHING
 
     def _pause(self, container: Container) -> Finding:
@@ -409,8 +401,6 @@ class Slot:
         """Note that we end this container because it does not work."""
         self.blame = (container_id, reason)
 
-    # Measurements, and changes of models.yaml
-
     def measure(self, usage: Usage | None) -> None:
         """Note a sample of what the model uses; None if it does not run."""
         self.usage = usage
@@ -420,30 +410,28 @@ class Slot:
         """Note whether the container differs from what the Compose files and images are now."""
         self.drifted = drifted
 
-    def recount(self, needed: Amount) -> bool:
+    def recount(self, need: Amount) -> bool:
         """Count what the model takes, as it is known now, if it runs."""
         if not self._may(Event.RECOUNT) or self.container is None:
             return False
-        self.holds = needed
+        self.holds = need
         return True
 
     def change_entry(self, spec: ModelSpec) -> None:
         """Work by this entry of models.yaml from now on; what was measured and what failed was another's."""
         self.spec, self.peak_bytes = spec, 0
         self.forgive()
-        self.changed.notify_all()
+        self.on_change.notify_all()
 
-    # How an event is checked
-
-    def _allowed(self, event: Event) -> frozenset[State]:
-        allowed = TRANSITIONS.get((self.state, event))
-        if allowed is None:
+    def _next_states(self, event: Event) -> frozenset[State]:
+        next_states = TRANSITIONS.get((self.state, event))
+        if next_states is None:
             raise IllegalEvent(f"{self.spec.id} is {self.state.value}: {event.name} cannot happen ({event.value})")
-        return allowed
+        return next_states
 
     def _may(self, event: Event) -> bool:
         """Return whether the event changes anything in this state; raises IllegalEvent if it must not happen."""
-        return bool(self._allowed(event))
+        return bool(self._next_states(event))
 
     def _require(self, event: Event) -> None:
         if not self._may(event):
@@ -451,11 +439,11 @@ class Slot:
 
     def _enter(self, event: Event, state: State) -> None:
         """Change the state and wake all threads that wait for a change; the lock lets them see the whole change."""
-        if state not in self._allowed(event):
+        if state not in self._next_states(event):
             raise IllegalEvent(f"{self.spec.id} is {self.state.value}: {event.name} does not lead to {state.value}")
         self.state = state
         self.epoch += 1
-        self.changed.notify_all()
+        self.on_change.notify_all()
 
     def _running_attempt(self) -> Attempt:
         if self.attempt is None:

@@ -97,6 +97,6 @@ class Finding(Enum):
 
     NOTHING = "nothing new, or another thread is at work on the model"
     PAUSED = "a user has paused the container"
-    ENDED = "the container has ended"
+    END = "the container has ended"
     RUNS = "a container runs that we have to adopt"
-    FREED = "what was counted for the model is free"
+    FREE = "what was counted for the model is free"

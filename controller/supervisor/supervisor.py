@@ -1,4 +1,4 @@
-"""Leases, queues and stops of all models, and the one lock that guards their state."""
+"""The calls by which the controller uses, starts, stops and inspects models, and the lock that guards them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from controller.supervisor.watching.reconcile import Reconciler
 
 
 class Supervisor:
-    """One lock guards the state; no Docker or HTTP call is made while it is held.
+    """All models of the controller. One lock guards their state, and is never held during a Docker or HTTP call.
 
-    Callers never look first and start then: they `acquire` and get a lease, or an error that says why not.
+    Callers never look first and then start: they `acquire` and get a lease, or an error that says why not.
     """
 
     def __init__(
@@ -56,48 +56,48 @@ class Supervisor:
             self._clock,
             self._lock,
             slots=lambda: self._slots.values(),
-            on_ready=lambda: self._idling.wake(),
+            on_ready=lambda: self._idle_stopper.wake(),
             metrics=self.metrics,
             jitter=jitter,
         )
         self.metrics.show(self.gauges)
-        self._turns = LeaseQueue(self._life, self._clock)
+        self._lease_queue = LeaseQueue(self._life, self._clock)
         self._slots = SlotTable(self._lock, self._life.resting_state)
         self._slots.replace(models.values())
-        self._idling = IdleStopper(self._slots, self._life, backend, self._clock, self._lock)
-        self._measuring = UsageMeter(self._slots, self._life.admission, backend, self._lock)
-        self._reconciling = Reconciler(
-            self._slots, self._life, self._measuring, backend, self._clock, self._lock, self.metrics, jitter
+        self._idle_stopper = IdleStopper(self._slots, self._life, backend, self._clock, self._lock)
+        self._usage_meter = UsageMeter(self._slots, self._life.admission, backend, self._lock)
+        self._reconciler = Reconciler(
+            self._slots, self._life, self._usage_meter, backend, self._clock, self._lock, self.metrics, jitter
         )
-        self._preloading = Preloader(self._slots, self._life, self._clock)
-        self._preloading.want(self._slots.values())
-        self._changing = ConfigChange(self._slots, self._life, self._clock, self._lock, stop_grace_s)
+        self._preloader = Preloader(self._slots, self._life, self._clock)
+        self._preloader.want(self._slots.values())
+        self._config_change = ConfigChange(self._slots, self._life, self._clock, self._lock, stop_grace_s)
 
     def acquire(self, model_id: str, *, max_wait_s: float | None = None, token: CancelToken | None = None) -> Lease:
-        """A lease on the ready model, started first where needed; blocks at most `max_wait_s` (default: the model's).
+        """Return a lease on the model, which starts first if needed; blocks for `max_wait_s` (default: the model's).
 
         At most `max_concurrency` leases are out; further callers queue, first come first served, up to `max_queue`.
         Raises Overloaded beyond that, StartFailed (or what else ended the start), ModelStopping, ModelPreparing or
-        DeadlineExceeded when time is up, and Cancelled when the token was cancelled. The start goes on whoever leaves.
+        DeadlineExceeded if time is up, and Cancelled if the token was cancelled. A start goes on if callers leave.
         """
         slot = self._slots[model_id]
-        begun = self._clock.monotonic()
-        deadline = begun + (slot.spec.max_wait_s if max_wait_s is None else max_wait_s)
+        asked_at = self._clock.monotonic()
+        deadline = asked_at + (slot.spec.max_wait_s if max_wait_s is None else max_wait_s)
         if token is not None:
             token.on_cancel(lambda: self._wake(slot))
         try:
             with self._lock:
-                ready_at = self._turns.take(slot, begun, deadline, token)
+                ready_at = self._lease_queue.take(slot, asked_at, deadline, token)
                 container, taken_at = slot.container, self._clock.monotonic()
         except OrchestrarError as exc:
-            self.metrics.refused(model_id, exc.code)
+            self.metrics.count_refusal(model_id, exc.code)
             raise
         assert container is not None
-        self.metrics.waited(model_id, taken_at - begun)
+        self.metrics.count_wait(model_id, taken_at - asked_at)
         return Lease(
             model_id,
             container,
-            start_s=ready_at - begun,
+            start_s=ready_at - asked_at,
             queue_s=taken_at - ready_at,
             left_s=deadline - taken_at,
             release=lambda keep: self._release(slot, taken_at, keep),
@@ -114,7 +114,7 @@ class Supervisor:
     ) -> ModelView:
         """Start the model and, with `wait`, return when it is ready; waits and raises like `acquire`.
 
-        One that is left alone after failures is tried at once.
+        A model that is left alone after failures is tried at once.
         """
         with self._lock:
             self._slots[model_id].forgive()
@@ -129,9 +129,9 @@ class Supervisor:
         return self.view(model_id)
 
     def pull(self, model_id: str, *, token: CancelToken | None = None) -> Pull:
-        """Make present all that a start needs, in the background, shared with whoever wants the same.
+        """Make present all that a start needs, in the background, shared by all callers that want the same.
 
-        What is here is not fetched again, and a model that runs has all. It goes on whoever leaves; a stop ends it.
+        What is present is not fetched again, and a running model has all. It goes on if callers leave; a stop ends it.
         Raises ModelStopping.
         """
         slot = self._slots[model_id]
@@ -143,60 +143,63 @@ class Supervisor:
             return Pull(slot, self._clock, token)
 
     def expire(self, model_id: str) -> None:
-        """Stop the model as soon as nobody uses it: when it is idle before this returns, else after its last lease."""
+        """Stop the model as soon as no request uses it: before this returns if it is idle, else after the last one."""
         slot = self._slots[model_id]
         with self._lock:
             slot.keep_alive(0.0)
-        self._idling.stop_if_due(slot)
+        self._idle_stopper.stop_if_due(slot)
         with self._lock:
-            # The look at all models may have found it idle at the same moment, and be the one that stops it. Who drains
-            # it is somebody else.
+            # The look at all models may have found it idle at the same moment and be stopping it. A stop that drains
+            # it is another matter.
             while slot.is_retiring and not slot.leases and not self._life.is_closing:
-                self._clock.wait(slot.changed, None)
+                self._clock.wait(slot.on_change, None)
 
     def stop(self, model_id: str) -> None:
-        """Refuse new work, let what is in flight end within the grace period, stop, and verify that it is gone."""
+        """Refuse new requests, let those in flight end within the grace period, stop, and verify that nothing runs."""
         slot = self._slots[model_id]
         with self._closed_to_requests(slot):
             with self._lock:
-                self._preloading.forget(slot)
+                self._preloader.forget(slot)
             self._life.cancel(slot, within_s=self._stop_grace_s)
             self._life.retire(slot, drain_s=self._stop_grace_s)
 
     def change(self, models: Mapping[str, ModelSpec], *, remade: Collection[str]) -> None:
-        """As `Changing.change`; models that are now to be preloaded are owed a start."""
+        """Do `ConfigChange.change`, and plan the starts of models that have `preload` now."""
         preloaded = {slot.spec.id for slot in self._slots.values() if slot.spec.preload}
-        self._changing.change(models, remade=remade)
+        self._config_change.change(models, remade=remade)
         with self._lock:
-            self._preloading.want(slot for slot in self._slots.values() if slot.spec.id not in preloaded)
-            self._idling.wake()
+            self._preloader.want(slot for slot in self._slots.values() if slot.spec.id not in preloaded)
+            self._idle_stopper.wake()
 
     def drop(self, model_ids: Collection[str]) -> None:
-        """As `Changing.drop`."""
-        self._changing.drop(model_ids)
+        """Do `ConfigChange.drop`."""
+        self._config_change.drop(model_ids)
 
     def drifted(self) -> set[str]:
-        """The running models whose container is not what the Compose files and images are now. Asks Docker."""
+        """Return the running models whose container differs from what the Compose files and images are now.
+
+        Asks Docker.
+        """
         with self._lock:
             running = self._slots.serving()
         return self._backend.drifted(running)
 
     def reopen(self) -> None:
-        """As `Changing.reopen`."""
-        self._changing.reopen()
+        """Do `ConfigChange.reopen`."""
+        self._config_change.reopen()
 
     def preload(self, *, after_gap: bool = False) -> None:
-        """Begin the starts that are owed to models with `preload`; call it after a look at Docker (`adopt`).
+        """Begin the planned starts of models with `preload`; call it after a look at Docker (`adopt`).
 
-        With `after_gap`, Docker may have been away: those that were lost by that are owed one, too.
+        With `after_gap`, Docker may have been away: models that were lost by that are started, too.
         """
         with self._lock:
             if after_gap:
-                self._preloading.want_lost()
-            self._preloading.work()
+                self._preloader.want_lost()
+            self._preloader.work()
 
     def delete_files(self, model_id: str) -> int:
-        """Remove the model's downloads and prepared volumes; returns bytes freed. ModelBusy unless it is at rest."""
+        """Remove the model's downloads and prepared volumes; returns the bytes freed. ModelBusy unless it rests."""
         slot = self._slots[model_id]
         with self._closed_to_requests(slot, only_at_rest=True):
             try:
@@ -205,11 +208,11 @@ class Supervisor:
                 self._life.look_at_files(slot)
 
     def plan(self, model_id: str) -> Plan:
-        """What a start of the model would come to now; nothing is done. Raises like the backend's `room`."""
+        """Return what a start of the model would do now, without doing it. Raises like the backend's `room`."""
         return self._life.admission.plan(self._slots[model_id])
 
     def view(self, model_id: str) -> ModelView:
-        """What can be said of one model now."""
+        """Return what the API shows of one model now."""
         slot = self._slots[model_id]
         port = self._backend.ports().get(model_id)
         if port is None:  # a reload has removed it since
@@ -218,8 +221,8 @@ class Supervisor:
             return view_of(slot, self._clock.monotonic(), port)
 
     def snapshot(self) -> list[ModelView]:
-        """What can be said of every model now, in the registry's order."""
-        # In this order: what is here now has a port, unless a reload removes it.
+        """Return what the API shows of every model now, in the registry's order."""
+        # In this order: a model that is in the table has a port, unless a reload removes it.
         slots = self._slots.values()
         ports = self._backend.ports()
         with self._lock:
@@ -227,69 +230,70 @@ class Supervisor:
             return [view_of(slot, now, ports[slot.spec.id]) for slot in slots if slot.spec.id in ports]
 
     def gauges(self) -> dict[str, Gauges]:
-        """What is so of each model now, for the metrics."""
+        """Return what the metrics show of each model now."""
         with self._lock:
             return {slot.spec.id: gauges_of(slot) for slot in self._slots.values()}
 
     def adopt(self, model_id: str | None = None) -> None:
-        """Make memory follow Docker: adopt what runs, let go of what does not; one model, or all.
+        """Make the records follow Docker: adopt what runs, release what does not; one model, or all.
 
-        Models in the middle of a start or stop are left to those. Raises a Docker error when Docker does not answer.
+        Models in the middle of a start or stop are left alone. Raises a Docker error if Docker does not answer.
         """
-        self._reconciling.adopt(model_id)
+        self._reconciler.adopt(model_id)
 
-    def end(self, model_id: str, container_id: str, why: str) -> None:
+    def end(self, model_id: str, container_id: str, reason: str) -> None:
         """As `Reconciling.end`."""
-        self._reconciling.end(model_id, container_id, why)
+        self._reconciler.end(model_id, container_id, reason)
 
     def reap(self) -> None:
         """Stop every model whose idle deadline has passed; returns when they have stopped.
 
-        One that cannot be stopped now is left as it is, and tried again a while later.
+        A model that cannot be stopped now is left as it is, and tried again later.
         """
         for slot in self._slots.values():
-            self._idling.stop_if_due(slot)
+            self._idle_stopper.stop_if_due(slot)
 
     def measure(self) -> None:
-        """Sample CPU, memory and drift of the running models, for `view`. Docker takes about 2 s for it."""
-        self._measuring.measure()
+        """Sample CPU, memory and drift of the running models, for `view`. Docker takes about 2 s."""
+        self._usage_meter.measure()
 
     def rest_until_due(self, look_at: float) -> bool:
-        """Wait until a model's idle deadline or `look_at` (monotonic); False when the supervisor is closing."""
-        return self._idling.rest_until_due(look_at)
+        """Wait until a model's idle deadline or `look_at` (monotonic); False if the supervisor is closing."""
+        return self._idle_stopper.rest_until_due(look_at)
 
     def begin_to_end(self) -> None:
-        """The controller has been told to end: preparations, which may take longer than any grace, end now.
+        """End preparations, which may take longer than any grace: the controller is about to end.
 
-        What waits for one gets Unavailable; all else goes on until `close`. Takes no lock: signal handlers may call it.
+        Requests that wait for one get Unavailable; all else goes on until `close`. Takes no lock: signal handlers may
+        call it.
         """
         self._life.is_ending = True
 
     def settle(self, within_s: float) -> None:
-        """After `close`: wait until starts and preparations have let go of what they hold, or the time is up."""
+        """Wait, after `close`, until starts and preparations have released what they hold, or the time is up."""
         deadline = self._clock.monotonic() + within_s
         with self._lock:
             for slot in self._slots.values():
                 while slot.attempt is not None and (left_s := deadline - self._clock.monotonic()) > 0:
-                    self._clock.wait(slot.changed, left_s)
+                    self._clock.wait(slot.on_change, left_s)
 
     def stop_all(self, within_s: float) -> None:
-        """After `close`: stop every model, for a controller that does not leave them running."""
+        """Stop every model, after `close`, for a controller that does not leave them running."""
         stop_all(self._backend, within_s)
 
     def close(self) -> None:
-        """Let every waiter and thread go; the models themselves stay as they are. For good."""
+        """End all waits and threads for good; the models themselves stay as they are."""
         self._life.close()
         with self._lock:
-            self._idling.wake()
+            self._idle_stopper.wake()
             for slot in self._slots.values():
-                slot.changed.notify_all()
+                slot.on_change.notify_all()
 
     @contextmanager
     def _closed_to_requests(self, slot: Slot, *, only_at_rest: bool = False) -> Iterator[None]:
-        """Refuse new leases, and whoever wants the same, within the block.
+        """Refuse requests within the block, and other stops and deletions.
 
-        Raises ModelBusy when it has to rest and does not.
+        Raises ModelBusy if the model has to rest and does not.
         """
         with self._lock:
             refuse_while_stopping(slot, self._clock.monotonic())
@@ -307,8 +311,8 @@ class Supervisor:
             slot.return_lease(taken_at, self._clock.monotonic(), keep_alive_s)
             if not slot.leases and not slot.queue:
                 self._life.admission.nudge()
-            self._idling.wake_for(slot)
+            self._idle_stopper.wake_for(slot)
 
     def _wake(self, slot: Slot) -> None:
         with self._lock:
-            slot.changed.notify_all()
+            slot.on_change.notify_all()

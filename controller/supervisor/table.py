@@ -1,4 +1,4 @@
-"""The records of all models, of which a reload adds some and drops others."""
+"""The records of all models; a reload adds some and removes others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.supervisor.states import State
 
 
 class SlotTable:
-    """Whoever goes through it sees it as it was when they began: a change makes a new one. Thread-safe."""
+    """All records. An iteration sees the table as it was at its beginning: a change makes a new one. Thread-safe."""
 
     def __init__(self, lock: threading.Lock, resting_state: Callable[[str], State]) -> None:
         self._lock = lock
@@ -30,17 +30,17 @@ class SlotTable:
         return model_id in self._slots
 
     def values(self) -> Collection[Slot]:
-        """The records in the registry's order."""
+        """Return the records in the registry's order."""
         return self._slots.values()
 
     def serving(self) -> list[Container]:
-        """The containers of those that are ready. With the lock held."""
+        """Return the containers of ready models. With the lock held."""
         return [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
 
     def replace(self, specs: Iterable[ModelSpec]) -> None:
-        """Make it hold these, in this order; records that stay keep all but their entry. Called without the lock.
+        """Have one record for each of these entries, in this order; records that stay keep all but their entry.
 
-        Whoever is dropped has to be at rest for good.
+        Called without the lock. The caller has stopped models that are removed, and closed them to requests.
         """
         specs = list(specs)
         fresh = {

@@ -1,4 +1,4 @@
-"""What others may see of a model."""
+"""What the API and the metrics show of a model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ModelView:
 
 
 def view_of(slot: Slot, now: float, port: int) -> ModelView:
-    """The slot as others may see it; `now` is monotonic, `port` the one it gets at its next start."""
+    """Return the slot as the API shows it; `now` is monotonic, `port` the one of its next start."""
     deadline = slot.idle_deadline()
     return ModelView(
         spec=slot.spec,
@@ -68,7 +68,7 @@ def view_of(slot: Slot, now: float, port: int) -> ModelView:
 
 
 def gauges_of(slot: Slot) -> Gauges:
-    """The slot for the metrics."""
+    """Return the slot as the metrics show it."""
     return Gauges(
         state=slot.state.value,
         in_flight=slot.leases,

@@ -1,4 +1,4 @@
-"""The failure card: what is known about a model's failure, as the client gets it in an error's `details`."""
+"""The failure card: what is values about a model's failure, as the client gets it in an error's `details`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from controller.docker.container import Container
 
 @dataclass(frozen=True, kw_only=True)
 class FailureCard:
-    """Docker's evidence of one failure, and the fix if it is known; None stands for what does not apply."""
+    """Docker's evidence of one failure, and the fix if it is values; None stands for what does not apply."""
 
     phase: str
     exit_code: int | None
@@ -25,8 +25,8 @@ class FailureCard:
 
     def as_details(self) -> dict[str, Any]:
         """Return the card as an error's `details`; what does not apply is left out."""
-        known = {name: value for name, value in asdict(self).items() if value is not None}
-        return {**known, "log": list(self.log)}
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**values, "log": list(self.log)}
 
 
 def failure_card(

@@ -1,4 +1,4 @@
-"""Why a container ended, from Docker's own evidence, and what would help, in words."""
+"""Why a container ended, from Docker's own evidence, and what would help, as errors with a failure card."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from controller.errors import ModelDied, StartFailed, StartInterrupted
 from controller.supervisor.failures.card import failure_card
 from controller.system.sizes import MIB
 
-# 0, 128 + SIGKILL and 128 + SIGTERM: what a stop leaves, and the end of the engine itself.
+# 0, 128 + SIGKILL and 128 + SIGTERM: the exit codes after a stop, or after Docker itself ended.
 ENDED_AS_BY_A_STOP = (0, 137, 143)
 
 
 def start_failure(
     model_id: str, container: Container, ending: Ending, phase: str, log: list[str], peak_bytes: int | None
 ) -> StartFailed:
-    """A start that ended with its container, with the failure card in its details.
+    """Return the error of a start whose container ended, with the failure card in its details.
 
-    StartInterrupted where Docker did it on somebody's order, which is no failure of the model.
+    It is StartInterrupted if Docker ended the container on a user's order, which is no failure of the model.
     """
     container = replace(container, oom_killed=container.oom_killed or ending.oom)
     if ending.was_ordered:
@@ -28,7 +28,7 @@ def start_failure(
             f"{model_id} was stopped from outside while it started (`docker stop`, `kill` or the like); try again",
             details=failure_card(phase or "starting", container, log=log).as_details(),
         )
-    what, fix = _told(model_id, "starting", container, log, peak_bytes)
+    what, fix = _explain(model_id, "starting", container, log, peak_bytes)
     card = failure_card(phase or "starting", container, log=log, fix=fix, peak_bytes=peak_bytes)
     return StartFailed(f"{what}; {fix}" if fix else what, details=card.as_details())
 
@@ -40,27 +40,29 @@ def death_of(
     logs: Callable[[Container], list[str]],
     peak_bytes: int | None,
 ) -> ModelDied | None:
-    """What ended a container that served; None when somebody stopped it, which is no failure.
+    """Return what ended a container that served; None if a user stopped it, which is no failure.
 
-    Of an end that Docker did not tell of, one that looks like a stop is taken for one.
+    An end that looks like a stop counts as one if Docker's events do not say otherwise.
     """
     container = replace(container, oom_killed=container.oom_killed or ending.oom)
     looks_stopped = not container.oom_killed and container.exit_code in ENDED_AS_BY_A_STOP
     if ending.was_ordered or (looks_stopped and not ending.is_known):
         return None
     log = logs(container)
-    what, fix = _told(model_id, "serving", container, log, peak_bytes)
+    what, fix = _explain(model_id, "serving", container, log, peak_bytes)
     card = failure_card("serving", container, log=log, fix=fix, peak_bytes=peak_bytes)
     return ModelDied(f"{what}; {fix}" if fix else what, details=card.as_details())
 
 
-def _told(model_id: str, doing: str, container: Container, log: list[str], peak_bytes: int | None) -> tuple[str, str]:
-    """What happened, and what would help."""
+def _explain(
+    model_id: str, doing: str, container: Container, log: list[str], peak_bytes: int | None
+) -> tuple[str, str]:
+    """Return what happened, and the fix if there is an obvious one."""
     if not container.oom_killed:
         last = next((line for line in reversed(log) if line.strip()), container.error or "it wrote nothing")
         return f"{model_id} ended while {doing} (exit code {container.exit_code}): {last}", ""
     limit = f"{container.memory_limit_bytes // MIB}m"
-    # Samples miss what is taken in one go: the largest may lie far below the limit at which the kernel ended it.
-    seen = f" (the largest sample of its use was {peak_bytes // MIB}m)" if peak_bytes else ""
-    fix = f"raise its resources.memory above {limit} in models.yaml{seen}"
+    # Samples miss memory that is taken at once: the largest may lie far below the limit at which the kernel ended it.
+    peak = f" (the largest sample of its use was {peak_bytes // MIB}m)" if peak_bytes else ""
+    fix = f"raise its resources.memory above {limit} in models.yaml{peak}"
     return f"{model_id} ran out of memory while {doing}, at its limit of {limit}", fix

@@ -14,7 +14,7 @@ from controller.supervisor.table import SlotTable
 
 
 class UsageMeter:
-    """One for all models; `lock` is the supervisor's."""
+    """Measures all models; `lock` is the supervisor's."""
 
     def __init__(self, slots: SlotTable, admission: Admission, backend: Backend, lock: threading.Lock) -> None:
         self._slots = slots
@@ -23,34 +23,34 @@ class UsageMeter:
         self._lock = lock
 
     def measure(self) -> None:
-        """As `Supervisor.measure`."""
+        """Do the work of `Supervisor.measure`."""
         with self._lock:
             running = self._slots.serving()
-        self._take_usage(running)
+        self._sample(running)
         drifted = self._backend.drifted(running)
         with self._lock:
             for slot in self._slots.values():
                 slot.mark_drifted(drifted=slot.spec.id in drifted)
-            # What one takes that was made of another entry, or image, says nothing of the next one.
-            taken = {s.spec.id: s.peak_bytes for s in self._slots.values() if s.usage is not None and not s.drifted}
+            # What a container of another entry, or image, takes says nothing about the next one.
+            peaks = {s.spec.id: s.peak_bytes for s in self._slots.values() if s.usage is not None and not s.drifted}
         for slot in self._slots.values():
             with suppress(ModelNotFound):  # a reload is removing it
-                if slot.spec.id in taken:
-                    self._backend.observe(slot.spec.id, taken[slot.spec.id])
+                if slot.spec.id in peaks:
+                    self._backend.observe(slot.spec.id, peaks[slot.spec.id])
                 self.recount(slot)
 
     def recount(self, slot: Slot) -> None:
-        """Count anew what a running model takes, now that more is known of it. Called without the lock."""
+        """Count again what a running model takes, now that more is known about it. Called without the lock."""
         container = slot.container
         if container is None:
             return
-        needed = self._backend.needs(slot.spec.id, limit_bytes=container.memory_limit_bytes)
+        need = self._backend.needs(slot.spec.id, limit_bytes=container.memory_limit_bytes)
         with self._lock:
-            # It may have ended meanwhile, and holds nothing then.
-            if slot.recount(needed):
+            # If it has ended meanwhile, it holds nothing.
+            if slot.recount(need):
                 self._admission.nudge()
 
-    def _take_usage(self, running: list[Container]) -> None:
+    def _sample(self, running: list[Container]) -> None:
         usage = self._backend.usage([container.id for container in running])
         with self._lock:
             for slot in self._slots.values():

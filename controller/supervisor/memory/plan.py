@@ -1,4 +1,4 @@
-"""What a start would come to, told without doing it."""
+"""What a start would do now, for `GET /plan`."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from controller.supervisor.states import State
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A placement with all that went into it."""
+    """A placement with all that led to it."""
 
     model_id: str
     state: State
-    needed: Amount
+    need: Amount
     room: Amount
     holders: tuple[Holder, ...]
     placement: Placement
 
     @property
     def verdict(self) -> str:
-        """The placement as a sentence."""
-        found = self.placement
-        victims = ", ".join(holder.model_id for holder in found.victims)
+        """Return the placement as a sentence."""
+        placement = self.placement
+        victims = ", ".join(holder.model_id for holder in placement.victims)
         if self.state is State.READY:
             return "it runs already"
-        if found.fits:
+        if placement.fits:
             return "it fits beside what runs"
-        if found.impossible:
+        if placement.impossible:
             return "there is no room for it, and nothing that may be stopped would make enough"
-        if found.victims and found.look_again_in_s > 0:
-            return f"{victims} would be stopped for it, in {found.look_again_in_s:.0f} s at the earliest"
-        if found.victims:
+        if placement.victims and placement.look_again_in_s > 0:
+            return f"{victims} would be stopped for it, in {placement.look_again_in_s:.0f} s at the earliest"
+        if placement.victims:
             return f"{victims} would be stopped for it"
-        return f"it would wait for {', '.join(found.waits_for)}"
+        return f"it would wait for {', '.join(placement.waits_for)}"
 
     def why_it_stays(self, holder: Holder) -> str | None:
-        """Why this one would not be stopped; None when it would be."""
+        """Return why this model would not be stopped; None if it would be."""
         if holder in self.placement.victims:
             return None
         if holder.pinned:

@@ -1,4 +1,4 @@
-"""Which models have been idle for long enough, when the next one will have been, and their stop."""
+"""Stops models that have been idle for long enough, and knows when the next one will have been."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class IdleStopper:
-    """One for all models; `lock` is the supervisor's."""
+    """Idle stops of all models; `lock` is the supervisor's."""
 
     def __init__(self, slots: SlotTable, life: Lifecycle, backend: Backend, clock: Clock, lock: threading.Lock) -> None:
         self._slots = slots
@@ -28,7 +28,7 @@ class IdleStopper:
         self._sleeps_until: float | None = None
 
     def rest_until_due(self, look_at: float) -> bool:
-        """As `Supervisor.rest_until_due`."""
+        """Do the work of `Supervisor.rest_until_due`."""
         with self._lock:
             deadlines = [due for slot in self._slots.values() if (due := slot.idle_deadline()) is not None]
             due = min([look_at, *deadlines])
@@ -40,26 +40,26 @@ class IdleStopper:
             return not self._life.is_closing
 
     def wake(self) -> None:
-        """Deadlines may be others now. With the lock held."""
+        """Look at the deadlines again: they may have changed. With the lock held."""
         self._wakes.notify_all()
 
     def wake_for(self, slot: Slot) -> None:
-        """The model's deadline may be sooner than all others. With the lock held."""
+        """Wake the thread if the model's deadline is the next one. With the lock held."""
         deadline = slot.idle_deadline()
-        # As a rule it is no sooner than a sleep ends anyway, and waking it would cost every request.
+        # As a rule it is not before the sleep ends anyway, and waking the thread would cost every request time.
         if deadline is not None and self._sleeps_until is not None and deadline < self._sleeps_until:
             self.wake()
 
     def stop_if_due(self, slot: Slot) -> None:
         """Stop the model if it has been idle for long enough; returns when it has stopped.
 
-        One that cannot be stopped now is left as it is, and tried again a while later.
+        A model that cannot be stopped now is left as it is, and tried again later.
         """
         container = slot.container
         if container is None or not slot.is_idle(self._clock.monotonic()):
             return
         try:
-            # A Docker that hangs is found out before requests have to wait for the end of the stop.
+            # Find out that Docker hangs before requests have to wait for the end of the stop.
             self._backend.inspect(container.id)
             self._stop_now_if_due(slot)
         except OrchestrarError as exc:

@@ -1,4 +1,4 @@
-"""The stall timer of a start: any sign of progress extends it, silence ends it."""
+"""The stall timer of a start: each sign of progress restarts it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from controller.docker.container import Container
 
-# Weights that are being read show as memory; less than that is no sign of it.
+# Weights that are being read show as memory; a smaller growth is no sign of progress.
 GROWTH_BYTES = 16 * 1024 * 1024
-# How often within its time a container that shows nothing else is asked whether it has written something.
+# How often within its time the log of a container that shows no other sign is read.
 LOOKS_AT_LOG = 4
 
 
 class StallTimer:
-    """What a starting container has shown of itself. Times are monotonic seconds."""
+    """The signs of progress of a starting container. Times are monotonic seconds."""
 
     def __init__(
         self, container: Container, logs: Callable[[Container], list[str]], timeout_s: float, now: float
@@ -29,18 +29,18 @@ class StallTimer:
         self.peak_bytes = 0
 
     def phase(self, phase: str, now: float) -> None:
-        """What its server says that it is doing."""
+        """Note the phase that its server reports."""
         if phase != self.last_phase:
             self.last_phase, self._progress_at = phase, now
 
     def memory(self, used_bytes: int | None, now: float) -> None:
-        """What it uses; None where that cannot be read."""
+        """Note the memory that it uses; None if that cannot be read."""
         self.peak_bytes = max(self.peak_bytes, used_bytes or 0)
         if self.peak_bytes >= self._grown_to + GROWTH_BYTES:
             self._grown_to, self._progress_at = self.peak_bytes, now
 
     def log(self, now: float) -> None:
-        """Look at its last lines, now and then: that costs a call of Docker."""
+        """Read its last log lines now and then: each time costs a Docker call."""
         if now - self._log_looked_at < self._timeout_s / LOOKS_AT_LOG:
             return
         self._log_looked_at = now
@@ -49,5 +49,5 @@ class StallTimer:
             self._log, self._progress_at = log, now
 
     def are_missing(self, now: float) -> bool:
-        """Whether its time is up without any of these."""
+        """Return whether the time is up without any of these signs."""
         return now - self._progress_at >= self._timeout_s

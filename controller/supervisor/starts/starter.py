@@ -88,8 +88,8 @@ class Starter:
 
     def _bring_up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
         if reporter.adopts or reporter.is_counted or not self._backend.is_prepared(spec.id):
-            if (adopted := self._adopt(spec, reporter)) is not None:
-                return adopted
+            if (result := self._adopt(spec, reporter)) is not None:
+                return result
             reporter.nothing_runs()
             if reporter.adopts:
                 raise NothingRuns
@@ -157,7 +157,7 @@ class Starter:
                 self._sample(container, signs, reporter, now)
                 return container, health.phases
             signs.phase(health.phase, now)
-            if now - looked_at >= (LOOK_EVERY_S if health.refused else LOOK_ANYWAY_S):
+            if now - looked_at >= (LOOK_EVERY_S if health.is_refused else LOOK_ANYWAY_S):
                 looked_at = now
                 self._sample(container, signs, reporter, now)
                 container = self._require_running(spec, container, signs)
@@ -172,7 +172,7 @@ class Starter:
 
     def _look(self, container: Container) -> Readiness:
         if container.port is None:
-            return Readiness(ready=False, refused=True)
+            return Readiness(ready=False, is_refused=True)
         return self._probe(container.port, container.ready_path)
 
     def _require_running(self, spec: ModelSpec, container: Container, signs: StallTimer) -> Container:

@@ -1,4 +1,4 @@
-"""What to do when a request met a model that seems dead: find out, before anybody is sent there again."""
+"""Finds out whether a model is dead when a request's connection to it ended, before another request goes there."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from controller.supervisor.watching.hangs import DEAF
 
 log = logging.getLogger(__name__)
 
-# Docker may say "running" of a container whose process has just died; under load for seconds.
+# Docker may call a container "running" whose process has just died, under load for seconds.
 BELIEVED_AFTER_S = 10.0
-# Where Docker hangs, each would ask it in vain for as long as those before.
-TURN_WITHIN_S = 30.0
+# If Docker hangs, each request would ask it in vain for as long as the ones before.
+CHECK_WITHIN_S = 30.0
 POLL_S = 0.05
 
 
 class DeadModelCheck:
-    """Makes memory follow what a dead connection told. Thread-safe; blocks on Docker."""
+    """Updates the supervisor after a connection to a model ended. Thread-safe; blocks on Docker."""
 
     def __init__(
         self,
@@ -40,18 +40,18 @@ class DeadModelCheck:
         self._backend = backend
         self._probe = probe
         self._clock = clock or SystemClock()
-        # All requests at one dead model come at once, and one of them finds out for all.
-        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        # All requests to one dead model come at once, and one of them finds out for all.
+        self._check_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def wait_for_verdict(self, lease: Lease) -> None:
-        """Return when it is known whether the lease's container serves, and the supervisor knows it, too.
+        """Return once the supervisor knows whether the lease's container still serves.
 
-        Either it answers, or Docker says that it has ended, or neither for so long that it is ended, because nobody
-        listens there any more. Raises a Docker error, and DeadlineExceeded when the request that asks is out of time
-        before that (`Lease.left_s`): whoever comes next finds out.
+        It answers, or Docker says that it has ended, or neither happens for so long that we end it, because no server
+        listens there any more. Raises a Docker error, and DeadlineExceeded if the request is out of time before that
+        (`Lease.left_s`): the next request finds out.
         """
         out_of_time_at = self._clock.monotonic() + lease.left_s
-        with self._turn(lease):
+        with self._one_at_a_time(lease):
             deadline = self._clock.monotonic() + BELIEVED_AFTER_S
             while self._is_believed(lease):
                 container = self._backend.inspect(lease.container_id)
@@ -69,33 +69,33 @@ class DeadModelCheck:
                 self._clock.sleep(POLL_S)
 
     def _give_up(self, lease: Lease, health: Readiness) -> None:
-        if health.refused or health.broken:
-            log.warning("%s: it %s", lease.model_id, DEAF)
+        if health.is_refused or health.is_broken:
+            log.warning("%s: %s", lease.model_id, DEAF)
             self._supervisor.end(lease.model_id, lease.container_id, DEAF)
         else:
             self._supervisor.adopt(lease.model_id)
 
     @contextmanager
-    def _turn(self, lease: Lease) -> Iterator[None]:
-        turn = self._turns[lease.model_id]
-        if not turn.acquire(timeout=max(0.0, min(TURN_WITHIN_S, lease.left_s))):
-            if lease.left_s < TURN_WITHIN_S:
+    def _one_at_a_time(self, lease: Lease) -> Iterator[None]:
+        lock = self._check_locks[lease.model_id]
+        if not lock.acquire(timeout=max(0.0, min(CHECK_WITHIN_S, lease.left_s))):
+            if lease.left_s < CHECK_WITHIN_S:
                 raise _out_of_time(lease)
             raise DockerTimeout(
-                f"{lease.model_id} died, and Docker did not say in time what became of it; try again soon"
+                f"{lease.model_id} died, and Docker did not say in time whether it still runs; try again soon"
             )
         try:
             yield
         finally:
-            turn.release()
+            lock.release()
 
     def _is_believed(self, lease: Lease) -> bool:
-        """Whether the supervisor would still send requests there."""
+        """Return whether the supervisor would still send requests there."""
         view = self._supervisor.view(lease.model_id)
         return view.state is State.READY and view.container is not None and view.container.id == lease.container_id
 
 
 def _out_of_time(lease: Lease) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"{lease.model_id} died before it answered, and there was no time left to wait for another try; ask again"
+        f"{lease.model_id} died before it answered, and there was no time left to wait for another try; try again"
     )

@@ -1,4 +1,4 @@
-"""Looks at the models that Docker told of, soon after it did."""
+"""Looks at the models that Docker's events are about, soon after an event."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from controller.system.background import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
-# One deed makes several events (a stop: kill, die, stop), and one look is enough for them.
+# One action makes several events (a stop: kill, die, stop), for which one look is enough.
 SETTLE_S = 0.1
-# A model in the middle of a start or stop is looked at when that is over.
+# A model in the middle of a start or stop is looked at after that.
 ASK_AGAIN_S = 0.5
-# A Docker that hangs has its own deadlines; what happened meanwhile is asked for until it answers.
+# Calls of a Docker that hangs have deadlines of their own; we try again until it answers.
 LOOK_AGAIN_S = 10.0
 _UNDER_WAY = frozenset({State.PREPARING, State.STARTING, State.DRAINING})
 _ENDS = frozenset({"die", "destroy"})
 
 
 class DockerEventFollower:
-    """Takes note of events and has the supervisor look at what they are about, in a thread of its own. Thread-safe.
+    """Notes events and has the supervisor look at their models, in a thread of its own. Thread-safe.
 
-    `after_gap` is called, too, whenever events may have been missed, and again a while later when it was in vain
-    (False); it may block on Docker.
+    `after_gap` is called, too, if events may have been missed, and again later if it returned False; it may block on
+    Docker.
     """
 
     def __init__(
@@ -40,39 +40,39 @@ class DockerEventFollower:
         self._supervisor = supervisor
         self._after_gap = after_gap
         self._clock = clock or SystemClock()
-        self._changed = threading.Condition()
-        self._told: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+        self._condition = threading.Condition()
+        self._events: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
         self._due_at: float | None = None
         self._had_gap = self._is_untidy = False
         self._closed = False
         self._loop = BackgroundLoop("follower", self.work, self._rest)
 
     def start(self) -> None:
-        """Follow until `close`."""
+        """Start the thread, which runs until `close`."""
         self._loop.start()
 
     def close(self) -> None:
-        """Let the thread go."""
-        with self._changed:
+        """End the thread."""
+        with self._condition:
             self._closed = True
-            self._changed.notify_all()
+            self._condition.notify_all()
 
     def note(self, event: Event) -> None:
-        """Something happened to a model's container; returns at once."""
-        with self._changed:
-            self._told[event.model_id].add((event.action, event.container_id))
+        """Note an event of a model's container; returns at once."""
+        with self._condition:
+            self._events[event.model_id].add((event.action, event.container_id))
             self._look_within(SETTLE_S)
 
     def note_gap(self) -> None:
-        """Anything may have happened; returns at once."""
-        with self._changed:
+        """Note that events may have been missed; returns at once."""
+        with self._condition:
             self._had_gap = True
             self._look_within(0.0)
 
     def work(self) -> None:
-        """One round: look at what was told of, and keep in mind what cannot be judged yet."""
-        with self._changed:
-            told, self._told = self._told, defaultdict(set)
+        """Look at the models of noted events, and keep the events of models that cannot be judged yet."""
+        with self._condition:
+            events, self._events = self._events, defaultdict(set)
             had_gap, self._had_gap = self._had_gap, False
             is_untidy, self._is_untidy = self._is_untidy, False
             self._due_at = None
@@ -80,13 +80,13 @@ class DockerEventFollower:
             self._look_after_gap()
         elif is_untidy:
             self._tidy()
-        for view in self._supervisor.snapshot() if told else []:
-            found = told.get(view.spec.id, set())
-            if found and view.state in _UNDER_WAY:
-                with self._changed:
-                    self._told[view.spec.id] |= found
+        for view in self._supervisor.snapshot() if events else []:
+            its_events = events.get(view.spec.id, set())
+            if its_events and view.state in _UNDER_WAY:
+                with self._condition:
+                    self._events[view.spec.id] |= its_events
                     self._look_within(ASK_AGAIN_S)
-            elif calls_for_a_look(view, found):
+            elif calls_for_a_look(view, its_events):
                 self._look(view.spec.id)
 
     def _look_after_gap(self) -> None:
@@ -94,22 +94,22 @@ class DockerEventFollower:
             self._tidy()
             self._supervisor.preload(after_gap=True)
             return
-        with self._changed:
+        with self._condition:
             self._had_gap = True
             self._look_within(LOOK_AGAIN_S)
 
     def _tidy(self) -> None:
         if not self._after_gap():
-            with self._changed:
+            with self._condition:
                 self._is_untidy = True
                 self._look_within(LOOK_AGAIN_S)
 
     def _look(self, model_id: str | None) -> bool:
-        """Whether Docker could be looked at."""
+        """Return whether the look at Docker succeeded."""
         try:
             self._supervisor.adopt(model_id)
         except OrchestrarError as exc:
-            log.info("looking at Docker failed, the next regular look will tell: %s", exc.message)
+            log.info("looking at Docker failed, waiting for the next regular look: %s", exc.message)
             return False
         return True
 
@@ -117,24 +117,24 @@ class DockerEventFollower:
         due_at = self._clock.monotonic() + seconds
         if self._due_at is None or due_at < self._due_at:
             self._due_at = due_at
-            self._changed.notify_all()
+            self._condition.notify_all()
 
     def _rest(self) -> bool:
-        """Wait until something is due; False when closed."""
-        with self._changed:
+        """Wait until something is due; False once closed."""
+        with self._condition:
             while not self._closed:
                 left_s = None if self._due_at is None else self._due_at - self._clock.monotonic()
                 if left_s is not None and left_s <= 0:
                     return True
-                self._clock.wait(self._changed, left_s)
+                self._clock.wait(self._condition, left_s)
             return False
 
 
-def calls_for_a_look(view: ModelView, told: set[tuple[str, str]]) -> bool:
-    """Whether these (action, container) are news: of what we did ourselves memory knows already, and a look has its
-    price in Docker commands."""
+def calls_for_a_look(view: ModelView, events: set[tuple[str, str]]) -> bool:
+    """Return whether these (action, container) are news: the record already has what we did ourselves, and a look costs
+    Docker commands."""
     current = view.container.id if view.container is not None else None
-    for action, container_id in told:
+    for action, container_id in events:
         if action in _ENDS and container_id == current:
             return True
         if action == "start" and container_id != current:

@@ -1,4 +1,4 @@
-"""Notices models that answer nothing: what is paused by hand is left alone, any other ended, and nobody waits."""
+"""Finds models that do not answer, and stops their containers unless a user paused them; no request waits longer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from controller.system.background import BackgroundLoop
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 4.0
-# How long one look waits for an answer, and for the next look where none was waited for. Three in a row without one,
-# and a processor at rest: it hangs; three times nobody who listens: its server has ended within its container.
+# How long one look waits for an answer; and the pause before the next look after one that got an error at once. Three
+# silent looks in a row and an idle processor: it hangs. Three looks without a listener: its server has ended inside.
 SILENCE_S = 2.0
 # A pause of this length costs the requests in flight nothing (`docker commit` pauses, too).
 PAUSE_GRACE_S = 5.0
-# What computes is not hung, however busy its server is; below this it rests (a health check's process takes less).
+# A model that computes does not hang, however busy its server is; below this it is idle (a health check takes less).
 WORKING_CPU_PERCENT = 10.0
-HUNG = "hung: it answered nothing and computed nothing, and was ended"
-DEAF = "listened on its port no more, though its container ran, and was ended"
+HUNG = "hung: it did not answer and used no CPU, so its container was stopped"
+DEAF = "did not listen on its port any more although its container ran, so the container was stopped"
 
 
 class HangWatch:
-    """Asks each ready model for its health every 4 s; what hangs is found within 15 s.
+    """Asks each ready model for its health every 4 s, and so finds a hung one within 15 s.
 
     `probe` waits SILENCE_S for an answer. `cut` breaks off all requests at a container with an error.
     """
@@ -56,19 +56,19 @@ class HangWatch:
         self._paused_since: dict[str, float] = {}
 
     def start(self) -> None:
-        """Watch until `close`."""
+        """Start the thread, which runs until `close`."""
         self._loop.start()
 
     def close(self) -> None:
-        """Let the thread go."""
+        """End the thread."""
         self._closed.set()
 
     def look(self) -> None:
-        """One round over all models, at once. A silent one is examined in a thread of its own: it delays no other."""
+        """Look at all models at once. A silent one is examined in a thread of its own, so that it delays no other."""
         views = self._supervisor.snapshot()
-        paused = {view.container.id for view in views if view.state is State.PAUSED and view.container is not None}
-        self._paused_since = {found: since for found, since in self._paused_since.items() if found in paused}
-        asked: list[tuple[str, Container]] = []
+        paused_ids = {view.container.id for view in views if view.state is State.PAUSED and view.container is not None}
+        self._paused_since = {key: since for key, since in self._paused_since.items() if key in paused_ids}
+        targets: list[tuple[str, Container]] = []
         for view in views:
             container = view.container
             if container is None or container.id in self._suspects:
@@ -76,10 +76,10 @@ class HangWatch:
             if view.state is State.PAUSED:
                 self._cut_if_paused_long(view, container)
             elif _has_work(view):
-                asked.append((view.spec.id, container))
-        with ThreadPoolExecutor(len(asked) or 1, thread_name_prefix="health") as pool:
-            answers = pool.map(self._answer, [container for _, container in asked])
-            silent = [one for one, answer in zip(asked, answers, strict=True) if not answer.answered]
+                targets.append((view.spec.id, container))
+        with ThreadPoolExecutor(len(targets) or 1, thread_name_prefix="health") as pool:
+            answers = pool.map(self._answer, [container for _, container in targets])
+            silent = [one for one, answer in zip(targets, answers, strict=True) if not answer.is_answer]
         for model_id, container in silent:
             self._suspects.add(container.id)
             name = f"examine {model_id}"
@@ -97,7 +97,7 @@ class HangWatch:
             self._cut(container.id, _paused(container))
 
     def _examine(self, model_id: str, container: Container) -> None:
-        """The body of the thread of a model that did not answer once."""
+        """Examine a model that did not answer once; the body of a thread."""
         try:
             self.examine(model_id, container)
         except OrchestrarError as exc:
@@ -108,47 +108,47 @@ class HangWatch:
             self._suspects.discard(container.id)
 
     def examine(self, model_id: str, container: Container) -> None:
-        """Find out whether a model that does not answer ever will, and end it if not.
+        """Find out whether a model that does not answer ever will, and stop its container if not.
 
-        Raises a Docker error when nothing can be found out.
+        Raises a Docker error if Docker cannot be asked.
         """
-        why = self._useless(container)
-        if not why:
+        reason = self._reason_to_end(container)
+        if not reason:
             return
         now = self._backend.inspect(container.id)
         if now is not None and now.status == "paused":
             self._cut(container.id, _paused(now))
         elif now is not None and now.running and now.is_same_run(container):
-            log.warning("%s: it %s", model_id, why)
-            self._cut(container.id, UpstreamTimeout(f"{model_id} {why}; ask again"))
-            self._supervisor.end(model_id, container.id, why)
+            log.warning("%s: %s", model_id, reason)
+            self._cut(container.id, UpstreamTimeout(f"{model_id} {reason}; try again"))
+            self._supervisor.end(model_id, container.id, reason)
             return
         self._supervisor.adopt(model_id)
 
-    def _useless(self, container: Container) -> str:
-        """What is wrong with it after two more looks; empty when it answers, or computes."""
+    def _reason_to_end(self, container: Container) -> str:
+        """Return what is wrong with it after two more looks; empty if it answers, or computes."""
         first = self._answer(container)
-        if first.answered or (first.silent and self._works(container)):
+        if first.is_answer or (first.is_silent and self._works(container)):
             return ""
-        if not first.silent:
+        if not first.is_silent:
             self._clock.sleep(SILENCE_S)
         last = self._answer(container)
-        if last.answered or last.silent != first.silent:
+        if last.is_answer or last.is_silent != first.is_silent:
             return ""
-        return HUNG if last.silent else DEAF
+        return HUNG if last.is_silent else DEAF
 
     def _works(self, container: Container) -> bool:
-        used = self._backend.usage([container.id]).get(container.id)
-        return used is not None and used.cpu_percent >= WORKING_CPU_PERCENT
+        usage = self._backend.usage([container.id]).get(container.id)
+        return usage is not None and usage.cpu_percent >= WORKING_CPU_PERCENT
 
 
 def _has_work(view: ModelView) -> bool:
-    """Whether requests are sent there, or are still in flight: one that is to make room for another ends them first."""
+    """Return whether requests go there, or are still in flight: a model that makes room for another ends them first."""
     return view.state is State.READY or (view.state is State.DRAINING and view.in_flight > 0)
 
 
 def _paused(container: Container) -> UpstreamTimeout:
     return UpstreamTimeout(
         f"{container.model_id} was paused by hand while it answered; `docker unpause {container.name}` lets it go on, "
-        "then ask again"
+        "then try again"
     )

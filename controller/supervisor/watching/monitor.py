@@ -1,4 +1,4 @@
-"""The thread that stops idle models and follows what happens to containers outside of our doing."""
+"""The thread that stops idle models and looks at Docker every few seconds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ LOOK_EVERY_S = 10.0
 
 
 class Monitor:
-    """Sleeps until there is something to do: the next idle deadline, or the next look at Docker, when `tidy` is called,
-    too."""
+    """Sleeps until the next idle deadline, or the next look at Docker, at which it calls `tidy`, too."""
 
     def __init__(
         self, supervisor: Supervisor, *, clock: Clock | None = None, tidy: Callable[[], None] = lambda: None
@@ -30,11 +29,11 @@ class Monitor:
         self._loop = BackgroundLoop("monitor", self.work, lambda: supervisor.rest_until_due(self._look_at))
 
     def start(self) -> None:
-        """Run until the supervisor closes."""
+        """Start the thread, which runs until the supervisor closes."""
         self._loop.start()
 
     def work(self) -> None:
-        """One round: reap what is due, and look at Docker when that is due. Says once that Docker is away."""
+        """Stop idle models, and look at Docker if that is due. Logs once that Docker is away."""
         try:
             self._supervisor.reap()
             if self._clock.monotonic() >= self._look_at:
@@ -45,7 +44,7 @@ class Monitor:
                 self._supervisor.measure()
         except OrchestrarError as exc:
             if self._reachable:
-                log.warning("looking at Docker failed, and is tried again: %s", exc.message)
+                log.warning("looking at Docker failed, trying again: %s", exc.message)
             self._reachable = False
         else:
             self._reachable = True

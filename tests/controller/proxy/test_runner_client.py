@@ -313,11 +313,11 @@ def test_the_probe_reads_health(runner_client: RunnerClient, serve: Callable[...
     port = serve(answers(ready), answers(loading), answers(b"nonsense\r\n\r\n"))
     first, second, third = (runner_client.probe(port, "/health") for _ in range(3))
     assert (first.ready, first.phases) == (True, {"load_s": 1.5})
-    assert (second.ready, second.phase, second.refused) == (False, "loading", False)
-    assert (third.ready, third.refused) == (False, False)
+    assert (second.ready, second.phase, second.is_refused) == (False, "loading", False)
+    assert (third.ready, third.is_refused) == (False, False)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert runner_client.probe(port, "/health").refused
+    assert runner_client.probe(port, "/health").is_refused
 
 
 def test_a_late_abort_does_no_harm(runner_client: RunnerClient, serve: Callable[..., int]) -> None:

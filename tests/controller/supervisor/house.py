@@ -41,8 +41,8 @@ class House:
     def settled(self, model_id: str = "tiny") -> State:
         """The state once no start is under way."""
         slot = self.supervisor._slots[model_id]
-        with slot.changed:
-            assert slot.changed.wait_for(lambda: slot.attempt is None, HANG_S)
+        with slot.on_change:
+            assert slot.on_change.wait_for(lambda: slot.attempt is None, HANG_S)
         return self.state(model_id)
 
 

@@ -56,7 +56,7 @@ def test_docker_is_believed_in_the_end(house: House, check: DeadModelCheck) -> N
 def test_nobody_finds_out_for_longer_than_they_wait(house: House) -> None:
     """A request that has little time left ends with it, and ends no model on so short a look."""
     check = DeadModelCheck(
-        house.supervisor, house.backend, lambda port, path: Readiness(ready=False, broken=True), clock=house.clock
+        house.supervisor, house.backend, lambda port, path: Readiness(ready=False, is_broken=True), clock=house.clock
     )
     lease(house).release()
     held = house.supervisor.acquire("tiny", max_wait_s=2)
@@ -74,21 +74,21 @@ def test_nobody_waits_for_longer_while_another_finds_out(house: House, check: De
     lease(house).release()
     held = house.supervisor.acquire("tiny", max_wait_s=0)
     house.backend.end("tiny-1", exit_code=137)
-    with check._turn(lease(house)), pytest.raises(DeadlineExceeded):
+    with check._one_at_a_time(lease(house)), pytest.raises(DeadlineExceeded):
         check.wait_for_verdict(held)
 
 
 def test_a_server_that_listens_no_more_is_started_anew(house: House) -> None:
     """Its container runs and would for ever: it is ended, as a failure of the model, and the next request starts it."""
     check = DeadModelCheck(
-        house.supervisor, house.backend, lambda port, path: Readiness(ready=False, broken=True), clock=house.clock
+        house.supervisor, house.backend, lambda port, path: Readiness(ready=False, is_broken=True), clock=house.clock
     )
     held = lease(house)
     check.wait_for_verdict(held)
     held.release()
     error = house.supervisor.view("tiny").error
     assert error is not None
-    assert "listened on its port no more" in error.message
+    assert "did not listen on its port any more" in error.message
     assert lease(house).container_id == "tiny-2"
 
 

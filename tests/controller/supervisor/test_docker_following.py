@@ -146,6 +146,6 @@ def test_the_thread_follows_and_ends(house: House) -> None:
     follower.start()
     follower.note(event("die"))
     slot = house.supervisor._slots["tiny"]
-    with slot.changed:
-        assert slot.changed.wait_for(lambda: slot.state is State.STOPPED, 10)
+    with slot.on_change:
+        assert slot.on_change.wait_for(lambda: slot.state is State.STOPPED, 10)
     follower.close()

@@ -17,7 +17,7 @@ from controller.supervisor.watching.hangs import PAUSE_GRACE_S
 from tests.controller.supervisor.house import House, lease, until
 from tests.fakes import HANG_S
 
-SILENT = Readiness(ready=False, silent=True)
+SILENT = Readiness(ready=False, is_silent=True)
 
 
 class Watched:
@@ -106,7 +106,7 @@ def test_a_busy_model_is_not_hung(house: House, watched: Watched) -> None:
     assert house.backend.calls == ["up tiny"]
 
 
-@pytest.mark.parametrize("answer", [Readiness(ready=False, refused=True), Readiness(ready=False, broken=True)])
+@pytest.mark.parametrize("answer", [Readiness(ready=False, is_refused=True), Readiness(ready=False, is_broken=True)])
 def test_a_server_that_listens_no_more_is_ended(house: House, watched: Watched, answer: Readiness) -> None:
     """A container may outlive the server in it, however busy: after three looks it is ended."""
     watched.answers = [answer, answer]
@@ -114,7 +114,7 @@ def test_a_server_that_listens_no_more_is_ended(house: House, watched: Watched, 
     house.backend.usage = lambda container_ids: dict.fromkeys(container_ids, busy)  # type: ignore[method-assign]
     watched.examine(house)
     assert house.backend.calls == ["up tiny", "stop tiny-1"]
-    assert "listened on its port no more" in watched.cut[0][1].message
+    assert "did not listen on its port any more" in watched.cut[0][1].message
 
 
 def test_one_that_was_restarted_by_hand_is_not_ended(house: House, watched: Watched) -> None:

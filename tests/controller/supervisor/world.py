@@ -89,7 +89,7 @@ def settle(
 
     A thread that was notified is no longer among its condition's waiters, though it has not run yet.
     """
-    waiting = [*(slot.changed for slot in slots), clock.sleepers, answered, ParkingPool.joined]
+    waiting = [*(slot.on_change for slot in slots), clock.sleepers, answered, ParkingPool.joined]
 
     def alive() -> int:
         return len(ours()) + sum(not future.done() for future in futures)

@@ -449,8 +449,8 @@ class TestConnections:
         wait_for(engine.client_left)
         supervisor = app.extensions["orchestrar"].supervisor
         slot = supervisor._slots["tiny"]
-        with slot.changed:
-            assert slot.changed.wait_for(lambda: slot.leases == 0, 10)
+        with slot.on_change:
+            assert slot.on_change.wait_for(lambda: slot.leases == 0, 10)
 
     def test_an_unread_stream_gives_its_lease_back(self, app: Flask, engine: type[Engine]) -> None:
         """A translated stream that is closed before its first byte gives its lease back, and ends the model's work."""
