@@ -1,4 +1,4 @@
-"""The runner as a process of its own under gunicorn."""
+"""The runner as a real process under gunicorn."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def run_runner(tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_unprepared_model_ends_with_one_sentence(tmp_path: Path) -> None:
-    """Exit code 78 and what to do, before anything is loaded."""
+    """It has exit code 78 and says what to do, before anything is loaded."""
     result = run_runner(tmp_path)
     assert 78 == result.returncode
     assert "m is not prepared" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_load_that_fails_ends_the_process_with_code_1(tmp_path: Path) -> None:
-    """The container exits instead of trying again for ever, and its log has one clear line."""
+def test_a_failed_load_ends_the_process_with_code_1(tmp_path: Path) -> None:
+    """The container exits instead of retrying forever, and its log has one clear line."""
     if importlib.util.find_spec("torch") is not None:
         (tmp_path / "config.json").write_text("no JSON")
     else:
@@ -67,7 +67,7 @@ def test_a_load_that_fails_ends_the_process_with_code_1(tmp_path: Path) -> None:
 
 @contextmanager
 def served_fake(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
-    """The process, its port and the descriptor that lets words through; the warm-up's word has passed."""
+    """Start the process and let it warm up; yield it, its port and the descriptor that lets words through."""
     (tmp_path / "config.json").write_text("{}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -94,8 +94,8 @@ def served_fake(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, 
         os.close(write_fd)
 
 
-def test_sigterm_lets_a_stream_come_to_its_end(tmp_path: Path) -> None:
-    """A model that is stopped finishes what it began, then ends with code 0."""
+def test_sigterm_lets_a_stream_finish(tmp_path: Path) -> None:
+    """A model that is stopped finishes its requests, then exits with code 0."""
     with served_fake(tmp_path) as (process, port, gate):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
         connection.request("POST", "/inference", json.dumps({"prompt": "one two", "stream": True}))
@@ -112,8 +112,8 @@ def test_sigterm_lets_a_stream_come_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_gunicorn_gives_the_socket_by_which_a_leaving_client_is_noticed(tmp_path: Path, stream: bool) -> None:
-    """The place of a client that left is free at once: the one behind it is served with no word let through for it."""
+def test_gunicorn_exposes_the_socket_that_shows_a_client_leaving(tmp_path: Path, stream: bool) -> None:
+    """The place of a client that left is free at once: the next one is served without a word for the first."""
     with served_fake(tmp_path) as (_process, port, gate):
         left = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
         left.request("POST", "/inference", json.dumps({"prompt": "left", "stream": stream}))
@@ -122,7 +122,7 @@ def test_gunicorn_gives_the_socket_by_which_a_leaving_client_is_noticed(tmp_path
         response = last.getresponse()
         assert b":\n" == response.readline()
         left.close()
-        # A word let through too early would be eaten by the one that left; a comment marks time for it to be noticed.
+        # A word let through too early would go to the client that left; two comments are time enough to notice that.
         assert b"\n" == response.readline()
         assert b":\n" == response.readline()
         os.write(gate, b"w")
@@ -131,29 +131,29 @@ def test_gunicorn_gives_the_socket_by_which_a_leaving_client_is_noticed(tmp_path
 
 
 def test_a_connection_serves_another_request_after_a_stream(tmp_path: Path) -> None:
-    """What was written past gunicorn stands in whole chunks, closed by gunicorn's last one."""
+    """Data written past gunicorn forms whole chunks, and gunicorn's last chunk ends them."""
     with served_fake(tmp_path) as (_process, port, gate):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
         connection.connect()
-        used = connection.sock
+        client = connection.sock
         for words in (["one", "two", "three", "four"], ["five", "six"]):
             connection.request("POST", "/inference", json.dumps({"prompt": " ".join(words), "stream": True}))
             os.write(gate, b"w")
             response = connection.getresponse()
             assert "chunked" == response.headers["Transfer-Encoding"]
-            found = b""
+            content = b""
             for word in words:
-                while b'"%b "' % word.encode() not in found:
-                    found += response.readline()
+                while b'"%b "' % word.encode() not in content:
+                    content += response.readline()
                 if word != words[-1]:
                     os.write(gate, b"w")
             assert b'"done":true' in response.read()
-            assert used is connection.sock
+            assert client is connection.sock
         connection.close()
 
 
 def test_a_client_of_http_1_0_gets_no_chunks(tmp_path: Path) -> None:
-    """Its body is the events and nothing else, up to the end of the connection."""
+    """Its body has only the events, up to the end of the connection."""
     with served_fake(tmp_path) as (_process, port, gate):
         body = json.dumps({"prompt": "one two three", "stream": True}).encode()
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as client:
@@ -172,15 +172,15 @@ def test_a_client_of_http_1_0_gets_no_chunks(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_ends_the_process(tmp_path: Path) -> None:
-    """gunicorn does not load the model a second time behind the controller's back."""
+    """gunicorn does not load the model a second time without the controller's knowledge."""
     with served_fake(tmp_path) as (process, _port, _gate):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
         assert 1 == process.wait(TIMEOUT_S)
 
 
-def test_an_engine_that_breaks_ends_the_process(tmp_path: Path) -> None:
-    """The request that met it is answered with the reason, the next ones are put off, and the container ends with 1."""
+def test_an_engine_that_fails_ends_the_process(tmp_path: Path) -> None:
+    """The affected request gets the reason, the next ones a 503, and the container exits with 1."""
     with served_fake(tmp_path) as (process, port, _gate):
         answers = []
         for _ in range(2):
@@ -194,8 +194,8 @@ def test_an_engine_that_breaks_ends_the_process(tmp_path: Path) -> None:
         assert 1 == process.wait(TIMEOUT_S)
 
 
-def test_the_health_check_is_no_when_nothing_listens() -> None:
-    """No answer is an answer."""
+def test_the_health_check_fails_if_nothing_listens() -> None:
+    """A closed port is not healthy."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert not is_healthy(port=free.getsockname()[1])

@@ -11,7 +11,7 @@ from runner.settings import RunnerSettings, read_settings
 
 
 def test_the_environment_becomes_settings() -> None:
-    """Each variable of the contract has its field; half a core still gets a thread."""
+    """Each variable of the contract has its field; half a core still counts as one."""
     settings = read_settings(
         {
             "ORCHESTRAR_MODEL_ID": "m",
@@ -37,7 +37,7 @@ def test_the_environment_becomes_settings() -> None:
 
 
 def test_an_empty_context_length_is_the_models_own() -> None:
-    """Compose cannot leave a variable out, so an empty one means "not said"."""
+    """Compose cannot leave a variable out, so an empty one means "not set"."""
     settings = read_settings({"ORCHESTRAR_CONTEXT_LENGTH": "", "ORCHESTRAR_GENERATION": "", "ORCHESTRAR_CPUS": "2"})
     assert (None, PartialSampling(), 2) == (settings.context_length, settings.generation, settings.cpus)
 
@@ -55,20 +55,20 @@ def test_an_empty_context_length_is_the_models_own() -> None:
         ("ORCHESTRAR_GENERATION", '{"mood": 1}'),
     ],
 )
-def test_a_wrong_variable_is_named(name: str, value: str) -> None:
+def test_the_error_names_a_wrong_variable(name: str, value: str) -> None:
     """The one sentence in the log says which variable to change."""
     with pytest.raises(EngineError, match=name):
         read_settings({name: value})
 
 
 def test_an_unknown_engine_lists_the_known_ones() -> None:
-    """The image says what it can do."""
+    """The error lists the engines of the image."""
     with pytest.raises(EngineError, match="transformers"):
         make_engine(RunnerSettings(model_id="m", model_path=Path("/model"), engine="steam"))
 
 
 def test_the_first_source_that_names_a_parameter_counts() -> None:
-    """The request's, then the configuration's, then the model's, then a sane one; 0 and () are said, None is not."""
+    """The request's comes first, then the configuration's, the model's, and ours; 0 and () are values, None is not."""
     request = PartialSampling(temperature=0.0, stop=())
     configured = PartialSampling(temperature=0.9, max_tokens=7, stop=("x",))
     model = PartialSampling(max_tokens=8, top_p=0.5)

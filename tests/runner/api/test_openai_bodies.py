@@ -1,4 +1,4 @@
-"""The bodies of the OpenAI API: what passes, and what is refused by name."""
+"""The bodies of the OpenAI API: what passes, and which refusals name what."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.runner.api.test_openai import CHAT, COMPLETIONS, chat
 
 
 def test_every_parameter_reaches_the_engine() -> None:
-    """What a client writes is what the engine gets; roles and parts become what templates know."""
+    """The engine gets what the client writes; roles and parts take the form that templates know."""
     body = chat("hi", max_tokens=3, max_completion_tokens=5, temperature=0, top_p=0.5, top_k=3, seed=7, stop="x")
     body["messages"].insert(0, {"role": "developer", "content": [{"type": "text", "text": t} for t in ("be", "kind")]})
     request = parse_chat_body(json.dumps(body).encode()).to_request()
@@ -39,7 +39,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{
 
 
 def test_tools_and_calls_reach_the_engine() -> None:
-    """Tools, what has to be called, earlier calls and their answers become what engines know."""
+    """Tools, required calls, earlier calls and their answers take the form that engines know."""
     body = chat("hi", tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}})
     body["messages"] += [
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
@@ -66,7 +66,7 @@ def test_tools_and_calls_reach_the_engine() -> None:
     ],
 )
 def test_the_choice_of_tools(fields: dict[str, Any], expected: tuple[int, tuple[str, ...], bool]) -> None:
-    """What may be called, what has to be, and whether several times."""
+    """Which tools the model may call, which it must call, and whether several times."""
     constraints = parse_chat_body(json.dumps(chat("hi", **fields)).encode()).to_request().constraints
     assert expected == (len(constraints.tools), constraints.must_call, constraints.parallel_calls)
 
@@ -81,16 +81,16 @@ def test_the_choice_of_tools(fields: dict[str, Any], expected: tuple[int, tuple[
     ],
 )
 def test_the_form_of_the_answer(response_format: Any, schema: Any) -> None:
-    """The schema to which an answer is held, on either route; free text has none."""
+    """An answer's schema reaches the engine on every route; free text has none."""
     body = json.dumps(chat("hi", response_format=response_format)).encode()
     assert schema == parse_chat_body(body).to_request().constraints.schema
-    prompted = json.dumps({"prompt": "hi", "response_format": response_format}).encode()
+    prompt_body = json.dumps({"prompt": "hi", "response_format": response_format}).encode()
     for parse in (parse_inference_body, parse_completion_body):
-        assert schema == parse(prompted).to_request().constraints.schema
+        assert schema == parse(prompt_body).to_request().constraints.schema
 
 
 def test_defaults_nulls_and_unknown_parameters_pass() -> None:
-    """What changes nothing is no reason to refuse, whoever sends it."""
+    """Parameters without an effect are not refused."""
     neutral = {name: values[0] if values else None for name, values in CHAT_NEUTRAL.items()}
     odd = {"user": "me", "store": True, "metadata": {}, "service_tier": "auto", "frobnicate": [1]}
     nulls = dict.fromkeys(("stop", "seed", "stream", "stream_options", "max_tokens", "temperature", "top_p", "tools",
@@ -103,7 +103,7 @@ def test_defaults_nulls_and_unknown_parameters_pass() -> None:
 
 
 def refusal(path: str, change: dict[str, Any]) -> RequestRefused:
-    """How a body that is good but for this change is refused."""
+    """Return the refusal of a body that is valid except for this change."""
     parse: Callable[[bytes], object] = parse_chat_body if path == CHAT else parse_completion_body
     body = {**(chat("hi") if path == CHAT else {"prompt": "hi"}), **change}
     with pytest.raises(RequestRefused) as caught:
@@ -131,8 +131,8 @@ def refusal(path: str, change: dict[str, Any]) -> RequestRefused:
         (COMPLETIONS, {"logprobs": 0}, "logprobs"),
     ],
 )
-def test_what_would_change_the_answer_is_refused_by_name(path: str, change: dict[str, Any], param: str) -> None:
-    """A parameter that is known and not supported never passes in silence."""
+def test_an_unsupported_parameter_that_matters_is_refused(path: str, change: dict[str, Any], param: str) -> None:
+    """A known but unsupported parameter never passes in silence: the refusal names it."""
     error = refusal(path, change)
     assert ("unsupported_parameter", param) == (error.code, error.param)
     assert param in error.message
@@ -198,7 +198,7 @@ def test_what_would_change_the_answer_is_refused_by_name(path: str, change: dict
         (COMPLETIONS, {"max_tokens": True}, "max_tokens", ""),
     ],
 )
-def test_a_wrong_parameter_is_refused_by_name(path: str, change: dict[str, Any], param: str, says: str) -> None:
+def test_the_refusal_of_a_wrong_parameter_names_it(path: str, change: dict[str, Any], param: str, says: str) -> None:
     """Each refusal names the parameter at fault."""
     error = refusal(path, change)
     assert ("invalid_body", param) == (error.code, error.param)

@@ -1,4 +1,4 @@
-"""The real `openai` package and LangChain before a runner whose engine says what it is told."""
+"""The real `openai` package and LangChain with a runner whose engine follows a script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class City(BaseModel):
 
 
 class Scripted(FakeEngine):
-    """Says one text, whatever it is asked."""
+    """Answers every request with one text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ Connect = Callable[[str], tuple[OpenAI, Scripted]]
 
 @pytest.fixture
 def connect(serve: Callable[..., Served]) -> Iterator[Connect]:
-    """A client before a runner that says this text."""
+    """Return a function that connects a client to a runner which answers with a text."""
     clients: list[OpenAI] = []
 
     def start(text: str) -> tuple[OpenAI, Scripted]:
@@ -67,8 +67,8 @@ def langchain(client: OpenAI) -> ChatOpenAI:
 TOOL = openai.pydantic_function_tool(City)
 
 
-def test_an_answer_is_parsed(connect: Connect) -> None:
-    """`parse` with a pydantic class sends a schema that is taken, and gives back an object of the class."""
+def test_the_package_parses_an_answer(connect: Connect) -> None:
+    """`parse` with a pydantic class sends a schema that the runner accepts, and returns an object of the class."""
     client, engine = connect('{"name": "Rome"}')
     answer = client.chat.completions.parse(model="any", messages=user("Which?"), response_format=City)
     assert City(name="Rome") == answer.choices[0].message.parsed
@@ -77,8 +77,8 @@ def test_an_answer_is_parsed(connect: Connect) -> None:
     assert "name" in grammar.text
 
 
-def test_calls_come_whole(connect: Connect) -> None:
-    """Text and calls as the package knows them, arguments parsed by the tool's class."""
+def test_the_package_parses_calls(connect: Connect) -> None:
+    """It reads text and calls, and parses arguments by the tool's class."""
     client, _ = connect(CALLS)
     choice = client.chat.completions.parse(model="any", messages=user("Which?"), tools=[TOOL]).choices[0]
     assert ("tool_calls", "So: ") == (choice.finish_reason, choice.message.content)
@@ -86,8 +86,8 @@ def test_calls_come_whole(connect: Connect) -> None:
     assert City(name="Rome") == choice.message.tool_calls[0].function.parsed_arguments
 
 
-def test_calls_are_gathered_from_a_stream(connect: Connect) -> None:
-    """The package puts the deltas together to the same message; the role comes once and first."""
+def test_the_package_assembles_calls_from_a_stream(connect: Connect) -> None:
+    """It joins the deltas to the same message; the role comes once and first."""
     client, _ = connect(CALLS)
     with client.chat.completions.stream(model="any", messages=user("Which?"), tools=[TOOL]) as stream:
         for _ in stream:
@@ -98,21 +98,21 @@ def test_calls_are_gathered_from_a_stream(connect: Connect) -> None:
     assert City(name="Rome") == call.function.parsed_arguments
 
 
-def test_a_conversation_goes_on_after_a_call(connect: Connect) -> None:
-    """The message with the call can be sent back as it came, with the tool's answer."""
+def test_a_conversation_continues_after_a_call(connect: Connect) -> None:
+    """The client can send the message with the call back unchanged, with the tool's answer."""
     client, engine = connect(CALLS)
     message = client.chat.completions.create(model="any", messages=user("Which?"), tools=[TOOL]).choices[0].message
     assert message.tool_calls is not None
     answer: Any = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sunny"}
     turns: Any = [*user("Which?"), message, answer]
     client.chat.completions.create(model="any", messages=turns, tools=[TOOL])
-    sent = engine.requests[-2].messages
-    assert {"name": "Rome"} == sent[1].tool_calls[0].arguments
-    assert (sent[1].tool_calls[0].id, "sunny") == (sent[2].tool_call_id, sent[2].content)
+    messages = engine.requests[-2].messages
+    assert {"name": "Rome"} == messages[1].tool_calls[0].arguments
+    assert (messages[1].tool_calls[0].id, "sunny") == (messages[2].tool_call_id, messages[2].content)
 
 
 def test_langchain_gets_structures_and_calls(connect: Connect) -> None:
-    """`with_structured_output` by a schema and by a call, and `bind_tools`."""
+    """`with_structured_output` works by schema and by call, and `bind_tools` works, too."""
     client, _ = connect('{"name": "Rome"}')
     assert City(name="Rome") == langchain(client).with_structured_output(City, method="json_schema").invoke("Which?")
     client, engine = connect(CALLS)

@@ -15,7 +15,7 @@ Serve = Callable[..., Served]
 
 
 class LateGate:
-    """Lets the warm-up's word through, then one word per permit."""
+    """A gate that lets the warm-up's word through, then one word per permit."""
 
     def __init__(self) -> None:
         self._permits = threading.Semaphore(1)
@@ -28,7 +28,7 @@ class LateGate:
 
 
 def assert_error(answer: tuple[int, Any, Any], status: int, code: str, param: str | None = None) -> str:
-    """The one error shape; its message."""
+    """Check the one error shape; return its message."""
     assert status == answer[0]
     assert {"error"} == set(answer[1])
     error = answer[1]["error"]
@@ -40,7 +40,7 @@ def assert_error(answer: tuple[int, Any, Any], status: int, code: str, param: st
 
 
 def read_event(response: Any) -> Any:
-    """The next event's value, past comments."""
+    """Return the next event's value; skip comments."""
     while True:
         line = response.readline()
         if line.startswith(b"data: "):
@@ -50,8 +50,8 @@ def read_event(response: Any) -> Any:
             return None
 
 
-def test_health_is_503_with_the_phase_until_a_token_was_generated(serve: Serve) -> None:
-    """A loaded model that has generated nothing yet is not healthy."""
+def test_health_is_503_with_the_phase_until_the_first_token(serve: Serve) -> None:
+    """A loaded model that has not generated a token yet is not healthy."""
     gate, load_gate = threading.Semaphore(0), threading.Event()
     engine = FakeEngine(gate=gate, load_gate=load_gate)
     served = serve(engine, wait=False)
@@ -69,8 +69,8 @@ def test_health_is_503_with_the_phase_until_a_token_was_generated(serve: Serve) 
 
 
 @pytest.mark.parametrize("error", [EngineError("the weights are missing"), RuntimeError("the weights are missing")])
-def test_a_load_that_fails_is_told_in_one_sentence(serve: Serve, error: Exception) -> None:
-    """Whatever a library raises, the process learns of it and never turns healthy."""
+def test_a_failed_load_gives_one_sentence(serve: Serve, error: Exception) -> None:
+    """Whatever a library raises, the process learns of it and never becomes healthy."""
     engine = FakeEngine()
     engine.load_error = error
     served = serve(engine)
@@ -80,7 +80,7 @@ def test_a_load_that_fails_is_told_in_one_sentence(serve: Serve, error: Exceptio
 
 
 def test_an_answer_has_text_usage_and_timings(serve: Serve) -> None:
-    """The whole contract of a plain answer."""
+    """A plain answer has all fields of the contract."""
     status, answer, _ = serve(FakeEngine()).request("POST", "/inference", {"prompt": "one two"})
     assert 200 == status
     assert {"text", "finish_reason", "usage", "timings"} == set(answer)
@@ -90,14 +90,14 @@ def test_an_answer_has_text_usage_and_timings(serve: Serve) -> None:
 
 
 def test_messages_are_answered_and_max_tokens_ends_with_length(serve: Serve) -> None:
-    """A conversation is a request too, and a cut answer says so."""
+    """A conversation is a request, too, and an answer that was cut says so."""
     body = {"messages": [{"role": "user", "content": "one two three"}], "max_tokens": 2}
     status, answer, _ = serve(FakeEngine()).request("POST", "/inference", body)
     assert (200, "one two ", "length") == (status, answer["text"], answer["finish_reason"])
 
 
-def test_a_stream_sends_each_piece_as_it_is_made(serve: Serve) -> None:
-    """An event arrives before the next token exists; the last one is the summary."""
+def test_a_stream_sends_each_piece_at_once(serve: Serve) -> None:
+    """An event arrives before the next token exists; the last event is the summary."""
     gate = LateGate()
     served = serve(FakeEngine(gate=gate))
     gate.release()
@@ -106,15 +106,15 @@ def test_a_stream_sends_each_piece_as_it_is_made(serve: Serve) -> None:
     assert {"text": "one "} == read_event(response)
     gate.release()
     assert {"text": "two "} == read_event(response)
-    done = read_event(response)
-    assert {"done", "finish_reason", "usage", "timings"} == set(done)
-    assert (True, "stop", 2) == (done["done"], done["finish_reason"], done["usage"]["completion_tokens"])
+    end = read_event(response)
+    assert {"done", "finish_reason", "usage", "timings"} == set(end)
+    assert (True, "stop", 2) == (end["done"], end["finish_reason"], end["usage"]["completion_tokens"])
     assert read_event(response) is None
     connection.close()
 
 
 def test_a_silent_stream_sends_comments(serve: Serve) -> None:
-    """While the prompt is being read something goes over the wire, so that nobody takes the connection for dead."""
+    """While the engine reads the prompt, comments show that the connection is alive."""
     gate = LateGate()
     served = serve(FakeEngine(gate=gate))
     connection, response = served.stream({"prompt": "one"})
@@ -125,7 +125,7 @@ def test_a_silent_stream_sends_comments(serve: Serve) -> None:
 
 
 def test_a_failure_after_the_start_is_an_event_without_done(serve: Serve) -> None:
-    """A stream that breaks says so and never looks finished."""
+    """A stream that fails says so and never looks complete."""
     engine = FakeEngine()
     served = serve(engine)
     engine.fail_after = 1
@@ -138,9 +138,9 @@ def test_a_failure_after_the_start_is_an_event_without_done(serve: Serve) -> Non
     assert not any("done" in event for event in events[:-1])
 
 
-def test_an_engine_that_can_serve_no_more_is_unhealthy(serve: Serve) -> None:
-    """After its breakdown /health is 503 with the reason and new requests are sent away to come again; the process ends
-    though nobody asks for anything but its health."""
+def test_an_engine_that_has_failed_is_unhealthy(serve: Serve) -> None:
+    """After its failure, /health is 503 with the reason and new requests get a 503 so that clients retry; the process
+    ends even if the only requests are for its health."""
     engine = FakeEngine()
     served = serve(engine)
     engine.failure_reason = "out of pages"
@@ -151,7 +151,7 @@ def test_an_engine_that_can_serve_no_more_is_unhealthy(serve: Serve) -> None:
 
 
 def test_a_failure_before_the_answer_is_a_500(serve: Serve) -> None:
-    """A broken engine is an error in the one shape, with the reason and no traceback."""
+    """A failed engine gives an error in the one shape, with the reason and without a traceback."""
     engine = FakeEngine()
     served = serve(engine)
     engine.fail_after = 1
@@ -160,7 +160,7 @@ def test_a_failure_before_the_answer_is_a_500(serve: Serve) -> None:
 
 
 class Unlucky(FakeEngine):
-    """Fails to make something of a prompt, through no fault of the prompt's."""
+    """Fails to encode a prompt that is not at fault."""
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         if request.prompt == "unlucky":
@@ -169,8 +169,8 @@ class Unlucky(FakeEngine):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_is_not_the_requests_fault_is_a_500(serve: Serve, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """An engine that cannot encode is an error of the server's with its reason in the log, and takes no place."""
+def test_a_failure_to_encode_is_a_500(serve: Serve, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """An engine that cannot encode gives a server error with its reason in the log, and the request takes no place."""
     served = serve(Unlucky(), max_concurrency=1)
     for _ in range(6):
         answer = served.request("POST", "/inference", {"prompt": "unlucky", "stream": stream})
@@ -182,7 +182,7 @@ def test_what_is_not_the_requests_fault_is_a_500(serve: Serve, stream: bool, cap
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_its_generation(serve: Serve, stream: bool) -> None:
-    """Streamed or not, a closed connection ends the work, with nothing written to notice it by."""
+    """Streamed or not, a closed connection ends the work, even if nothing is written to it."""
     engine = FakeEngine(gate=LateGate())
     served = serve(engine)
     assert engine.ends.acquire(timeout=20)
@@ -194,8 +194,8 @@ def test_a_client_that_leaves_stops_its_generation(serve: Serve, stream: bool) -
     assert engine.ends.acquire(timeout=20)
 
 
-def test_a_client_that_leaves_the_queue_never_gets_its_turn(serve: Serve) -> None:
-    """The place of a client that left while waiting goes to the next one."""
+def test_a_client_that_leaves_the_queue_is_never_served(serve: Serve) -> None:
+    """If a client leaves while it waits, the next one takes its place."""
     gate = LateGate()
     engine = FakeEngine(gate=gate)
     served = serve(engine)
@@ -217,7 +217,7 @@ def test_a_client_that_leaves_the_queue_never_gets_its_turn(serve: Serve) -> Non
 
 
 def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
-    """Threads stay free for /health: what cannot wait inside is told to come again."""
+    """Threads stay free for /health: a request that cannot wait inside gets a 503 with Retry-After."""
     gate = LateGate()
     served = serve(FakeEngine(gate=gate), max_concurrency=1)
     waiting = [served.stream({"prompt": "x"}) for _ in range(5)]
@@ -234,7 +234,7 @@ def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
 
 
 def test_refusals_have_one_shape_and_the_right_status(serve: Serve) -> None:
-    """Wrong bodies, routes, methods and sizes are the client's 4xx; the request id is the caller's."""
+    """Wrong bodies, routes, methods and sizes give a 4xx; the request id is the caller's."""
     served = serve(FakeEngine())
     assert_error(served.request("GET", "/nothing"), 404, "route_not_found")
     answer = served.request("GET", "/inference")
@@ -250,7 +250,7 @@ def test_refusals_have_one_shape_and_the_right_status(serve: Serve) -> None:
 
 
 def test_a_prompt_longer_than_the_context_names_both_lengths(serve: Serve) -> None:
-    """The client learns how much to cut, also when it asked for a stream."""
+    """The client learns how much to cut, even if it asked for a stream."""
     served = serve(FakeEngine())
     for stream in (False, True):
         answer = served.request("POST", "/inference", {"prompt": "x" * 150, "stream": stream})

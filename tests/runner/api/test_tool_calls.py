@@ -1,4 +1,4 @@
-"""Calls in a model's text: each form, among other text, however the text is cut."""
+"""Tool calls in a model's text: each form, among other text, wherever the text is cut."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def bare(call: Call, key: str = "parameters") -> str:
     return f'{{"name": "{call.name}", "{key}": {call.arguments}}}'
 
 
-def parsed(pieces: list[str], names: tuple[str, ...] = NAMES) -> list[str | Call]:
-    """All events of a text in these pieces, neighbouring texts as one."""
+def parse(pieces: list[str], names: tuple[str, ...] = NAMES) -> list[str | Call]:
+    """Return all events of a text in these pieces, with neighbouring texts joined."""
     parser = ToolCallParser(names)
     events = [event for piece in pieces for event in parser.feed(piece)] + parser.flush()
-    found: list[str | Call] = []
+    merged_events: list[str | Call] = []
     for event in events:
-        if isinstance(event, str) and found and isinstance(found[-1], str):
-            found[-1] += event
+        if isinstance(event, str) and merged_events and isinstance(merged_events[-1], str):
+            merged_events[-1] += event
         elif event != "":
-            found.append(event)
-    return found
+            merged_events.append(event)
+    return merged_events
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def parsed(pieces: list[str], names: tuple[str, ...] = NAMES) -> list[str | Call
         (f"<tool_call>{'[' * 50_000}{']' * 50_000}", [f"<tool_call>{'[' * 50_000}{']' * 50_000}"]),
     ],
 )
-def test_calls_are_found_in_each_form(text: str, expected: list[str | Call]) -> None:
-    """Whole calls are taken out of the text, and what is no call, or was cut off, stays in it."""
-    assert expected == parsed([text])
+def test_the_parser_finds_calls_in_each_form(text: str, expected: list[str | Call]) -> None:
+    """Complete calls are taken out of the text; anything else, even an incomplete call, stays in it."""
+    assert expected == parse([text])
 
 
 PARTS = st.sampled_from(
@@ -89,17 +89,17 @@ PARTS = st.sampled_from(
 
 @given(st.lists(PARTS, max_size=6).map("".join), st.data())
 def test_any_cut_gives_the_same(text: str, data: st.DataObject) -> None:
-    """However a text is cut into pieces, the texts and calls are those of the text as a whole."""
+    """Wherever a text is cut, its texts and calls are the same as without cuts."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert parsed([text]) == parsed(pieces) == parsed(list(text))
+    assert parse([text]) == parse(pieces) == parse(list(text))
 
 
 @given(st.lists(PARTS, max_size=6).map("".join))
 def test_nothing_is_lost(text: str) -> None:
-    """What is not part of a call is in the texts, in its order; arguments are JSON objects."""
+    """Text outside calls is kept, in order; arguments are JSON objects."""
     rest = text
-    for event in parsed([text]):
+    for event in parse([text]):
         if isinstance(event, str):
             at = rest.find(event)
             assert at >= 0
@@ -108,8 +108,8 @@ def test_nothing_is_lost(text: str) -> None:
             assert isinstance(json.loads(event.arguments), dict)
 
 
-def test_only_what_may_be_a_call_is_held_back() -> None:
-    """Text goes out at once; of a mark's beginning only so much is held as may become the mark."""
+def test_only_a_possible_call_is_held_back() -> None:
+    """Other text is returned at once, and only a possible beginning of a mark is held back."""
     parser = ToolCallParser(NAMES)
     assert ["Hello "] == parser.feed("Hello ")
     assert ["world "] == parser.feed("world <tool")
@@ -122,8 +122,8 @@ def test_only_what_may_be_a_call_is_held_back() -> None:
     assert ['{"city'] == answer.feed("city")
 
 
-def test_no_more_calls_than_are_wanted() -> None:
-    """What comes after the last call that may be made is left out, be it in the same list or later."""
+def test_the_number_of_calls_is_bounded() -> None:
+    """Anything after the last allowed call is left out, be it in the same list or later."""
     both = f"[{bare(WEATHER)}, {bare(ADD)}]"
     for text in (f"<tool_call>{both}</tool_call>", f"{hermes(WEATHER)}\n{hermes(ADD)} more", both):
         parser = ToolCallParser(NAMES, 1)

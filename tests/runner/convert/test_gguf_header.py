@@ -15,7 +15,7 @@ def text(value: str) -> bytes:
 
 
 def gguf(pairs: list[bytes], shapes: list[tuple[int, ...]]) -> bytes:
-    """A GGUF file's header, by the format's own description."""
+    """Return a GGUF file's header, as the format's description defines it."""
     tensors = b"".join(
         text(f"t{n}")
         + struct.pack("<I", len(shape))
@@ -35,7 +35,7 @@ TOKENS = text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a"
 
 
 def test_the_shape_is_read_from_the_header(tmp_path: Path) -> None:
-    """Parameters are the tensors' sizes; the configuration gets what the metadata says, under its usual names."""
+    """Parameters are the tensors' sizes; the configuration has the metadata under its usual names."""
     file = tmp_path / "m.gguf"
     pairs = [NAME, TOKENS, number("llama.block_count", 3), number("llama.attention.head_count", 4)]
     file.write_bytes(gguf([*pairs, number("llama.context_length", 128)], [(2, 3), (5,)]) + b"weights")
@@ -52,8 +52,8 @@ def test_the_shape_is_read_from_the_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [4, 20, 60])
-def test_a_file_cut_short_is_an_error(tmp_path: Path, length: int) -> None:
-    """A header that ends too early is told as damage."""
+def test_a_truncated_file_is_an_error(tmp_path: Path, length: int) -> None:
+    """The error calls a header that ends too early damaged."""
     file = tmp_path / "m.gguf"
     file.write_bytes(gguf([NAME, TOKENS], [(2, 3)])[:length])
     with pytest.raises(ValueError, match="damaged"):
@@ -61,7 +61,7 @@ def test_a_file_cut_short_is_an_error(tmp_path: Path, length: int) -> None:
 
 
 def test_impossible_lengths_are_refused(tmp_path: Path) -> None:
-    """A number from a damaged file never becomes that much memory."""
+    """A number from a damaged file never reserves that much memory."""
     file = tmp_path / "m.gguf"
     file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0))
     with pytest.raises(ValueError, match="impossible"):

@@ -1,4 +1,4 @@
-"""What stays of a source beside the weights that were converted of it."""
+"""The files that a conversion keeps beside the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.runner.convert.test_gguf_header import NAME, gguf, number
 
 
 def write_gguf(path: Path, pooling: int | None) -> Path:
-    """A GGUF file of metadata alone."""
+    """Write a GGUF file that has only metadata."""
     pairs = [NAME] if pooling is None else [NAME, number("llama.pooling_type", pooling)]
     path.parent.mkdir(parents=True)
     path.write_bytes(gguf(pairs, []))
@@ -21,15 +21,15 @@ def write_gguf(path: Path, pooling: int | None) -> Path:
 
 
 @pytest.mark.parametrize(("number", "mode"), [(1, "mean"), (2, "cls"), (3, "lasttoken")])
-def test_the_headers_pooling_is_written(tmp_path: Path, number: int, mode: str) -> None:
-    """A file that names its pooling is served with it, its vectors of length 1."""
+def test_the_headers_pooling_is_kept(tmp_path: Path, number: int, mode: str) -> None:
+    """A file that names its pooling is served with it, with vectors of length 1."""
     keep_sentence_files(write_gguf(tmp_path / "source" / "model.gguf", number), tmp_path)
     assert Recipe(modes=(mode,), normalize=True) == read_recipe(tmp_path)
 
 
 @pytest.mark.parametrize("number", [None, 0, 4])
 def test_a_header_without_pooling_writes_nothing(tmp_path: Path, number: int | None) -> None:
-    """A model for text stays one."""
+    """A model for text stays a model for text."""
     target = tmp_path / "target"
     target.mkdir()
     keep_sentence_files(write_gguf(tmp_path / "source" / "model.gguf", number), target)

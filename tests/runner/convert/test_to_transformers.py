@@ -12,7 +12,7 @@ from runner.convert.to_transformers import kv_bytes_per_token, read_model_facts
 
 
 def write_weights(folder: Path, shapes: dict[str, list[int]]) -> int:
-    """A safetensors file with a header and no tensors; its size."""
+    """Write a safetensors file with a header but no tensors; return its size."""
     header: dict[str, Any] = {name: {"dtype": "F32", "shape": shape} for name, shape in shapes.items()}
     data = json.dumps({"__metadata__": {}, **header}).encode()
     return (folder / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)

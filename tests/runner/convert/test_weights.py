@@ -1,4 +1,4 @@
-"""The arithmetic of converting weights, and which GGUF models the openvino engine takes."""
+"""The arithmetic of converting weights, and which GGUF models the openvino engine accepts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ SIZES: dict[str, Any] = {
 
 def header(architecture: str = "llama", **more: Any) -> GgufHeader:
     sizes = {**SIZES, **{name.replace("__", "."): value for name, value in more.items()}}
-    named = {f"{architecture}.{name}": value for name, value in sizes.items()}
-    return GgufHeader({"general.architecture": architecture, **named}, parameters=1)
+    metadata = {f"{architecture}.{name}": value for name, value in sizes.items()}
+    return GgufHeader({"general.architecture": architecture, **metadata}, parameters=1)
 
 
 @given(st.integers(1, 4), st.integers(1, 5))
-def test_rows_of_pairs_come_apart_into_halves(heads: int, half: int) -> None:
-    """Row 2i of a head becomes its row i, and row 2i + 1 its row half + i; heads keep their places."""
+def test_rows_of_pairs_become_halves(heads: int, half: int) -> None:
+    """Row 2i of a head becomes its row i, and row 2i + 1 its row half + i; heads keep their order."""
     rows = np.arange(heads * half * 2).reshape(-1, 1)
-    found = halves_from_pairs(rows, heads)
+    halves = halves_from_pairs(rows, heads)
     for head in range(heads):
         start = head * half * 2
         for i in range(half):
-            assert found[start + i] == start + 2 * i
-            assert found[start + half + i] == start + 2 * i + 1
+            assert halves[start + i] == start + 2 * i
+            assert halves[start + half + i] == start + 2 * i + 1
 
 
 def test_the_frequencies_follow_the_header() -> None:
@@ -60,7 +60,7 @@ def test_the_frequencies_follow_the_header() -> None:
         (header(attention__value_length=8), "another size"),
     ],
 )
-def test_a_model_without_a_graph_is_refused_with_the_way_out(given_header: GgufHeader, word: str) -> None:
-    """What `build` would compute wrongly is never converted: the message says what it is and which engine takes it."""
+def test_a_model_without_a_graph_is_refused(given_header: GgufHeader, word: str) -> None:
+    """A model that `build` would compute wrongly is not converted: the error says why, and which engine accepts it."""
     with pytest.raises(EngineError, match=f"{word}.*engine: transformers"):
         model_shape("m.gguf", given_header)

@@ -1,4 +1,4 @@
-"""What chat templates are given, and what their text tells."""
+"""The input of chat templates, and what their text shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runner.engine import Constraints, GenerationRequest, Message, Tool, ToolCal
 from runner.engines.chat_template import template_messages, template_tools, tool_syntax
 
 
-def test_calls_and_answers_as_templates_know_them() -> None:
+def test_calls_and_answers_have_the_form_of_templates() -> None:
     """Arguments are objects, and a tool's answer has the tool's name."""
     call = ToolCall(id="1", name="f", arguments={"a": None})
     messages = (
@@ -25,8 +25,8 @@ def test_calls_and_answers_as_templates_know_them() -> None:
     assert [{"role": "user", "content": "hi"}] == template_messages(GenerationRequest(prompt="hi"))
 
 
-def test_tools_as_templates_know_them() -> None:
-    """Name, description and schema; nothing where there are none."""
+def test_tools_have_the_form_of_templates() -> None:
+    """Each has a name, a description and a schema; without tools there is nothing."""
     tool = Tool(name="f", description="does", parameters={"type": "object"})
     function = {"name": "f", "description": "does", "parameters": {"type": "object"}}
     assert [{"type": "function", "function": function}] == template_tools(
@@ -47,6 +47,6 @@ def test_tools_as_templates_know_them() -> None:
         ("These are mytools <tool_call>", None),
     ],
 )
-def test_the_template_tells_how_calls_are_written(template: str, expected: str | None) -> None:
-    """A template that never reads the tools has none, whatever marks it has; a form that is not known is none."""
+def test_the_template_shows_how_the_model_writes_calls(template: str, expected: str | None) -> None:
+    """A template that never reads the tools has no syntax, whatever marks it has; nor has an unknown form."""
     assert expected == tool_syntax(template)

@@ -9,7 +9,7 @@ texts = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_charac
 
 
 def decode(tokens: list[int]) -> str:
-    """A tokenizer of bytes: the hardest case, each character beyond ASCII takes several tokens."""
+    """Decode bytes as tokens: the hardest case, since each character beyond ASCII takes several tokens."""
     return bytes(tokens).decode("utf-8", errors="replace")
 
 
@@ -21,14 +21,14 @@ def pieces_of(tokens: bytes) -> tuple[list[str], str]:
 @given(texts)
 @example("héllo 👩‍👩‍👧 世界")
 def test_the_pieces_of_a_text_join_to_the_text(text: str) -> None:
-    """Detokenising one token at a time loses and doubles nothing."""
+    """Decoding one token at a time neither loses nor repeats text."""
     pieces, rest = pieces_of(text.encode())
     assert text == "".join(pieces) + rest
 
 
 @given(texts, st.integers(min_value=0, max_value=3))
 def test_no_piece_has_half_a_character(text: str, missing: int) -> None:
-    """However the tokens end, what comes out is a beginning of the text in whole characters."""
+    """Wherever the tokens end, the output is a beginning of the text in whole characters."""
     tokens = text.encode()
     pieces, rest = pieces_of(tokens[: max(0, len(tokens) - missing)])
     assert text.startswith("".join(pieces) + rest)
@@ -37,24 +37,24 @@ def test_no_piece_has_half_a_character(text: str, missing: int) -> None:
 
 @given(texts, st.integers(min_value=0, max_value=3))
 def test_a_table_of_bytes_gives_the_same_text(text: str, missing: int) -> None:
-    """Looking bytes up gives whole characters only, and all of a whole text."""
+    """Looking up bytes gives only whole characters, and all of a whole text."""
     detokenizer = ByteDetokenizer([bytes([byte]) for byte in range(256)])
     tokens = text.encode()
     pieces = [detokenizer.feed(token) for token in tokens[: max(0, len(tokens) - missing)]]
-    given = "".join(pieces) + detokenizer.flush()
-    assert text.startswith(given)
-    assert missing or given == text
+    output = "".join(pieces) + detokenizer.flush()
+    assert text.startswith(output)
+    assert missing or output == text
 
 
 @given(st.binary(max_size=60))
-def test_noise_is_given_out_sooner_or_later(tokens: bytes) -> None:
-    """Bytes that are no text at all neither raise nor stay in the window for ever."""
+def test_noise_is_returned_sooner_or_later(tokens: bytes) -> None:
+    """Bytes that are not text neither raise an exception nor stay in the window forever."""
     pieces, _rest = pieces_of(tokens)
     assert len(tokens) <= 17 or "".join(pieces)
 
 
 def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
-    """All that went out, and whether a stop string ended it."""
+    """Return all output, and whether a stop string ended it."""
     strings, out = StopStrings(stops), ""
     for piece in pieces:
         text, is_stopped = strings.feed(piece)
@@ -69,14 +69,14 @@ small_stops = st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_siz
 
 
 @given(st.lists(small_texts, max_size=8), small_stops)
-def test_how_a_text_is_cut_makes_no_difference(pieces: list[str], stops: list[str]) -> None:
-    """A stop string split over any number of pieces stops at the same place as in one piece."""
+def test_the_cuts_of_a_text_do_not_matter(pieces: list[str], stops: list[str]) -> None:
+    """A stop string in several pieces ends the text at the same place as in one piece."""
     assert run(stops, ["".join(pieces)]) == run(stops, pieces) == run(stops, list("".join(pieces)))
 
 
 @given(small_texts, small_stops)
-def test_nothing_of_a_stop_string_goes_out(text: str, stops: list[str]) -> None:
-    """The output is the text up to a stop string, contains none, and is the whole text when there is none."""
+def test_no_part_of_a_stop_string_is_passed_on(text: str, stops: list[str]) -> None:
+    """The output is the text up to a stop string; without a stop string it is the whole text."""
     out, is_stopped = run(stops, list(text))
     assert text.startswith(out)
     assert not any(stop in out for stop in stops)
@@ -88,7 +88,7 @@ def test_nothing_of_a_stop_string_goes_out(text: str, stops: list[str]) -> None:
 
 
 def test_text_that_cannot_become_a_stop_string_is_not_held_back() -> None:
-    """Holding back costs latency, so only what may begin a stop string waits."""
+    """Holding back costs latency, so only a possible beginning of a stop string waits."""
     strings = StopStrings(["\n\n"])
     assert ("one", False) == strings.feed("one")
     assert (" two", False) == strings.feed(" two\n")

@@ -1,4 +1,4 @@
-"""What passes between the thread that makes a generation and the one that answers with it."""
+"""A generation between the thread that makes it and the thread that sends the answer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def piece(text: str, count: int, reason: FinishReason | None = None) -> Piece:
     return Piece(text=text, completion_tokens=count, finish_reason=reason)
 
 
-class Outlet:
-    """Takes texts, and says whether they went out."""
+class TextCallback:
+    """Records texts, and returns whether they were sent."""
 
     def __init__(self, *answers: bool) -> None:
         self.texts: list[str] = []
@@ -28,7 +28,7 @@ class Outlet:
 
 
 def put_once_asleep(job: WatchedJob, *pieces: Piece) -> threading.Thread:
-    """Puts the pieces from another thread, the first of them when somebody waits for it."""
+    """Put the pieces from another thread, the first of them once a consumer waits for it."""
 
     def run() -> None:
         assert job.asleep.acquire(timeout=20)
@@ -40,7 +40,7 @@ def put_once_asleep(job: WatchedJob, *pieces: Piece) -> threading.Thread:
     return thread
 
 
-def test_what_piled_up_comes_as_one_piece() -> None:
+def test_waiting_texts_come_as_one_piece() -> None:
     """A slow reader gets fewer, longer pieces, with the last one's count and reason."""
     job = WatchedJob()
     for one in (piece("one ", 1), piece("two ", 2), piece("three", 3, "stop")):
@@ -48,35 +48,35 @@ def test_what_piled_up_comes_as_one_piece() -> None:
     assert piece("one two three", 3, "stop") == job.next_piece(0)
 
 
-def test_nothing_in_time_is_none() -> None:
-    """Who waits is back in time to show that the connection lives."""
+def test_a_timeout_returns_none() -> None:
+    """The waiting thread returns in time to show that the connection is alive."""
     assert WatchedJob().next_piece(0) is None
 
 
-def test_an_outlet_gets_each_text_and_the_sleeper_only_the_end() -> None:
-    """Between two tokens nobody is woken; the last piece is for the one that waited."""
-    job, outlet = WatchedJob(), Outlet(True, True)
+def test_the_callback_gets_each_text_and_the_waiting_thread_only_the_end() -> None:
+    """No thread wakes between two tokens; the last piece goes to the waiting thread."""
+    job, on_text = WatchedJob(), TextCallback(True, True)
     thread = put_once_asleep(job, piece("one ", 1), piece("two ", 2), piece("three", 3, "stop"))
-    assert piece("three", 3, "stop") == job.next_piece(20, outlet)
+    assert piece("three", 3, "stop") == job.next_piece(20, on_text)
     thread.join()
-    assert ["one ", "two "] == outlet.texts
+    assert ["one ", "two "] == on_text.texts
 
 
-def test_an_outlet_that_needs_help_wakes_the_sleeper_and_gets_no_more() -> None:
-    """What comes after a refusal is kept, in order, until somebody waits again."""
-    job, outlet = WatchedJob(), Outlet(False)
+def test_a_callback_that_returns_false_wakes_the_waiting_thread_and_gets_no_more() -> None:
+    """Later texts are kept, in order, until a thread waits again."""
+    job, on_text = WatchedJob(), TextCallback(False)
     thread = put_once_asleep(job, piece("one ", 1))
-    assert piece("", 1) == job.next_piece(20, outlet)
+    assert piece("", 1) == job.next_piece(20, on_text)
     thread.join()
     job.put(piece("two ", 2))
     job.put(piece("three ", 3))
-    assert ["one "] == outlet.texts
-    assert piece("two three ", 3) == job.next_piece(20, outlet)
+    assert ["one "] == on_text.texts
+    assert piece("two three ", 3) == job.next_piece(20, on_text)
 
 
-def test_what_comes_while_the_sleeper_wakes_is_kept() -> None:
-    """Between the refusal and the sleeper's turn the engine may be quicker: the outlet still has a rest to send."""
-    job, outlet = WatchedJob(), Outlet(False)
+def test_texts_are_kept_while_the_waiting_thread_wakes() -> None:
+    """The engine may be quicker than the woken thread, which still has the rest of a text to send."""
+    job, on_text = WatchedJob(), TextCallback(False)
 
     def put_all() -> None:
         assert job.asleep.acquire(timeout=20)
@@ -86,13 +86,13 @@ def test_what_comes_while_the_sleeper_wakes_is_kept() -> None:
 
     thread = threading.Thread(target=put_all)
     thread.start()
-    assert piece("two three ", 3) == job.next_piece(20, outlet)
+    assert piece("two three ", 3) == job.next_piece(20, on_text)
     thread.join()
-    assert ["one "] == outlet.texts
+    assert ["one "] == on_text.texts
 
 
 def test_a_failure_comes_after_the_text_before_it() -> None:
-    """What was made is not lost, and the reason follows."""
+    """Earlier text is not lost, and the reason follows."""
     job = WatchedJob()
     job.put(piece("one ", 1))
     job.fail(EngineError("out of pages"))
@@ -102,7 +102,7 @@ def test_a_failure_comes_after_the_text_before_it() -> None:
     assert "failed" == job.outcome()
 
 
-def test_there_is_one_end() -> None:
+def test_there_is_only_one_end() -> None:
     """A piece, a failure or a cancellation after the end changes nothing."""
     job = WatchedJob()
     job.put(piece("one", 1, "length"))
@@ -113,8 +113,8 @@ def test_there_is_one_end() -> None:
     assert not job.is_cancelled()
 
 
-def test_a_cancelled_job_wakes_whoever_waits() -> None:
-    """The end of a client's stay is the end of the wait, whatever the engine does meanwhile."""
+def test_a_cancelled_job_wakes_the_waiting_thread() -> None:
+    """The wait ends when the client leaves, whatever the engine does meanwhile."""
     job = WatchedJob()
 
     def cancel() -> None:

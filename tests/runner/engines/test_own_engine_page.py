@@ -1,4 +1,4 @@
-"""docs/engines-own.md: its list of files is what our engines have, and its example is an engine that serves."""
+"""docs/engines-own.md: our engines have the files in its list, and its example is an engine that serves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OWN = {name: engine for name, engine in read_engines(ROOT / "templates").items()
 
 
 def block_of(path: str) -> str:
-    """The first code block after a paragraph that begins with this file's name."""
+    """Return the first code block after a paragraph that begins with this file's name."""
     match = re.search(rf"^`{re.escape(path)}`.*?\n```\w*\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
     assert match is not None, path
     return match.group(1) + "\n"
@@ -36,7 +36,7 @@ def block_of(path: str) -> str:
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's engine, which the runner's packages find in it."""
+    """Write the page's engine to a folder and add that to the runner's packages; yield the folder."""
     root = tmp_path / "example"
     shutil.copytree(ROOT / "templates", root / "templates")
     for path in FILES:
@@ -51,15 +51,15 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", sorted(OWN))
-def test_the_list_is_what_our_engines_have(name: str) -> None:
-    """Each file of the page's table is there under the name of an engine that ships."""
+def test_our_engines_have_the_listed_files(name: str) -> None:
+    """Each engine that ships has the files of the page's table under its own name."""
     paths = [path.replace("echo", name) for path in FILES]
     assert len(paths) == 7
     assert [] == [path for path in paths if not (ROOT / path).is_file()]
 
 
 def test_the_example_converts_and_serves(example: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
-    """Prepared from a GGUF file and served by the runner, it answers with its prompt, whole and in part."""
+    """Prepared from a GGUF file and served by the runner, it answers with its prompt, or a part of it."""
     (tmp_path / "source").mkdir()
     (tmp_path / "volume").mkdir()
     (tmp_path / "source" / "model.gguf").write_bytes(gguf([NAME, number("llama.context_length", 64)], [(2, 3)]))
@@ -78,8 +78,8 @@ def test_the_example_converts_and_serves(example: Path, serve: Callable[..., Ser
     engine.close()
 
 
-def test_the_example_is_known_to_controller_and_set_up(example: Path, tmp_path: Path) -> None:
-    """Its template is enough for models.yaml and for `make up`."""
+def test_the_controller_and_the_setup_know_the_example(example: Path, tmp_path: Path) -> None:
+    """Its template suffices for models.yaml and for `make up`."""
     config = tmp_path / "models.yaml"
     config.write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[-1], encoding="utf-8")
     settings = Settings(config_file=config, templates_dir=example / "templates", data_dir=tmp_path)

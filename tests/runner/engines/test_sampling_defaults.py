@@ -1,4 +1,4 @@
-"""Requests in tokens: bounded by the context, and with the first parameters that somebody named."""
+"""Requests in tokens: bounded by the context, with each parameter from the first source that sets it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from runner.engines.sampling_defaults import DEFAULTS, encode_request, resolve_s
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 100))
 def test_prompt_and_answer_fit_the_context(prompt: int, context: int, max_tokens: int) -> None:
-    """What is asked for never exceeds the context, and a prompt without room for one token is refused by name."""
+    """A request never exceeds the context, and a prompt without room for one token is refused with both lengths."""
     tokens = tuple(range(prompt))
-    asked = PartialSampling(max_tokens=max_tokens)
+    sampling = PartialSampling(max_tokens=max_tokens)
     if prompt >= context:
         with pytest.raises(PromptInvalid, match=f"{prompt} tokens, but the context is {context}") as caught:
-            encode_request(tokens, context, asked)
+            encode_request(tokens, context, sampling)
         assert caught.value.code == "context_length_exceeded"
     else:
-        request = encode_request(tokens, context, asked)
+        request = encode_request(tokens, context, sampling)
         assert request.sampling.max_tokens == min(max_tokens, context - prompt)
 
 
-def test_no_tokens_are_no_prompt() -> None:
-    """A prompt that comes to no token is refused."""
+def test_a_prompt_without_tokens_is_refused() -> None:
+    """A text without a token is not a prompt."""
     with pytest.raises(PromptInvalid, match="no tokens"):
         encode_request((), 10, PartialSampling())
 
 
 def test_the_first_source_counts() -> None:
-    """A request's parameter comes before the configured one, that before the model's, and what nobody named is sane."""
-    chosen = resolve_sampling(
+    """A request's parameter comes before the configured one, that before the model's, and the default comes last."""
+    sampling = resolve_sampling(
         PartialSampling(temperature=0.0), PartialSampling(temperature=1.0, top_k=7), PartialSampling(top_k=9, seed=3)
     )
-    assert (chosen.temperature, chosen.top_k, chosen.seed, chosen.top_p) == (0.0, 7, 3, DEFAULTS.top_p)
+    assert (sampling.temperature, sampling.top_k, sampling.seed, sampling.top_p) == (0.0, 7, 3, DEFAULTS.top_p)

@@ -1,4 +1,4 @@
-"""A job that tells when its consumer has gone to sleep."""
+"""A job that reports when its consumer sleeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.engines.job import Job
 
 
 class WatchedJob(Job):
-    """Each permit of `asleep` is one sleep; what is put after it was taken finds the consumer waiting."""
+    """Each permit of `asleep` is one sleep; a piece put after taking it finds the consumer waiting."""
 
     def __init__(self) -> None:
         sampling = Sampling(max_tokens=100, temperature=0, top_p=1, top_k=0)
@@ -18,7 +18,7 @@ class WatchedJob(Job):
         self._condition = _Condition(self.asleep)
 
     def holding(self) -> threading.Condition:
-        """Within it, a consumer that is woken does not yet have its turn."""
+        """Return a context in which a woken consumer cannot run yet."""
         return self._condition
 
 
@@ -28,6 +28,6 @@ class _Condition(threading.Condition):
         self._asleep = asleep
 
     def wait(self, timeout: float | None = None) -> bool:
-        # Whoever takes the permit cannot take the lock before the wait has begun.
+        # A thread that takes the permit cannot take the lock before the wait has begun.
         self._asleep.release()
         return super().wait(timeout)

@@ -1,4 +1,4 @@
-"""The lock that many share or one has alone."""
+"""The lock that many threads share or one holds alone."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ DEADLINE_S = 20
 
 
 class Visitor(threading.Thread):
-    """Enters in a thread of its own, and leaves when it is told to."""
+    """Holds the lock in a thread of its own until `leave`."""
 
-    def __init__(self, lock: FairLock, *, alone: bool) -> None:
+    def __init__(self, lock: FairLock, *, is_exclusive: bool) -> None:
         super().__init__(daemon=True)
         self._lock = lock
-        self._alone = alone
+        self._is_exclusive = is_exclusive
         self.inside = threading.Event()
-        self.told = threading.Event()
+        self.leave_request = threading.Event()
         self.start()
 
     def run(self) -> None:
-        with self._lock.exclusive() if self._alone else self._lock.sharing():
+        with self._lock.exclusive() if self._is_exclusive else self._lock.sharing():
             self.inside.set()
-            self.told.wait(DEADLINE_S)
+            self.leave_request.wait(DEADLINE_S)
 
     def leave(self) -> None:
-        self.told.set()
+        self.leave_request.set()
         self.join(DEADLINE_S)
 
 
-def waits(lock: FairLock, count: int) -> None:
-    """Until so many are waiting."""
+def wait_for_queue(lock: FairLock, count: int) -> None:
+    """Wait until so many threads are in the queue."""
     with lock._condition:
         while len(lock._queue) < count:
             lock._condition.wait(0.01)
 
 
-def test_many_share_it() -> None:
-    """Those that share it are inside together."""
+def test_many_threads_share_it() -> None:
+    """Threads that share it hold it at the same time."""
     lock = FairLock()
-    visitors = [Visitor(lock, alone=False) for _ in range(3)]
+    visitors = [Visitor(lock, is_exclusive=False) for _ in range(3)]
     assert all(visitor.inside.wait(DEADLINE_S) for visitor in visitors)
     for visitor in visitors:
         visitor.leave()
 
 
-def test_one_alone_is_with_nobody() -> None:
-    """Who wants it alone waits until the others have left, and the others until it has."""
+def test_an_exclusive_thread_holds_it_alone() -> None:
+    """An exclusive thread waits until the others have left, and they wait until it has."""
     lock = FairLock()
-    first = Visitor(lock, alone=False)
+    first = Visitor(lock, is_exclusive=False)
     assert first.inside.wait(DEADLINE_S)
-    alone = Visitor(lock, alone=True)
-    waits(lock, 1)
+    alone = Visitor(lock, is_exclusive=True)
+    wait_for_queue(lock, 1)
     assert not alone.inside.is_set()
     first.leave()
     assert alone.inside.wait(DEADLINE_S)
-    second = Visitor(lock, alone=True)
-    waits(lock, 1)
+    second = Visitor(lock, is_exclusive=True)
+    wait_for_queue(lock, 1)
     assert not second.inside.is_set()
     alone.leave()
     assert second.inside.wait(DEADLINE_S)
     second.leave()
 
 
-def test_nobody_is_overtaken() -> None:
-    """Who comes to share it after one that waits to be alone waits behind it, so that one does not wait for ever."""
+def test_no_thread_overtakes_another() -> None:
+    """A sharing thread queues behind an exclusive one that came before, which therefore does not starve."""
     lock = FairLock()
-    first = Visitor(lock, alone=False)
+    first = Visitor(lock, is_exclusive=False)
     assert first.inside.wait(DEADLINE_S)
-    alone = Visitor(lock, alone=True)
-    waits(lock, 1)
-    late = [Visitor(lock, alone=False) for _ in range(2)]
-    waits(lock, 3)
+    alone = Visitor(lock, is_exclusive=True)
+    wait_for_queue(lock, 1)
+    late = [Visitor(lock, is_exclusive=False) for _ in range(2)]
+    wait_for_queue(lock, 3)
     assert not any(visitor.inside.is_set() for visitor in late)
     first.leave()
     assert alone.inside.wait(DEADLINE_S)
@@ -83,8 +83,8 @@ def test_nobody_is_overtaken() -> None:
         visitor.leave()
 
 
-def test_an_error_inside_leaves_it_open() -> None:
-    """Whoever fails inside has left all the same."""
+def test_an_error_inside_releases_it() -> None:
+    """A thread that fails while it holds the lock releases it."""
     lock = FairLock()
     for enter in (lock.exclusive, lock.sharing, lock.exclusive):
         try:

@@ -1,4 +1,4 @@
-"""The grammars that a library knows: each compiled once, never beside a request that joins."""
+"""The grammars that a library knows: each compiled once, and never while a request joins."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ DEADLINE_S = 20
 
 
 class Compiler:
-    """Takes note of what it is given; each waits for a permit if there is a gate."""
+    """Records its grammars; each waits for a permit if there is a gate."""
 
     def __init__(self, gate: threading.Semaphore | None = None) -> None:
         self.gate = gate
-        self.begun = threading.Semaphore(0)
-        self.compiled: list[str] = []
+        self.starts = threading.Semaphore(0)
+        self.texts: list[str] = []
 
     def __call__(self, text: str) -> None:
-        self.begun.release()
+        self.starts.release()
         if self.gate is not None:
             assert self.gate.acquire(timeout=DEADLINE_S)
         if "broken" in text:
             raise GrammarRefused("no such rule")
         if "unlucky" in text:
             raise EngineError("the compiler has no memory")
-        self.compiled.append(text)
+        self.texts.append(text)
 
 
 def in_threads(*targets: object) -> list[threading.Thread]:
@@ -41,27 +41,27 @@ def in_threads(*targets: object) -> list[threading.Thread]:
     return threads
 
 
-def joined(threads: list[threading.Thread]) -> bool:
+def have_ended(threads: list[threading.Thread]) -> bool:
     for thread in threads:
         thread.join(DEADLINE_S)
     return not any(thread.is_alive() for thread in threads)
 
 
-def test_each_is_compiled_once() -> None:
-    """Many requests with one grammar at once cost one compilation."""
+def test_each_grammar_is_compiled_once() -> None:
+    """Many simultaneous requests with one grammar cost one compilation."""
     compiler = Compiler(threading.Semaphore(0))
     grammars = GrammarCache(compiler)
     threads = in_threads(*[lambda: grammars.compile(Grammar("a"))] * 5)
-    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    assert compiler.starts.acquire(timeout=DEADLINE_S)
     assert compiler.gate is not None
     compiler.gate.release(5)
-    assert joined(threads)
+    assert have_ended(threads)
     grammars.compile(Grammar("b"))
-    assert ["a", "b"] == compiler.compiled
+    assert ["a", "b"] == compiler.texts
 
 
 class Loop:
-    """Takes requests and does nothing with them until the test says so."""
+    """Takes requests and does nothing with them; the test acts for it."""
 
     def __init__(self) -> None:
         self.receivers: list[PieceReceiver] = []
@@ -84,39 +84,39 @@ END: list[Callable[[PieceReceiver], None]] = [
 
 @pytest.mark.parametrize("first", END, ids=["token", "failure"])
 def test_nothing_is_compiled_while_a_request_joins(first: Callable[[PieceReceiver], None]) -> None:
-    """A new grammar waits until all that join have their first token, or will not have one."""
+    """A new grammar waits until all joining requests have their first token, or will not get one."""
     compiler, loop = Compiler(), Loop()
     grammars = GrammarCache(compiler)
     for _ in range(2):
         grammars.submit(request("a"), Job(request("a")), loop.submit)
-    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    assert compiler.starts.acquire(timeout=DEADLINE_S)
     threads = in_threads(lambda: grammars.compile(Grammar("b")))
     first(loop.receivers[0])
-    assert not compiler.begun.acquire(timeout=0.05)
+    assert not compiler.starts.acquire(timeout=0.05)
     first(loop.receivers[1])
-    assert compiler.begun.acquire(timeout=DEADLINE_S)
-    assert joined(threads)
+    assert compiler.starts.acquire(timeout=DEADLINE_S)
+    assert have_ended(threads)
 
 
-def test_nobody_joins_while_something_is_compiled() -> None:
-    """A request waits for a compilation that runs, though its own grammar is known."""
+def test_no_request_joins_during_a_compilation() -> None:
+    """A request waits for a running compilation even if its own grammar is known."""
     compiler, loop = Compiler(threading.Semaphore(1)), Loop()
     grammars = GrammarCache(compiler)
     grammars.compile(Grammar("a"))
-    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    assert compiler.starts.acquire(timeout=DEADLINE_S)
     threads = in_threads(lambda: grammars.compile(Grammar("b")))
-    assert compiler.begun.acquire(timeout=DEADLINE_S)
+    assert compiler.starts.acquire(timeout=DEADLINE_S)
     threads += in_threads(lambda: grammars.submit(request("a"), Job(request("a")), loop.submit))
     threads[1].join(0.05)
     assert [] == loop.receivers
     assert compiler.gate is not None
     compiler.gate.release()
-    assert joined(threads)
+    assert have_ended(threads)
     assert 1 == len(loop.receivers)
 
 
-def test_who_joins_is_who_was_asked_for() -> None:
-    """Pieces, the end and the wish to leave pass between the request's own receiver and the batch."""
+def test_a_joining_request_gets_its_own_pieces() -> None:
+    """Pieces, the end and a cancellation pass between the request's receiver and the batch."""
     loop, job = Loop(), Job(request("a"))
     GrammarCache(Compiler()).submit(request("a"), job, loop.submit)
     (receiver,) = loop.receivers
@@ -131,8 +131,8 @@ def test_who_joins_is_who_was_asked_for() -> None:
     assert loop.receivers[1].is_cancelled()
 
 
-def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
-    """A request that is refused at once does not count as joining."""
+def test_a_refused_request_does_not_block_compilations() -> None:
+    """A request that the engine refuses at once does not count as joining."""
 
     def refuse(_request: EncodedRequest, _receiver: PieceReceiver) -> None:
         raise EngineError("closed")
@@ -140,11 +140,11 @@ def test_an_engine_that_takes_nobody_holds_up_nobody() -> None:
     grammars = GrammarCache(Compiler())
     with pytest.raises(EngineError, match="closed"):
         grammars.submit(request("a"), Job(request("a")), refuse)
-    assert joined(in_threads(lambda: grammars.compile(Grammar("b"))))
+    assert have_ended(in_threads(lambda: grammars.compile(Grammar("b"))))
 
 
-def test_a_grammar_that_fails_is_the_clients() -> None:
-    """It is refused with the library's reason; the next one is compiled."""
+def test_a_refused_grammar_is_the_clients_fault() -> None:
+    """The refusal has the library's reason; the next grammar is compiled."""
     compiler = Compiler()
     grammars = GrammarCache(compiler)
     for _ in range(2):
@@ -152,18 +152,18 @@ def test_a_grammar_that_fails_is_the_clients() -> None:
             grammars.compile(Grammar("broken"))
         assert ("invalid_schema", "response_format") == (caught.value.code, caught.value.param)
     grammars.compile(Grammar("good"))
-    assert ["good"] == compiler.compiled
+    assert ["good"] == compiler.texts
 
 
 def test_a_compiler_that_fails_is_not_the_clients_fault() -> None:
-    """A failure of our own is no refusal of the request, and the next try is one."""
+    """A failure on our side is not a refusal of the request, and the next attempt compiles again."""
     compiler = Compiler()
     grammars = GrammarCache(compiler)
     for tries in (1, 2):
         with pytest.raises(EngineError, match="no memory") as caught:
             grammars.compile(Grammar("unlucky"))
         assert not isinstance(caught.value, PromptInvalid)
-        assert compiler.begun.acquire(timeout=0), tries
+        assert compiler.starts.acquire(timeout=0), tries
 
 
 XGRAMMAR = "[00:26:28] /build/_deps/xgrammar-src/cpp/grammar_parser.cc:552: EBNF parser error at line 1, column 10: "
@@ -180,16 +180,16 @@ FILE = (
         (PermissionError("setpriority"), EngineError, "PermissionError: setpriority"),
     ],
 )
-def test_only_what_reads_grammars_refuses_them(error: Exception, kind: type[Exception], words: str) -> None:
-    """What the library throws where it reads a grammar is the grammar's fault; all else is the engine's, in full."""
-    found = compile_error(error)
-    assert type(found) is kind
-    assert words in str(found)
-    assert kind is EngineError or words == str(found)
+def test_only_the_grammar_reader_refuses_grammars(error: Exception, kind: type[Exception], words: str) -> None:
+    """An error from the library's grammar reader is the grammar's fault; any other is the engine's, in full."""
+    result = compile_error(error)
+    assert type(result) is kind
+    assert words in str(result)
+    assert kind is EngineError or words == str(result)
 
 
-def test_they_fill_a_bounded_memory() -> None:
-    """What is known, and what failed, counts until there is no more room."""
+def test_grammars_fill_a_bounded_memory() -> None:
+    """Compiled and failed grammars count until there is no more room."""
     grammars = GrammarCache(Compiler())
     assert not grammars.is_full()
     for number in range(FULL_BYTES // (100 * BYTES_PER_COUNTED_CHARACTER)):

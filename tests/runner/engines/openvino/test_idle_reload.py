@@ -1,4 +1,4 @@
-"""When memory is given back: the decision, by a clock that the test moves."""
+"""When an idle engine is reloaded; the test sets the idle time and the memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.engines.openvino.idle_reload import GROWN_BYTES, RELOAD_AFTER_S, Idl
 
 
 class Engine:
-    """Idle as long, and as large, as the test says."""
+    """An engine whose idle time and size the test sets."""
 
     def __init__(self) -> None:
         self.idle_s: float | None = 0.0
@@ -50,18 +50,18 @@ def engine() -> Engine:
     ],
     ids=["idle and grown", "not for long", "not grown", "busy"],
 )
-def test_it_is_given_back_by_who_is_idle_and_has_grown(
+def test_only_an_idle_engine_that_has_grown_is_reloaded(
     engine: Engine, idle_s: float | None, grown_bytes: int, reloads: int
 ) -> None:
-    """Only an engine that nobody has used for long, and that has grown since it was loaded, gives back."""
+    """The engine must have been idle for long, and must have grown since its load."""
     engine.idle_s = idle_s
     engine.memory_bytes += grown_bytes
     engine.reloader.check()
     assert reloads == engine.reloads
 
 
-def test_each_load_counts_anew(engine: Engine) -> None:
-    """What a load could not give back is not tried for again and again."""
+def test_growth_counts_from_the_last_load(engine: Engine) -> None:
+    """Memory that a reload could not free does not cause further reloads."""
     engine.memory_bytes += 2 * GROWN_BYTES
     engine.idle_s = RELOAD_AFTER_S
     engine.reloader.check()
@@ -75,14 +75,14 @@ def test_each_load_counts_anew(engine: Engine) -> None:
     ("idle_s", "next_s"),
     [(None, RELOAD_AFTER_S), (0.0, RELOAD_AFTER_S), (RELOAD_AFTER_S - 7, 7), (3 * RELOAD_AFTER_S, RELOAD_AFTER_S)],
 )
-def test_it_looks_seldom(engine: Engine, idle_s: float | None, next_s: float) -> None:
-    """The next look is when it may be time at the earliest; an idle engine that has not grown is not asked often."""
+def test_checks_are_rare(engine: Engine, idle_s: float | None, next_s: float) -> None:
+    """The next check comes once a reload may be due; an idle engine that has not grown is rarely checked."""
     engine.idle_s = idle_s
     assert next_s == engine.reloader.check()
 
 
-def test_its_thread_looks_by_itself() -> None:
-    """Started, it gives back without anybody's call."""
+def test_its_thread_checks_by_itself() -> None:
+    """Once started, it reloads the engine without further calls."""
     engine = Engine()
     reloader = engine.make_reloader(reload_after_s=0.01)
     reloader.note_load()
