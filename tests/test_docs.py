@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomllib
+from flask import Flask
 
 from controller import __version__, errors
 from controller.app import create_app
@@ -17,7 +20,7 @@ from controller.errors import OrchestrarError
 from controller.registry import Registry
 from controller.settings import ROOT, Settings
 from tests.fake_controller import make_controller
-from tests.fakes import FakeBackend
+from tests.fakes import FakeBackend, make_spec
 
 DOCS = ROOT / "docs"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -70,22 +73,47 @@ def words_in_backticks(cell: str) -> list[str]:
 
 
 @pytest.fixture
-def routes(tmp_path: Path) -> Iterator[set[str]]:
-    """Yield `METHOD /path` of every route, with parameters written as {id}."""
+def app(tmp_path: Path) -> Iterator[Flask]:
+    """Yield the app with one model on a fake Docker."""
     settings = Settings(data_dir=tmp_path, compose_dir=tmp_path)
-    app = create_app(make_controller(settings, registry=Registry(models={}), backend=FakeBackend()))
-    rules = app.url_map.iter_rules()
-    yield {
-        f"{method} {re.sub('<[^>]+>', '{id}', rule.rule)}"
-        for rule in rules
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-    }
+    app = create_app(make_controller(settings, registry=Registry(models={"tiny": make_spec()}), backend=FakeBackend()))
+    yield app
     app.extensions["controller"].close()
 
 
-def test_every_route_has_its_section(routes: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("path", "beginning"),
+    [
+        ("/health", '{"status":"ok"'),
+        ("/health", '{"status":"degraded"'),
+        ("/models", '{"models":[{"id":"smollm2-135m","aliases"'),
+        ("/status", '{"models":[{"id":"smollm2-135m","state"'),
+    ],
+)
+def test_examples_have_the_fields_of_answers(app: Flask, path: str, beginning: str) -> None:
+    """Each example in the README and in api.md has the fields of the real answer, in the same order."""
+    answer = app.test_client().get(path).get_json()
+    pages = (ROOT / "README.md").read_text(encoding="utf-8") + read("api.md")
+    texts = [text.replace("\n", "") for text in re.findall(r"^\{.*(?:\n .*)*", pages, re.MULTILINE)]
+    examples = [text.replace(", …]", "]") for text in texts if text.startswith(beginning)]
+    assert examples
+    for example in examples:
+        assert fields_of(answer) == fields_of(json.loads(example))
+
+
+def fields_of(answer: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the fields of an answer, and those of its first model."""
+    return list(answer), list(*answer.get("models", [])[:1])
+
+
+def test_every_route_has_its_section(app: Flask) -> None:
     """api.md has a heading for each route of the app, and for no other."""
-    assert set(re.findall(r"^## `([A-Z]+ /\S*)`$", read("api.md"), re.MULTILINE)) == routes
+    routes = {
+        f"{method} {re.sub('<[^>]+>', '{id}', rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == set(re.findall(r"^## `([A-Z]+ /\S*)`$", read("api.md"), re.MULTILINE))
 
 
 def environment_variables() -> dict[str, str]:
