@@ -1,4 +1,4 @@
-"""Registries that are replaced while they are in use, for readers that look at them again and again."""
+"""Registries that are replaced while they are in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from controller.registry.spec import ModelSpec, Registry
 
 
 class LiveRegistry:
-    """A `Registry` that can be replaced as a whole; each look sees one or the other, never a mixture. Thread-safe."""
+    """Gives access to a `Registry` that may be replaced as a whole: readers see the old or the new one. Thread-safe."""
 
     def __init__(self, registry: Registry) -> None:
         self.now = registry
@@ -25,14 +25,14 @@ class LiveRegistry:
         return self.now.memory_budget_bytes
 
     def spec(self, model_id: str) -> ModelSpec:
-        """The model of this id; ModelNotFound where there is none any more."""
-        found = self.now.models.get(model_id)
-        if found is None:
+        """Return the model of this id; raises ModelNotFound if it has been removed."""
+        spec = self.now.models.get(model_id)
+        if spec is None:
             raise ModelNotFound(f"{model_id} was removed from models.yaml", param="model_id")
-        return found
+        return spec
 
     def resolve(self, name: str) -> ModelSpec:
-        """The model of this id or alias; ModelNotFound lists the known ids."""
+        """Return the model of this id or alias; raises ModelNotFound, which lists the known ids."""
         return self.now.resolve(name)
 
 
