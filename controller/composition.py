@@ -12,7 +12,7 @@ from controller.deployment.deployment import Deployment
 from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine, is_pinned
 from controller.deployment.images import Images
-from controller.deployment.memory_budget import Budget
+from controller.deployment.memory_budget import MemoryBudget
 from controller.deployment.ports import PortBook
 from controller.deployment.preparation import Preparation
 from controller.deployment.removed_models import RemovedModels, retire_removed_models
@@ -82,7 +82,7 @@ def compose_deployment(
     preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
     ports = _port_book(settings)
     return Deployment(
-        deployed=deployed,
+        deployed_models=deployed,
         engines=engines,
         docker=docker,
         images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
@@ -91,16 +91,16 @@ def compose_deployment(
         file=ComposeFile(
             settings.compose_dir / "compose.yaml",
             project=docker.project,
-            deployed=deployed,
+            deployed_models=deployed,
             engines=engines,
             preparation=preparation,
             ports=ports,
             templates_dir=settings.templates_dir,
             stop_grace_s=settings.stop_grace_s,
         ),
-        budget=Budget(
+        memory_budget=MemoryBudget(
             fixed_bytes=lambda: deployed.memory_budget_bytes,
-            engine_bytes=docker.memory_bytes,
+            docker_bytes=docker.memory_bytes,
             path=settings.data_dir / "working_sets.json",
         ),
     )

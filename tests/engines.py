@@ -6,9 +6,9 @@ from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine
 from controller.settings import ROOT
 
-SHIPPED = read_engines(ROOT / "templates")
+ALL_ENGINES = read_engines(ROOT / "templates")
 
 
-def shipped(*names: str) -> dict[str, Engine]:
+def engine_facts(*names: str) -> dict[str, Engine]:
     """Return these engines and no others."""
-    return {name: SHIPPED[name] for name in names}
+    return {name: ALL_ENGINES[name] for name in names}

@@ -184,7 +184,7 @@ class FakeBackend:
     def usage(self, container_ids: list[str]) -> dict[str, Usage]:
         return {i: Usage(cpu_percent=1.0, memory_bytes=1000) for i in container_ids}
 
-    def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
+    def service_texts(self, registry: Registry | LiveRegistry) -> dict[str, str]:
         return {spec.id: f"{spec.image} {spec.port} {sorted(spec.env.items())}" for spec in registry.models.values()}
 
     def write(self) -> None: ...

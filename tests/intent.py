@@ -1,4 +1,4 @@
-"""What a Compose file must say for a model, written down a second time, independent of the templates."""
+"""What a Compose file must contain for a model, written a second time, independent of the templates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HARDENED: dict[str, Any] = {
 
 
 def intended_file(targets: list[Target], project: str) -> dict[str, Any]:
-    """The whole file as data, `$` not yet doubled."""
+    """Return the whole file as data, before `$` is doubled."""
     services: dict[str, Any] = {}
     volumes = {}
     for target in targets:

@@ -67,11 +67,11 @@ def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
     deployment.prepare(spec.id, lambda _progress: None, lambda: False)
     store = SourceStore(settings.data_dir / "sources")
     preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
-    stored = preparation.stored(spec)
-    volume = preparation.volume(spec, stored)
-    assert stored is not None
+    source = preparation.find_source(spec)
+    volume = preparation.volume(spec, source)
+    assert source is not None
     assert volume is not None
-    gguf = stored.path if stored.path.is_file() else next(stored.path.glob("*.gguf"))
+    gguf = source.path if source.path.is_file() else next(source.path.glob("*.gguf"))
     return PreparedModel(gguf=gguf, volume=volume)
 
 

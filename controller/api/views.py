@@ -58,7 +58,7 @@ def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
         "retry_in_s": seconds(view.retry_in_s),
         "memory_limit_bytes": None if container is None else container.memory_limit_bytes,
         "drift": view.drifted,
-        "relaxed": engine.relaxations(),
+        "relaxed": engine.describe_relaxations(),
         "preparing": _preparing(view),
         "error": _error(view),
     }

@@ -1,4 +1,4 @@
-"""The project's Compose file: what it says of each model, as models.yaml and the files on disk are now."""
+"""The project's Compose file, made from models.yaml, the templates and the models' files on disk."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from controller.system.files import write_atomic, writing_to
 
 
 class ComposeFile:
-    """Thread-safe, but that one `write` at a time is the caller's business. No Docker, no network."""
+    """Thread-safe, except that the caller must let only one `write` run at a time. No Docker, no network."""
 
     def __init__(
         self,
         path: Path,
         *,
         project: str,
-        deployed: DeployedModels,
+        deployed_models: DeployedModels,
         engines: Mapping[str, Engine],
         preparation: Preparation,
         ports: PortBook,
@@ -37,27 +37,28 @@ class ComposeFile:
         self.folder = path.parent
         self._path = path
         self._project = project
-        self._deployed = deployed
+        self._deployed_models = deployed_models
         self._engines = engines
         self._preparation = preparation
         self._ports = ports
         self._templates_dir = templates_dir
         self._stop_grace_s = stop_grace_s
-        self._said: dict[str, str] | None = None
+        self._service_texts: dict[str, str] | None = None
+        """Of the file as it was last written; None before that."""
         self._configs: dict[str, tuple[Target, str]] = {}
 
     def write(self, registry: Registry) -> None:
-        """Render the file for these models and replace it when it changed.
+        """Render the file for these models and replace it if it changed.
 
-        Raises FilesUnwritable or ConfigInvalid, and then the file is as it was.
+        Raises FilesUnwritable or ConfigInvalid; then the file has not changed.
         """
         with writing_to(self.folder):
             self._write(registry)
 
-    def described(self, registry: Registry | LiveRegistry) -> dict[str, str]:
-        """What the file says of each model, were this the registry; tells which services a change makes anew.
+    def service_texts(self, registry: Registry | LiveRegistry) -> dict[str, str]:
+        """Return the text of each model's service in a file of this registry; a reload compares them.
 
-        Ports that are chosen are left out: what runs keeps its own.
+        Automatic ports are left out: a running model keeps its own.
         """
         return {
             spec.id: self._render([self._target(spec, spec.port or 0)]) if spec.engine in self._engines else ""
@@ -65,20 +66,19 @@ class ComposeFile:
         }
 
     def outdated(self) -> set[str]:
-        """The models of which the templates say something else than the file does, which was written before them."""
-        said = self._said or {}
-        return {
-            model_id for model_id, text in self.described(self._deployed).items() if said.get(model_id, text) != text
-        }
+        """Return the models whose templates have changed since the file was written."""
+        before = self._service_texts or {}
+        now = self.service_texts(self._deployed_models)
+        return {model_id for model_id, text in now.items() if before.get(model_id, text) != text}
 
     def ports(self) -> dict[str, int]:
-        """The host port of each model."""
-        return self._assigned(self._deployed)
+        """Return the host port of each model."""
+        return self._assigned(self._deployed_models)
 
     def demand(self, model_id: str) -> Demand:
-        """What the model's service may take, as the file says it."""
-        # The port is no part of what a model is, nor is anything else that its container does not see.
-        target = self._target(self._deployed.spec(model_id), 0)
+        """Return what the model's service may take, according to the file."""
+        # Without the port: like all that its container does not see, it does not change what the model needs.
+        target = self._target(self._deployed_models.spec(model_id), 0)
         return Demand(
             model_id=model_id,
             config=self._config_of(target),
@@ -87,12 +87,12 @@ class ComposeFile:
         )
 
     def _config_of(self, target: Target) -> str:
-        """A hash of what its service is made of; rendered anew only for what changed, since every start asks."""
-        known = self._configs.get(target.spec.id)
-        if known is None or known[0] != target:
-            known = (target, hashlib.sha256(self._render([target]).encode()).hexdigest()[:16])
-            self._configs[target.spec.id] = known
-        return known[1]
+        """Return a hash of what its service is made of. Every start asks, so only a changed target is rendered."""
+        entry = self._configs.get(target.spec.id)
+        if entry is None or entry[0] != target:
+            entry = (target, hashlib.sha256(self._render([target]).encode()).hexdigest()[:16])
+            self._configs[target.spec.id] = entry
+        return entry[1]
 
     def _write(self, registry: Registry) -> None:
         ports = self._assigned(registry)
@@ -100,8 +100,8 @@ class ComposeFile:
         is_new = not self._path.exists() or self._path.read_text(encoding="utf-8") != text
         if is_new:
             write_atomic(self._path, text)
-        if is_new or self._said is None:
-            self._said = self.described(registry)
+        if is_new or self._service_texts is None:
+            self._service_texts = self.service_texts(registry)
             self._configs.clear()
 
     def _assigned(self, registry: Registry | LiveRegistry) -> dict[str, int]:
@@ -118,19 +118,19 @@ class ComposeFile:
 
     def _target(self, spec: ModelSpec, port: int) -> Target:
         try:
-            stored = self._preparation.stored(spec)
+            source = self._preparation.find_source(spec)
         except SourceError:
-            stored = None  # its files were there and are not now; the start says so, other models go on
-        facts = self._preparation.facts(spec, stored)
-        # A path that names the reason, for whoever starts the service by hand before the download.
-        path = stored.path if stored else self.folder / "not-downloaded-yet" / spec.id
+            source = None  # Its files have disappeared: its start reports that, the other models are not affected.
+        facts = self._preparation.facts(spec, source)
+        # If a user starts the service by hand before the download, Docker's error shows this path.
+        path = source.path if source else self.folder / "not-downloaded-yet" / spec.id
         files = ModelFiles(
             source=path,
-            source_is_folder=path.is_dir() if stored else True,
-            source_bytes=stored.total_bytes if stored else None,
-            loaded=self._engines[spec.engine].loaded(stored.files) if stored else None,
-            volume=self._preparation.volume(spec, stored),
-            weights_bytes=facts.weights_bytes if facts else (stored.total_bytes if stored else None),
+            source_is_folder=path.is_dir() if source else True,
+            source_bytes=source.total_bytes if source else None,
+            file_to_load=self._engines[spec.engine].file_to_load(source.files) if source else None,
+            volume=self._preparation.volume(spec, source),
+            weights_bytes=facts.weights_bytes if facts else (source.total_bytes if source else None),
             parameters=facts.parameters if facts else 0,
             kv_bytes_per_token=facts.kv_bytes_per_token if facts else 0,
             context_length=facts.context_length if facts else None,

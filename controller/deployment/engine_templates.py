@@ -1,4 +1,4 @@
-"""What the templates say of their engines."""
+"""Reads the facts that the templates state about their engines."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from controller.deployment.engines import Engine
 from controller.errors import ConfigInvalid
 
 SUFFIX = ".yaml.j2"
-# What the template of somebody else's server writes into its service; serving.yaml.j2 writes the rest, and what has to
-# be otherwise there is said with its reason, so that none of it goes unseen.
-_WRITTEN = ("command", "entrypoint", "environment", "healthcheck", "stop_signal", "working_dir")
+# What the template of a third-party server may write into its service. serving.yaml.j2 writes the rest; what has to
+# differ there is among the facts, with its reason, so that `/status` shows it.
+_OWN_KEYS = ("command", "entrypoint", "environment", "healthcheck", "stop_signal", "working_dir")
 _JINJA = re.compile(r"\{[%#].*?[%#]\}", re.DOTALL)
 _KEY = re.compile(r"^ {4}[\"']?([A-Za-z_]+)[\"']?[ ]*:", re.MULTILINE)
 
 
 def engine_names(templates_dir: Path) -> frozenset[str]:
-    """The engines there are: one template each under `engines/`."""
+    """Return the names of all engines: one template each in `engines/`."""
     return frozenset(path.name.removesuffix(SUFFIX) for path in _templates(templates_dir))
 
 
 def read_engines(templates_dir: Path) -> dict[str, Engine]:
-    """Each engine by its name. Raises ConfigInvalid with every template that does not say what it has to."""
+    """Return each engine by its name. Raises ConfigInvalid with everything that is wrong in the templates."""
     engines, problems = {}, []
     for path in _templates(templates_dir):
         try:
@@ -60,7 +60,7 @@ def _engine(path: Path, _changed_ns: int) -> Engine:
 
 
 def _facts(source: str) -> Any:
-    """The value of the template's `{% set engine = … %}`, which is made of literals alone."""
+    """Return the value of the template's `{% set engine = … %}`, which is made of literals alone."""
     for node in jinja2.Environment(autoescape=False).parse(source).body:
         if isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name) and node.target.name == "engine":
             value = node.node
@@ -70,7 +70,7 @@ def _facts(source: str) -> Any:
 
 def _check_keys(source: str) -> None:
     for key in _KEY.findall(_JINJA.sub("", source)):
-        if key not in _WRITTEN:
+        if key not in _OWN_KEYS:
             raise ValueError(f"the template writes `{key}`; name it in `relaxed`, with the reason (docs/engines.md)")
 
 

@@ -1,4 +1,4 @@
-"""What a template says of its engine beside the lines of the Compose file: all that the controller has to know."""
+"""The facts that a template states about its engine: all that the controller has to know of it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from controller.registry.spec import Dtype, Task
 
 BY_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 BY_ID = re.compile(r"sha256:[0-9a-f]{64}")
-# GGUF's way to name the parts of one model.
+# How GGUF files that are parts of one model are named.
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 
-# What an engine may ask to have otherwise. Privileges, namespaces of the host, ports and mounts are not among them.
+# What an engine may change. Privileges, namespaces of the host, ports and mounts are not among them.
 Line: TypeAlias = Literal[
     "user",
     "read_only",
@@ -37,7 +37,7 @@ Line: TypeAlias = Literal[
 
 
 class Relaxation(BaseModel):
-    """A line of the hardening that the engine's image needs otherwise, and the reason."""
+    """Another value for a line of the hardening, because the engine's image needs it, and the reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,7 +60,7 @@ class Engine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     own: bool = False
-    """Our runner: it speaks the native API too, takes its settings from the environment alone, and is built here."""
+    """Our runner: it also speaks the native API and takes all its settings from the environment."""
     image: str | None = None
     build: Build | None = None
     """None for an image that `make up` does not build."""
@@ -69,11 +69,11 @@ class Engine(BaseModel):
     ready: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
     """The path that answers 200 once the model serves."""
     routes: list[str] = []
-    """What it serves of the OpenAI API; our runner serves all of it."""
+    """The routes of the OpenAI API that it serves; our runner serves all of them."""
     tasks: list[Task] = ["chat", "completion", "embedding"]
     """The values of `task:` that it serves."""
     auto: AutoRule | None = None
-    """Which models `engine: auto` gives to it; None for an engine that has to be named."""
+    """Which models `engine: auto` gives to it; None if models have to name the engine."""
     loads: str | None = None
     """Which file of the source is loaded, such as `*.gguf`; None if the server gets the whole folder."""
     converts: list[Annotated[str, Field(pattern=r"^[a-z0-9]+$")]] = []
@@ -88,7 +88,8 @@ class Engine(BaseModel):
     """The number format of the KV cache; None if it is the model's `dtype`."""
     kv_sequences: Annotated[int, Field(ge=1)] | None = None
     """For how many sequences of full length it holds a KV cache; None if for each of `max_concurrency`."""
-    relaxed: dict[Line, Relaxation] = {}
+    relaxations: dict[Line, Relaxation] = Field(default={}, alias="relaxed")
+    """The lines of the hardening that its image needs to differ."""
 
     @model_validator(mode="after")
     def _third_party_is_bounded(self) -> Engine:
@@ -107,18 +108,18 @@ class Engine(BaseModel):
         """Tell whether these files have to be converted before the engine can load them."""
         return any(name.lower().endswith(f".{form}") for name in names for form in self.converts)
 
-    def loaded(self, names: Collection[str]) -> str | None:
-        """The one file among these that the server is told to load, or its first part; None when it is not one."""
+    def file_to_load(self, names: Collection[str]) -> str | None:
+        """Return the one file among these that the server loads, or its first part; None if there is no single one."""
         if self.loads is None:
             return None
-        found = sorted(n for n in names if fnmatch(n.lower(), self.loads) and not n.lower().startswith("mmproj"))
-        return found[0] if len({_PART.sub("", name) for name in found}) == 1 else None
+        files = sorted(n for n in names if fnmatch(n.lower(), self.loads) and not n.lower().startswith("mmproj"))
+        return files[0] if len({_PART.sub("", name) for name in files}) == 1 else None
 
-    def relaxations(self) -> list[dict[str, str]]:
-        """What this engine's containers have otherwise than all others, and why."""
-        return [{"what": f"{line}: {json.dumps(r.to)}", "why": r.why} for line, r in self.relaxed.items()]
+    def describe_relaxations(self) -> list[dict[str, str]]:
+        """Return what differs in this engine's containers, and why, for `/status`."""
+        return [{"what": f"{line}: {json.dumps(r.to)}", "why": r.why} for line, r in self.relaxations.items()]
 
 
 def is_pinned(image: str) -> bool:
-    """Whether the reference means the same image for ever: by digest, or by the id of an image on this machine."""
+    """Tell whether the reference always means the same image: by digest, or by the id of an image on this machine."""
     return bool(BY_DIGEST.fullmatch(image) or BY_ID.fullmatch(image))

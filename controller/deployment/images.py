@@ -1,4 +1,4 @@
-"""The image that a model's container is made from: whether it is here, how it gets here, and what to do without it."""
+"""The image of a model's container: whether it is here, how to fetch it, and what to do without it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Images:
         self._api_url = api_url
 
     def require(self, spec: ModelSpec) -> None:
-        """Raise ImageMissing, with the commands that bring it, when the model's image is not on this machine.
+        """Raise ImageMissing, with the commands that fetch it, if the model's image is not on this machine.
 
-        No start fetches one on its own: an image is code, and whoever wants it asks for it.
+        No start fetches an image by itself: an image is code, so the user has to ask for it.
         """
         image = self._of(spec)
         if self._docker.image_id(image) is None:
             how, commands = self._remedy(spec, image)
-            shown = " or ".join(f"`{command}`" for command in commands)
+            choices = " or ".join(f"`{command}`" for command in commands)
             raise ImageMissing(
-                f"{spec.id}: its image {image} is not on this machine; {how} {shown}",
+                f"{spec.id}: its image {image} is not on this machine; {how} {choices}",
                 details={"image": image, "commands": commands},
             )
 
     def fetch(self, spec: ModelSpec, *, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
-        """Fetch the model's image when it is named by its digest and not here; others are built or loaded by hand.
+        """Fetch the model's image if its name has a digest and it is not here; others are built or loaded by hand.
 
         Raises SourceError, Cancelled or a Docker error.
         """
@@ -45,15 +45,15 @@ class Images:
         if not BY_DIGEST.fullmatch(image) or self._docker.image_id(image) is not None:
             return
 
-        def relay(here: int, named: int) -> None:
-            on_progress(PreparationProgress(phase=PHASE, fraction=here / named))
+        def report(finished_layers: int, all_layers: int) -> None:
+            on_progress(PreparationProgress(phase=PHASE, fraction=finished_layers / all_layers))
 
         on_progress(PreparationProgress(phase=PHASE))
-        self._docker.pull(image, on_layers=relay, cancelled=cancelled)
+        self._docker.pull(image, on_layers=report, cancelled=cancelled)
 
     def _of(self, spec: ModelSpec) -> str:
         image = spec.image or self._engines[spec.engine].image
-        assert image is not None, "checked when models.yaml was read"
+        assert image is not None, "models.yaml was checked for this when it was read"
         return image
 
     def _remedy(self, spec: ModelSpec, image: str) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Which port belongs to which model: append-only, kept in `ports.json`, so that a port means one model for good."""
+"""Which port belongs to which model: append-only, kept in `ports.json`, so that a port always means the same model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAST_PORT = 65535
 
 
 def port_is_free(port: int) -> bool:
-    """True when a listener could bind 127.0.0.1:`port` now."""
+    """Return whether a listener could bind 127.0.0.1:`port` now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -27,7 +27,7 @@ def port_is_free(port: int) -> bool:
 
 
 class PortBook:
-    """The assignments. Thread-safe. An explicit `port:` is never written here: it stands in models.yaml."""
+    """The assignments. Thread-safe. An explicit `port:` is not kept here, because it is in models.yaml."""
 
     def __init__(self, path: Path, *, first: int, is_free: Callable[[int], bool] = port_is_free) -> None:
         self._path = path
@@ -35,49 +35,49 @@ class PortBook:
         self._is_free = is_free
         self._lock = threading.Lock()
         self._ports = self._load()
-        self._kept = self._ports
+        self._file_ports = self._ports
 
     def assign(self, explicit: Mapping[str, int | None]) -> dict[str, int]:
-        """The port of each model: its explicit one, else the one it had, else the next nobody has.
+        """Return the port of each model: its explicit one, else the one it had, else the next free number.
 
-        `explicit` is the whole registry, id → `port:` or None; the order decides who gets the lower number. Where they
-        cannot be written down they hold until the controller ends, or until a later call can.
+        `explicit` is the whole registry, id → `port:` or None; earlier models get lower numbers. New ports that cannot
+        be saved are valid until the controller ends; a later call saves them if it can.
         """
         with self._lock:
             fixed = {port for port in explicit.values() if port is not None}
-            known = dict(self._ports)
+            ports = dict(self._ports)
             for model_id, port in explicit.items():
-                if port is None and (model_id not in known or known[model_id] in fixed):
-                    known[model_id] = self._next(set(known.values()) | fixed)
-            self._ports = known
-            # Who only wants to know the ports is to have them, whatever the disk says; who writes more hears of it.
+                if port is None and (model_id not in ports or ports[model_id] in fixed):
+                    ports[model_id] = self._next(set(ports.values()) | fixed)
+            self._ports = ports
+            # A caller that only reads the ports must get them even if the disk is full; one that writes gets the error.
             with suppress(OSError):
-                self._keep(known)
-            return {model_id: port or known[model_id] for model_id, port in explicit.items()}
+                self._save(ports)
+            return {model_id: port or ports[model_id] for model_id, port in explicit.items()}
 
     def move(self, model_id: str, avoid: Iterable[int]) -> int:
-        """Give the model the next port that nobody has and nothing listens on. OSError when it cannot be kept."""
+        """Give the model the next port that no model has and no program uses. Raises OSError if it cannot be saved."""
         with self._lock:
             port = self._next(set(self._ports.values()) | set(avoid), must_be_free=True)
-            moved = {**self._ports, model_id: port}
-            self._keep(moved)
-            self._ports = moved
+            ports = {**self._ports, model_id: port}
+            self._save(ports)
+            self._ports = ports
             return port
 
     def is_free(self, port: int) -> bool:
-        """Whether nothing listens on the port now."""
+        """Tell whether no program listens on the port now."""
         return self._is_free(port)
 
-    def _next(self, taken: set[int], *, must_be_free: bool = False) -> int:
+    def _next(self, used_ports: set[int], *, must_be_free: bool = False) -> int:
         for port in range(self._first, LAST_PORT + 1):
-            if port not in taken and (not must_be_free or self._is_free(port)):
+            if port not in used_ports and (not must_be_free or self._is_free(port)):
                 return port
         raise PortTaken(f"no free port from {self._first} up; free some or set ORCHESTRAR_FIRST_MODEL_PORT lower")
 
-    def _keep(self, ports: dict[str, int]) -> None:
-        if ports != self._kept:
+    def _save(self, ports: dict[str, int]) -> None:
+        if ports != self._file_ports:
             write_atomic(self._path, json.dumps(ports, indent=2) + "\n")
-            self._kept = ports
+            self._file_ports = ports
 
     def _load(self) -> dict[str, int]:
         try:
@@ -85,9 +85,11 @@ class PortBook:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as exc:
-            raise ConfigInvalid([f"{self._path}: cannot be read ({exc}); delete it to assign ports anew"]) from exc
+            raise ConfigInvalid(
+                [f"{self._path}: cannot be read ({exc}); delete it to have ports assigned again"]
+            ) from exc
         if not isinstance(ports, dict) or not all(isinstance(port, int) for port in ports.values()):
             raise ConfigInvalid(
-                [f"{self._path}: is not a table of model ids and ports; delete it to assign ports anew"]
+                [f"{self._path}: is not a table of model ids and ports; delete it to have ports assigned again"]
             )
         return ports

@@ -1,4 +1,4 @@
-"""Containers of models that are no longer in models.yaml: nobody would stop them, and their memory is missed."""
+"""Containers of models that are no longer in models.yaml: nothing else would stop them and free their memory."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from controller.docker.service import DockerService
 
 log = logging.getLogger(__name__)
 
-# How long one has to end by itself; nobody was given a lease on it, so what it still does is for nobody of ours.
+# How long a container may take to end by itself. No client has a lease on it, so none waits for its answer.
 GRACE_S = 5
 AT_ONCE = 8
 
 
 def retire_removed_models(
-    docker: DockerService, known: Callable[[], Collection[str]], *, grace_s: int = GRACE_S
+    docker: DockerService, model_ids: Callable[[], Collection[str]], *, grace_s: int = GRACE_S
 ) -> list[str]:
-    """Stop and remove, by id, the project's containers of models that are not `known`; returns their names.
+    """Stop and remove, by id, the project's containers of models other than `model_ids`; return their names.
 
-    Nothing without our label, of another project, or of `docker compose run` is touched, and volumes stay. Drain a
-    model first that had leases. Raises a Docker error; what was done until then is done.
+    Containers without our label, of another project, or of `docker compose run` are not touched, and volumes stay. A
+    model that had leases has to be drained first. Raises a Docker error; containers removed before it stay removed.
     """
-    found = docker.models()
-    # Asked after the look: what a reload has added meanwhile is known by now.
-    gone = {container.model_id for container in found} - set(known())
-    left = [container for container in found if container.model_id in gone]
+    containers = docker.models()
+    # The ids are read after the containers: so they include every model that a reload has added meanwhile.
+    removed_ids = {container.model_id for container in containers} - set(model_ids())
+    leftovers = [container for container in containers if container.model_id in removed_ids]
 
     def retire(container: Container) -> str:
         if container.running:
             docker.stop(container.id, grace_s=grace_s)
         docker.remove(container.id)
-        log.warning("%s: removed, for %s is no longer in models.yaml", container.name, container.model_id)
+        log.warning("%s: removed, because %s is no longer in models.yaml", container.name, container.model_id)
         return container.name
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(retire, left))
+        return list(pool.map(retire, leftovers))
 
 
 class RemovedModels:
-    """Retires them once, as soon as Docker can be reached. Thread-safe."""
+    """Removes their containers once, as soon as Docker can be reached. Thread-safe."""
 
-    def __init__(self, docker: DockerService, known: Callable[[], Collection[str]]) -> None:
+    def __init__(self, docker: DockerService, model_ids: Callable[[], Collection[str]]) -> None:
         self._docker = docker
-        self._known = known
+        self._model_ids = model_ids
         self._lock = threading.Lock()
-        self._done = False
+        self._is_done = False
 
     def retire(self) -> None:
-        """Do it unless it was done. Raises a Docker error; then it is for the next call to do."""
+        """Remove them unless that was done before. Raises a Docker error; then the next call tries again."""
         with self._lock:
-            if not self._done:
-                retire_removed_models(self._docker, self._known)
-                self._done = True
+            if not self._is_done:
+                retire_removed_models(self._docker, self._model_ids)
+                self._is_done = True

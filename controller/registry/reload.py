@@ -30,7 +30,7 @@ class Models(Protocol):
 class Files(Protocol):
     """Writes the Compose file; `deployment.Deployment` is the real one."""
 
-    def described(self, registry: Registry, /) -> dict[str, str]: ...
+    def service_texts(self, registry: Registry, /) -> dict[str, str]: ...
 
     def outdated(self) -> set[str]: ...
 
@@ -119,7 +119,7 @@ class Reloader:
 
     def _changes(self, registry: Registry, drifted: Collection[str]) -> Changes:
         before, after = self._in_force.models, registry.models
-        old_services, new_services = self._files.described(self._in_force), self._files.described(registry)
+        old_services, new_services = self._files.service_texts(self._in_force), self._files.service_texts(registry)
         in_both = [model_id for model_id in after if model_id in before]
         ports, fixed_ports = self._files.ports(), {spec.port for spec in after.values()} - {None}
         # A port that the file now gives to another model: a model without a port of its own has to leave it.

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.controller.deployment.test_rendering import GOLDEN, golden_targets, rendered
+from tests.controller.deployment.test_rendering import GOLDEN, golden_targets, render_text
 from tests.docker.conftest import Build
 from tests.docker.house import House, docker
 
@@ -37,7 +37,7 @@ def compose_schema() -> dict[str, Any]:
 @pytest.mark.parametrize("case", sorted(GOLDEN.iterdir()), ids=lambda case: case.name)
 def test_golden_files_are_valid(case: Path, tmp_path: Path) -> None:
     """Every golden file is valid by the specification's schema and by `docker compose config`."""
-    text = rendered(golden_targets(case))
+    text = render_text(golden_targets(case))
     jsonschema.validate(yaml.safe_load(text), compose_schema())
     (tmp_path / "compose.yaml").write_text(text)
     docker("compose", "--profile", "*", "config", "--quiet", cwd=tmp_path)

@@ -30,7 +30,7 @@ def memory_limit_bytes(target: Target, engine: Engine) -> int:
 
 
 def _own_runner_bytes(spec: ModelSpec, files: ModelFiles, in_files_bytes: int, engine: Engine) -> int:
-    """1.3 times the weights + KV cache + the engine's overhead."""
+    """Estimate 1.3 times the weights + KV cache + the engine's overhead."""
     weights = int(1.3 * _weights_bytes(spec, files, in_files_bytes, engine))
     if spec.task == "embedding":
         return weights + GIB  # An embedder keeps nothing between passes, but computes many long texts in one.
@@ -38,7 +38,7 @@ def _own_runner_bytes(spec: ModelSpec, files: ModelFiles, in_files_bytes: int, e
 
 
 def _third_party_bytes(spec: ModelSpec, _files: ModelFiles, in_files_bytes: int, engine: Engine) -> int:
-    """The same for a third-party server, which keeps the weights as they are and reserves a context per request."""
+    """Estimate the same for a third-party server, which keeps the weights as they are and reserves each context."""
     kv_cache = _THIRD_PARTY_KV_BYTES * (spec.context_length or THIRD_PARTY_CONTEXT) * spec.max_concurrency
     return int(1.3 * in_files_bytes) + kv_cache + engine.overhead_mib * MIB
 

@@ -1,4 +1,4 @@
-"""Registry → Compose text: pure, and the same bytes for the same input."""
+"""Models → text of the Compose file: pure, and the same bytes for the same input."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from controller.registry import ModelSpec
 MODEL_MOUNT = "/model"
 SOURCE_MOUNT = "/source"
 PREPARED_MOUNT = "/prepared"
-# What hardened.yaml.j2 writes for every container, with the value that an engine wants otherwise.
+# What hardened.yaml.j2 writes for every container, with an engine's own value if it has one.
 _HARDENED_LINES = frozenset({"user", "read_only", "cap_drop", "security_opt", "pids_limit", "init", "tmpfs"})
 
 
 def render(targets: Iterable[Target], *, project: str, stop_grace_s: int, templates_dir: Path, max_cpus: float) -> str:
-    """The Compose file for these models, in this order; nobody gets more than `max_cpus`, which Docker would refuse.
+    """Return the Compose file for these models, in this order; none gets more than `max_cpus`: Docker would refuse it.
 
-    Raises ConfigInvalid when a template is broken, writes a value past the JSON filter, or does not say what it has to.
+    Raises ConfigInvalid if a template is broken, writes a value without the JSON filter, or lacks a fact.
     """
     engines = read_engines(templates_dir)
     models = [_values(target, engines[target.spec.engine], max_cpus) for target in targets]
@@ -47,19 +47,19 @@ def render(targets: Iterable[Target], *, project: str, stop_grace_s: int, templa
 
 
 def prepare_service(model_id: str) -> str:
-    """The name of the service that prepares this model: no id holds `..`, so it is nobody else's name."""
+    """Return the name of the service that prepares this model; no id contains `..`, so no model has this name."""
     return f"{model_id}..prepare"
 
 
 class _Json(str):
-    """Text that went through the JSON filter; the only kind of value that templates may write."""
+    """Text that has passed the JSON filter; the only kind of value that templates may write."""
 
 
 def _json(value: Any) -> _Json:
-    """JSON that YAML reads as the very same value, safe from Compose's own `$` expansion.
+    """Return JSON that YAML reads as the same value, safe from Compose's own `$` expansion.
 
-    JSON escapes characters beyond the BMP as surrogate pairs, which YAML takes for two characters, and leaves some
-    control characters raw, which YAML refuses: everything that is not printable ASCII is escaped YAML's way.
+    JSON escapes characters beyond the BMP as surrogate pairs, which YAML reads as two characters, and leaves some
+    control characters raw, which YAML refuses. So everything except printable ASCII is escaped in YAML's form.
     """
     if isinstance(value, jinja2.Undefined):
         raise jinja2.UndefinedError(value._undefined_message)
@@ -67,8 +67,8 @@ def _json(value: Any) -> _Json:
     return _Json(re.sub(r"[^\x20-\x7e]", _escape, text).replace("$", "$$"))
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found.group())
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
@@ -80,7 +80,7 @@ def _only_json(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _environment(templates_dir: Path) -> jinja2.Environment:
-    """Kept, because compiling templates anew costs every start of a model; a changed template is still noticed."""
+    """Return a cached environment, so that a model's start compiles no templates; it notices a changed template."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates_dir),
         undefined=jinja2.StrictUndefined,
@@ -95,7 +95,7 @@ def _environment(templates_dir: Path) -> jinja2.Environment:
 
 
 def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
-    """What a template sees as `model`; templates only loop and substitute, so every choice is made here."""
+    """Return what a template sees as `model`. Templates only loop and substitute, so every choice is made here."""
     spec, files = target.spec, target.files
     cpus = min(spec.resources.cpus, max_cpus)
     return {
@@ -130,12 +130,12 @@ def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
         "source_mount": _bind(files, f"{SOURCE_MOUNT}/model" if files.source_is_folder else SOURCE_MOUNT),
         "prepare_mount": _volume(files, PREPARED_MOUNT, read_only=False),
         "volume": None if files.volume is None else {"name": files.volume, "model": spec.id},
-        **_relaxed(engine),
+        **_hardening_changes(engine),
     }
 
 
-def _relaxed(engine: Engine) -> dict[str, Mapping[str, Any]]:
-    values = {line: relaxation.to for line, relaxation in engine.relaxed.items()}
+def _hardening_changes(engine: Engine) -> dict[str, Mapping[str, Any]]:
+    values = {line: relaxation.to for line, relaxation in engine.relaxations.items()}
     return {
         "relaxed": {line: value for line, value in values.items() if line in _HARDENED_LINES},
         "relaxed_beyond": {line: value for line, value in values.items() if line not in _HARDENED_LINES},
@@ -143,10 +143,10 @@ def _relaxed(engine: Engine) -> dict[str, Mapping[str, Any]]:
 
 
 def _model_path(files: ModelFiles) -> str:
-    """What the server is told to load: the prepared form, one file, or the folder."""
+    """Return what the server loads: the converted files, one file, or the folder."""
     if files.volume:
         return f"{MODEL_MOUNT}/weights"
-    return MODEL_MOUNT if files.loaded is None else f"{MODEL_MOUNT}/{files.loaded}"
+    return MODEL_MOUNT if files.file_to_load is None else f"{MODEL_MOUNT}/{files.file_to_load}"
 
 
 def _optional(spec: ModelSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What rendering is given for each model, beside its entry in models.yaml."""
+"""What rendering needs of each model: its entry in models.yaml, its port, its files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from controller.registry import ModelSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """A model's files as far as they are known; sizes are None before the download."""
+    """A model's files, as far as they are known; sizes are None before the download."""
 
     source: Path
     source_is_folder: bool
     source_bytes: int | None = None
-    loaded: str | None = None
-    """The one file of the source that the engine is given; None when it is given the folder."""
+    file_to_load: str | None = None
+    """The one file of the source that the engine loads; None if it gets the folder."""
     volume: str | None = None
-    """The named volume of the prepared form; None when the engine reads the source as it is."""
+    """The named volume of the converted files; None if the engine reads the source as it is."""
     weights_bytes: int | None = None
     parameters: int = 0
     kv_bytes_per_token: int = 0

@@ -1,4 +1,4 @@
-"""The Compose file and the registry that it describes change together, or not at all."""
+"""The Compose file and the deployed models change together, or not at all."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_both_change_together(world: World) -> None:
     assert ["b"] == list(world.deployment.ports())
 
 
-def test_what_cannot_be_written_is_not_described(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_not_deployed_if_the_file_cannot_be_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before = world.text
 
     def full_disk(*_: object) -> None:
@@ -74,14 +74,14 @@ def test_what_cannot_be_written_is_not_described(world: World, monkeypatch: pyte
 
 
 def test_a_model_that_was_removed_meanwhile_is_not_found(world: World) -> None:
-    """Whoever asks for a model that a reload has taken away is told so, whatever they ask."""
+    """Every question about a model that a reload has removed is answered by ModelNotFound."""
     for ask in (world.deployment.needs, world.deployment.facts, world.deployment.is_prepared):
         with pytest.raises(ModelNotFound, match="b was removed"):
             ask("b")
 
 
-def test_a_changed_template_is_told_until_the_file_follows_it(world: World) -> None:
-    """Only the models that it says something else of; a model that is prepared meanwhile is none of them."""
+def test_a_changed_template_makes_models_outdated_until_the_next_write(world: World) -> None:
+    """Only models whose service text changes count, not one that is prepared meanwhile."""
     assert world.deployment.outdated() == set()
     template = world.templates / "serving.yaml.j2"
     template.write_text(template.read_text() + '    hostname: "other"\n')
@@ -98,20 +98,20 @@ def test_a_broken_template_is_named(world: World) -> None:
     assert BEFORE is world.registry.now
 
 
-def test_what_was_measured_counts_for_the_same_service(world: World) -> None:
-    """An alias or an idle timeout makes no other container; its environment, or a changed template, does."""
+def test_a_measurement_counts_for_the_same_service(world: World) -> None:
+    """An alias or an idle timeout makes no different container; an environment variable or a changed template does."""
 
-    def needed(**values: Any) -> Amount:
+    def needs(**values: Any) -> Amount:
         world.deployment.deploy(Registry(models={"a": make_spec("a", **values)}))
         return world.deployment.needs("a")
 
-    limit = needed()
+    limit = needs()
     world.deployment.observe("a", 1 << 20)
-    measured = needed()
-    assert measured.memory_bytes < limit.memory_bytes
-    assert measured == needed(aliases=("b",), idle_timeout_s=5.0)
-    assert limit == needed(env={"X": "1"})
-    assert measured == needed()
+    measurement = needs()
+    assert measurement.memory_bytes < limit.memory_bytes
+    assert measurement == needs(aliases=("b",), idle_timeout_s=5.0)
+    assert limit == needs(env={"X": "1"})
+    assert measurement == needs()
     template = world.templates / "hardened.yaml.j2"
     template.write_text(template.read_text() + "\n    x-more: 1\n")
-    assert limit == needed()
+    assert limit == needs()

@@ -1,4 +1,4 @@
-"""What becomes of Docker's answers when a model is brought up."""
+"""How a model's start handles Docker's answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes import make_container, make_spec
 
 
 class FakeDocker:
-    """Compose fails as it is told to, and a look shows what there is."""
+    """Compose fails with a scripted error, and a look shows the scripted container."""
 
     def __init__(self, failure: DockerError, container: Container | None) -> None:
         self.failure = failure
@@ -40,28 +40,28 @@ def deployment(docker: FakeDocker) -> Deployment:
         require=lambda spec: None,
         folder=Path("/nowhere"),
     )
-    deployed = DeployedModels(Registry(models={"tiny": make_spec(engine="transformers")}))
+    models = DeployedModels(Registry(models={"tiny": make_spec(engine="transformers")}))
     engines = {"transformers": SimpleNamespace(loads=None)}
-    parts: dict[str, Any] = dict.fromkeys(("images", "preparation", "ports", "file", "budget"), nothing)
-    return Deployment(deployed=deployed, engines=cast(Any, engines), docker=cast(Any, docker), **parts)
+    parts: dict[str, Any] = dict.fromkeys(("images", "preparation", "ports", "file", "memory_budget"), nothing)
+    return Deployment(deployed_models=models, engines=cast(Any, engines), docker=cast(Any, docker), **parts)
 
 
 @pytest.mark.parametrize("container", [None, make_container(status="exited")])
 def test_a_docker_that_is_slow_is_no_failure_of_the_model(container: Container | None) -> None:
-    """`up` that ran into its deadline and brought nothing up says so, and the model is not left alone for it."""
-    with pytest.raises(DockerTimeout) as caught:
+    """An `up` that timed out and started nothing is reported as such, and the next start needs no waiting time."""
+    with pytest.raises(DockerTimeout) as error_info:
         deployment(FakeDocker(DockerTimeout("up took too long"), container)).up("tiny")
-    assert not caught.value.backs_off
+    assert not error_info.value.backs_off
 
 
-def test_one_that_runs_all_the_same_is_taken() -> None:
-    """The command was ended, and had done its work."""
+def test_a_container_that_runs_despite_the_timeout_is_returned() -> None:
+    """The command was ended after it had done its work."""
     container = make_container()
     assert container is deployment(FakeDocker(DockerTimeout("up took too long"), container)).up("tiny")
 
 
 def test_what_compose_refuses_is_a_failure_of_the_start() -> None:
-    """Its words are the message, and its container's state is the card."""
-    with pytest.raises(StartFailed, match="no such device") as caught:
+    """The error has Compose's message, and the card has the container's state."""
+    with pytest.raises(StartFailed, match="no such device") as error_info:
         deployment(FakeDocker(DockerError("no such device"), make_container(status="exited", exit_code=1))).up("tiny")
-    assert (caught.value.backs_off, caught.value.details["exit_code"]) == (True, 1)
+    assert (error_info.value.backs_off, error_info.value.details["exit_code"]) == (True, 1)

@@ -1,4 +1,4 @@
-"""What a template says of its engine, and what of models.yaml is checked by it."""
+"""The facts that a template states about its engine, and what they check in models.yaml."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def problems(settings: Settings, keys: str) -> str:
-    """What is wrong with one model of these keys."""
+    """Return what is wrong with one model that has these keys."""
     settings.config_file.write_text(f"models:\n  m:\n    source: file:///m.gguf\n    {keys}\n")
-    with pytest.raises(ConfigInvalid) as caught:
+    with pytest.raises(ConfigInvalid) as error_info:
         read_registry(settings)
-    (problem,) = caught.value.problems
+    (problem,) = error_info.value.problems
     return problem
 
 
-def accepted(settings: Settings, keys: str) -> None:
+def accept(settings: Settings, keys: str) -> None:
     settings.config_file.write_text(f"models:\n  m:\n    source: file:///m.gguf\n    {keys}\n")
     assert "m" in read_registry(settings).models
 
 
-def test_the_shipped_templates_say_what_they_have_to() -> None:
-    """Ours are ours; the others name their routes and an image that cannot change."""
+def test_the_shipped_templates_state_their_facts() -> None:
+    """Two are ours; the others name their routes and an image that cannot change."""
     engines = read_engines(ROOT / "templates")
     assert {"openvino", "transformers"} == {name for name, engine in engines.items() if engine.own}
     for engine in (engines["llamacpp"], engines["vllm"]):
@@ -53,7 +53,7 @@ def test_the_shipped_templates_say_what_they_have_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "says"),
+    ("template", "message"),
     [
         ("    image: x\n", "is not set; begin the template with {% set engine"),
         ("{% set engine = {} %}", "routes: name what the server serves"),
@@ -82,17 +82,17 @@ def test_the_shipped_templates_say_what_they_have_to() -> None:
         ("{% set engine = ", "engine: "),
     ],
 )
-def test_a_broken_template_is_told(settings: Settings, template: str, says: str) -> None:
-    """The file, the field and what is wrong, before anything starts."""
+def test_a_broken_template_is_reported(settings: Settings, template: str, message: str) -> None:
+    """The error has the file, the field and what is wrong, before anything starts."""
     path = settings.templates_dir / "engines" / "mine.yaml.j2"
     path.write_text(template)
     problem = problems(settings, "engine: transformers")
     assert problem.startswith(f"{path}: engine")
-    assert says in problem
+    assert message in problem
 
 
-def test_a_changed_template_is_read_anew(settings: Settings) -> None:
-    """Nothing of an earlier reading stays."""
+def test_a_changed_template_is_read_again(settings: Settings) -> None:
+    """No fact of the earlier template stays."""
     path = settings.templates_dir / "engines" / "mine.yaml.j2"
     assert 8000 == read_engines(settings.templates_dir)["mine"].port
     path.write_text(MINIMAL.replace("{", '{"port": 9, ', 2).replace('{"port": 9, %', "{%", 1))
@@ -101,30 +101,30 @@ def test_a_changed_template_is_read_anew(settings: Settings) -> None:
 
 class TestImages:
     def test_a_tag_is_refused_with_the_remedy(self, settings: Settings) -> None:
-        """A tag says nothing of what is behind it tomorrow."""
+        """A tag may mean another image tomorrow."""
         problem = problems(settings, "engine: llamacpp\n    image: host.example/llama:server")
         assert 'models.m.image: is the text "host.example/llama:server"' in problem
         assert "write host.example/llama:server@sha256:…" in problem
 
     @pytest.mark.parametrize("image", [f"host.example/llama@{DIGEST}", f"llama:server@{DIGEST}", DIGEST])
-    def test_a_digest_or_an_id_is_taken(self, settings: Settings, image: str) -> None:
-        """By digest with or without a tag, or by the id of an image that was loaded by hand."""
-        accepted(settings, f"engine: llamacpp\n    image: {image}")
+    def test_a_digest_or_an_id_is_allowed(self, settings: Settings, image: str) -> None:
+        """A digest with or without a tag, or the id of an image that was loaded by hand."""
+        accept(settings, f"engine: llamacpp\n    image: {image}")
 
-    def test_an_engine_without_an_image_wants_one(self, settings: Settings) -> None:
-        """An engine's file may leave the image to models.yaml, which then has to name it."""
+    def test_an_engine_without_an_image_needs_one(self, settings: Settings) -> None:
+        """A template may leave the image to models.yaml, which then has to name it."""
         assert "models.m.image: the mine engine brings none" in problems(settings, "engine: mine")
-        accepted(settings, f"engine: mine\n    image: {DIGEST}")
+        accept(settings, f"engine: mine\n    image: {DIGEST}")
 
     def test_our_own_are_built_here(self, settings: Settings) -> None:
         """Our runner's images have tags."""
-        accepted(settings, "engine: transformers\n    image: orchestrar-runner:mine")
+        accept(settings, "engine: transformers\n    image: orchestrar-runner:mine")
 
 
-def test_only_somebody_elses_server_takes_arguments(settings: Settings) -> None:
-    """Our runner takes its settings from the environment alone."""
+def test_only_a_third_party_server_takes_arguments(settings: Settings) -> None:
+    """Our runner takes all its settings from the environment."""
     assert "the openvino engine takes none" in problems(settings, 'engine: openvino\n    args: ["--x"]')
-    accepted(settings, 'engine: llamacpp\n    args: ["--x"]')
+    accept(settings, 'engine: llamacpp\n    args: ["--x"]')
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,14 @@ def test_only_somebody_elses_server_takes_arguments(settings: Settings) -> None:
         ([], None),
     ],
 )
-def test_the_one_file_is_found(names: list[str], expected: str | None) -> None:
-    """One file, or the first part of one; never a guess among several."""
-    assert expected == Engine(routes=["/v1/completions"], loads="*.gguf").loaded(names)
-    assert Engine(own=True).loaded(names) is None
+def test_the_file_to_load_is_unambiguous(names: list[str], expected: str | None) -> None:
+    """It is one file, or the first part of one, never a guess among several."""
+    assert expected == Engine(routes=["/v1/completions"], loads="*.gguf").file_to_load(names)
+    assert Engine(own=True).file_to_load(names) is None
 
 
 def test_every_fact_is_documented() -> None:
     """docs/engines.md has a table row for each fact that a template may hold."""
     rows = [line.split("|")[1] for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    assert set(Engine.model_fields) <= set(re.findall(r"`([a-z_]+)`", "".join(rows)))
+    facts = {field.alias or name for name, field in Engine.model_fields.items()}
+    assert facts <= set(re.findall(r"`([a-z_]+)`", "".join(rows)))

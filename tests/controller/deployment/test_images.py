@@ -1,4 +1,4 @@
-"""Which image a model is made from, and what is said where it is missing. tests/docker/ fetches real ones."""
+"""Which image a model gets, and the error if it is missing. tests/docker/ fetches real ones."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ENGINES = {
 
 
 class FakeDocker:
-    """Has these images, and pulls whatever it is told to."""
+    """Has these images, and pulls any other."""
 
     def __init__(self, *here: str) -> None:
         self.here = set(here)
-        self.pulled: list[str] = []
+        self.pulls: list[str] = []
 
     def image_id(self, reference: str) -> str | None:
         return "some id" if reference in self.here else None
 
     def pull(self, reference: str, *, on_layers: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         on_layers(1, 2)
-        self.pulled.append(reference)
+        self.pulls.append(reference)
 
 
 def images(docker: FakeDocker) -> Images:
@@ -55,28 +55,28 @@ def images(docker: FakeDocker) -> Images:
         ),
     ],
 )
-def test_a_missing_image_comes_with_the_commands_that_bring_it(spec: dict[str, Any], commands: list[str]) -> None:
-    """In the sentence, for people, and in `details`, for programs; whatever is here passes."""
-    with pytest.raises(ImageMissing) as caught:
+def test_a_missing_image_comes_with_the_commands_that_fetch_it(spec: dict[str, Any], commands: list[str]) -> None:
+    """In the sentence, for people, and in `details`, for programs; an image that is here passes."""
+    with pytest.raises(ImageMissing) as error_info:
         images(FakeDocker()).require(make_spec(**spec))
-    assert commands == caught.value.details["commands"]
-    assert all(f"`{command}`" in caught.value.message for command in commands)
-    images(FakeDocker(caught.value.details["image"])).require(make_spec(**spec))
+    assert commands == error_info.value.details["commands"]
+    assert all(f"`{command}`" in error_info.value.message for command in commands)
+    images(FakeDocker(error_info.value.details["image"])).require(make_spec(**spec))
 
 
 def test_only_what_is_missing_and_has_a_digest_is_fetched() -> None:
-    """Our own images are built, those by id are loaded; a fetch tells how far it is."""
-    told: list[PreparationProgress] = []
+    """Our own images are built, those by id are loaded by hand; a fetch reports its progress."""
+    reports: list[PreparationProgress] = []
 
-    def fetched(docker: FakeDocker, **spec: Any) -> list[str]:
-        images(docker).fetch(make_spec(**spec), on_progress=told.append, cancelled=lambda: False)
-        return docker.pulled
+    def fetch(docker: FakeDocker, **spec: Any) -> list[str]:
+        images(docker).fetch(make_spec(**spec), on_progress=reports.append, cancelled=lambda: False)
+        return docker.pulls
 
     image = f"host.example/llama@{DIGEST}"
-    assert [] == fetched(FakeDocker(), engine="transformers")
-    assert [] == fetched(FakeDocker(), engine="transformers", image="mine:1")
-    assert [] == fetched(FakeDocker(), engine="llamacpp", image=DIGEST)
-    assert [] == fetched(FakeDocker(image), engine="llamacpp")
-    assert [] == told
-    assert [image] == fetched(FakeDocker(), engine="llamacpp")
-    assert [("fetching the image", None), ("fetching the image", 0.5)] == [(p.phase, p.fraction) for p in told]
+    assert [] == fetch(FakeDocker(), engine="transformers")
+    assert [] == fetch(FakeDocker(), engine="transformers", image="mine:1")
+    assert [] == fetch(FakeDocker(), engine="llamacpp", image=DIGEST)
+    assert [] == fetch(FakeDocker(image), engine="llamacpp")
+    assert [] == reports
+    assert [image] == fetch(FakeDocker(), engine="llamacpp")
+    assert [("fetching the image", None), ("fetching the image", 0.5)] == [(p.phase, p.fraction) for p in reports]

@@ -1,4 +1,4 @@
-"""What there is for all models, and what each is counted with."""
+"""What all models may take, and what to count for each."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from controller.deployment.memory_budget import MARGIN_BYTES, Budget, Demand, available_bytes, gpus_here
+from controller.deployment.memory_budget import MARGIN_BYTES, Demand, MemoryBudget, available_bytes, gpus_here
 from controller.docker.cgroup import working_set_bytes
 
 GIB = 1 << 30
 MIB = 1 << 20
 
-Build = Callable[..., Budget]
+Build = Callable[..., MemoryBudget]
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    def made(fixed: int | None = None, available: int | None = 4 * GIB) -> Budget:
-        return Budget(
+    def make(fixed: int | None = None, available: int | None = 4 * GIB) -> MemoryBudget:
+        return MemoryBudget(
             fixed_bytes=lambda: fixed,
-            engine_bytes=lambda: 10 * GIB,
+            docker_bytes=lambda: 10 * GIB,
             path=tmp_path / "working_sets.json",
             available=lambda: available,
             gpus=lambda: 2,
         )
 
-    return made
+    return make
 
 
 def demand(config: str = "a") -> Demand:
@@ -36,34 +36,34 @@ def demand(config: str = "a") -> Demand:
 
 class TestRoom:
     def test_auto_is_the_smaller_of_two(self, build: Build) -> None:
-        """80 % of the engine's memory, or what is free together with what our models use."""
+        """80 % of Docker's memory, or the free memory plus what our models use."""
         assert build().room(used_bytes=GIB).memory_bytes == 5 * GIB
         assert build().room(used_bytes=7 * GIB).memory_bytes == 8 * GIB
         assert build(available=None).room(used_bytes=0).memory_bytes == 8 * GIB
 
-    def test_a_written_budget_is_the_budget(self, build: Build) -> None:
+    def test_a_fixed_budget_is_the_budget(self, build: Build) -> None:
         assert build(fixed=GIB).room(used_bytes=0).memory_bytes == GIB
 
-    def test_gpus_are_those_that_the_driver_shows(self, build: Build, tmp_path: Path) -> None:
+    def test_gpus_are_counted_by_the_driver(self, build: Build, tmp_path: Path) -> None:
         assert build().room(0).gpus == 2
         assert gpus_here(tmp_path / "none") is None
         (tmp_path / "0000:01:00.0").mkdir()
         assert gpus_here(tmp_path) == 1
 
     def test_free_memory_is_read_from_the_kernel(self, tmp_path: Path) -> None:
-        found = tmp_path / "meminfo"
-        found.write_text("MemTotal:  99 kB\nMemAvailable:   12 kB\n")
-        assert available_bytes(found) == 12 * 1024
+        meminfo = tmp_path / "meminfo"
+        meminfo.write_text("MemTotal:  99 kB\nMemAvailable:   12 kB\n")
+        assert available_bytes(meminfo) == 12 * 1024
         assert available_bytes(tmp_path / "none") is None
 
 
 class TestNeeds:
-    def test_unmeasured_it_is_the_limit(self, build: Build) -> None:
-        found = build().needs(demand())
-        assert (found.memory_bytes, found.gpus) == (2 * GIB, 1)
+    def test_without_a_measurement_it_is_the_limit(self, build: Build) -> None:
+        amount = build().needs(demand())
+        assert (amount.memory_bytes, amount.gpus) == (2 * GIB, 1)
         assert build().needs(demand(), limit_bytes=GIB).memory_bytes == GIB
 
-    def test_measured_it_is_the_largest_with_a_margin(self, build: Build) -> None:
+    def test_with_measurements_it_is_the_largest_with_a_margin(self, build: Build) -> None:
         """Never above the limit."""
         budget = build()
         budget.observe(demand(), 100 * MIB)
@@ -74,16 +74,16 @@ class TestNeeds:
         budget.observe(demand(), 2 * GIB)
         assert budget.needs(demand()).memory_bytes == 2 * GIB
 
-    def test_it_survives_the_controller(self, build: Build) -> None:
+    def test_it_outlives_the_controller(self, build: Build) -> None:
         build().observe(demand(), GIB)
         assert build().needs(demand()).memory_bytes == int(1.2 * GIB)
 
-    def test_another_configuration_is_measured_anew(self, build: Build) -> None:
+    def test_another_configuration_is_measured_again(self, build: Build) -> None:
         budget = build()
         budget.observe(demand("a"), GIB)
         assert budget.needs(demand("b")).memory_bytes == 2 * GIB
 
-    def test_a_broken_file_is_measured_anew(self, build: Build, tmp_path: Path) -> None:
+    def test_a_broken_file_is_measured_again(self, build: Build, tmp_path: Path) -> None:
         for text in ("{", "[]", '{"tiny": 3}', '{"tiny": ["a", "b"]}'):
             (tmp_path / "working_sets.json").write_text(text)
             assert build().needs(demand()).memory_bytes == 2 * GIB
@@ -102,8 +102,8 @@ class TestNeeds:
         ("system.slice/docker-c1.scope", "memory.current", "inactive_file"),
     ],
 )
-def test_a_working_set_leaves_idle_pages_out(tmp_path: Path, folder: str, usage: str, inactive: str) -> None:
-    """With cgroups of both versions; None where there is no such group."""
+def test_a_working_set_excludes_idle_pages(tmp_path: Path, folder: str, usage: str, inactive: str) -> None:
+    """With cgroups of both versions; None if there is no such group."""
     group = tmp_path / folder
     group.mkdir(parents=True)
     (group / usage).write_text("1000\n")

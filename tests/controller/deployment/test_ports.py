@@ -20,21 +20,21 @@ def book(path: Path, first: int = 8001) -> PortBook:
 
 
 def test_assignments_survive(tmp_path: Path) -> None:
-    """A model keeps its port over restarts, also when others come before it or go."""
+    """A model keeps its port over restarts, even if models before it are added or removed."""
     assert book(tmp_path).assign({"a": None, "b": None}) == {"a": 8001, "b": 8002}
     assert book(tmp_path).assign({"new": None, "b": None}) == {"new": 8003, "b": 8002}
     assert book(tmp_path).assign({"a": None})["a"] == 8001
 
 
 def test_an_explicit_port_wins(tmp_path: Path) -> None:
-    """A model's own `port:` is taken as it is, and an automatic port makes room for it."""
+    """A model's own `port:` is used as it is, and a model with that automatic port gets another."""
     ports = book(tmp_path)
     assert ports.assign({"a": None, "b": None}) == {"a": 8001, "b": 8002}
     assert ports.assign({"a": None, "b": 8001}) == {"a": 8003, "b": 8001}
 
 
 def test_moving_on_skips_what_is_taken(tmp_path: Path) -> None:
-    """A model that moves gets a port nobody has and nothing listens on, for good."""
+    """A model that moves keeps the new port; no model has it and no program listens on it."""
     ports = book(tmp_path)
     ports.assign({"a": None, "b": None})
     assert ports.move("a", avoid=[]) == 8004
@@ -43,7 +43,7 @@ def test_moving_on_skips_what_is_taken(tmp_path: Path) -> None:
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcdef"), st.none() | st.integers(8001, 8006)), max_size=6))
 def test_no_port_has_two_models(tmp_path_factory: pytest.TempPathFactory, history: list[dict[str, int | None]]) -> None:
-    """Whatever registries follow each other, automatic ports are never shared; nor are explicit ones taken over."""
+    """In every sequence of registries no two models share an automatic port, nor does one get an explicit port."""
     ports = PortBook(tmp_path_factory.mktemp("p") / "ports.json", first=8001, is_free=lambda _: True)
     for registry in history:
         fixed = [port for port in registry.values() if port]
@@ -56,15 +56,15 @@ def test_no_port_has_two_models(tmp_path_factory: pytest.TempPathFactory, histor
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": "x"}'])
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
-    """A ports.json that cannot be read is an error with its path and the cure."""
+    """A ports.json that cannot be read is an error with its path and the remedy."""
     (tmp_path / "ports.json").write_text(text)
     with pytest.raises(ConfigInvalid, match=r"ports\.json: .*delete it"):
         book(tmp_path)
 
 
-def test_a_full_disk_keeps_no_port_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ports that cannot be written down are handed out all the same, stay what they are, and are kept once they can be;
-    a model does not move meanwhile."""
+def test_a_full_disk_does_not_prevent_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports that cannot be saved are valid nevertheless, do not change, and are saved as soon as possible; meanwhile no
+    model moves."""
 
     def refuse(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
@@ -83,7 +83,7 @@ def test_a_full_disk_keeps_no_port_back(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_running_out_is_an_error(tmp_path: Path) -> None:
-    """When no port is left the error says what to set."""
+    """If no port is left, the error says what to set."""
     ports = PortBook(tmp_path / "ports.json", first=65535, is_free=lambda _: True)
     with pytest.raises(PortTaken, match="ORCHESTRAR_FIRST_MODEL_PORT"):
         ports.assign({"a": None, "b": None})

@@ -1,4 +1,4 @@
-"""Preparing: once per content, remembered, and never believed of a volume made anew."""
+"""Preparing: once per content, remembered, and never assumed of a volume that was created again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from controller.registry import ModelSpec
 from controller.registry.source_ref import FileSource
 from controller.sources import SourceStore
 from controller.supervisor.backend import PreparationProgress
-from tests.engines import SHIPPED
+from tests.engines import ALL_ENGINES
 from tests.fakes import HANG_S, FakeClock, make_container
 
 FACTS = (
@@ -31,7 +31,7 @@ FACTS = (
 
 
 class FakeDocker:
-    """Prepare containers in memory: each runs for one poll, then ends as told."""
+    """Prepare containers in memory: each runs for one poll, then ends as scripted."""
 
     project = "test"
 
@@ -52,11 +52,11 @@ class FakeDocker:
         return [self.current] if self.current else []
 
     def inspect(self, container_id: str) -> Container | None:
-        seen = self.current
-        if seen is not None and seen.running:
+        container = self.current
+        if container is not None and container.running:
             self.while_running()
-            self.current = replace(seen, status="exited", exit_code=self.exit_code)
-        return seen
+            self.current = replace(container, status="exited", exit_code=self.exit_code)
+        return container
 
     def logs(self, container_id: str, *, tail: int) -> list[str]:
         assert self.current is not None
@@ -97,34 +97,36 @@ def preparation(tmp_path: Path, docker: FakeDocker) -> Preparation:
     return Preparation(
         store=store,
         docker=cast(DockerService, docker),
-        engines=SHIPPED,
+        engines=ALL_ENGINES,
         facts_dir=tmp_path / "facts",
         clock=FakeClock(),
     )
 
 
 def convert(preparation: Preparation, spec: ModelSpec, **kwargs: Any) -> list[PreparationProgress]:
-    seen: list[PreparationProgress] = []
-    given: dict[str, Any] = {"on_progress": seen.append, "cancelled": lambda: False, **kwargs}
-    preparation.convert(spec, service="tiny..prepare", **given)
-    return seen
+    reports: list[PreparationProgress] = []
+    arguments: dict[str, Any] = {"on_progress": reports.append, "cancelled": lambda: False, **kwargs}
+    preparation.convert(spec, service="tiny..prepare", **arguments)
+    return reports
 
 
 def test_it_happens_once(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
     """The first preparation runs the service, reports its progress and keeps the facts; the second does nothing."""
     assert not preparation.is_complete(spec)
-    (seen,) = convert(preparation, spec)
-    assert (seen.phase, seen.fraction) == ("converting", 0.25)
+    (report,) = convert(preparation, spec)
+    assert (report.phase, report.fraction) == ("converting", 0.25)
     assert preparation.is_complete(spec)
-    facts = preparation.facts(spec, preparation.stored(spec))
+    facts = preparation.facts(spec, preparation.find_source(spec))
     assert facts is not None
     assert (facts.parameters, facts.kv_bytes_per_token, facts.context_length) == (5, 2, 64)
     convert(preparation, spec)
     assert docker.calls.count("up tiny..prepare") == 1
 
 
-def test_a_namesake_volume_is_not_believed(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
-    """A volume removed and made anew by hand has the old name and another birth: it is filled again."""
+def test_a_volume_of_the_same_name_is_filled_again(
+    preparation: Preparation, docker: FakeDocker, spec: ModelSpec
+) -> None:
+    """A volume that a user removed and created again has the old name and another creation time."""
     convert(preparation, spec)
     docker.volume_birth += timedelta(hours=1)
     convert(preparation, spec)
@@ -133,20 +135,20 @@ def test_a_namesake_volume_is_not_believed(preparation: Preparation, docker: Fak
 
 def test_other_content_is_another_volume(preparation: Preparation, spec: ModelSpec) -> None:
     """Changed files, or another dtype, never meet an old conversion."""
-    before = preparation.volume(spec, preparation.stored(spec))
-    assert before != preparation.volume(replace(spec, dtype="float32"), preparation.stored(spec))
+    before = preparation.volume(spec, preparation.find_source(spec))
+    assert before != preparation.volume(replace(spec, dtype="float32"), preparation.find_source(spec))
     assert isinstance(spec.source, FileSource)
     spec.source.path.write_bytes(b"GGUF, but longer")
-    assert before != preparation.volume(spec, preparation.stored(spec))
+    assert before != preparation.volume(spec, preparation.find_source(spec))
 
 
-def test_a_failure_keeps_the_last_words(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
-    """A conversion that fails is told with exit code and log, and is not remembered as done."""
+def test_a_failure_shows_the_last_line(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """A failure is reported with exit code and log, and the model does not count as prepared."""
     docker.exit_code, docker.lines = 1, ["reading", "no such architecture"]
     docker.last_lines = docker.lines
-    with pytest.raises(PreparationFailed, match="no such architecture") as caught:
+    with pytest.raises(PreparationFailed, match="no such architecture") as error_info:
         convert(preparation, spec)
-    assert caught.value.details["exit_code"] == 1
+    assert error_info.value.details["exit_code"] == 1
     assert not preparation.is_complete(spec)
     assert docker.current is None
 
@@ -159,7 +161,7 @@ def test_a_cancel_leaves_nothing_running(preparation: Preparation, docker: FakeD
 
 
 def test_two_at_once_take_turns(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
-    """Two who prepare one model at the same time run its service once."""
+    """Two threads that prepare one model at the same time run its service once."""
     running, go_on = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -178,21 +180,21 @@ def test_two_at_once_take_turns(preparation: Preparation, docker: FakeDocker, sp
 
 
 def test_a_deletion_waits_for_a_bounded_time(preparation: Preparation, spec: ModelSpec) -> None:
-    """While another process prepares the model its files cannot be deleted, and nobody waits for that for ever."""
+    """While another process prepares the model its files cannot be deleted, and the caller does not wait forever."""
     folder = preparation._facts_dir
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{spec.id}.lock"), pytest.raises(ModelBusy, match="another process"):
         preparation.delete(spec)
 
 
-def test_a_conversion_that_says_nothing_is_ended(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
-    """A container that hangs does not prepare for ever: after an hour of silence it is removed."""
+def test_a_silent_conversion_is_stopped(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+    """A container that hangs does not run forever: after an hour of silence it is removed."""
     inspect = docker.inspect
 
     def hang(container_id: str) -> Container | None:
-        seen = inspect(container_id)
-        docker.current = seen
-        return seen
+        container = inspect(container_id)
+        docker.current = container
+        return container
 
     docker.inspect = hang  # type: ignore[method-assign]
     with pytest.raises(PreparationFailed, match="wrote nothing for 3600 s"):
@@ -206,33 +208,33 @@ def test_only_what_the_engine_converts_needs_it(spec: ModelSpec, preparation: Pr
     folder.mkdir(mode=0o755)
     (folder / "model.safetensors").write_bytes(b"x")
     plain = ModelSpec(id="plain", source=FileSource(folder), engine="transformers")
-    assert preparation.volume(plain, preparation.stored(plain)) is None
+    assert preparation.volume(plain, preparation.find_source(plain)) is None
     assert preparation.is_complete(plain)
-    assert preparation.volume(spec, preparation.stored(spec)) is not None
+    assert preparation.volume(spec, preparation.find_source(spec)) is not None
     as_it_is = replace(spec, engine="llamacpp")
-    assert preparation.volume(as_it_is, preparation.stored(as_it_is)) is None
+    assert preparation.volume(as_it_is, preparation.find_source(as_it_is)) is None
     assert preparation.is_complete(as_it_is)
 
 
-def test_what_is_known_is_told(preparation: Preparation, spec: ModelSpec) -> None:
-    """Sizes and content from the download on, the rest from the conversion on; nothing of files that are not here."""
-    found = preparation.describe(spec)
-    assert found is not None
-    assert (4, ("model.gguf",), None, False) == (found.size_bytes, found.files, found.parameters, found.has_tools)
+def test_the_facts_are_described_as_far_as_they_are_known(preparation: Preparation, spec: ModelSpec) -> None:
+    """Sizes and content after the download, the rest after the conversion; nothing if the files are not here."""
+    facts = preparation.describe(spec)
+    assert facts is not None
+    assert (4, ("model.gguf",), None, False) == (facts.size_bytes, facts.files, facts.parameters, facts.has_tools)
     convert(preparation, spec)
-    found = preparation.describe(spec)
-    assert found is not None
-    assert (5, 64, "llama", True) == (found.parameters, found.context_length, found.architecture, found.has_tools)
-    found = preparation.describe(replace(spec, context_length=32))
-    assert found is not None
-    assert 32 == found.context_length
+    facts = preparation.describe(spec)
+    assert facts is not None
+    assert (5, 64, "llama", True) == (facts.parameters, facts.context_length, facts.architecture, facts.has_tools)
+    facts = preparation.describe(replace(spec, context_length=32))
+    assert facts is not None
+    assert 32 == facts.context_length
     assert isinstance(spec.source, FileSource)
     spec.source.path.unlink()
     assert preparation.describe(spec) is None
 
 
-def test_what_nobody_waits_for_is_ended(preparation: Preparation, docker: FakeDocker, tmp_path: Path) -> None:
-    """A preparation goes on while some process holds its model's turn, and is removed when none does."""
+def test_an_orphaned_preparation_is_removed(preparation: Preparation, docker: FakeDocker, tmp_path: Path) -> None:
+    """A preparation continues while some process holds its model's lock, and is removed when none does."""
     docker.current = make_container("tiny", id="preparing")
     (tmp_path / "facts").mkdir()
     with FileLock(tmp_path / "facts" / "tiny.lock"):

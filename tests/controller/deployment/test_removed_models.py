@@ -13,7 +13,7 @@ from tests.fakes import make_container
 
 
 class FakeDocker:
-    """The part of DockerService that retiring needs."""
+    """The part of DockerService that the removal needs."""
 
     def __init__(self, *containers: Container) -> None:
         self.containers = list(containers)
@@ -32,8 +32,8 @@ class FakeDocker:
         self.calls.append(f"remove {container_id}")
 
 
-def test_only_the_unknown_go() -> None:
-    """A model that is known keeps its containers; one that is not is stopped where it runs, and removed by id."""
+def test_only_removed_models_lose_their_containers() -> None:
+    """A model in models.yaml keeps its container; that of another one is stopped if it runs, and removed by id."""
     docker: Any = FakeDocker(
         make_container("kept", id="k"),
         make_container("renamed", id="r"),
@@ -45,15 +45,15 @@ def test_only_the_unknown_go() -> None:
     assert docker.calls.index("stop r 7") < docker.calls.index("remove r")
 
 
-def test_a_docker_that_is_away_is_asked_again() -> None:
-    """What was in vain while Docker was away is done by the next call, once."""
+def test_the_removal_is_tried_again_when_docker_is_back() -> None:
+    """If Docker is unavailable the next call does it, once."""
     docker: Any = FakeDocker(make_container("gone", id="g", status="exited"))
     docker.away = True
-    leftovers = RemovedModels(docker, lambda: {"kept"})
+    removed_models = RemovedModels(docker, lambda: {"kept"})
     with pytest.raises(DockerUnavailable):
-        leftovers.retire()
+        removed_models.retire()
     assert docker.calls == []
     docker.away = False
-    leftovers.retire()
-    leftovers.retire()
+    removed_models.retire()
+    removed_models.retire()
     assert docker.calls == ["remove g"]

@@ -1,4 +1,4 @@
-"""The Compose file: golden cases, and the property that it says what was meant, whatever the values."""
+"""The Compose file: golden cases, and the property that it means what was intended, whatever the values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec, Resources, load_registry
 from controller.registry.source_ref import FileSource
 from controller.settings import ROOT
-from tests.engines import SHIPPED
+from tests.engines import ALL_ENGINES
 from tests.fakes import make_spec
 from tests.intent import HARDENED, intended_file
 
@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent / "golden"
 GIB = 1 << 30
 
 
-def rendered(targets: list[Target], templates: Path = TEMPLATES, max_cpus: float = 64.0) -> str:
+def render_text(targets: list[Target], templates: Path = TEMPLATES, max_cpus: float = 64.0) -> str:
     return render(targets, project="orchestrar", stop_grace_s=30, templates_dir=templates, max_cpus=max_cpus)
 
 
@@ -46,7 +46,7 @@ def golden_targets(case: Path) -> list[Target]:
             source=path,
             source_is_folder=not gguf,
             source_bytes=100_000_000,
-            loaded=engine.loaded([path.name]),
+            file_to_load=engine.file_to_load([path.name]),
             volume=f"orchestrar_{spec.id}.{spec.engine}.0123456789ab" if gguf and engine.own else None,
             weights_bytes=270_000_000,
         )
@@ -57,7 +57,7 @@ def golden_targets(case: Path) -> list[Target]:
 @pytest.mark.parametrize("case", sorted(GOLDEN.iterdir()), ids=lambda case: case.name)
 def test_golden(case: Path) -> None:
     """The file for a known models.yaml is byte for byte the one that was reviewed (a folder is a case)."""
-    assert (case / "compose.yaml").read_text(encoding="utf-8") == rendered(golden_targets(case))
+    assert (case / "compose.yaml").read_text(encoding="utf-8") == render_text(golden_targets(case))
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -104,8 +104,8 @@ def undoubled(value: Any) -> Any:
 
 @given(st.lists(targets(), min_size=1, max_size=4, unique_by=lambda target: target.spec.id))
 def test_the_parsed_file_equals_the_intent(models: list[Target]) -> None:
-    """For any valid configuration the parsed file is what was meant: no value adds a key or changes a type."""
-    file = undoubled(yaml.safe_load(rendered(models)))
+    """For any valid configuration the parsed file is the intended one: no value adds a key or changes a type."""
+    file = undoubled(yaml.safe_load(render_text(models)))
     intended = intended_file(models, "orchestrar")
     for target in models:
         service = file["services"][target.spec.id]
@@ -128,12 +128,14 @@ def test_the_parsed_file_equals_the_intent(models: list[Target]) -> None:
     st.dictionaries(NAMES, TEXT, max_size=3),
     TEXT,
 )
-def test_somebody_elses_server_gets_what_was_meant(
+def test_a_third_party_server_gets_its_values_unchanged(
     engine: str, model_id: str, args: list[str], env: dict[str, str], image: str
 ) -> None:
-    """Arguments, environment and image reach its service as they were written, whatever their text."""
+    """Arguments, environment and image reach its service as they are written, whatever their text."""
     spec = make_spec(model_id, engine=engine, args=tuple(args), env=env, image=image or None)
-    service = undoubled(yaml.safe_load(rendered([Target(spec=spec, port=8001, files=one_target().files)])))["services"]
+    service = undoubled(yaml.safe_load(render_text([Target(spec=spec, port=8001, files=one_target().files)])))[
+        "services"
+    ]
     command = service[model_id]["command"]
     assert (list(args), model_id in command) == (command[len(command) - len(args) :], True)
     assert env == {name: text for name, text in service[model_id]["environment"].items() if name.startswith("USER_")}
@@ -143,42 +145,42 @@ def test_somebody_elses_server_gets_what_was_meant(
 @given(st.lists(targets(), max_size=3, unique_by=lambda target: target.spec.id))
 def test_rendering_is_deterministic(models: list[Target]) -> None:
     """The same input gives the same bytes."""
-    assert rendered(models) == rendered(models)
+    assert render_text(models) == render_text(models)
 
 
 def test_a_raw_value_is_refused(tmp_path: Path) -> None:
-    """A template that writes a value past the JSON filter is an error, not a file."""
+    """A template that writes a value without the JSON filter is an error, not a file."""
     shutil.copytree(TEMPLATES, tmp_path / "t")
     template = tmp_path / "t" / "engines" / "transformers.yaml.j2"
     template.write_text(template.read_text() + "    hostname: {{ model.id }}\n")
     with pytest.raises(ConfigInvalid, match="without the json filter"):
-        rendered([one_target()], tmp_path / "t")
+        render_text([one_target()], tmp_path / "t")
 
 
 def test_a_misspelt_value_is_refused(tmp_path: Path) -> None:
-    """A template that names what does not exist is an error, not an empty string."""
+    """A template that names a value that does not exist is an error, not an empty string."""
     shutil.copytree(TEMPLATES, tmp_path / "t")
     template = tmp_path / "t" / "engines" / "transformers.yaml.j2"
     template.write_text(template.read_text() + "    hostname: {{ model.idd | json }}\n")
     with pytest.raises(ConfigInvalid, match="has no attribute 'idd'"):
-        rendered([one_target()], tmp_path / "t")
+        render_text([one_target()], tmp_path / "t")
 
 
 def test_a_small_machine_bounds_the_cpus() -> None:
-    """A model asks for no more CPUs than the machine has, since Docker would refuse to create its container."""
-    service = yaml.safe_load(rendered([one_target()], max_cpus=1.0))["services"]["tiny"]
+    """A model asks for no more CPUs than the machine has, because Docker would refuse to create its container."""
+    service = yaml.safe_load(render_text([one_target()], max_cpus=1.0))["services"]["tiny"]
     assert (service["cpus"], service["environment"]["ORCHESTRAR_CPUS"]) == (1.0, "1")
 
 
 def test_templates_are_the_engines() -> None:
-    """An engine is there when its template is, and nothing else in the folder counts as one."""
+    """Each template is an engine, and nothing else in the folder is one."""
     assert engine_names(TEMPLATES) == {"llamacpp", "openvino", "transformers", "vllm"}
 
 
 @pytest.mark.parametrize("name", sorted(engine_names(TEMPLATES)))
-def test_no_template_relaxes_in_silence(name: str) -> None:
-    """Whatever an engine's container has otherwise than the hardening of all is among what /status shows of it."""
-    text = rendered([Target(spec=make_spec(engine=name), port=8001, files=one_target().files)])
+def test_no_template_relaxes_silently(name: str) -> None:
+    """/status shows everything in which an engine's container differs from the hardening of all."""
+    text = render_text([Target(spec=make_spec(engine=name), port=8001, files=one_target().files)])
     service = yaml.safe_load(text)["services"]["tiny"]
     always = {
         "image",
@@ -193,34 +195,35 @@ def test_no_template_relaxes_in_silence(name: str) -> None:
         "volumes",
     }
     own = {key: service[key] for key in set(service) - always - {"command", "environment", "healthcheck"}}
-    told = {relaxation["what"].partition(":")[0] for relaxation in read_engines(TEMPLATES)[name].relaxations()}
-    assert {key for key in own if own[key] != HARDENED.get(key)} == told
+    engine = read_engines(TEMPLATES)[name]
+    relaxations = {relaxation["what"].partition(":")[0] for relaxation in engine.describe_relaxations()}
+    assert {key for key in own if own[key] != HARDENED.get(key)} == relaxations
     assert ([{**service["ports"][0], "target": 0}], service["networks"], service["dns"], len(service["volumes"])) == (
         [{"target": 0, "published": "8001", "host_ip": "127.0.0.1", "protocol": "tcp"}], ["models"], ["127.0.0.1"], 1
     )  # fmt: skip
 
 
 def one_target(**files: Any) -> Target:
-    known: dict[str, Any] = {"source": Path("/data/m"), "source_is_folder": True, **files}
-    return Target(spec=make_spec(), port=8001, files=ModelFiles(**known))
+    values: dict[str, Any] = {"source": Path("/data/m"), "source_is_folder": True, **files}
+    return Target(spec=make_spec(), port=8001, files=ModelFiles(**values))
 
 
 def limit_of(spec: ModelSpec, files: ModelFiles, engine: Engine | None = None) -> int:
-    return memory_limit_bytes(Target(spec=spec, port=8001, files=files), engine or SHIPPED[spec.engine])
+    return memory_limit_bytes(Target(spec=spec, port=8001, files=files), engine or ALL_ENGINES[spec.engine])
 
 
 class TestMemory:
-    def test_what_is_written_counts(self) -> None:
-        """`resources.memory` is taken as it is."""
+    def test_an_explicit_limit_counts(self) -> None:
+        """`resources.memory` is the limit as it is."""
         spec = make_spec(resources=Resources(memory_bytes=5 * GIB))
         assert limit_of(spec, one_target().files) == 5 * GIB
 
-    def test_before_the_download_a_default_stands(self) -> None:
-        """A model whose size nobody knows yet gets 4 GiB."""
+    def test_before_the_download_there_is_a_default(self) -> None:
+        """A model of unknown size gets 4 GiB."""
         assert limit_of(make_spec(), one_target().files) == 4 * GIB
 
     def test_it_grows_with_weights_context_and_width(self) -> None:
-        """Weights count 1.3 times in the width they are loaded in, and the KV cache by the context."""
+        """Weights count 1.3 times in the width in which they are loaded, and the KV cache by the context."""
         facts = {"weights_bytes": 2 * GIB, "parameters": GIB, "kv_bytes_per_token": 1 << 16, "context_length": 8192}
         files = one_target(**facts).files
         narrow = limit_of(make_spec(dtype="bfloat16"), files)
@@ -232,24 +235,24 @@ class TestMemory:
         embedder = limit_of(make_spec(dtype="bfloat16", task="embedding"), files)
         assert embedder == pytest.approx(1.3 * 2 * GIB + GIB, rel=0.02)
 
-    def test_a_cache_nobody_counted_counts(self) -> None:
-        """Files that were not converted come without a count: then it is a common one, as wide as the dtype."""
+    def test_a_cache_of_unknown_size_counts(self) -> None:
+        """For files that were not converted a common size counts, as wide as the dtype."""
         facts = {"weights_bytes": GIB, "parameters": GIB // 2, "context_length": 8192}
-        uncounted, counted = (one_target(**facts, kv_bytes_per_token=known).files for known in (0, 1 << 16))
-        assert limit_of(make_spec(dtype="float32"), uncounted) == limit_of(make_spec(dtype="float32"), counted)
-        narrow = limit_of(make_spec(dtype="bfloat16"), uncounted)
+        unknown_cache, known_cache = (one_target(**facts, kv_bytes_per_token=size).files for size in (0, 1 << 16))
+        assert limit_of(make_spec(dtype="float32"), unknown_cache) == limit_of(make_spec(dtype="float32"), known_cache)
+        narrow = limit_of(make_spec(dtype="bfloat16"), unknown_cache)
         assert narrow == pytest.approx(1.3 * GIB + 0.5 * GIB + 640 * (1 << 20), rel=0.02)
 
     def test_openvino_counts_the_weights_as_they_are(self) -> None:
-        """Its weights stay as narrow as in the file, whatever they are computed in; a cache nobody counted counts."""
+        """Its weights stay as narrow as in the file, whatever the dtype, and its cache of unknown size has 16 bits."""
         files = one_target(weights_bytes=GIB, parameters=2 * GIB, kv_bytes_per_token=1 << 15, context_length=8192).files
         limit = limit_of(make_spec(engine="openvino", dtype="float32"), files)
         assert limit == pytest.approx(1.3 * GIB + 0.5 * GIB + 448 * (1 << 20), rel=0.05)
         unknown = one_target(weights_bytes=GIB).files
         assert limit_of(make_spec(engine="openvino", dtype="float32"), unknown) == limit
 
-    def test_somebody_elses_server_reserves_for_all(self) -> None:
-        """Weights as they are in the file, a context for each request in flight, and what the template says beside."""
+    def test_a_third_party_server_reserves_for_all(self) -> None:
+        """Weights as they are in the file, a context for each request in flight, and the template's overhead."""
         engine = Engine(routes=["/v1/completions"], overhead_mib=512)
         files = one_target(weights_bytes=GIB).files
         spec = make_spec(engine="llamacpp", context_length=8192, max_concurrency=4)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from controller.errors import ConfigInvalid
 from controller.registry import load_registry
-from tests.engines import shipped
+from tests.engines import engine_facts
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
-ENGINES = shipped("transformers", "llamacpp", "openvino")
+ENGINES = engine_facts("transformers", "llamacpp", "openvino")
 one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -84,7 +84,7 @@ def test_the_automatic_engine_must_exist(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     path.write_text("models:\n  one: {source: hf://owner/name}\n")
     with pytest.raises(ConfigInvalid) as error:
-        load_registry(path, engines=shipped("llamacpp"))
+        load_registry(path, engines=engine_facts("llamacpp"))
     assert [f'{path}:2: models.one.engine: "auto" is no engine here; write one of llamacpp'] == error.value.problems
 
 

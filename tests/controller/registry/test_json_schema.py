@@ -16,7 +16,7 @@ from controller.registry import load_registry
 from controller.registry.file.file_model import DefaultsPart, GenerationPart, ModelPart, ModelsFile, ResourcesPart
 from controller.registry.file.json_schema import SCHEMA_PATH, main, schema_text
 from controller.settings import ROOT
-from tests.engines import shipped
+from tests.engines import engine_facts
 
 SHIPPED_FILE = ROOT / "config" / "models.yaml"
 DOCS = ROOT / "docs" / "models-yaml.md"
@@ -68,6 +68,6 @@ def test_the_examples_of_the_documentation_load(tmp_path: Path) -> None:
     for example in examples:
         path = tmp_path / "models.yaml"
         path.write_text(example, encoding="utf-8")
-        load_registry(path, engines=shipped("transformers"))
+        load_registry(path, engines=engine_facts("transformers"))
     keys = set(re.findall(r"\b([a-z0-9_]+):", examples[-1]))
     assert set() == (set(ModelsFile.model_fields) | set(ModelPart.model_fields)) - keys

@@ -11,10 +11,10 @@ from controller.errors import ConfigInvalid, ModelNotFound
 from controller.registry import GenerationDefaults, ModelSpec, Registry, Resources, load_registry
 from controller.registry.source_ref import HubSource, PypiSource
 from controller.settings import ROOT
-from tests.engines import shipped
+from tests.engines import engine_facts
 
 SHIPPED_FILE = ROOT / "config" / "models.yaml"
-ENGINES = shipped("transformers", "llamacpp")
+ENGINES = engine_facts("transformers", "llamacpp")
 
 
 def load(folder: Path, text: str) -> Registry:
@@ -31,7 +31,7 @@ def one(folder: Path, lines: str) -> ModelSpec:
 
 def test_the_shipped_file_has_two_models() -> None:
     """The file in the repository loads, and its first model is the default one."""
-    registry = load_registry(SHIPPED_FILE, engines=shipped("openvino", "transformers"))
+    registry = load_registry(SHIPPED_FILE, engines=engine_facts("openvino", "transformers"))
     assert list(registry.models) == ["smollm2-135m", "tiny-llama"]
     assert registry.memory_budget_bytes is None
     small, tiny = registry.models.values()
@@ -178,7 +178,7 @@ def test_other_text_is_no_duration(tmp_path: Path, text: str) -> None:
 
 def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
     """An id and an alias name the same model; the error for any other name lists the known ids and the closest one."""
-    registry = load_registry(SHIPPED_FILE, engines=shipped("openvino", "transformers"))
+    registry = load_registry(SHIPPED_FILE, engines=engine_facts("openvino", "transformers"))
     assert registry.resolve("smollm2") is registry.resolve("smollm2-135m")
     with pytest.raises(ModelNotFound) as error:
         registry.resolve("tiny-lama")
@@ -190,7 +190,7 @@ def test_resolve_finds_a_model_by_id_and_by_alias() -> None:
 
 def test_the_registry_cannot_be_changed() -> None:
     """A registry is a value: models can be neither added nor replaced."""
-    registry = load_registry(SHIPPED_FILE, engines=shipped("openvino", "transformers"))
+    registry = load_registry(SHIPPED_FILE, engines=engine_facts("openvino", "transformers"))
     with pytest.raises(TypeError):
         registry.models["new"] = registry.models["tiny-llama"]  # type: ignore[index]
     with pytest.raises(AttributeError):
@@ -214,5 +214,5 @@ def test_auto_means_the_fast_engine_for_what_it_can_load(tmp_path: Path, lines: 
     """GGUF and OpenVINO's own form are served by openvino on CPUs; everything else by transformers."""
     path = tmp_path / "models.yaml"
     path.write_text("models:\n  m:\n    " + lines + "\n")
-    assert load_registry(path, engines=shipped("openvino", "transformers")).models["m"].engine == engine
-    assert load_registry(path, engines=shipped("transformers")).models["m"].engine == "transformers"
+    assert load_registry(path, engines=engine_facts("openvino", "transformers")).models["m"].engine == engine
+    assert load_registry(path, engines=engine_facts("transformers")).models["m"].engine == "transformers"

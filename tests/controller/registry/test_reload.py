@@ -63,7 +63,7 @@ class World:
     def outdated(self) -> set[str]:
         return self.outdated_ids
 
-    def described(self, registry: Registry, /) -> dict[str, str]:
+    def service_texts(self, registry: Registry, /) -> dict[str, str]:
         return {spec.id: f"{spec.port} {spec.env}" for spec in registry.models.values()}
 
     def ports(self) -> dict[str, int]:

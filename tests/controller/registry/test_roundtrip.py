@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from controller.registry import GenerationDefaults, ModelSpec, Resources, load_registry
 from controller.registry.file.json_schema import schema_text
 from controller.registry.source_ref import HubSource, parse_source
-from tests.engines import shipped
+from tests.engines import engine_facts
 
-ENGINES = shipped("transformers", "llamacpp")
+ENGINES = engine_facts("transformers", "llamacpp")
 VALIDATOR = jsonschema.Draft7Validator(json.loads(schema_text()))
 TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
 DEFAULT_TIMES = {"idle_timeout": 900.0, "start_timeout": 120.0, "max_wait": 60.0, "min_residency": 10.0}

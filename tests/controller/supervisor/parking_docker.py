@@ -194,7 +194,7 @@ class ParkingDocker(FakeBackend):
             self.written = self._text()
 
     def _text(self) -> dict[str, str]:
-        return self.described(self.registry)
+        return self.service_texts(self.registry)
 
     def _reach(self) -> None:
         if self._fails("docker"):

@@ -13,7 +13,7 @@ from typing import Any
 
 from controller.app import create_app
 from controller.deployment import compose_file
-from controller.deployment.preparation import Preparation
+from controller.deployment.conversion import Conversion
 from controller.docker.service import DockerService
 from controller.proxy.runner_client import RunnerClient
 
@@ -58,7 +58,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "ready": lambda: setattr(
         RunnerClient, "probe", dying(RunnerClient.probe, when=lambda readiness, *_: readiness.ready)
     ),
-    "preparing": lambda: setattr(Preparation, "_wait", dying(vars(Preparation)["_wait"], before=True)),
+    "preparing": lambda: setattr(Conversion, "_wait", dying(vars(Conversion)["_wait"], before=True)),
     "stopping": lambda: setattr(DockerService, "stop", dying(DockerService.stop, before=True)),
     "stopped": lambda: setattr(DockerService, "stop", dying(DockerService.stop)),
 }

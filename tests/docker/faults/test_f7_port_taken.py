@@ -11,7 +11,7 @@ from tests.errorshape import check_error
 from tests.promises.mutation import Mutation
 
 MUTATION = Mutation(
-    "controller/deployment/deployment.py",
+    "controller/deployment/service_start.py",
     "if self._ports.is_free(port):",
     "if self._ports.is_free(port) or True:",
     "test_f7_an_explicit_port_that_is_taken_is_named",
