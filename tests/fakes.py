@@ -1,4 +1,4 @@
-"""Stand-ins for the world outside the supervisor: a clock moved by hand and a Docker that does as it is told."""
+"""Fakes of the world outside the supervisor: a clock moved by hand and a Docker that a test scripts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HANG_S = 10.0
 
 
 def make_spec(model_id: str = "tiny", **values: Any) -> ModelSpec:
-    """A valid model with only what a test cares about."""
+    """Return a valid model, with only the values that a test cares about."""
     return ModelSpec(id=model_id, source=FileSource(Path("/models/tiny")), **{"engine": "transformers", **values})
 
 
 def make_container(model_id: str = "tiny", **values: Any) -> Container:
-    """A running container of a model."""
+    """Return a running container of a model."""
     fields: dict[str, Any] = {
         "id": f"{model_id}-container",
         "name": f"test-{model_id}-1",
@@ -93,12 +93,12 @@ class FakeBackend:
         self.calls: list[str] = []
         self.containers: dict[str, Container] = {}
         self.endings: dict[str, Ending] = {}
-        self.prepared: set[str] | None = None
+        self.prepared_models: set[str] | None = None
         self.resumable: dict[str, str] = {}
-        self.known: dict[str, ModelFacts] = {}
+        self.model_facts: dict[str, ModelFacts] = {}
         self.budget = Amount(memory_bytes=1 << 40)
         self.need: dict[str, Amount] = {}
-        self.used: dict[str, int] = {}
+        self.working_sets: dict[str, int] = {}
         self.observed: dict[str, int] = {}
         self.ready = True
         self.phase = ""
@@ -119,11 +119,11 @@ class FakeBackend:
         self._numbers = itertools.count(1)
 
     def probe(self, port: int, path: str) -> Readiness:
-        """The readiness probe that goes with this backend."""
+        """Answer a readiness probe as the fake's containers would."""
         return Readiness(ready=self.ready, phase=self.phase, phases={"load_s": 1.0} if self.ready else {})
 
     def is_prepared(self, model_id: str) -> bool:
-        return self.prepared is None or model_id in self.prepared
+        return self.prepared_models is None or model_id in self.prepared_models
 
     def require_image(self, model_id: str) -> None:
         if self.image_error is not None:
@@ -132,11 +132,11 @@ class FakeBackend:
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
         self.calls.append(f"prepare {model_id}")
         self.on_prepare(model_id, on_progress, cancelled)
-        if self.prepared is not None:
-            self.prepared.add(model_id)
+        if self.prepared_models is not None:
+            self.prepared_models.add(model_id)
 
     def facts(self, model_id: str) -> ModelFacts | None:
-        return self.known.get(model_id)
+        return self.model_facts.get(model_id)
 
     def find_all(self) -> list[Container]:
         return list(self.containers.values())
@@ -151,12 +151,12 @@ class FakeBackend:
         return self.endings.get(container_id, Ending())
 
     def resume(self, model_id: str) -> Container | None:
-        ended = self.resumable.pop(model_id, None)
-        if ended is None:
+        container_id = self.resumable.pop(model_id, None)
+        if container_id is None:
             return None
         self.calls.append(f"resume {model_id}")
-        self.containers[ended] = replace(self.containers[ended], status="running", exit_code=None)
-        return self.containers[ended]
+        self.containers[container_id] = replace(self.containers[container_id], status="running", exit_code=None)
+        return self.containers[container_id]
 
     def up(self, model_id: str) -> Container:
         self.calls.append(f"up {model_id}")
@@ -166,7 +166,7 @@ class FakeBackend:
             raise self.up_error
         container = self.after_up(make_container(model_id, id=f"{model_id}-{next(self._numbers)}"))
         others = {i: c for i, c in self.containers.items() if c.model_id != model_id}
-        # In one go: other threads look at them meanwhile.
+        # At once: other threads look at them meanwhile.
         self.containers = {**others, container.id: container}
         return container
 
@@ -201,7 +201,7 @@ class FakeBackend:
         self.models = list(registry.models)
 
     def working_set(self, container_id: str) -> int | None:
-        return self.used.get(container_id)
+        return self.working_sets.get(container_id)
 
     def room(self, used_bytes: int) -> Amount:
         return self.budget
@@ -217,16 +217,16 @@ class FakeBackend:
 
     def delete_files(self, model_id: str) -> int:
         self.calls.append(f"delete {model_id}")
-        if self.prepared is not None:
-            self.prepared.discard(model_id)
+        if self.prepared_models is not None:
+            self.prepared_models.discard(model_id)
         return 123
 
     def ports(self) -> dict[str, int]:
         return {model_id: 9001 + number for number, model_id in enumerate(self.models)}
 
     def end(self, container_id: str, *, exit_code: int, oom_killed: bool = False) -> None:
-        """Let a container's process end, by whatever cause."""
+        """End a container's process, for whatever cause."""
         container = self.containers.get(container_id)
         if container is not None:
-            ended = replace(container, status="exited", exit_code=exit_code, oom_killed=oom_killed)
-            self.containers[container_id] = ended
+            container = replace(container, status="exited", exit_code=exit_code, oom_killed=oom_killed)
+            self.containers[container_id] = container

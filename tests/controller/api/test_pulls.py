@@ -30,7 +30,7 @@ HALF = PreparationProgress(phase="downloading", fraction=0.5, done_bytes=50, tot
 @pytest.fixture
 def backend() -> FakeBackend:
     backend = FakeBackend()
-    backend.prepared = set()
+    backend.prepared_models = set()
     return backend
 
 

@@ -15,7 +15,7 @@ from tests.controller.supervisor.house import House
 
 @pytest.fixture(autouse=True)
 def no_illegal_event(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail a test in which the supervisor told a record of an event that its state does not allow."""
+    """Fail a test in which an event reached a record whose state does not allow it."""
     events: list[str] = []
 
     class NotedEvent(IllegalEvent):
@@ -36,19 +36,19 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def house(pool: ThreadPoolExecutor) -> Iterator[House]:
-    with _built(House(pool)) as built:
-        yield built
+    with _until_closed(House(pool)) as open_house:
+        yield open_house
 
 
 @pytest.fixture
 def patient_house(pool: ThreadPoolExecutor) -> Iterator[House]:
-    """One for tests that hold a start up: the clock runs as fast as the start's thread looks, and nothing stalls."""
-    with _built(House(pool, start_timeout_s=1e12)) as built:
-        yield built
+    """Boot a house for tests that delay a start: the clock runs as fast as the start looks, and nothing stalls."""
+    with _until_closed(House(pool, start_timeout_s=1e12)) as open_house:
+        yield open_house
 
 
 @contextmanager
-def _built(house: House) -> Iterator[House]:
+def _until_closed(house: House) -> Iterator[House]:
     yield house
     house.backend.up_gate.set()
     house.backend.stop_gate.set()

@@ -1,4 +1,4 @@
-"""A supervisor with its fakes, and what tests say to it."""
+"""A supervisor with its fakes, and the helpers of its tests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from controller.errors import (
-    OrchestrarError,
-)
+from controller.errors import OrchestrarError
 from controller.supervisor import Lease, State, Supervisor
+from controller.supervisor.slot import Slot
 from tests.fakes import HANG_S, FakeBackend, FakeClock, make_spec
 
 T = TypeVar("T")
@@ -29,7 +28,7 @@ class House:
         self.supervisor = self.boot()
 
     def boot(self) -> Supervisor:
-        """A supervisor as after a start of the controller."""
+        """Return a supervisor as after a start of the controller."""
         return Supervisor(self.specs, self.backend, self.backend.probe, clock=self.clock, stop_grace_s=STOP_GRACE_S)
 
     def later(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
@@ -38,9 +37,13 @@ class House:
     def state(self, model_id: str = "tiny") -> State:
         return self.supervisor.view(model_id).state
 
-    def settled(self, model_id: str = "tiny") -> State:
-        """The state once no start is under way."""
-        slot = self.supervisor._slots[model_id]
+    def slot(self, model_id: str = "tiny") -> Slot:
+        """Return the model's record, which only tests may look at."""
+        return self.supervisor._slots[model_id]
+
+    def state_after_start(self, model_id: str = "tiny") -> State:
+        """Return the state once no start is under way."""
+        slot = self.slot(model_id)
         with slot.on_change:
             assert slot.on_change.wait_for(lambda: slot.attempt is None, HANG_S)
         return self.state(model_id)
@@ -51,13 +54,13 @@ def lease(house: House) -> Lease:
 
 
 def error_of(future: Future[Any]) -> OrchestrarError:
-    found = future.exception(HANG_S)
-    assert isinstance(found, OrchestrarError)
-    return found
+    error = future.exception(HANG_S)
+    assert isinstance(error, OrchestrarError)
+    return error
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Return when another thread has made it true."""
+    """Wait until another thread has made the condition true."""
     end = time.monotonic() + HANG_S
     pause = threading.Event()
     while not condition():

@@ -1,4 +1,4 @@
-"""Models that fail are left alone for longer and longer, and nobody else's doing counts."""
+"""Models that fail are left alone for longer and longer; only failures of their own count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes import make_container
 
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_delays_double_up_to_five_minutes(failures: int, chance: float) -> None:
-    """1, 2, 4 … s and never more than 5 min, give or take a fifth."""
+    """They are 1, 2, 4 … s and never more than 5 min, give or take a fifth."""
     plain_s = min(2.0 ** (failures - 1) if failures < 20 else 1e9, 300.0)
     assert 0.8 * plain_s <= delay_s(failures, lambda: chance) <= 1.2 * plain_s + 1e-9
 
@@ -34,19 +34,19 @@ class TestFailingStarts:
         """Requests in between are refused with the card and the time, without touching Docker; then one tries."""
         for number in range(1, 12):
             fail(house)
-            with pytest.raises(BackingOff, match=f"failed {number} times in a row") as refused:
+            with pytest.raises(BackingOff, match=f"failed {number} times in a row") as refusal:
                 lease(house)
-            wait_s = refused.value.retry_after_s
+            wait_s = refusal.value.retry_after_s
             plain_s = min(2.0 ** (number - 1), 300)
             assert wait_s is not None
             assert 0.8 * plain_s <= wait_s <= 1.2 * plain_s
-            assert refused.value.details["log"] == ["why"]
+            assert refusal.value.details["log"] == ["why"]
             assert house.backend.calls == ["up tiny"] * number
             assert house.state() is State.FAILED
             house.clock.advance(wait_s)
 
     def test_a_changed_entry_is_tried_at_once(self, house: House) -> None:
-        """What failed is no longer what models.yaml says; another model's change is no reason."""
+        """What failed is not what models.yaml says now; another model's change is no reason."""
         for _ in range(3):
             house.clock.advance(5)
             fail(house)
@@ -63,7 +63,7 @@ class TestFailingStarts:
         assert house.supervisor.view("tiny").failures == 0
 
     def test_run_tries_at_once(self, house: House) -> None:
-        """Somebody who asks for it by POST /run waits for nothing, and a start that works forgets the past."""
+        """A user who asks by POST /run does not wait, and a start that works resets the count."""
         fail(house)
         house.backend.up_error = None
         assert house.supervisor.run("tiny", wait=True).state is State.READY
@@ -85,26 +85,26 @@ class TestFailingStarts:
                 lease(house)
 
     def test_a_kill_by_hand_does_not_count(self, house: House) -> None:
-        """A container that somebody stops while it starts is tried again at once, and the answer says why."""
+        """A container that a user stops while it starts is tried again at once, and the answer says why."""
         house.backend.ready = False
         house.backend.after_up = lambda c: replace(c, status="exited", exit_code=137)
         house.backend.ending = lambda container_id: Ending(is_known=True, was_ordered=True)  # type: ignore[method-assign]
         for _ in range(3):
-            with pytest.raises(StartFailed, match="was stopped from outside") as caught:
+            with pytest.raises(StartFailed, match="was stopped from outside") as failure:
                 lease(house)
-            assert 137 == caught.value.details["exit_code"]
+            assert 137 == failure.value.details["exit_code"]
 
 
 class TestDeaths:
     def crash(self, house: House, **values: object) -> None:
         container = house.backend.find("tiny")
         assert container is not None
-        ended = {"status": "exited", "exit_code": 1, **values}
-        house.backend.containers[container.id] = replace(container, **ended)  # type: ignore[arg-type]
+        changes = {"status": "exited", "exit_code": 1, **values}
+        house.backend.containers[container.id] = replace(container, **changes)  # type: ignore[arg-type]
         house.supervisor.adopt("tiny")
 
     def test_the_first_death_costs_no_wait(self, house: House) -> None:
-        """So that a request can be asked once more; the next deaths within a minute do."""
+        """A request can so be asked once more; the next deaths within a minute cost a wait."""
         lease(house).release()
         self.crash(house)
         lease(house).release()
@@ -113,6 +113,7 @@ class TestDeaths:
             lease(house)
 
     def test_long_service_is_no_loop(self, house: House) -> None:
+        """Deaths a minute apart never cost a wait: no lease raises."""
         for _ in range(5):
             lease(house).release()
             house.clock.advance(60)
@@ -120,7 +121,7 @@ class TestDeaths:
 
     @pytest.mark.parametrize("code", [0, 1, 137, 143])
     def test_a_stop_by_hand_is_no_death(self, house: House, code: int) -> None:
-        """Whatever its process made of the signal."""
+        """The exit code does not matter."""
         for number in range(1, 5):
             house.backend.endings[f"tiny-{number}"] = Ending(is_known=True, was_ordered=True)
             lease(house).release()
@@ -128,8 +129,8 @@ class TestDeaths:
             assert house.supervisor.view("tiny").error is None
 
     @pytest.mark.parametrize("code", [0, 1, 137, 143])
-    def test_an_end_that_nobody_ordered_is_a_death(self, house: House, code: int) -> None:
-        """Of a kill past Docker, or a server that leaves as if all were well, Docker tells the end and no order."""
+    def test_an_end_without_an_order_is_a_death(self, house: House, code: int) -> None:
+        """For a kill without Docker, or a server that exits by itself, Docker reports an end without an order."""
         house.backend.endings["tiny-1"] = Ending(is_known=True)
         lease(house).release()
         self.crash(house, exit_code=code)
@@ -137,15 +138,15 @@ class TestDeaths:
         assert error is not None
         assert f"ended while serving (exit code {code})" in error.message
 
-    def test_an_end_that_docker_did_not_tell_of(self, house: House) -> None:
-        """It is a death where it does not look like a stop."""
+    def test_an_end_that_docker_did_not_report(self, house: House) -> None:
+        """It is a death if it does not look like a stop."""
         for code, is_death in ((0, False), (137, False), (143, False), (1, True)):
             lease(house).release()
             self.crash(house, exit_code=code)
             assert (house.supervisor.view("tiny").error is not None) is is_death
 
     def test_memory_that_ran_out_is_a_death(self, house: House) -> None:
-        """Exit code 137 with Docker's evidence; limit, peak and cure are told."""
+        """Exit code 137 with Docker's evidence gives the limit, the peak and the fix."""
         lease(house).release()
         house.supervisor.measure()
         self.crash(house, exit_code=137, oom_killed=True)
@@ -155,7 +156,7 @@ class TestDeaths:
         assert error.details["memory_peak_bytes"] == 1000
 
     def test_a_death_before_our_time_is_none(self, house: House) -> None:
-        """What ended before this controller came is not held against the model."""
+        """A container that ended before this controller started is no failure of the model."""
         dead = make_container("tiny", status="exited", exit_code=1)
         house.backend.containers[dead.id] = dead
         house.supervisor.adopt()

@@ -1,4 +1,4 @@
-"""Changed entries taken into force while the models are in every state."""
+"""Changed entries put into force while the models are in every state."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OTHER_S = 7.0
 
 
 def remake(house: House) -> None:
-    """Have models.yaml change an entry such that its container has to be made anew."""
+    """Have models.yaml change an entry such that its container has to be replaced."""
     house.specs["tiny"] = replace(house.specs["tiny"], max_wait_s=OTHER_S)
     house.supervisor.change(house.specs, remade={"tiny"})
 
 
-def stopped(house: House) -> list[str]:
+def stopped_ids(house: House) -> list[str]:
     return [call.removeprefix("stop ") for call in house.backend.calls if call.startswith("stop ")]
 
 
@@ -32,38 +32,38 @@ def ups(house: House) -> int:
 
 
 class TestRemake:
-    def test_a_running_model_is_drained_before_it_is_made_anew(self, house: House) -> None:
-        """The request in flight keeps its container; who asks meanwhile waits, and gets the new one."""
-        held = lease(house)
+    def test_a_running_model_is_drained_before_it_is_replaced(self, house: House) -> None:
+        """The request in flight keeps its container; a request meanwhile waits, and gets the new one."""
+        open_lease = lease(house)
         remake(house)
         until(lambda: house.state() is State.DRAINING)
         waiter = house.later(lease, house)
         house.clock.until_waiting(2)
-        assert not stopped(house)
-        held.release()
-        assert waiter.result(HANG_S).container_id != held.container_id
-        assert stopped(house) == [held.container_id]
+        assert not stopped_ids(house)
+        open_lease.release()
+        assert waiter.result(HANG_S).container_id != open_lease.container_id
+        assert stopped_ids(house) == [open_lease.container_id]
 
-    def test_a_start_under_way_is_begun_anew_and_its_waiters_wait_on(self, house: House) -> None:
-        """What they waited for is no longer what models.yaml says; what they get is, and nothing has failed."""
+    def test_a_start_under_way_begins_again_and_its_waiters_wait_on(self, house: House) -> None:
+        """The waiters get what models.yaml says now, and nothing has failed."""
         house.backend.up_gate.clear()
         waiter = house.later(lease, house)
         assert house.backend.up_reached.wait(HANG_S)
         remake(house)
-        slot = house.supervisor._slots["tiny"]
+        slot = house.slot()
         until(lambda: slot.attempt is not None and slot.attempt.is_superseded)
         house.backend.up_gate.set()
-        got = waiter.result(HANG_S)
+        new_lease = waiter.result(HANG_S)
         assert ups(house) == 2
-        assert got.container_id in house.backend.containers
+        assert new_lease.container_id in house.backend.containers
         assert house.supervisor.view("tiny").error is None
 
-    def test_a_start_that_two_changes_meet_is_begun_anew_once(self, house: House) -> None:
+    def test_a_start_that_two_changes_meet_begins_again_once(self, house: House) -> None:
         """Only the first has the right to end it: the second would end what the first starts."""
         house.backend.up_gate.clear()
         house.later(lease, house)
         assert house.backend.up_reached.wait(HANG_S)
-        slot = house.supervisor._slots["tiny"]
+        slot = house.slot()
         attempt = slot.attempt
         assert attempt is not None
         first = house.later(house.supervisor._life.supersede, slot, attempt)
@@ -73,29 +73,29 @@ class TestRemake:
         assert [True, False] == [first.result(HANG_S), second.result(HANG_S)]
         house.supervisor._life.retire(slot, drain_s=0, is_claimed=True)
 
-    def test_a_pull_under_way_says_to_ask_again(self, house: House) -> None:
-        """What it fetched may be no longer what the model needs."""
+    def test_a_pull_under_way_says_to_try_again(self, house: House) -> None:
+        """What it fetched may not be what the model needs now."""
 
         def fetch(model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
             until(cancelled)
             raise Cancelled("the download ended")
 
-        house.backend.prepared = set()
+        house.backend.prepared_models = set()
         house.backend.on_prepare = fetch
         pull = house.supervisor.pull("tiny")
-        ended: Future[list[PreparationProgress | None]] = house.later(list, pull)
+        pulling: Future[list[PreparationProgress | None]] = house.later(list, pull)
         remake(house)
-        error = error_of(ended)
+        error = error_of(pulling)
         assert isinstance(error, ModelStopping)
         assert "models.yaml changed tiny meanwhile" in error.message
         assert ups(house) == 0
 
     def test_one_that_cannot_be_stopped_serves_on_and_is_tried_again(self, house: House) -> None:
-        """Docker's trouble costs no request; the old one is in force until it can be replaced."""
+        """Docker's trouble costs no request; the old container serves until it can be replaced."""
         lease(house).release()
         house.backend.stop_error = DockerError("Docker did not stop it")
         remake(house)
-        until(lambda: bool(stopped(house)) and house.state() is State.READY)
+        until(lambda: bool(stopped_ids(house)) and house.state() is State.READY)
         lease(house).release()
         assert ups(house) == 1
         house.backend.stop_error = None
@@ -105,20 +105,20 @@ class TestRemake:
 
     def test_one_that_is_stopped_meanwhile_is_left_alone(self, house: House) -> None:
         """The next start works by the new entry anyway; a stop by hand is respected."""
-        held = lease(house)
+        open_lease = lease(house)
         remake(house)
         until(lambda: house.state() is State.DRAINING)
         stopping = house.later(house.supervisor.stop, "tiny")
-        until(lambda: house.supervisor._slots["tiny"].stop_requested)
-        held.release()
+        until(lambda: house.slot().stop_requested)
+        open_lease.release()
         stopping.result(HANG_S)
-        assert house.settled() is State.STOPPED
+        assert house.state_after_start() is State.STOPPED
         assert ups(house) == 1
 
     def test_one_that_rests_is_not_started(self, house: House) -> None:
-        """Only what ran runs again."""
+        """Only a model that ran runs again."""
         remake(house)
-        until(lambda: house.supervisor._slots["tiny"].spec.max_wait_s == OTHER_S)
+        until(lambda: house.slot().spec.max_wait_s == OTHER_S)
         assert house.state() is State.STOPPED
         assert not house.backend.calls
 
@@ -126,15 +126,15 @@ class TestRemake:
 class TestDrop:
     def test_it_drains_what_is_in_flight_and_then_refuses_for_good(self, house: House) -> None:
         """A model that models.yaml no longer has ends what it does, and takes nothing new."""
-        held = lease(house)
+        open_lease = lease(house)
         dropping = house.later(house.supervisor.drop, ["tiny"])
         until(lambda: house.state() is State.DRAINING)
         with pytest.raises(ModelStopping):
             lease(house)
-        assert not stopped(house)
-        held.release()
+        assert not stopped_ids(house)
+        open_lease.release()
         dropping.result(HANG_S)
-        assert stopped(house) == [held.container_id]
+        assert stopped_ids(house) == [open_lease.container_id]
         with pytest.raises(ModelStopping):
             lease(house)
 
@@ -147,12 +147,12 @@ class TestDrop:
         lease(house).release()
 
 
-class TestWhatMayRunAllTheSame:
-    def test_memory_of_a_start_that_docker_failed_is_held_until_docker_tells(self, house: House) -> None:
-        """`up` may have failed after the container was made: its memory is nobody else's before a look."""
+class TestContainersThatMayStillRun:
+    def test_memory_of_a_start_that_docker_failed_counts_until_a_look(self, house: House) -> None:
+        """`up` may have failed after the container was created: no other model gets its memory before a look."""
         house.backend.up_error = DockerError("Docker did not answer")
         assert isinstance(error_of(house.later(lease, house)), DockerError)
-        slot = house.supervisor._slots["tiny"]
+        slot = house.slot()
         assert slot.holds is not None
         house.supervisor.adopt("tiny")
         assert slot.holds is None
@@ -160,7 +160,7 @@ class TestWhatMayRunAllTheSame:
     def test_a_stop_of_a_model_being_adopted_gives_it_its_grace(
         self, patient_house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Somebody else's requests may be in flight there: it is stopped as any other, not killed."""
+        """Requests of another process may be in flight there: it is stopped as any other, not killed."""
         house, graces_s = patient_house, list[int]()
         stop = house.backend.stop
 
@@ -169,12 +169,12 @@ class TestWhatMayRunAllTheSame:
             stop(container_id, grace_s=grace_s)
 
         monkeypatch.setattr(house.backend, "stop", noting_stop)
-        found = make_container("tiny")
-        house.backend.containers[found.id] = found
+        container = make_container("tiny")
+        house.backend.containers[container.id] = container
         house.backend.ready = False
         house.supervisor.adopt("tiny")
         assert house.state() is State.STARTING
         house.supervisor.stop("tiny")
-        assert house.settled() is State.STOPPED
+        assert house.state_after_start() is State.STOPPED
         assert graces_s
         assert min(graces_s) > 0

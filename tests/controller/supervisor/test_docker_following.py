@@ -1,4 +1,4 @@
-"""Docker's events: what is news is looked at, what we did ourselves costs nothing."""
+"""Docker's events: news cause a look, and what we did ourselves costs nothing."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def event(action: str, container_id: str = "tiny-1", model_id: str = "tiny") -> 
 
 @pytest.fixture
 def looks(house: House) -> list[str]:
-    """The models that Docker was asked about since the model became ready."""
+    """List the models that Docker was asked about since the model became ready."""
     lease(house).release()
-    found: list[str] = []
+    model_ids: list[str] = []
     find = house.backend.find
 
-    def counted(model_id: str) -> object:
-        found.append(model_id)
+    def noting_find(model_id: str) -> object:
+        model_ids.append(model_id)
         return find(model_id)
 
-    house.backend.find = counted  # type: ignore[assignment, method-assign]
-    return found
+    house.backend.find = noting_find  # type: ignore[assignment, method-assign]
+    return model_ids
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def follower(house: House) -> DockerEventFollower:
 
 
 def test_a_death_is_noticed(house: House, follower: DockerEventFollower, looks: list[str]) -> None:
-    """All events of one deed cause one look, after which the model is stopped."""
+    """All events of one action cause one look, after which the model is stopped."""
     house.backend.end("tiny-1", exit_code=137)
     for action in ("kill", "die", "stop"):
         follower.note(event(action))
@@ -48,38 +48,38 @@ def test_a_death_is_noticed(house: House, follower: DockerEventFollower, looks: 
 
 
 @pytest.mark.parametrize(
-    "told", [event("start"), event("die", "older"), event("destroy", "older"), event("kill"), event("unpause")]
+    "old_event", [event("start"), event("die", "older"), event("destroy", "older"), event("kill"), event("unpause")]
 )
-def test_what_is_known_costs_nothing(follower: DockerEventFollower, looks: list[str], told: Event) -> None:
+def test_what_is_known_costs_nothing(follower: DockerEventFollower, looks: list[str], old_event: Event) -> None:
     """Events of our own starts and of containers long gone cause no look at Docker."""
-    follower.note(told)
+    follower.note(old_event)
     follower.work()
     assert looks == []
 
 
-@pytest.mark.parametrize("told", [event("die"), event("destroy"), event("pause"), event("start", "by-hand")])
-def test_what_is_news_causes_a_look(follower: DockerEventFollower, looks: list[str], told: Event) -> None:
-    """The end or pause of what serves, and the start of another container, are looked at."""
-    follower.note(told)
+@pytest.mark.parametrize("news", [event("die"), event("destroy"), event("pause"), event("start", "by-hand")])
+def test_what_is_news_causes_a_look(follower: DockerEventFollower, looks: list[str], news: Event) -> None:
+    """The end or pause of the serving container, and the start of another one, cause a look."""
+    follower.note(news)
     follower.work()
     assert looks == ["tiny"]
 
 
 def test_a_start_by_hand_is_adopted(house: House, follower: DockerEventFollower, looks: list[str]) -> None:
-    """A container of a model at rest that somebody starts is adopted without a request."""
+    """A container of a model at rest that a user starts is adopted without a request."""
     house.supervisor.stop("tiny")
     calls = list(house.backend.calls)
     house.backend.containers["tiny-1"] = house.backend.up("tiny")
     follower.note(event("start", "tiny-2"))
     follower.work()
-    assert house.settled() is State.READY
+    assert house.state_after_start() is State.READY
     assert house.backend.calls == [*calls, "up tiny"]
 
 
 def test_an_event_in_the_middle_of_a_start_is_kept(
     house: House, follower: DockerEventFollower, looks: list[str]
 ) -> None:
-    """What cannot be judged yet is judged when the start is over."""
+    """An event that cannot be judged yet is judged when the start is over."""
     house.supervisor.stop("tiny")
     looks.clear()
     house.backend.up_gate.clear()
@@ -98,25 +98,24 @@ def test_an_event_in_the_middle_of_a_start_is_kept(
 
 
 def test_a_gap_causes_a_look_at_all(house: House) -> None:
-    """Where events may have been missed everything is looked at, and whoever waited for Docker is told, more than once
-    where it was in vain."""
-    told: list[str] = []
+    """If events may have been missed, all models are looked at, and the callback runs again until it succeeds."""
+    callbacks: list[str] = []
     lease(house).release()
     house.backend.end("tiny-1", exit_code=0)
 
-    def tell() -> bool:
-        told.append("back")
-        return len(told) == 2
+    def succeed_the_second_time() -> bool:
+        callbacks.append("back")
+        return len(callbacks) == 2
 
-    follower = DockerEventFollower(house.supervisor, tell, clock=house.clock)
+    follower = DockerEventFollower(house.supervisor, succeed_the_second_time, clock=house.clock)
     follower.note_gap()
     follower.work()
     assert house.state() is State.STOPPED
-    assert told == ["back"]
+    assert callbacks == ["back"]
     for _ in range(2):
         house.clock.advance(LOOK_AGAIN_S)
         follower.work()
-    assert told == ["back", "back"]
+    assert callbacks == ["back", "back"]
 
 
 def test_a_docker_that_is_away_is_no_fault(house: House, follower: DockerEventFollower, looks: list[str]) -> None:
@@ -131,21 +130,21 @@ def test_a_docker_that_is_away_is_no_fault(house: House, follower: DockerEventFo
     assert house.state() is State.READY
 
 
-def test_of_an_unknown_model_nothing_is_done(follower: DockerEventFollower, looks: list[str]) -> None:
-    """A container of a model that is not in models.yaml is nobody's here."""
+def test_events_of_unknown_models_are_ignored(follower: DockerEventFollower, looks: list[str]) -> None:
+    """A container of a model that is not in models.yaml causes no look."""
     follower.note(event("die", "x", "gone"))
     follower.work()
     assert looks == []
 
 
 def test_the_thread_follows_and_ends(house: House) -> None:
-    """Events are worked on soon after they came, by a thread that ends at `close`."""
+    """Events are handled soon after they come, by a thread that ends at `close`."""
     lease(house).release()
     house.backend.end("tiny-1", exit_code=0)
     follower = DockerEventFollower(house.supervisor)
     follower.start()
     follower.note(event("die"))
-    slot = house.supervisor._slots["tiny"]
+    slot = house.slot()
     with slot.on_change:
         assert slot.on_change.wait_for(lambda: slot.state is State.STOPPED, 10)
     follower.close()

@@ -1,4 +1,4 @@
-"""Faults of our own: they strand nobody."""
+"""Faults of our own: no request and no model stays stuck."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import HANG_S
 
 
 class TestFaultsOfOurs:
-    def test_a_fault_while_stopping_strands_nobody(self, house: House) -> None:
+    def test_a_fault_while_stopping_leaves_the_model_serving(self, house: House) -> None:
         """An unexpected error in an idle stop leaves the model serving, not draining for ever."""
         lease(house).release()
         house.clock.advance(900)
@@ -43,8 +43,8 @@ class TestFaultsOfOurs:
         house.supervisor.reap()
         assert house.backend.calls.count("stop tiny-1") == 2
 
-    def test_unreadable_files_end_no_start_in_limbo(self, house: House) -> None:
-        """A start whose end cannot even look at the model's files still frees those who wait, and a stop works."""
+    def test_unreadable_files_leave_no_start_unfinished(self, house: House) -> None:
+        """A start that cannot look at the model's files at its end still frees its waiters, and a stop works."""
         house.backend.up_error = StartFailed("no")
 
         def unreadable(model_id: str) -> bool:
@@ -69,6 +69,6 @@ class TestFaultsOfOurs:
         errors = [error_of(request) for request in requests]
         assert len({id(error) for error in errors}) == 3
         assert all(error.details["exit_code"] == 1 for error in errors)
-        kept = house.supervisor.view("tiny").error
-        assert kept is not None
-        assert kept.__traceback__ is None
+        error = house.supervisor.view("tiny").error
+        assert error is not None
+        assert error.__traceback__ is None

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from controller.errors import ModelStopping
-from controller.supervisor.policies import idle_stop as idling
+from controller.supervisor.policies import idle_stop
 from tests.conftest import Figure
 from tests.controller.supervisor.house import House
 from tests.fakes import HANG_S
@@ -30,7 +30,7 @@ MUTATION = Mutation(
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads take the interpreter from each other every 20 µs, in the middle of anything."""
+    """Have threads take the interpreter from each other every 20 µs, in the middle of anything."""
     usual_s = sys.getswitchinterval()
     sys.setswitchinterval(2e-5)
     yield
@@ -39,13 +39,13 @@ def hasty_threads() -> Iterator[None]:
 
 @pytest.fixture
 def slow_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever logs lets the others pass: between a decision and its deed there is time enough for a request."""
+    """Let other threads pass whenever one logs: between a decision and its action there is time for a request."""
     pause = threading.Event()
 
     def linger(*_: object) -> None:
         pause.wait(0.0002)
 
-    monkeypatch.setattr(idling.log, "info", linger)
+    monkeypatch.setattr(idle_stop.log, "info", linger)
 
 
 @pytest.mark.long
@@ -67,22 +67,22 @@ def test_l2_no_request_is_lost_to_an_idle_stop(pool: ThreadPoolExecutor, figure:
         pause.wait(slow_stop_s[0])
 
     def runs(container_id: str) -> bool:
-        found = house.backend.inspect(container_id)
-        return found is not None and found.running
+        container = house.backend.inspect(container_id)
+        return container is not None and container.running
 
     def request(delay_s: float, hold_s: float) -> None:
         if delay_s:
             pause.wait(delay_s)
-        held = house.supervisor.acquire("tiny")
-        assert runs(held.container_id)
+        open_lease = house.supervisor.acquire("tiny")
+        assert runs(open_lease.container_id)
         if hold_s:
             pause.wait(hold_s)
-        # A stop by hand waits for this; so does everything else that ends a container.
-        assert runs(held.container_id)
-        held.release()
+        # A stop by hand waits for this, as everything else does that ends a container.
+        assert runs(open_lease.container_id)
+        open_lease.release()
 
     house.backend.stop = slow_stop  # type: ignore[method-assign]
-    met = refused = 0
+    races_with_stop = refusals = 0
     for number in range(RACES):
         request(0, 0)
         house.clock.advance(900)
@@ -97,14 +97,14 @@ def test_l2_no_request_is_lost_to_an_idle_stop(pool: ThreadPoolExecutor, figure:
             try:
                 future.result(HANG_S)
             except ModelStopping:
-                assert by_hand, f"a request was refused in race {number}, in which nobody stopped the model"
-                refused += 1
-        met += sum(call.startswith("stop") for call in house.backend.calls) > stops_before
+                assert by_hand, f"a request was refused in race {number}, without a stop by hand"
+                refusals += 1
+        races_with_stop += sum(call.startswith("stop") for call in house.backend.calls) > stops_before
         house.backend.calls.clear()
     house.supervisor.close()
     figure("races", RACES)
-    figure("of which with a stop in them", met)
-    figure("refused beside a stop by hand", refused)
+    figure("of which with a stop in them", races_with_stop)
+    figure("refused beside a stop by hand", refusals)
     figure("lost", 0)
     figure("hangs", 0)
-    assert met > RACES / 10
+    assert races_with_stop > RACES / 10

@@ -1,4 +1,4 @@
-"""The memory budget: who waits, who goes, and that nobody is lost or starved."""
+"""The memory budget: which models wait, which are stopped, and that none is lost or starves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def tight(house: House) -> House:
-    """Room for one of the two models."""
+    """Leave room for one of the two models."""
     house.backend.budget = Amount(memory_bytes=GIB)
     house.backend.need = {"tiny": Amount(memory_bytes=GIB), "other": Amount(memory_bytes=GIB)}
     return house
@@ -32,7 +32,7 @@ def serve(house: House, model_id: str) -> None:
 
 class TestEviction:
     def test_an_idle_model_makes_room(self, tight: House) -> None:
-        """The one that has had its residency is stopped for the other, which then starts; both still work."""
+        """A model after its `min_residency` is stopped for the other, which then starts; both still work."""
         serve(tight, "tiny")
         tight.clock.advance(10)
         serve(tight, "other")
@@ -51,9 +51,9 @@ class TestEviction:
         tight.clock.advance(10)
         waiting.result(HANG_S)
 
-    def test_unbroken_traffic_starves_nobody(self, tight: House) -> None:
-        """After `min_residency` of waiting the busy model admits nobody new, ends what it has, and goes; those who came
-        meanwhile get it back in their turn."""
+    def test_unbroken_traffic_starves_no_model(self, tight: House) -> None:
+        """After `min_residency` of waiting the busy model accepts no new requests, ends its own, and stops; requests
+        that came meanwhile get it back in their turn."""
         first = tight.supervisor.acquire("tiny")
         waiting = tight.later(tight.supervisor.acquire, "other")
         tight.clock.until_waiting(2)
@@ -69,8 +69,8 @@ class TestEviction:
         tight.clock.advance(10)
         newcomer.result(HANG_S).release()
 
-    def test_a_place_that_nobody_wants_any_more_is_kept(self, tight: House) -> None:
-        """When the waiting request's time is up, the busy model that was to go admits requests again."""
+    def test_a_place_that_no_request_wants_any_more_is_kept(self, tight: House) -> None:
+        """When the waiting request's time is up, the busy model that had to go accepts requests again."""
         first = tight.supervisor.acquire("tiny")
         waiting = tight.later(tight.supervisor.acquire, "other", max_wait_s=20)
         tight.clock.until_waiting(2)
@@ -84,10 +84,10 @@ class TestEviction:
         until(lambda: tight.state("tiny") is State.READY)
         tight.supervisor.acquire("tiny").release()
         first.release()
-        assert tight.settled("other") is State.STOPPED
+        assert tight.state_after_start("other") is State.STOPPED
 
     def test_pinned_models_stay_and_are_named(self, tight: House) -> None:
-        """Nothing can go: 503 at once, with the one that holds the memory."""
+        """If no model can go: 503 at once, with the name of the one that holds the memory."""
         tight.supervisor = _pinned(tight)
         serve(tight, "tiny")
         error = error_of(tight.later(serve, tight, "other"))
@@ -97,7 +97,7 @@ class TestEviction:
         assert tight.state("other") is State.STOPPED
 
     def test_a_paused_model_is_counted_from_the_first_look(self, tight: House) -> None:
-        """A controller that finds a model paused by hand does not start another into its memory."""
+        """A controller that finds a model paused by hand does not give its memory to another one."""
         tight.backend.containers["p"] = make_container("tiny", id="p", status="paused")
         tight.supervisor.adopt()
         assert GIB == tight.supervisor.gauges()["tiny"].counted_bytes
@@ -109,7 +109,7 @@ class TestEviction:
         waiting.result(HANG_S).release()
 
     def test_a_container_beside_a_start_that_failed_is_counted(self, tight: House) -> None:
-        """Somebody runs the model by hand while its own start fails: its memory is taken until that container ends."""
+        """A user runs the model by hand while its own start fails: its memory counts until that container ends."""
         tight.backend.up_gate.clear()
         failing = tight.later(tight.supervisor.acquire, "tiny")
         assert tight.backend.up_reached.wait(HANG_S)
@@ -136,10 +136,10 @@ class TestEviction:
         assert "lower its resources.memory" in error.message
         assert tight.state("tiny") is State.READY
 
-    def test_a_busy_model_is_closed_for_no_longer_than_anybody_waits(self, tight: House) -> None:
-        """Requests for another one that come again and again get no place beside a stream without end. The first is
-        told at `max_wait` that it took too long, the others a moment later that there was no room; then the busy model
-        admits requests again, and keeps its place for its residency."""
+    def test_a_busy_model_is_closed_for_no_longer_than_a_request_waits(self, tight: House) -> None:
+        """Repeated requests for another model get no place beside an endless stream. The first one gets
+        `deadline_exceeded` at `max_wait`, the others `insufficient_memory` a moment later; then the busy model accepts
+        requests again, and keeps its place for its `min_residency`."""
         first = tight.supervisor.acquire("tiny")
         waiting = [tight.later(tight.supervisor.acquire, "other")]
         tight.clock.until_waiting(2)
@@ -156,8 +156,8 @@ class TestEviction:
         tight.supervisor.acquire("tiny").release()
         first.release()
 
-    def test_nobody_is_closed_for_a_start_that_cannot_be(self, tight: House) -> None:
-        """Docker does not answer: the start fails with that, and the model that would have had to go served on."""
+    def test_no_model_is_closed_for_an_impossible_start(self, tight: House) -> None:
+        """If Docker does not answer, the start fails with that, and the model that would have had to go serves on."""
         serve(tight, "tiny")
         tight.clock.advance(10)
         find, states = tight.backend.find, []
@@ -171,39 +171,39 @@ class TestEviction:
         assert (states, tight.state("tiny")) == ([State.READY], State.READY)
         tight.backend.find = find  # type: ignore[method-assign]
 
-    def test_files_of_a_model_that_leaves_are_not_touched(self, tight: House) -> None:
-        """Who is refused leaves no trace: the model still leaves when its request has ended."""
-        held = tight.supervisor.acquire("tiny")
+    def test_files_of_a_model_that_makes_room_are_not_touched(self, tight: House) -> None:
+        """A refused deletion changes nothing: the model still stops when its request has ended."""
+        open_lease = tight.supervisor.acquire("tiny")
         waiting = tight.later(serve, tight, "other")
         tight.clock.until_waiting(2)
         tight.clock.advance(10)
         until(lambda: tight.state("tiny") is State.DRAINING)
         with pytest.raises(ModelBusy):
             tight.supervisor.delete_files("tiny")
-        held.release()
+        open_lease.release()
         waiting.result(HANG_S)
 
     @pytest.mark.parametrize("is_left", [True, False])
     def test_a_start_after_one_that_docker_failed_looks_first(self, tight: House, is_left: bool) -> None:
-        """What that one has left is adopted; where it left nothing, the next start waits for its place as any other."""
+        """A container that it left is adopted; if there is none, the next start waits for its place as any other."""
         tight.backend.up_error = DockerError("no answer")
         assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
         tight.backend.up_error = None
         tight.backend.containers["other"] = make_container("other", id="other")
         tight.supervisor.adopt("other")
-        assert tight.settled("other") is State.READY
+        assert tight.state_after_start("other") is State.READY
         if is_left:
             tight.backend.containers["left"] = make_container("tiny", id="left")
-        asked = tight.later(tight.supervisor.acquire, "tiny")
+        request = tight.later(tight.supervisor.acquire, "tiny")
         if not is_left:
             tight.clock.until_waiting(2)
             assert tight.supervisor.view("tiny").waits_for == ("other",)
             tight.clock.advance(10)
-        assert asked.result(HANG_S).container_id == ("left" if is_left else "tiny-1")
+        assert request.result(HANG_S).container_id == ("left" if is_left else "tiny-1")
         assert tight.state("other") is (State.READY if is_left else State.STOPPED)
 
-    def test_files_give_no_memory_away(self, tight: House) -> None:
-        """A container that a failed start may have left keeps its part of the budget, whatever is done to its files."""
+    def test_work_on_files_frees_no_memory(self, tight: House) -> None:
+        """A container that a failed start may have left keeps its part of the budget, whatever happens to its files."""
         tight.backend.up_error = DockerError("no answer")
         assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
         tight.backend.containers["left"] = make_container("tiny", id="left")
@@ -220,17 +220,17 @@ class TestEviction:
         assert GIB == tight.supervisor.gauges()["tiny"].counted_bytes
 
     @pytest.mark.parametrize("by", ["a pull", "a request after a deletion"])
-    def test_a_preparation_holds_no_memory_for_what_has_ended(self, tight: House, by: str) -> None:
-        """A failed start left nothing: others have its place while the model's files are made, which may take hours."""
+    def test_a_preparation_holds_no_memory_for_an_ended_container(self, tight: House, by: str) -> None:
+        """If a failed start left nothing, others get its place while the model's files are made, maybe for hours."""
         tight.backend.up_error = DockerError("no answer")
         assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
         tight.backend.up_error = None
         go_on = threading.Event()
-        tight.backend.on_prepare = lambda *_: None if go_on.wait(HANG_S) else pytest.fail("it was never let go")
+        tight.backend.on_prepare = lambda *_: None if go_on.wait(HANG_S) else pytest.fail("the gate stayed closed")
         if by == "a pull":
             tight.supervisor.pull("tiny")
         else:
-            tight.backend.prepared = {"tiny", "other"}
+            tight.backend.prepared_models = {"tiny", "other"}
             tight.supervisor.delete_files("tiny")
             tight.later(tight.supervisor.acquire, "tiny")
         until(lambda: tight.state("tiny") is State.PREPARING)
@@ -238,10 +238,10 @@ class TestEviction:
         go_on.set()
 
     def test_a_model_found_running_that_has_to_be_made_waits_for_its_place(self, tight: House) -> None:
-        """It was started by hand from an empty volume, beside a model in use, and ends with that: its own start fits
-        the budget as any other."""
-        tight.backend.prepared = {"other"}
-        held = tight.supervisor.acquire("other")
+        """It was started by hand from an empty volume, beside a model in use, and ends because of that: its own start
+        waits for the budget as any other."""
+        tight.backend.prepared_models = {"other"}
+        open_lease = tight.supervisor.acquire("other")
         tight.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
         tight.backend.ready = False
         inspect = tight.backend.inspect
@@ -253,30 +253,30 @@ class TestEviction:
             return inspect(container_id)
 
         tight.backend.inspect = ends  # type: ignore[method-assign]
-        asked = tight.later(tight.supervisor.acquire, "tiny")
+        request = tight.later(tight.supervisor.acquire, "tiny")
         until(lambda: tight.supervisor.view("tiny").waits_for == ("other",))
         assert "up tiny" not in tight.backend.calls
-        held.release()
+        open_lease.release()
         tight.clock.advance(10)
-        asked.result(HANG_S).release()
+        request.result(HANG_S).release()
 
-    def test_a_pinned_model_at_rest_is_in_nobodys_way(self, tight: House) -> None:
-        """What a failed start may have left of it is looked for; until then others wait instead of being refused."""
+    def test_a_pinned_model_at_rest_blocks_no_start(self, tight: House) -> None:
+        """A look finds out what a failed start has left; until then others wait instead of being refused."""
         tight.supervisor = _pinned(tight)
         tight.backend.up_error = DockerError("no answer")
         assert error_of(tight.later(serve, tight, "tiny")).message == "no answer"
         tight.backend.up_error = None
-        asked = tight.later(serve, tight, "other")
+        request = tight.later(serve, tight, "other")
         tight.clock.until_waiting(2)
         tight.supervisor.adopt()
-        asked.result(HANG_S)
+        request.result(HANG_S)
 
-    def test_what_a_starting_model_has_taken_is_not_missed(self, tight: House) -> None:
-        """Of what is free now it took a part, and that part is its own: it is no reason to refuse another."""
-        asked: list[int] = []
+    def test_memory_of_a_starting_model_counts_as_used(self, tight: House) -> None:
+        """The part of free memory that it has taken is its own, and no reason to refuse another model."""
+        samples_bytes: list[int] = []
 
         def room(used_bytes: int) -> Amount:
-            asked.append(used_bytes)
+            samples_bytes.append(used_bytes)
             return Amount(memory_bytes=2 * GIB)
 
         probed, gate = threading.Event(), threading.Event()
@@ -288,16 +288,16 @@ class TestEviction:
         tight.backend.room = room  # type: ignore[method-assign]
         tight.backend.probe = slow  # type: ignore[method-assign]
         tight.supervisor = tight.boot()
-        tight.backend.used = {"tiny-1": 77}
+        tight.backend.working_sets = {"tiny-1": 77}
         starting = tight.later(serve, tight, "tiny")
         assert probed.wait(HANG_S)
         tight.supervisor.plan("other")
         gate.set()
         starting.result(HANG_S)
-        assert asked[-1] == 77
+        assert samples_bytes[-1] == 77
 
     def test_a_victim_that_cannot_be_stopped_goes_on(self, tight: House) -> None:
-        """The stop failed: it serves as before, and 10 s later it is told to go once more."""
+        """If the stop fails, it serves as before, and 10 s later it has to go again."""
         serve(tight, "tiny")
         tight.clock.advance(10)
         tight.backend.stop_error = DockerUnavailable("away")
@@ -310,20 +310,20 @@ class TestEviction:
         waiting.result(HANG_S)
 
     def test_what_was_started_by_hand_is_adopted_over_budget(self, tight: House) -> None:
-        """People may start what they like; it counts, and nothing is stopped for it."""
+        """Users may start what they like; it counts, and nothing is stopped for it."""
         serve(tight, "tiny")
         tight.backend.containers["by-hand"] = make_container("other", id="by-hand", port=9002)
         tight.supervisor.adopt()
-        assert tight.settled("other") is State.READY
+        assert tight.state_after_start("other") is State.READY
         assert tight.state("tiny") is State.READY
         assert tight.supervisor.view("other").holds_bytes == GIB
 
     def test_a_stop_frees_the_place(self, tight: House) -> None:
-        """A waiting start goes on as soon as somebody stops the other model."""
-        held = tight.supervisor.acquire("tiny")
+        """A waiting start goes on as soon as a user stops the other model."""
+        open_lease = tight.supervisor.acquire("tiny")
         waiting = tight.later(serve, tight, "other")
         tight.clock.until_waiting(2)
-        held.release()
+        open_lease.release()
         tight.supervisor.stop("tiny")
         waiting.result(HANG_S)
 
@@ -337,7 +337,7 @@ class TestEviction:
 
 
 class TestCounting:
-    def test_what_is_measured_is_taken_note_of(self, house: House) -> None:
+    def test_measured_memory_is_noted(self, house: House) -> None:
         serve(house, "tiny")
         house.backend.usage = lambda container_ids: {i: Usage(cpu_percent=0, memory_bytes=77) for i in container_ids}  # type: ignore[method-assign]
         house.backend.need["tiny"] = Amount(memory_bytes=99)
@@ -345,29 +345,29 @@ class TestCounting:
         assert house.backend.observed == {"tiny": 77}
         assert house.supervisor.view("tiny").holds_bytes == 99
 
-    def test_what_starts_took_counts_too(self, house: House) -> None:
+    def test_samples_of_starts_count_too(self, house: House) -> None:
         """The largest sample may be one of the start."""
-        house.backend.used = {"tiny-1": 5000}
+        house.backend.working_sets = {"tiny-1": 5000}
         serve(house, "tiny")
         house.supervisor.measure()
         assert house.backend.observed == {"tiny": 5000}
 
-    def test_what_has_drifted_tells_nothing_of_its_entry(self, house: House) -> None:
-        """Its container was made of another one; what it uses is shown all the same."""
+    def test_a_drifted_container_says_nothing_about_its_entry(self, house: House) -> None:
+        """Its container was made from another entry; the API shows what it uses all the same."""
         serve(house, "tiny")
         house.backend.drifted = lambda containers: {"tiny"}  # type: ignore[method-assign]
         house.supervisor.measure()
         assert house.backend.observed == {}
         assert house.supervisor.view("tiny").usage is not None
 
-    def test_use_is_shown_where_drift_cannot_be_told(self, house: House) -> None:
-        """A broken override keeps Compose from saying what it describes, and nothing else from being known."""
+    def test_usage_is_shown_even_if_drift_is_not_known(self, house: House) -> None:
+        """A broken override keeps only Compose from describing the services."""
         serve(house, "tiny")
 
-        def broken(containers: object) -> set[str]:
+        def failing(containers: object) -> set[str]:
             raise DockerError("the override is broken")
 
-        house.backend.drifted = broken  # type: ignore[method-assign]
+        house.backend.drifted = failing  # type: ignore[method-assign]
         with pytest.raises(DockerError):
             house.supervisor.measure()
         assert house.supervisor.view("tiny").usage is not None
@@ -394,7 +394,7 @@ class TestCounting:
 
 
 class TestPlan:
-    def test_it_tells_and_does_nothing(self, tight: House) -> None:
+    def test_it_explains_and_does_nothing(self, tight: House) -> None:
         serve(tight, "tiny")
         plan = tight.supervisor.plan("other")
         assert plan.verdict == "tiny would be stopped for it, in 10 s at the earliest"

@@ -1,4 +1,4 @@
-"""What the controller counts can be read by Prometheus, and is what happened."""
+"""Prometheus can read what the controller counts, and the counts are right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.controller.supervisor.house import House, lease
 
 
 def values(house: House) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and the values of its labels, in the order of their names."""
+    """Return every sample by its name and the values of its labels, in the order of their names."""
     families = text_string_to_metric_families(house.supervisor.metrics.text().decode())
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
@@ -25,28 +25,28 @@ def house(pool: object) -> House:
 
 def test_waits_and_starts_are_counted(house: House) -> None:
     lease(house).release()
-    held = lease(house)
-    found = values(house)
-    assert found["orchestrar_queue_wait_seconds_count", "tiny"] == 2
-    assert found["orchestrar_start_seconds_count", "tiny"] == 1
-    assert found["orchestrar_model_state", "tiny", "ready"] == 1
-    assert found["orchestrar_model_in_flight", "tiny"] == 1
-    assert found["orchestrar_model_memory_counted_bytes", "tiny"] == 1
-    held.release()
+    open_lease = lease(house)
+    samples = values(house)
+    assert samples["orchestrar_queue_wait_seconds_count", "tiny"] == 2
+    assert samples["orchestrar_start_seconds_count", "tiny"] == 1
+    assert samples["orchestrar_model_state", "tiny", "ready"] == 1
+    assert samples["orchestrar_model_in_flight", "tiny"] == 1
+    assert samples["orchestrar_model_memory_counted_bytes", "tiny"] == 1
+    open_lease.release()
 
 
 def test_refusals_and_failures_are_counted_by_code(house: House) -> None:
-    held = lease(house)
+    open_lease = lease(house)
     with pytest.raises(Overloaded):
         lease(house)
-    held.release()
+    open_lease.release()
     house.supervisor.stop("tiny")
     house.backend.up_error = StartFailed("no")
     with pytest.raises(StartFailed):
         lease(house)
-    found = values(house)
-    assert found["orchestrar_refused_requests_total", "overloaded", "tiny"] == 1
-    assert found["orchestrar_failed_starts_total", "start_failed", "tiny"] == 1
+    samples = values(house)
+    assert samples["orchestrar_refused_requests_total", "overloaded", "tiny"] == 1
+    assert samples["orchestrar_failed_starts_total", "start_failed", "tiny"] == 1
 
 
 def test_deaths_and_evictions_are_counted(house: House) -> None:
@@ -58,6 +58,6 @@ def test_deaths_and_evictions_are_counted(house: House) -> None:
     assert container is not None
     house.backend.containers[container.id] = replace(container, status="exited", exit_code=1)
     house.supervisor.adopt("other")
-    found = values(house)
-    assert found["orchestrar_evictions_total", "tiny"] == 1
-    assert found["orchestrar_deaths_total", "other"] == 1
+    samples = values(house)
+    assert samples["orchestrar_evictions_total", "tiny"] == 1
+    assert samples["orchestrar_deaths_total", "other"] == 1

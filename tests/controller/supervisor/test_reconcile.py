@@ -1,4 +1,4 @@
-"""Docker is the truth: what runs is adopted, what ended is let go."""
+"""Docker is the truth: running containers are adopted, and ended ones released."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tests.fakes import HANG_S, make_container
 
 
 class TestDockerIsTheTruth:
-    def test_what_runs_is_adopted_at_boot(self, house: House) -> None:
+    def test_a_running_model_is_adopted_at_boot(self, house: House) -> None:
         """A model that outlived the controller serves again without an `up`."""
         house.backend.containers["old"] = make_container("tiny", id="old", port=9077)
         house.supervisor.adopt()
-        assert house.settled() is State.READY
-        held = lease(house)
-        assert (held.container_id, held.port) == ("old", 9077)
+        assert house.state_after_start() is State.READY
+        open_lease = lease(house)
+        assert (open_lease.container_id, open_lease.port) == ("old", 9077)
         assert house.backend.calls == []
 
-    def test_a_start_adopts_what_somebody_started_by_hand(self, house: House) -> None:
-        """A request for a model that was started by hand a moment ago does not double it."""
+    def test_a_start_adopts_a_container_started_by_hand(self, house: House) -> None:
+        """A request for a model that a user has just started does not start a second one."""
         house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
         assert lease(house).container_id == "by-hand"
         assert house.backend.calls == []
 
     def test_a_stop_by_hand_is_noticed(self, house: House) -> None:
-        """A container that ended outside of our doing makes the model stopped, and the next request starts it."""
+        """If a container ended and we did not stop it, the model is stopped, and the next request starts it."""
         lease(house).release()
         house.backend.end("tiny-1", exit_code=0)
         house.supervisor.adopt()
@@ -41,11 +41,11 @@ class TestDockerIsTheTruth:
         assert lease(house).container_id == "tiny-2"
 
     def test_a_recreation_by_hand_is_followed(self, house: House) -> None:
-        """A container made anew by hand takes the old one's place."""
+        """A container that a user has recreated takes the old one's place."""
         lease(house).release()
         house.backend.containers = {"new": make_container("tiny", id="new", port=9055)}
         house.supervisor.adopt()
-        house.settled()
+        house.state_after_start()
         assert lease(house).port == 9055
 
     def test_an_old_look_does_not_undo_a_newer_start(self, house: House) -> None:
@@ -62,10 +62,10 @@ class TestDockerIsTheTruth:
         assert house.state() is State.READY
 
     def test_a_pause_by_hand_is_respected(self, house: House) -> None:
-        """A paused container is left as it is, and a request for it names the command that lets it go on."""
+        """A paused container is left as it is, and the error of a request names the command that unpauses it."""
         house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
         house.supervisor.adopt()
-        assert house.settled() is State.PAUSED
+        assert house.state_after_start() is State.PAUSED
         with pytest.raises(ModelPaused, match="docker unpause test-tiny-1"):
             lease(house)
         house.supervisor.run("tiny", wait=False)
@@ -73,7 +73,7 @@ class TestDockerIsTheTruth:
         assert house.backend.calls == []
 
     def test_a_pause_after_an_unpause_is_over(self, house: House) -> None:
-        """A ready model that is paused serves nobody, and serves again once it goes on, without an `up`."""
+        """A ready model that is paused serves no request, and serves again after `unpause`, without an `up`."""
         lease(house).release()
         running = house.backend.containers["tiny-1"]
         house.backend.containers["tiny-1"] = replace(running, status="paused")
@@ -81,37 +81,39 @@ class TestDockerIsTheTruth:
         assert house.state() is State.PAUSED
         house.backend.containers["tiny-1"] = running
         house.supervisor.adopt("tiny")
-        assert house.settled() is State.READY
+        assert house.state_after_start() is State.READY
         assert lease(house).container_id == "tiny-1"
         assert house.backend.calls == ["up tiny"]
 
-    @pytest.mark.parametrize("somebody_waits", [False, True])
-    def test_what_has_ended_before_it_is_adopted_is_not_started(self, house: House, somebody_waits: bool) -> None:
-        """`docker compose up` and `stop` by hand within one look start nothing of ours, but for who asks meanwhile."""
+    @pytest.mark.parametrize("a_request_waits", [False, True])
+    def test_a_container_that_ends_before_its_adoption_is_not_started(
+        self, house: House, a_request_waits: bool
+    ) -> None:
+        """`docker compose up` and `stop` by hand within one look start nothing of ours, unless a request waits."""
         house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
-        find, reached, gate = house.backend.find, threading.Event(), threading.Event()
+        find, has_looked, gate = house.backend.find, threading.Event(), threading.Event()
 
         def slow(model_id: str) -> Container | None:
-            if threading.current_thread().name.startswith("start") and not reached.is_set():
-                reached.set()
+            if threading.current_thread().name.startswith("start") and not has_looked.is_set():
+                has_looked.set()
                 assert gate.wait(HANG_S)
             return find(model_id)
 
         house.backend.find = slow  # type: ignore[method-assign]
         house.supervisor.adopt()
-        assert reached.wait(HANG_S)
-        asking = [house.later(lease, house)] if somebody_waits else []
+        assert has_looked.wait(HANG_S)
+        asking = [house.later(lease, house)] if a_request_waits else []
         house.clock.until_waiting(len(asking))
         house.backend.end("by-hand", exit_code=0)
         gate.set()
         for future in asking:
             future.result(HANG_S).release()
-        assert house.settled() is (State.READY if somebody_waits else State.STOPPED)
+        assert house.state_after_start() is (State.READY if a_request_waits else State.STOPPED)
         assert house.backend.calls == ["up tiny"] * len(asking)
         assert house.supervisor.view("tiny").error is None
 
-    def test_a_pause_during_a_start_is_told(self, house: House) -> None:
-        """A start that meets a pause which memory does not know of ends with the command that lets it go on."""
+    def test_a_pause_during_a_start_is_reported(self, house: House) -> None:
+        """A start that meets a pause which we have not seen ends with the command that unpauses it."""
         house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
         house.backend.ready = False
         with pytest.raises(ModelPaused, match="docker unpause test-tiny-1"):
@@ -131,7 +133,7 @@ class TestDockerIsTheTruth:
         assert lease(house).container_id == "tiny-2"
 
     def test_a_paused_model_can_be_stopped(self, house: House) -> None:
-        """Who asks for a stop gets one; it was not the controller's idea."""
+        """A user may stop it, although the controller never would."""
         house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
         house.supervisor.adopt()
         house.supervisor.stop("tiny")
@@ -139,7 +141,7 @@ class TestDockerIsTheTruth:
         assert house.backend.calls == ["stop p"]
 
     def test_a_paused_model_that_cannot_be_stopped_stays_paused(self, house: House) -> None:
-        """A stop that Docker fails makes no paused model one that gets requests, which would hang."""
+        """After a stop that Docker failed, a paused model gets no requests, which would hang."""
         house.backend.containers["p"] = make_container("tiny", id="p", status="paused")
         house.supervisor.adopt()
         house.backend.stop_error = DockerError("no")
@@ -149,25 +151,25 @@ class TestDockerIsTheTruth:
             lease(house)
 
     def test_a_restart_by_hand_is_waited_for(self, patient_house: House) -> None:
-        """A container that was started anew loads its model again, and gets no request before it is ready."""
+        """A container that was restarted loads its model again, and gets no request before it is ready."""
         house = patient_house
-        begun = datetime(2026, 1, 1, tzinfo=timezone.utc)
-        house.backend.after_up = lambda container: replace(container, started_at=begun)
+        started_at = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        house.backend.after_up = lambda container: replace(container, started_at=started_at)
         lease(house).release()
         house.supervisor.adopt()
-        assert house.settled() is State.READY
+        assert house.state_after_start() is State.READY
         house.backend.ready = False
         house.backend.containers["tiny-1"] = replace(
-            house.backend.containers["tiny-1"], started_at=begun + timedelta(seconds=9)
+            house.backend.containers["tiny-1"], started_at=started_at + timedelta(seconds=9)
         )
         house.supervisor.adopt()
         assert house.state() is State.STARTING
         house.backend.ready = True
-        assert house.settled() is State.READY
+        assert house.state_after_start() is State.READY
         assert house.backend.calls == ["up tiny"]
 
     def test_drift_and_usage_are_shown(self, house: House) -> None:
-        """A container that is not what the Compose files describe now is shown as drifted, and left alone."""
+        """A container that differs from what the Compose files describe now is shown as drifted, and left alone."""
         lease(house).release()
         house.backend.containers["tiny-1"] = replace(house.backend.containers["tiny-1"], config_hash="other")
         house.backend.drifted = lambda containers: {"tiny"}  # type: ignore[method-assign]

@@ -32,7 +32,7 @@ def no_illegal_event() -> None:
 
 
 def slot_in(state: State) -> Slot:
-    """Build a record as it is in this state, with its lock held."""
+    """Build a record as it is in this state, with its lock open_lease."""
     lock = threading.Lock()
     lock.acquire()
     return Slot(
@@ -153,22 +153,22 @@ def test_every_event_has_its_acts() -> None:
 @pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: value.name.lower())
 def test_the_record_follows_the_table(state: State, event: Event) -> None:
     """An event leads to the states that the table says, to each of them; or changes nothing; or is refused."""
-    allowed = TRANSITIONS.get((state, event))
-    reached = set()
+    next_states = TRANSITIONS.get((state, event))
+    states = set()
     for act in ACTS[event]:
         slot = slot_in(state)
         before = values_of(slot)
-        if allowed is None:
+        if next_states is None:
             with pytest.raises(IllegalEvent):
                 act(slot)
             _assert_unchanged(slot, before)
-        elif not allowed:
+        elif not next_states:
             assert not act(slot)
             _assert_unchanged(slot, before)
         else:
             act(slot)
-            reached.add(slot.state)
-    assert reached == (allowed or set())
+            states.add(slot.state)
+    assert states == (next_states or set())
 
 
 def _assert_unchanged(slot: Slot, before: dict[str, Any]) -> None:
@@ -256,13 +256,13 @@ def changes_of_records(source: str) -> Iterator[int]:
 
 def test_only_the_record_changes_itself() -> None:
     """No other file of the supervisor assigns to a field of a record, or changes its value in place."""
-    changed = {
+    places = {
         f"{file.relative_to(ROOT)}:{line}"
         for file in sorted((ROOT / "controller" / "supervisor").rglob("*.py"))
         for line in changes_of_records(file.read_text(encoding="utf-8"))
         if str(file.relative_to(ROOT)) not in HOMES
     }
-    assert changed == set()
+    assert places == set()
 
 
 def test_no_other_folder_knows_the_record() -> None:
@@ -298,7 +298,7 @@ def test_a_change_from_outside_is_found(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["self.error = 1", "state = slot.state", "slot.claim()", "view.name = 1"])
-def test_reading_and_telling_are_no_changes(source: str) -> None:
+def test_reads_and_calls_are_no_changes(source: str) -> None:
     """Nor are other objects' fields."""
     assert list(changes_of_records(source)) == []
 

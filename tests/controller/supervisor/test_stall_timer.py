@@ -1,4 +1,4 @@
-"""A start's stall timer: whatever shows progress extends it, silence ends it."""
+"""A start's stall timer: each sign of progress restarts it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fakes import make_container
 
 
 class Log:
-    """A container's log that grows when told to, and counts who looks."""
+    """A container's log that grows when a test says so, and counts the looks."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -28,7 +28,7 @@ def log() -> Log:
 
 @pytest.fixture
 def signs(log: Log) -> StallTimer:
-    """Of a start with 20 s, begun at 0."""
+    """Time a start of 20 s that began at 0."""
     return StallTimer(make_container(), log, 20.0, 0.0)
 
 
@@ -46,7 +46,7 @@ def test_a_new_phase_extends_it(signs: StallTimer) -> None:
 
 
 def test_log_lines_extend_it(signs: StallTimer, log: Log) -> None:
-    """A server that tells its progress in its log alone is let go on for as long as it tells something new."""
+    """A server that shows progress only in its log goes on for as long as it writes new lines."""
     for now in range(5, 200, 5):
         log.lines = [f"layer {now}"]
         signs.log(now)
@@ -55,15 +55,15 @@ def test_log_lines_extend_it(signs: StallTimer, log: Log) -> None:
     assert signs.are_missing(300)
 
 
-def test_the_log_is_looked_at_rarely(signs: StallTimer, log: Log) -> None:
-    """Four times within the allowed time, since each look is a call of Docker."""
+def test_the_log_is_read_rarely(signs: StallTimer, log: Log) -> None:
+    """Four times within the allowed time, since each look is a Docker call."""
     for tenths in range(200):
         signs.log(tenths / 10)
     assert log.looks <= 4
 
 
 def test_memory_that_grows_extends_it(signs: StallTimer) -> None:
-    """Weights being read are progress; the same memory turned over is none."""
+    """Weights being read are progress; the same memory used again is none."""
     signs.memory(GROWTH_BYTES, 10)
     signs.memory(GROWTH_BYTES + 1000, 29)
     signs.memory(None, 29)

@@ -1,4 +1,4 @@
-"""Starts: one for all who wait, and every way they can end."""
+"""Starts: one for all requests that wait, and every way in which it can end."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ class TestStart:
         assert house.backend.calls == ["up tiny", "up tiny"]
 
     def test_a_resumed_container_needs_no_up(self, house: House) -> None:
-        """Where the backend can start the ended container again, that is the whole start."""
-        ended = make_container("tiny", status="exited", exit_code=0)
-        house.backend.containers[ended.id] = ended
-        house.backend.resumable["tiny"] = ended.id
-        assert lease(house).container_id == ended.id
+        """If the backend can start the ended container again, that is the whole start."""
+        container = make_container("tiny", status="exited", exit_code=0)
+        house.backend.containers[container.id] = container
+        house.backend.resumable["tiny"] = container.id
+        assert lease(house).container_id == container.id
         assert house.backend.calls == ["resume tiny"]
 
-    def test_a_start_is_told_by_phase(self, house: House) -> None:
-        """The time until Docker had started the container, the process's own, and what the model says of the rest."""
+    def test_a_start_is_shown_by_phase(self, house: House) -> None:
+        """Docker's time until the container ran, the process's own time, and the phases that the model reports."""
 
         def slow_up(container: Container) -> Container:
             house.clock.advance(2.0)
@@ -86,8 +86,8 @@ class TestStart:
         assert supervisor.view("tiny").phases == {"docker_s": 2.0, "process_s": 3.0, "load_s": 1.0}
         assert supervisor.view("tiny").start_s == 6.0
 
-    def test_of_an_adopted_model_only_its_own_phases_are_told(self, house: House) -> None:
-        """What somebody else started did not take our time."""
+    def test_an_adopted_model_shows_only_its_own_phases(self, house: House) -> None:
+        """A start by another process did not take our time."""
         house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
         lease(house).release()
         assert house.supervisor.view("tiny").phases == {"load_s": 1.0}
@@ -96,19 +96,19 @@ class TestStart:
         """A container that ends before it is ready fails the start with its exit code and its last log lines."""
         house.backend.ready = False
         house.backend.after_up = lambda c: replace(c, status="exited", exit_code=3)
-        with pytest.raises(StartFailed) as caught:
+        with pytest.raises(StartFailed) as failure:
             lease(house)
-        assert caught.value.details["exit_code"] == 3
-        assert caught.value.details["log"] == ["the last line"]
-        assert "out of memory" not in caught.value.message
+        assert failure.value.details["exit_code"] == 3
+        assert failure.value.details["log"] == ["the last line"]
+        assert "out of memory" not in failure.value.message
 
-    def test_out_of_memory_is_said_on_evidence(self, house: House) -> None:
+    def test_out_of_memory_needs_evidence(self, house: House) -> None:
         """Docker's OOM flag puts the limit and the way to raise it into the failure card."""
         house.backend.ready = False
         house.backend.after_up = lambda c: replace(c, status="exited", exit_code=137, oom_killed=True)
-        with pytest.raises(StartFailed, match="ran out of memory while starting, at its limit of 1024m") as caught:
+        with pytest.raises(StartFailed, match="ran out of memory while starting, at its limit of 1024m") as failure:
             lease(house)
-        assert caught.value.details["fix"] == "raise its resources.memory above 1024m in models.yaml"
+        assert failure.value.details["fix"] == "raise its resources.memory above 1024m in models.yaml"
 
     def test_a_silent_start_is_given_up(self, house: House) -> None:
         """A start without any progress for `start_timeout` is stopped and fails."""
@@ -118,23 +118,23 @@ class TestStart:
         assert house.backend.calls == ["up tiny", "stop tiny-1"]
 
     def test_progress_extends_the_start(self, house: House) -> None:
-        """A start that enters a new phase gets `start_timeout` anew."""
-        begun = house.clock.monotonic()
+        """A start that enters a new phase gets the whole `start_timeout` again."""
+        started_at = house.clock.monotonic()
         house.backend.ready = False
 
         def probe(port: int, path: str) -> Any:
-            elapsed_s = house.clock.monotonic() - begun
+            elapsed_s = house.clock.monotonic() - started_at
             house.backend.phase = f"loading {elapsed_s // 100}"
             house.backend.ready = elapsed_s > 500
             return FakeBackend.probe(house.backend, port, path)
 
         supervisor = Supervisor(house.specs, house.backend, probe, clock=house.clock)
         supervisor.acquire("tiny", max_wait_s=1e6).release()
-        assert house.clock.monotonic() - begun > 500
+        assert house.clock.monotonic() - started_at > 500
 
     def test_no_download_without_the_image(self, house: House) -> None:
         """A model whose image is missing says so before its files are fetched; no start fetches an image."""
-        house.backend.prepared = set()
+        house.backend.prepared_models = set()
         house.backend.image_error = ImageMissing("its image is missing")
         with pytest.raises(ImageMissing):
             house.supervisor.acquire("tiny")

@@ -19,13 +19,13 @@ from tests.fakes import HANG_S, make_container
 class TestStop:
     def test_stop_refuses_new_work_and_drains(self, house: House) -> None:
         """A stop lets the request in flight end, refuses new ones meanwhile, and later ones start the model again."""
-        held = lease(house)
+        open_lease = lease(house)
         stopping = house.later(house.supervisor.stop, "tiny")
         house.clock.until_waiting(1)
         with pytest.raises(ModelStopping):
             lease(house)
         assert "stop tiny-1" not in house.backend.calls
-        held.release()
+        open_lease.release()
         stopping.result(HANG_S)
         assert house.state() is State.STOPPED
         lease(house).release()
@@ -33,21 +33,21 @@ class TestStop:
 
     def test_the_drain_is_bounded(self, house: House) -> None:
         """A request that does not end within the grace period does not keep the model from stopping."""
-        held = lease(house)
+        open_lease = lease(house)
         stopping = house.later(house.supervisor.stop, "tiny")
         house.clock.until_waiting(1)
         house.clock.advance(30)
         stopping.result(HANG_S)
         assert house.state() is State.STOPPED
-        held.release()
+        open_lease.release()
         assert house.supervisor.view("tiny").in_flight == 0
 
     def test_stopping_a_start(self, house: House) -> None:
-        """A stop ends a start under way: its container is stopped and who waited hears `model_stopping`."""
+        """A stop ends a start under way: its container is stopped and its requests get `model_stopping`."""
         house.backend.up_gate.clear()
         request = house.later(lease, house)
         assert house.backend.up_reached.wait(HANG_S)
-        attempt = house.supervisor._slots["tiny"].attempt
+        attempt = house.slot().attempt
         assert attempt is not None
         stopping = house.later(house.supervisor.stop, "tiny")
         until(lambda: attempt.cancelled)
@@ -60,7 +60,7 @@ class TestStop:
         assert not any(c.running for c in house.backend.find_all())
 
     def test_a_stop_waits_for_no_hung_docker(self, house: House) -> None:
-        """A start that is in a Docker call when the grace is over ends the stop with that reason, and itself later."""
+        """If a start is in a Docker call when the grace is over, the stop says so, and the start ends later."""
         house.backend.up_gate.clear()
         request = house.later(lease, house)
         assert house.backend.up_reached.wait(HANG_S)
@@ -71,34 +71,34 @@ class TestStop:
         assert "its start waits for Docker" in error_of(stopping).message
         house.backend.ready = False
         house.backend.up_gate.set()
-        house.settled()
+        house.state_after_start()
         assert not any(container.running for container in house.backend.find_all())
 
-    def test_who_is_refused_hears_when_to_come_back(self, house: House) -> None:
+    def test_a_refusal_says_when_to_come_back(self, house: House) -> None:
         """`Retry-After` of a model that is being stopped is what its requests in flight have left."""
-        held = lease(house)
+        open_lease = lease(house)
         stopping = house.later(house.supervisor.stop, "tiny")
         house.clock.until_waiting(1)
         house.clock.advance(10)
-        with pytest.raises(ModelStopping) as caught:
+        with pytest.raises(ModelStopping) as refusal:
             lease(house)
-        assert caught.value.retry_after_s == 20.0
-        held.release()
+        assert refusal.value.retry_after_s == 20.0
+        open_lease.release()
         stopping.result(HANG_S)
 
-    def test_stopping_what_is_stopped(self, house: House) -> None:
+    def test_stopping_a_stopped_model(self, house: House) -> None:
         """A stop of a model at rest is no error and starts nothing."""
         house.supervisor.stop("tiny")
         assert house.backend.calls == []
 
-    def test_stopping_what_runs_by_hand(self, house: House) -> None:
-        """A container that nobody has adopted yet is stopped, too."""
+    def test_stopping_a_container_run_by_hand(self, house: House) -> None:
+        """A container that was not adopted yet is stopped, too."""
         house.backend.containers["by-hand"] = make_container("tiny", id="by-hand")
         house.supervisor.stop("tiny")
         assert house.backend.calls == ["stop by-hand"]
 
     def test_a_recreated_container_is_stopped(self, house: House) -> None:
-        """A stop ends what serves the model now, also when that was made anew by hand a moment ago."""
+        """A stop ends the container that serves now, even if a user has just replaced it."""
         lease(house).release()
         house.backend.containers = {"new": make_container("tiny", id="new")}
         house.supervisor.stop("tiny")
@@ -106,17 +106,17 @@ class TestStop:
 
     def test_nothing_starts_while_files_are_deleted(self, house: House) -> None:
         """During a deletion requests and stops are refused, so that no container meets half its files."""
-        house.backend.prepared = {"tiny"}
-        reached, go_on = threading.Event(), threading.Event()
+        house.backend.prepared_models = {"tiny"}
+        is_reached, go_on = threading.Event(), threading.Event()
 
         def slow(model_id: str) -> int:
-            reached.set()
+            is_reached.set()
             assert go_on.wait(HANG_S)
             return 1
 
         house.backend.delete_files = slow  # type: ignore[method-assign]
         deleting = house.later(house.supervisor.delete_files, "tiny")
-        assert reached.wait(HANG_S)
+        assert is_reached.wait(HANG_S)
         for call in (lease, lambda h: h.supervisor.stop("tiny")):
             with pytest.raises(ModelStopping):
                 call(house)
@@ -124,7 +124,7 @@ class TestStop:
         deleting.result(HANG_S)
 
     def test_a_failed_stop_keeps_the_model(self, house: House) -> None:
-        """When Docker is away a stop says so, and the model goes on serving."""
+        """If Docker is away a stop says so, and the model goes on serving."""
         lease(house).release()
         house.backend.stop_error = DockerUnavailable("away")
         with pytest.raises(DockerUnavailable):
@@ -133,8 +133,8 @@ class TestStop:
         lease(house).release()
 
     def test_files_of_a_model_in_use_stay(self, house: House) -> None:
-        """Files are deleted of a model at rest only; after that it is absent."""
-        house.backend.prepared = {"tiny"}
+        """Only files of a model at rest are deleted; after that it is absent."""
+        house.backend.prepared_models = {"tiny"}
         lease(house).release()
         with pytest.raises(ModelBusy):
             house.supervisor.delete_files("tiny")

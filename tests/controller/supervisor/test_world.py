@@ -19,10 +19,10 @@ NEEDS = {"one": 1, "two": 1, "large": 2}
 @pytest.fixture
 def docker() -> Iterator[ParkingDocker]:
     registry = DeployedModels(Registry(models={model_id: make_spec(model_id) for model_id in NEEDS}))
-    made = ParkingDocker(registry, NEEDS, 2, ParkingClock())
-    yield made
-    for call in list(made.under_way):
-        made.answer(call, succeeds=False)
+    parking_docker = ParkingDocker(registry, NEEDS, 2, ParkingClock())
+    yield parking_docker
+    for call in list(parking_docker.under_way):
+        parking_docker.answer(call, succeeds=False)
 
 
 def test_two_starts_of_one_model_are_noticed(docker: ParkingDocker) -> None:
@@ -31,16 +31,16 @@ def test_two_starts_of_one_model_are_noticed(docker: ParkingDocker) -> None:
         for count in (1, 2):
             pool.submit(docker.up, "one")
             until(lambda count=count: len(docker.under_way) == count)  # type: ignore[misc]
-        assert ["up one was asked for beside ['up one']"] == docker.wrong
-        # One by one: both would find that nothing runs yet.
+        assert ["up one came beside ['up one']"] == docker.wrong
+        # One after the other: both would find that nothing runs yet.
         for call in list(docker.under_way):
             docker.answer(call, succeeds=True)
             until(lambda: docker.running("one") is not None)
         pool.submit(docker.up, "one")
         until(lambda: len(docker.under_way) == 1)
-        assert "up one was asked for beside ['one-1']" == docker.wrong[-1]
+        assert "up one came beside ['one-1']" == docker.wrong[-1]
         docker.answer(docker.under_way[0], succeeds=True)
-    assert 1 == len([found for found in docker.containers.values() if found.running])
+    assert 1 == len([container for container in docker.containers.values() if container.running])
 
 
 def test_a_start_beyond_the_budget_is_noticed(docker: ParkingDocker) -> None:
@@ -50,12 +50,12 @@ def test_a_start_beyond_the_budget_is_noticed(docker: ParkingDocker) -> None:
     with ThreadPoolExecutor() as pool:
         pool.submit(docker.up, "large")
         until(lambda: len(docker.under_way) == 1)
-        assert ["up large was asked for with ['large', 'two'], which take 3 together"] == docker.wrong
+        assert ["up large came with ['large', 'two'], which take 3 together"] == docker.wrong
         docker.answer(docker.under_way[0], succeeds=False)
         docker.end("two-3", exit_code=0)
         docker.wrong.clear()
-        docker.counted = {theirs.id}
+        docker.counted_ids = {theirs.id}
         pool.submit(docker.up, "large")
         until(lambda: len(docker.under_way) == 1)
-        assert ["up large was asked for with ['large', 'one'], which take 3 together"] == docker.wrong
+        assert ["up large came with ['large', 'one'], which take 3 together"] == docker.wrong
         docker.answer(docker.under_way[0], succeeds=False)

@@ -1,4 +1,4 @@
-"""A clock and threads that stop where they can be overtaken, so that a test decides who goes on."""
+"""A clock and threads that stop wherever another thread may overtake them, so that a test decides which goes on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.fakes import HANG_S, FakeClock
 
 T = TypeVar("T")
 
-# Whoever is parked outlasts the test that waits for others, so that the test is what fails.
+# A parked thread outlasts a test that waits for others, so that the test is what fails.
 PARKED_S = 6 * HANG_S
 OURS = ("start ", "prepare ", "evict ", "remake ", "drop ")
 
 
 class ParkingClock(FakeClock):
-    """Here `sleep` takes until somebody lets the time pass."""
+    """A clock whose `sleep` takes until a test lets the time pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class ParkingClock(FakeClock):
 
 
 class ParkingPool:
-    """The part of ThreadPoolExecutor that a reload needs; who waits for its threads is seen to wait."""
+    """The part of ThreadPoolExecutor that a reload needs; a test can see that a thread waits for its threads."""
 
-    joined = threading.Condition()
+    on_result = threading.Condition()
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -58,14 +58,14 @@ class ParkingPool:
     def __exit__(self, *_: object) -> None: ...
 
     def map(self, call: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-        """Its results when all have ended, or the first one's error."""
+        """Return all results when all threads have ended, or raise the first error."""
         futures: list[Future[T]] = []
         for item in items:
             future: Future[T] = Future()
             futures.append(future)
             threading.Thread(target=self._run, args=(future, call, item), name=f"drop {item}", daemon=True).start()
-        with self.joined:
-            assert self.joined.wait_for(lambda: all(future.done() for future in futures), PARKED_S)
+        with self.on_result:
+            assert self.on_result.wait_for(lambda: all(future.done() for future in futures), PARKED_S)
         return [future.result() for future in futures]
 
     def _run(self, future: Future[T], call: Callable[[Any], T], item: Any) -> None:
@@ -73,23 +73,23 @@ class ParkingPool:
             future.set_result(call(item))
         except BaseException as exc:
             future.set_exception(exc)
-        with self.joined:
-            self.joined.notify_all()
+        with self.on_result:
+            self.on_result.notify_all()
 
 
 def ours() -> list[str]:
-    """The supervisor's own threads, by name."""
+    """Return the names of the supervisor's own threads."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(OURS)]
 
 
 def settle(
-    slots: Collection[Slot], clock: ParkingClock, answered: threading.Condition, futures: list[Future[Any]]
+    slots: Collection[Slot], clock: ParkingClock, on_answer: threading.Condition, futures: list[Future[Any]]
 ) -> None:
-    """Return when every thread has ended or waits for something that only the test can bring about.
+    """Wait until every thread has ended or waits for something that only the test can bring about.
 
     A thread that was notified is no longer among its condition's waiters, though it has not run yet.
     """
-    waiting = [*(slot.on_change for slot in slots), clock.sleepers, answered, ParkingPool.joined]
+    waiting = [*(slot.on_change for slot in slots), clock.sleepers, on_answer, ParkingPool.on_result]
 
     def alive() -> int:
         return len(ours()) + sum(not future.done() for future in futures)

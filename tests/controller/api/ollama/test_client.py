@@ -16,6 +16,7 @@ from flask import Flask
 from controller.errors import SourceError
 from controller.supervisor.backend import ModelFacts, PreparationProgress
 from tests.controller.api.ollama.engine import CHAT, COMPLETIONS, EMBEDDINGS, Engine, wait_for
+from tests.controller.supervisor.house import until
 from tests.fakes import FakeBackend
 
 HALF = PreparationProgress(phase="downloading", fraction=0.5, done_bytes=50, total_bytes=100)
@@ -211,7 +212,7 @@ class TestEmbed:
 class TestModels:
     def test_tags_list_models_yaml(self, client: ollama.Client, backend: FakeBackend) -> None:
         """Every model is listed, with what is known of its files; the names in the list work."""
-        backend.known["tiny"] = FACTS
+        backend.model_facts["tiny"] = FACTS
         tiny, plain, vectors = client.list().models
         assert ["tiny:latest", "plain:latest", "vectors:latest"] == [row.model for row in (tiny, plain, vectors)]
         assert (98_362_432, "ab" * 32, 1_700_000_000.0) == (
@@ -232,7 +233,7 @@ class TestModels:
 
     def test_show_has_all_that_is_known(self, client: ollama.Client, backend: FakeBackend) -> None:
         """Source, defaults, sizes and abilities of one model, by id, alias or with its tag."""
-        backend.known["tiny"] = FACTS
+        backend.model_facts["tiny"] = FACTS
         for name in ("tiny", "small", "tiny:latest"):
             model = client.show(name)
             assert ["completion"] == model.capabilities
@@ -245,18 +246,18 @@ class TestModels:
         lines = [line.split() for line in str(model.parameters).splitlines()]
         assert [["num_predict", "9"], ["temperature", "0.5"], ["stop", '"END"']] == lines
         assert ["embedding"] == client.show("vectors").capabilities
-        backend.known["tiny"] = replace(FACTS, has_tools=True)
+        backend.model_facts["tiny"] = replace(FACTS, has_tools=True)
         assert ["completion", "tools"] == client.show("tiny").capabilities
         assert {"general.architecture": "unknown", "unknown.context_length": 2048} == self.unknown(client, backend)
 
     def unknown(self, client: ollama.Client, backend: FakeBackend) -> Any:
-        backend.known.clear()
+        backend.model_facts.clear()
         return client.show("tiny").modelinfo
 
     def test_ps_lists_running_models(self, client: ollama.Client, backend: FakeBackend) -> None:
         """Only running models are listed, with their sizes, context and idle deadline."""
         assert [] == client.ps().models
-        backend.known["tiny"] = FACTS
+        backend.model_facts["tiny"] = FACTS
         client.generate("tiny")
         (row,) = client.ps().models
         assert ("tiny:latest", "tiny:latest", 98_362_432, 0, 8192) == (
@@ -282,7 +283,7 @@ class TestModels:
 class TestPull:
     def test_a_pull_is_reported_as_it_goes_on(self, client: ollama.Client, backend: FakeBackend) -> None:
         """Bytes come with one digest, other work with its name, and the end is `success`."""
-        backend.prepared = set()
+        backend.prepared_models = set()
 
         def prepare(model_id: str, on_progress: Any, cancelled: Any) -> None:
             on_progress(HALF)
@@ -307,7 +308,7 @@ class TestPull:
 
     def test_a_pull_that_fails_at_once_has_its_status(self, client: ollama.Client, backend: FakeBackend) -> None:
         """Before the first report, a failure is an answer of its own, streamed or not."""
-        backend.prepared = set()
+        backend.prepared_models = set()
 
         def fail(*_: Any) -> None:
             raise SourceError("the hub is away")
@@ -447,10 +448,7 @@ class TestConnections:
         assert 1 == in_flight(app)
         parts.close()  # type: ignore[attr-defined]
         wait_for(engine.client_left)
-        supervisor = app.extensions["orchestrar"].supervisor
-        slot = supervisor._slots["tiny"]
-        with slot.on_change:
-            assert slot.on_change.wait_for(lambda: slot.leases == 0, 10)
+        until(lambda: 0 == in_flight(app))
 
     def test_an_unread_stream_gives_its_lease_back(self, app: Flask, engine: type[Engine]) -> None:
         """A translated stream that is closed before its first byte gives its lease back, and ends the model's work."""
