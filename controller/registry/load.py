@@ -1,4 +1,4 @@
-"""models.yaml → Registry, or all that is wrong with the file at once."""
+"""models.yaml → Registry, or everything that is wrong with the file at once."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
 
 
 def load_registry(path: Path, *, engines: Mapping[str, EngineFacts]) -> Registry:
-    """The registry in the file; ConfigInvalid with every problem, ordered by line. `engines` are those that exist."""
+    """Return the registry in the file, for these engines. Raises ConfigInvalid with every problem, ordered by line."""
     try:
         return _registry(_validated(_read(path), engines), engines)
-    except FileRefused as refused:
-        raise ConfigInvalid([problem.render(str(path)) for problem in refused.problems]) from None
+    except FileRefused as refusal:
+        raise ConfigInvalid([problem.render(str(path)) for problem in refusal.problems]) from None
 
 
 def _validated(text: str, engines: Mapping[str, EngineFacts]) -> ModelsFile:
     document = parse_yaml(text)
     if document.value is None and not document.problems:
         raise FileBroken(1, "file", "is empty; write `models:` and under it at least one model")
-    shaped, found = shape(document.value)
+    file, shape_findings = shape(document.value)
     problems = set(document.problems)
-    for path, sentence in [*found, *findings(document.value, engines)]:
+    for path, sentence in [*shape_findings, *findings(document.value, engines)]:
         if path not in document.lines and path[-1:] == ("[key]",):
             path = path[:-1]  # pydantic's mark for a key that is wrong itself
         if path not in document.unreadable:
             problems.add(Problem(document.line(path), field_name(path), sentence))
-    if problems or shaped is None:
+    if problems or file is None:
         raise FileRefused(sorted(problems))
-    return shaped
+    return file
 
 
 def _read(path: Path) -> str:

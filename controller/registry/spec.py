@@ -28,7 +28,7 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
-    """Parameters for requests that do not bring their own; None (or no stop) = not set."""
+    """Parameters for requests that do not set them; None (or no stop) = not set."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -37,8 +37,8 @@ class GenerationDefaults:
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
-    def given(self) -> dict[str, Any]:
-        """Only those that are set, ready for JSON."""
+    def set_values(self) -> dict[str, Any]:
+        """Return only those that are set, ready for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["stop"] = list(self.stop) or None
         return {name: value for name, value in values.items() if value is not None}
@@ -80,7 +80,7 @@ class Registry:
     models: Mapping[str, ModelSpec] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     def resolve(self, name: str) -> ModelSpec:
-        """The model of this id or alias; ModelNotFound lists the known ids."""
+        """Return the model of this id or alias. Raises ModelNotFound, which lists the known ids."""
         spec = self.models.get(name)
         if spec is None:
             spec = next((model for model in self.models.values() if name in model.aliases), None)
@@ -90,7 +90,7 @@ class Registry:
 
     def _unknown(self, name: str) -> str:
         ids = sorted(self.models)
-        listed = ", ".join(ids[:_MOST_IDS_LISTED]) + (", …" if len(ids) > _MOST_IDS_LISTED else "")
+        id_list = ", ".join(ids[:_MOST_IDS_LISTED]) + (", …" if len(ids) > _MOST_IDS_LISTED else "")
         guess = closest(name, [*ids, *(alias for model in self.models.values() for alias in model.aliases)])
-        meant = f" (did you mean {guess}?)" if guess else ""
-        return f"there is no model {quoted(name)}{meant}; known models: {listed}"
+        hint = f" (did you mean {guess}?)" if guess else ""
+        return f"there is no model {quoted(name)}{hint}; known models: {id_list}"

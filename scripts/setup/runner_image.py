@@ -34,30 +34,30 @@ def runner_content(site: Site) -> str:
 
 def engines_in_use(site: Site) -> frozenset[str]:
     """Return the engines that models.yaml asks for; all of them if that is unknown, as with an invalid file."""
-    built = frozenset(built_engines(site.layout.templates))
+    engines = frozenset(built_engines(site.layout.templates))
     answer = site.shell.ask(str(site.layout.python), "-m", "controller.provision", "--engines")
-    return built.intersection(answer.out.split()) if answer.code == 0 else built
+    return engines.intersection(answer.out.split()) if answer.code == 0 else engines
 
 
 def runners_are_current(site: Site) -> bool:
-    """Whether no image has to be built."""
-    return _none_is_needed(site, frozenset(built_engines(site.layout.templates)))
+    """Tell whether no image has to be built."""
+    return _needs_none_of(site, frozenset(built_engines(site.layout.templates)))
 
 
 def nothing_is_compiled(site: Site) -> bool:
-    """Whether no image with our kernels has to be built."""
+    """Tell whether no image with our kernels has to be built."""
     engines = built_engines(site.layout.templates)
-    return _none_is_needed(site, frozenset(name for name, engine in engines.items() if engine.needs_compiler))
+    return _needs_none_of(site, frozenset(name for name, engine in engines.items() if engine.needs_compiler))
 
 
-def _none_is_needed(site: Site, engines: frozenset[str]) -> bool:
+def _needs_none_of(site: Site, engines: frozenset[str]) -> bool:
     stale = {engine for engine in engines if not runner_is_current(site, engine)}
-    # Asked only if it matters: the answer takes a Python of its own.
+    # Asked only if it matters: the answer costs another Python process.
     return not stale or not stale & engines_in_use(site)
 
 
 def runner_is_current(site: Site, engine: str) -> bool:
-    """Whether the image was built from these very files and this base; a base that is gone does not matter."""
+    """Tell whether the image was built from these very files and this base; a base that is gone does not matter."""
     image = find_image(site, image_of(site, engine))
     if image is None or image.labels.get(CONTENT_LABEL) != runner_content(site):
         return False

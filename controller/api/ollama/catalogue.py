@@ -114,7 +114,7 @@ def _capabilities(spec: ModelSpec, facts: ModelFacts | None) -> list[str]:
 
 def _parameters(generation: GenerationDefaults) -> str:
     lines = []
-    for name, value in generation.given().items():
+    for name, value in generation.set_values().items():
         for item in value if isinstance(value, list) else [value]:
             lines.append(f"{_OPTION_NAMES.get(name, name):<30} {json.dumps(item)}")
     return "\n".join(lines)

@@ -71,7 +71,7 @@ def _defaults(spec: ModelSpec, path: str, body: dict[str, Any]) -> dict[str, Any
     """Return the model's `generation:` for what the request leaves out or null."""
     if path not in (CHAT_COMPLETIONS, COMPLETIONS):
         return {}
-    defaults = spec.generation.given()
+    defaults = spec.generation.set_values()
     if body.get("max_completion_tokens") is not None:
         defaults.pop("max_tokens", None)
     return {name: value for name, value in defaults.items() if body.get(name) is None}

@@ -113,7 +113,7 @@ def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
         "context_length": "" if spec.context_length is None else str(spec.context_length),
         "context_of_all": str((spec.context_length or THIRD_PARTY_CONTEXT) * spec.max_concurrency),
         "max_concurrency": str(spec.max_concurrency),
-        "generation": json.dumps(spec.generation.given(), sort_keys=True),
+        "generation": json.dumps(spec.generation.set_values(), sort_keys=True),
         "env": sorted(spec.env.items()),
         "args": list(spec.args),
         "cpus": cpus,

@@ -1,4 +1,4 @@
-"""Rules between values of models.yaml, checked on the raw values so that they are reported with all other errors."""
+"""Rules between values of models.yaml, checked on the raw values so that all errors are reported together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TASKS = get_args(Task)
 
 
 def findings(value: Any, engines: Mapping[str, EngineFacts]) -> Iterator[Finding]:
-    """What is wrong between the values of a file, as far as they have the right types."""
+    """Yield what is wrong between the values of a file, as far as they have the right types."""
     models = value.get("models") if isinstance(value, dict) else None
     if not isinstance(models, dict):
         return
@@ -42,15 +42,15 @@ def _engine(name: str, part: dict[str, Any], engines: Mapping[str, EngineFacts])
         yield ("models", name, "engine"), f"{engine} does not serve `task: {task}`; {other}"
     if engine in engines or (engine == AUTO and choice):
         return
-    known = [*([AUTO] if choice else []), *sorted(set(engines) - {AUTO})]
-    guess = closest(engine, known)
-    meant = f"; did you mean {guess}?" if guess else ""
-    yield ("models", name, "engine"), f"{quoted(engine)} is no engine here{meant}; write one of {', '.join(known)}"
+    names = [*([AUTO] if choice else []), *sorted(set(engines) - {AUTO})]
+    guess = closest(engine, names)
+    hint = f"; did you mean {guess}?" if guess else ""
+    yield ("models", name, "engine"), f"{quoted(engine)} is no engine here{hint}; write one of {', '.join(names)}"
 
 
 def _auto_choice(part: dict[str, Any], engines: Mapping[str, EngineFacts]) -> str | None:
-    """The engine that `auto` means for this entry, as far as its other values can be read."""
-    source, resources = _parsed(part.get("source")), part.get("resources")
+    """Return the engine that `auto` means for this entry, as far as its other values can be read."""
+    source, resources = _source_of(part), part.get("resources")
     gpus = resources.get("gpus") if isinstance(resources, dict) else None
     if source is None:
         return next((name for name, engine in engines.items() if engine.auto), None)
@@ -59,7 +59,7 @@ def _auto_choice(part: dict[str, Any], engines: Mapping[str, EngineFacts]) -> st
 
 
 def _source(name: str, part: dict[str, Any]) -> Iterator[Finding]:
-    source = _parsed(part.get("source"))
+    source = _source_of(part)
     if source is None:
         return
     if isinstance(source, HubSource):
@@ -75,7 +75,8 @@ def _source(name: str, part: dict[str, Any]) -> Iterator[Finding]:
         yield ("models", name, "sha256"), text
 
 
-def _parsed(source: object) -> SourceRef | None:
+def _source_of(part: dict[str, Any]) -> SourceRef | None:
+    source = part.get("source")
     try:
         return parse_source(source) if isinstance(source, str) else None
     except ValueError:
@@ -91,8 +92,8 @@ def _aliases(parts: dict[str, dict[str, Any]], ids: set[str]) -> Iterator[Findin
             if not isinstance(alias, str):
                 continue
             if alias in ids:
-                whose = "this model's own id" if alias == name else "the id of another model"
-                yield path, f"{quoted(alias)} is {whose}; remove it or write another name"
+                owner = "this model's own id" if alias == name else "the id of another model"
+                yield path, f"{quoted(alias)} is {owner}; remove it or write another name"
             elif alias in owners:
                 text = f"{quoted(alias)} is an alias of {one_line(owners[alias])} already; remove it or write another"
                 yield path, text
