@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines.memory import anonymous_bytes, memory_limit_bytes
+from runner.engines.memory import MIB, anonymous_bytes, memory_limit_bytes
 from runner.engines.openvino.kv_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
 
 SMOLLM2 = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
-MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
