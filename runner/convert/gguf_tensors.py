@@ -13,7 +13,7 @@ from runner.convert.grouped import GROUP, Grouped, from_q4_0, from_q4_1, from_q8
 from runner.convert.weights import Array, halves_from_pairs
 from runner.engine import EngineError
 
-# Types that the kernels' format holds without loss; all others are round_to_groups to 8 bits.
+# Types that the kernels' format holds without loss; all others are rounded to 8 bits.
 _LOSSLESS = {"Q4_0": from_q4_0, "Q4_1": from_q4_1, "Q8_0": from_q8_0}
 
 

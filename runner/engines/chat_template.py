@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from runner.engine import GenerationRequest, Message, ToolSyntax
+from runner.engine import GenerationRequest, Message, PromptInvalid, ToolSyntax
 
 # What opens a tool call in the text of models of each form.
 HERMES, MISTRAL, LLAMA = "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
+
+
+def uses_template(request: GenerationRequest, *, has_template: bool) -> bool:
+    """Tell whether the request goes through the chat template. Raises PromptInvalid for messages without a template."""
+    if request.prompt is not None and (request.raw or not has_template):
+        return False
+    if not has_template:
+        raise PromptInvalid("This model has no chat template; send a prompt.", param="messages")
+    return True
 
 
 def template_messages(request: GenerationRequest) -> list[dict[str, Any]]:

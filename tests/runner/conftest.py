@@ -28,7 +28,7 @@ class _Handler(WSGIRequestHandler):
 
 
 @dataclass
-class Served:
+class RunnerServer:
     """A runner with a fake engine on a real socket."""
 
     engine: FakeEngine | FakeEmbedder
@@ -60,11 +60,11 @@ class Served:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Served]]:
+def serve() -> Iterator[Callable[..., RunnerServer]]:
     """Return a function that serves a fake engine, and waits until it is loaded unless `wait` is false."""
-    running: list[Served] = []
+    running: list[RunnerServer] = []
 
-    def start(engine: FakeEngine | FakeEmbedder, *, wait: bool = True, **settings: Any) -> Served:
+    def start(engine: FakeEngine | FakeEmbedder, *, wait: bool = True, **settings: Any) -> RunnerServer:
         runner_settings = RunnerSettings(model_id="fake", model_path=Path("/nowhere"), **settings)
         loader = Loader(engine, on_failure=lambda _message: None)
         server = make_server(
@@ -78,10 +78,10 @@ def serve() -> Iterator[Callable[..., Served]]:
         loader.start()
         if wait:
             assert loader.load_end.wait(20)
-        running.append(Served(engine, loader, server))
+        running.append(RunnerServer(engine, loader, server))
         return running[-1]
 
     yield start
-    for served in running:
-        served.server.shutdown()
-        served.server.server_close()
+    for runner in running:
+        runner.server.shutdown()
+        runner.server.server_close()

@@ -1,4 +1,4 @@
-"""Preparing: what is converted, once, and what is refused."""
+"""Preparing a model: it is converted only once, and some sources are refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def write(path: Path, data: bytes = b"x") -> Path:
     return path
 
 
-def test_the_one_gguf_is_found(tmp_path: Path) -> None:
-    """A single file, or a folder's only one however its other files are called."""
+def test_the_only_gguf_is_used(tmp_path: Path) -> None:
+    """It may be a single file or the only one in a folder, whatever the other files are called."""
     file = write(tmp_path / "model" / "weights.GGUF", b"GGUF....")
     write(tmp_path / "model" / "README.md")
     assert file == find_gguf(tmp_path)
@@ -36,16 +36,16 @@ def test_the_one_gguf_is_found(tmp_path: Path) -> None:
         (["model/model.safetensors"], "needs no preparing"),
     ],
 )
-def test_what_cannot_be_prepared_is_refused_in_a_sentence(tmp_path: Path, names: list[str], words: str) -> None:
-    """A pickle is never opened, and the sentence says what to choose instead."""
+def test_a_source_that_cannot_be_prepared_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
+    """A pickle is never opened, and the error says in a sentence what to choose instead."""
     for name in names:
         write(tmp_path / name)
     with pytest.raises(EngineError, match=words):
         find_gguf(tmp_path)
 
 
-def test_what_is_complete_is_reused_without_its_source(tmp_path: Path) -> None:
-    """A second preparation answers with the first one's facts and touches nothing."""
+def test_a_complete_preparation_is_reused_without_its_source(tmp_path: Path) -> None:
+    """A second preparation returns the facts of the first and changes nothing."""
     facts = {"format": FORMAT, "weights_bytes": 7}
     write(tmp_path / "complete.json", json.dumps(facts).encode())
     weights = write(tmp_path / "weights" / "model.safetensors")
@@ -54,8 +54,8 @@ def test_what_is_complete_is_reused_without_its_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("marker", [None, b"{", b'{"format": 0}'])
-def test_an_unfinished_or_older_preparation_does_not_count(tmp_path: Path, marker: bytes | None) -> None:
-    """Without a whole marker of this format the work starts again, so a bad source is noticed."""
+def test_an_incomplete_or_older_preparation_does_not_count(tmp_path: Path, marker: bytes | None) -> None:
+    """Without a complete marker of this format, the work starts again, so a bad source causes an error."""
     if marker is not None:
         write(tmp_path / "prepared" / "complete.json", marker)
     write(tmp_path / "prepared" / "weights" / "half")

@@ -82,5 +82,5 @@ def _no_room() -> RequestFailed:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of a message; OpenVINO's begin with where in its source they were thrown."""
+    """Return the last line of a message; OpenVINO's begin with the place in its source that threw them."""
     return str(error).strip().rpartition("\n")[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine import GenerationRequest, PromptInvalid
-from runner.engines.chat_template import template_messages, template_tools, tool_syntax
+from runner.engines.chat_template import template_messages, template_tools, tool_syntax, uses_template
 from runner.engines.detokenizer import ByteDetokenizer, Detokenizer
 
 # Enough to cover every kind of token next to many others.
@@ -48,10 +48,8 @@ class OpenVinoTokenizer:
         return text
 
     def _prompt_text(self, request: GenerationRequest) -> tuple[str, bool]:
-        if request.prompt is not None and (request.raw or not self._has_template):
-            return request.prompt, False
-        if not self._has_template:
-            raise PromptInvalid("This model has no chat template; send a prompt.", param="messages")
+        if not uses_template(request, has_template=self._has_template):
+            return request.prompt or "", False
         messages, tools = template_messages(request), template_tools(request)
         try:
             text: str = self.library.apply_chat_template(messages, add_generation_prompt=True, tools=tools)

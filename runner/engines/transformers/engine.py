@@ -21,7 +21,7 @@ from runner.engine import (
     PieceReceiver,
     PromptInvalid,
 )
-from runner.engines.chat_template import template_messages, template_tools, tool_syntax
+from runner.engines.chat_template import template_messages, template_tools, tool_syntax, uses_template
 from runner.engines.detokenizer import Detokenizer
 from runner.engines.sampling_defaults import encode_request
 from runner.engines.step_loop import StepLoop
@@ -123,10 +123,8 @@ class TransformersEngine:
 
     def _prompt_text(self, request: GenerationRequest) -> tuple[str, bool]:
         has_template = bool(self._tokenizer.chat_template) and self._settings.task == "chat"
-        if request.prompt is not None and (request.raw or not has_template):
-            return request.prompt, False
-        if not has_template:
-            raise PromptInvalid("This model has no chat template; send a prompt.", param="messages")
+        if not uses_template(request, has_template=has_template):
+            return request.prompt or "", False
         return self._render(request), True
 
     def _render(self, request: GenerationRequest) -> str:

@@ -101,10 +101,10 @@ def test_a_refusal_names_what_cannot_be_done(
     request_: GenerationRequest, capabilities: Capabilities, code: str, param: str, says: str
 ) -> None:
     """It names the parameter and the reason, be it the engine, the template or the schema."""
-    with pytest.raises(RequestRefused) as caught:
+    with pytest.raises(RequestRefused) as excinfo:
         add_grammar(request_, capabilities)
-    assert (code, param) == (caught.value.code, caught.value.param)
-    assert says in caught.value.message
+    assert (code, param) == (excinfo.value.code, excinfo.value.param)
+    assert says in excinfo.value.message
 
 
 def test_an_invalid_schema_of_a_tool_that_need_not_be_called_does_not_matter() -> None:

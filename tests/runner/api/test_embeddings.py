@@ -17,10 +17,10 @@ from runner.api.bodies.embeddings import MAX_INPUTS
 from runner.api.embeddings import BATCH_TOKENS, EmbeddingJob, in_batches
 from runner.api.work_queue import Work, WorkQueue
 from tests.runner.api.test_routes import LateGate, assert_error
-from tests.runner.conftest import Served
+from tests.runner.conftest import RunnerServer
 from tests.runner.fake_engine import CONTEXT_LENGTH, FakeEmbedder, FakeEngine
 
-Serve = Callable[..., Served]
+Serve = Callable[..., RunnerServer]
 PATH = "/v1/embeddings"
 
 
@@ -54,10 +54,10 @@ def test_texts_and_tokens_give_the_same_vector(serve: Serve, input_: Any) -> Non
 
 def test_base64_is_32_bit_floats(serve: Serve) -> None:
     """By default, the `openai` client asks for little-endian floats in base64."""
-    served = serve(FakeEmbedder())
-    (vector,) = vectors(served.request("POST", PATH, {"input": "ab", "encoding_format": "base64"}))
+    runner = serve(FakeEmbedder())
+    (vector,) = vectors(runner.request("POST", PATH, {"input": "ab", "encoding_format": "base64"}))
     assert (2.0, 97 / 256) == struct.unpack("<2f", base64.b64decode(vector))
-    assert [[2.0, 97 / 256]] == vectors(served.request("POST", PATH, {"input": "ab", "encoding_format": "float"}))
+    assert [[2.0, 97 / 256]] == vectors(runner.request("POST", PATH, {"input": "ab", "encoding_format": "float"}))
 
 
 def test_many_texts_keep_their_order(serve: Serve) -> None:
@@ -123,8 +123,8 @@ def test_a_client_that_leaves_ends_its_batches(serve: Serve) -> None:
     """The wait ends at once, and the engine computes no further batch of that request."""
     gate = LateGate()
     engine = FakeEmbedder(gate=gate)
-    served = serve(engine)
-    connection = served.connect()
+    runner = serve(engine)
+    connection = runner.connect()
     connection.request("POST", PATH, json.dumps({"input": ["x" * 90] * 60}))
     assert all(engine.starts.acquire(timeout=20) for _ in range(2))
     # A half-closed connection looks the same to the runner, and lets this test read its answer.
@@ -133,23 +133,23 @@ def test_a_client_that_leaves_ends_its_batches(serve: Serve) -> None:
     assert (503, "cancelled") == (response.status, json.loads(response.read())["error"]["code"])
     connection.close()
     gate.release(2)
-    assert 200 == served.request("POST", PATH, {"input": "y"})[0]
+    assert 200 == runner.request("POST", PATH, {"input": "y"})[0]
     assert ["Hello", "x" * 90, "y"] == [batch[0] for batch in engine.batches]
 
 
 def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
     """With one request too many, one client gets a 503 with Retry-After; a place is free after its request."""
     gate = LateGate()
-    served = serve(FakeEmbedder(gate=gate), max_concurrency=1)
+    runner = serve(FakeEmbedder(gate=gate), max_concurrency=1)
     with ThreadPoolExecutor(6) as pool:
-        requests = [pool.submit(served.request, "POST", PATH, {"input": "x"}) for _ in range(6)]
+        requests = [pool.submit(runner.request, "POST", PATH, {"input": "x"}) for _ in range(6)]
         refusal = next(as_completed(requests, 20)).result()
         assert_error(refusal, 503, "overloaded")
         assert "1" == refusal[2]["Retry-After"]
         gate.release(5)
         assert [200] * 5 + [503] == sorted(request.result(20)[0] for request in requests)
     gate.release()
-    assert 200 == served.request("POST", PATH, {"input": "x"})[0]
+    assert 200 == runner.request("POST", PATH, {"input": "x"})[0]
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_an_invalid_input_is_refused(serve: Serve, body: dict[str, Any], says: s
 
 def test_the_api_allows_this_many_inputs(serve: Serve) -> None:
     """The bound itself passes, and a list of tokens is one text, however long."""
-    served = serve(FakeEmbedder())
-    assert MAX_INPUTS == len(vectors(served.request("POST", PATH, {"input": ["a"] * MAX_INPUTS})))
-    message = assert_error(served.request("POST", PATH, {"input": [1] * 3000}), 400, "context_length_exceeded", "input")
+    runner = serve(FakeEmbedder())
+    assert MAX_INPUTS == len(vectors(runner.request("POST", PATH, {"input": ["a"] * MAX_INPUTS})))
+    message = assert_error(runner.request("POST", PATH, {"input": [1] * 3000}), 400, "context_length_exceeded", "input")
     assert "3000" in message
 
 
@@ -216,37 +216,37 @@ def test_parameters_without_effect_pass(serve: Serve) -> None:
 
 def test_too_long_a_text_names_both_lengths(serve: Serve) -> None:
     """The client learns which of its texts to cut and by how much; `truncate` cuts both texts and tokens."""
-    served = serve(FakeEmbedder())
+    runner = serve(FakeEmbedder())
     for input_, name in (("x" * 150, "The text"), (["a", "x" * 150], "Text 1"), ([[1] * 150, [1]], "Text 0")):
-        answer = served.request("POST", PATH, {"input": input_})
+        answer = runner.request("POST", PATH, {"input": input_})
         message = assert_error(answer, 400, "context_length_exceeded", "input")
         assert message.startswith(f"{name} has 150 tokens, but the context is 100")
-        assert 100.0 in [one[0] for one in vectors(served.request("POST", PATH, {"input": input_, "truncate": True}))]
+        assert 100.0 in [one[0] for one in vectors(runner.request("POST", PATH, {"input": input_, "truncate": True}))]
 
 
 def test_a_batch_that_fails_fails_only_its_request(serve: Serve) -> None:
     """The client gets the reason, and the next request is answered."""
     engine = FakeEmbedder()
-    served = serve(engine)
+    runner = serve(engine)
     engine.error = RuntimeError("the fake failed")
-    assert "the fake failed" in assert_error(served.request("POST", PATH, {"input": "a"}), 500, "generation_failed")
+    assert "the fake failed" in assert_error(runner.request("POST", PATH, {"input": "a"}), 500, "generation_failed")
     engine.error = None
-    assert 200 == served.request("POST", PATH, {"input": "a"})[0]
+    assert 200 == runner.request("POST", PATH, {"input": "a"})[0]
 
 
 def test_a_model_that_is_not_ready_says_so(serve: Serve) -> None:
     """While it warms up, and once it has failed, requests get a 503 so that clients retry."""
     gate = threading.Semaphore(0)
     engine = FakeEmbedder(gate=gate)
-    served = serve(engine, wait=False)
+    runner = serve(engine, wait=False)
     assert engine.starts.acquire(timeout=20)
-    assert 503 == served.request("GET", "/health")[0]
-    assert_error(served.request("POST", PATH, {"input": "a"}), 503, "model_loading")
+    assert 503 == runner.request("GET", "/health")[0]
+    assert_error(runner.request("POST", PATH, {"input": "a"}), 503, "model_loading")
     gate.release()
-    assert served.loader.load_end.wait(20)
-    assert 200 == served.request("GET", "/health")[0]
+    assert runner.loader.load_end.wait(20)
+    assert 200 == runner.request("GET", "/health")[0]
     engine.failure_reason = "out of memory"
-    assert_error(served.request("POST", PATH, {"input": "a"}), 503, "engine_failed")
+    assert_error(runner.request("POST", PATH, {"input": "a"}), 503, "engine_failed")
 
 
 @pytest.mark.parametrize("path", ["/inference", "/v1/chat/completions", "/v1/completions"])

@@ -14,10 +14,10 @@ from runner.api.errors import RequestRefused
 
 def refusal(body: object) -> RequestRefused:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    with pytest.raises(RequestRefused) as caught:
+    with pytest.raises(RequestRefused) as excinfo:
         parse_inference_body(data)
-    assert caught.value.code == "invalid_body"
-    return caught.value
+    assert excinfo.value.code == "invalid_body"
+    return excinfo.value
 
 
 def test_every_parameter_reaches_the_request() -> None:

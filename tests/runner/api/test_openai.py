@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.runner.api.test_routes import LateGate, assert_error
-from tests.runner.conftest import Served
+from tests.runner.conftest import RunnerServer
 from tests.runner.fake_engine import FakeEngine
 
-Serve = Callable[..., Served]
+Serve = Callable[..., RunnerServer]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
@@ -21,9 +21,9 @@ def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
     return {"model": "some-name", "messages": [{"role": "user", "content": one} for one in contents], **fields}
 
 
-def events(served: Served, path: str, body: dict[str, Any]) -> list[str]:
+def events(runner: RunnerServer, path: str, body: dict[str, Any]) -> list[str]:
     """Return the data of each event of a stream, without comments."""
-    connection, response = served.stream(body, path)
+    connection, response = runner.stream(body, path)
     blocks = response.read().decode().split("\n\n")
     connection.close()
     assert all(block.startswith("data: ") or block in ("", ":") for block in blocks)
@@ -96,9 +96,9 @@ def test_a_stream_reports_usage_on_request(serve: Serve, path: str, body: dict[s
 def test_each_chunk_is_sent_as_soon_as_it_exists(serve: Serve) -> None:
     """The role and the first word arrive before the second word exists, and the role comes once."""
     gate = LateGate()
-    served = serve(FakeEngine(gate=gate))
+    runner = serve(FakeEngine(gate=gate))
     gate.release()
-    connection, response = served.stream(chat("one two"), CHAT)
+    connection, response = runner.stream(chat("one two"), CHAT)
     content = b""
     while b'"one "' not in content:
         content += response.readline()
@@ -114,9 +114,9 @@ def test_each_chunk_is_sent_as_soon_as_it_exists(serve: Serve) -> None:
 def test_a_failed_stream_has_no_done(serve: Serve, path: str, body: dict[str, Any]) -> None:
     """A failure after the start is one error event at the end, without `[DONE]`."""
     engine = FakeEngine()
-    served = serve(engine)
+    runner = serve(engine)
     engine.fail_after = 1
-    chunks = events(served, path, body)
+    chunks = events(runner, path, body)
     assert "generation_failed" == json.loads(chunks[-1])["error"]["code"]
     assert "[DONE]" not in chunks
     assert 1 == sum("error" in json.loads(one) for one in chunks)
@@ -126,11 +126,11 @@ def test_a_stream_that_the_runner_ends_has_no_done(serve: Serve) -> None:
     """A client that still waits when the process stops gets an error, not an end that looks like an empty answer."""
     gate = LateGate()
     engine = FakeEngine(gate=gate)
-    served = serve(engine)
+    runner = serve(engine)
     assert engine.starts.acquire(timeout=20)
-    running, running_response = served.stream(chat("one"), CHAT)
+    running, running_response = runner.stream(chat("one"), CHAT)
     assert engine.starts.acquire(timeout=20)
-    waiting, waiting_response = served.stream(chat("two"), CHAT)
+    waiting, waiting_response = runner.stream(chat("two"), CHAT)
     assert b":\n" == waiting_response.readline()
     closing = threading.Thread(target=engine.queue.close)
     closing.start()
@@ -167,8 +167,8 @@ def test_a_call_is_not_text(serve: Serve) -> None:
 
 def test_a_stream_has_each_call_in_one_chunk(serve: Serve) -> None:
     """Text is sent as soon as it exists, a call in one chunk with its index, and a false start of a call as text."""
-    served = serve(tool_engine())
-    *chunks, _ = events(served, CHAT, chat(CALLS, tools=TOOLS))
+    runner = serve(tool_engine())
+    *chunks, _ = events(runner, CHAT, chat(CALLS, tools=TOOLS))
     deltas = [json.loads(chunk)["choices"][0] for chunk in chunks]
     (calls,) = [delta["delta"]["tool_calls"] for delta in deltas if "tool_calls" in delta["delta"]]
     assert (0, F) == (calls[0]["index"], calls[0]["function"])
@@ -179,9 +179,9 @@ def test_a_stream_has_each_call_in_one_chunk(serve: Serve) -> None:
 
 def test_text_without_tools_is_text(serve: Serve) -> None:
     """Without tools, or if the client forbids calls, nothing counts as a call."""
-    served = serve(tool_engine())
+    runner = serve(tool_engine())
     for fields in ({}, {"tools": TOOLS, "tool_choice": "none"}):
-        _, answer, _ = served.request("POST", CHAT, chat(CALLS, **fields))
+        _, answer, _ = runner.request("POST", CHAT, chat(CALLS, **fields))
         assert (CALLS + " ", "stop") == (
             answer["choices"][0]["message"]["content"],
             answer["choices"][0]["finish_reason"],
@@ -201,11 +201,11 @@ def test_a_client_can_ask_for_one_call_only(serve: Serve) -> None:
 def test_the_grammar_reaches_the_engine(serve: Serve) -> None:
     """The engine gets an answer's schema as a grammar, on both routes; without a schema there is none."""
     engine = tool_engine()
-    served = serve(engine)
+    runner = serve(engine)
     response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "yes"}}}
-    assert 200 == served.request("POST", CHAT, chat("a", response_format=response_format))[0]
-    assert 200 == served.request("POST", "/inference", {"prompt": "a", "response_format": response_format})[0]
-    assert 200 == served.request("POST", CHAT, chat("a", response_format={"type": "text"}))[0]
+    assert 200 == runner.request("POST", CHAT, chat("a", response_format=response_format))[0]
+    assert 200 == runner.request("POST", "/inference", {"prompt": "a", "response_format": response_format})[0]
+    assert 200 == runner.request("POST", CHAT, chat("a", response_format={"type": "text"}))[0]
     grammars = [request.grammar for request in engine.requests]
     assert [True, True, False] == [grammar is not None and "yes" in grammar.text for grammar in grammars[1:]]
 
@@ -223,9 +223,9 @@ def test_a_refusal_names_what_the_engine_or_the_model_cannot_do(
 ) -> None:
     """A template without tools and an engine without grammars are reported before anything is generated."""
     engine = FakeEngine()
-    served = serve(engine)
+    runner = serve(engine)
     count = len(engine.prompts)
-    assert_error(served.request("POST", CHAT, chat("x", **fields)), 400, code, param)
+    assert_error(runner.request("POST", CHAT, chat("x", **fields)), 400, code, param)
     assert count == len(engine.prompts)
 
 
@@ -242,10 +242,10 @@ def test_a_client_that_leaves_stops_its_generation(serve: Serve) -> None:
     """A closed connection ends the work, as on the native route."""
     gate = LateGate()
     engine = FakeEngine(gate=gate)
-    served = serve(engine)
+    runner = serve(engine)
     assert engine.ends.acquire(timeout=20)
     gate.release()
-    connection, response = served.stream(chat("one two"), CHAT)
+    connection, response = runner.stream(chat("one two"), CHAT)
     assert response.read(1)
     response.close()
     connection.close()
@@ -254,20 +254,20 @@ def test_a_client_that_leaves_stops_its_generation(serve: Serve) -> None:
 
 def test_too_long_a_conversation_names_both_lengths(serve: Serve) -> None:
     """The refusal names the field that the client wrote."""
-    served = serve(FakeEngine())
+    runner = serve(FakeEngine())
     for path, body, param in (
         (CHAT, chat("x" * 150), "messages"),
         (COMPLETIONS, {"prompt": "x" * 150}, "prompt"),
     ):
-        message = assert_error(served.request("POST", path, body), 400, "context_length_exceeded", param)
+        message = assert_error(runner.request("POST", path, body), 400, "context_length_exceeded", param)
         assert "150" in message
         assert "100" in message
 
 
 def test_anything_but_a_json_object_is_refused(serve: Serve) -> None:
     """Invalid bodies and unsupported parameters get the one error shape on these routes, too."""
-    served = serve(FakeEngine())
+    runner = serve(FakeEngine())
     for path in (CHAT, COMPLETIONS):
         for data in (b"", b"[]", b"{", b'{"messages": ' + b"[" * 100_000, b'{"temperature": NaN}'):
-            assert_error(served.request("POST", path, data), 400, "invalid_body")
-        assert_error(served.request("POST", path, {"n": 2}), 400, "unsupported_parameter", "n")
+            assert_error(runner.request("POST", path, data), 400, "invalid_body")
+        assert_error(runner.request("POST", path, {"n": 2}), 400, "unsupported_parameter", "n")

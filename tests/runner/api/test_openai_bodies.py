@@ -106,9 +106,9 @@ def refusal(path: str, change: dict[str, Any]) -> RequestRefused:
     """Return the refusal of a body that is valid except for this change."""
     parse: Callable[[bytes], object] = parse_chat_body if path == CHAT else parse_completion_body
     body = {**(chat("hi") if path == CHAT else {"prompt": "hi"}), **change}
-    with pytest.raises(RequestRefused) as caught:
+    with pytest.raises(RequestRefused) as excinfo:
         parse(json.dumps(body).encode())
-    return caught.value
+    return excinfo.value
 
 
 @pytest.mark.parametrize(

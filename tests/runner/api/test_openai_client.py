@@ -12,7 +12,7 @@ from openai import OpenAI
 from pydantic import BaseModel, SecretStr
 
 from runner.engine import EncodedRequest, GenerationRequest
-from tests.runner.conftest import Served
+from tests.runner.conftest import RunnerServer
 from tests.runner.fake_engine import FakeEngine
 
 CALLS = 'So: <tool_call>{"name": "City", "arguments": {"name": "Rome"}}</tool_call>'
@@ -41,7 +41,7 @@ Connect = Callable[[str], tuple[OpenAI, Scripted]]
 
 
 @pytest.fixture
-def connect(serve: Callable[..., Served]) -> Iterator[Connect]:
+def connect(serve: Callable[..., RunnerServer]) -> Iterator[Connect]:
     """Return a function that connects a client to a runner which answers with a text."""
     clients: list[OpenAI] = []
 

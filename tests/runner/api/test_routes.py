@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from runner.engine import EncodedRequest, EngineError, GenerationRequest
-from tests.runner.conftest import Served
+from tests.runner.conftest import RunnerServer
 from tests.runner.fake_engine import FakeEngine
 
-Serve = Callable[..., Served]
+Serve = Callable[..., RunnerServer]
 
 
 class LateGate:
@@ -54,15 +54,15 @@ def test_health_is_503_with_the_phase_until_the_first_token(serve: Serve) -> Non
     """A loaded model that has not generated a token yet is not healthy."""
     gate, load_gate = threading.Semaphore(0), threading.Event()
     engine = FakeEngine(gate=gate, load_gate=load_gate)
-    served = serve(engine, wait=False)
-    assert 503 == served.request("GET", "/health")[0]
-    assert_error(served.request("POST", "/inference", {"prompt": "x"}), 503, "model_loading")
+    runner = serve(engine, wait=False)
+    assert 503 == runner.request("GET", "/health")[0]
+    assert_error(runner.request("POST", "/inference", {"prompt": "x"}), 503, "model_loading")
     load_gate.set()
     assert engine.starts.acquire(timeout=20)
-    assert (503, {"status": "loading", "phase": "warming"}) == served.request("GET", "/health")[:2]
+    assert (503, {"status": "loading", "phase": "warming"}) == runner.request("GET", "/health")[:2]
     gate.release()
-    assert served.loader.load_end.wait(20)
-    status, health, _ = served.request("GET", "/health")
+    assert runner.loader.load_end.wait(20)
+    status, health, _ = runner.request("GET", "/health")
     assert (200, "ok", "fake", "fake") == (status, health["status"], health["engine"], health["model_id"])
     assert {"import_s", "load_s", "first_token_s"} == set(health["phases"])
     assert health["load_s"] >= 0
@@ -73,10 +73,10 @@ def test_a_failed_load_gives_one_sentence(serve: Serve, error: Exception) -> Non
     """Whatever a library raises, the process learns of it and never becomes healthy."""
     engine = FakeEngine()
     engine.load_error = error
-    served = serve(engine)
-    assert served.loader.failure is not None
-    assert "the weights are missing" in served.loader.failure
-    assert 503 == served.request("GET", "/health")[0]
+    runner = serve(engine)
+    assert runner.loader.failure is not None
+    assert "the weights are missing" in runner.loader.failure
+    assert 503 == runner.request("GET", "/health")[0]
 
 
 def test_an_answer_has_text_usage_and_timings(serve: Serve) -> None:
@@ -99,9 +99,9 @@ def test_messages_are_answered_and_max_tokens_ends_with_length(serve: Serve) -> 
 def test_a_stream_sends_each_piece_at_once(serve: Serve) -> None:
     """An event arrives before the next token exists; the last event is the summary."""
     gate = LateGate()
-    served = serve(FakeEngine(gate=gate))
+    runner = serve(FakeEngine(gate=gate))
     gate.release()
-    connection, response = served.stream({"prompt": "one two"})
+    connection, response = runner.stream({"prompt": "one two"})
     assert "text/event-stream; charset=utf-8" == response.headers["Content-Type"]
     assert {"text": "one "} == read_event(response)
     gate.release()
@@ -116,8 +116,8 @@ def test_a_stream_sends_each_piece_at_once(serve: Serve) -> None:
 def test_a_silent_stream_sends_comments(serve: Serve) -> None:
     """While the engine reads the prompt, comments show that the connection is alive."""
     gate = LateGate()
-    served = serve(FakeEngine(gate=gate))
-    connection, response = served.stream({"prompt": "one"})
+    runner = serve(FakeEngine(gate=gate))
+    connection, response = runner.stream({"prompt": "one"})
     assert b":\n" == response.readline()
     gate.release()
     assert {"text": "one "} == read_event(response)
@@ -127,9 +127,9 @@ def test_a_silent_stream_sends_comments(serve: Serve) -> None:
 def test_a_failure_after_the_start_is_an_event_without_done(serve: Serve) -> None:
     """A stream that fails says so and never looks complete."""
     engine = FakeEngine()
-    served = serve(engine)
+    runner = serve(engine)
     engine.fail_after = 1
-    connection, response = served.stream({"prompt": "one two"})
+    connection, response = runner.stream({"prompt": "one two"})
     events = [read_event(response)]
     while events[-1] is not None:
         events.append(read_event(response))
@@ -142,20 +142,20 @@ def test_an_engine_that_has_failed_is_unhealthy(serve: Serve) -> None:
     """After its failure, /health is 503 with the reason and new requests get a 503 so that clients retry; the process
     ends even if the only requests are for its health."""
     engine = FakeEngine()
-    served = serve(engine)
+    runner = serve(engine)
     engine.failure_reason = "out of pages"
-    status, health, _ = served.request("GET", "/health")
+    status, health, _ = runner.request("GET", "/health")
     assert (status, health) == (503, {"status": "failed", "reason": "out of pages"})
-    assert "out of pages" == served.loader.failure
-    assert "out of pages" in assert_error(served.request("POST", "/inference", {"prompt": "one"}), 503, "engine_failed")
+    assert "out of pages" == runner.loader.failure
+    assert "out of pages" in assert_error(runner.request("POST", "/inference", {"prompt": "one"}), 503, "engine_failed")
 
 
 def test_a_failure_before_the_answer_is_a_500(serve: Serve) -> None:
     """A failed engine gives an error in the one shape, with the reason and without a traceback."""
     engine = FakeEngine()
-    served = serve(engine)
+    runner = serve(engine)
     engine.fail_after = 1
-    message = assert_error(served.request("POST", "/inference", {"prompt": "one two"}), 500, "generation_failed")
+    message = assert_error(runner.request("POST", "/inference", {"prompt": "one two"}), 500, "generation_failed")
     assert "the fake failed" in message
 
 
@@ -171,23 +171,23 @@ class Unlucky(FakeEngine):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_failure_to_encode_is_a_500(serve: Serve, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     """An engine that cannot encode gives a server error with its reason in the log, and the request takes no place."""
-    served = serve(Unlucky(), max_concurrency=1)
+    runner = serve(Unlucky(), max_concurrency=1)
     for _ in range(6):
-        answer = served.request("POST", "/inference", {"prompt": "unlucky", "stream": stream})
+        answer = runner.request("POST", "/inference", {"prompt": "unlucky", "stream": stream})
         assert_error(answer, 500, "internal_error")
         assert "server_error" == answer[1]["error"]["type"]
     assert "the grammar's compiler failed" in caplog.text
-    assert 200 == served.request("POST", "/inference", {"prompt": "one"})[0]
+    assert 200 == runner.request("POST", "/inference", {"prompt": "one"})[0]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_its_generation(serve: Serve, stream: bool) -> None:
     """Streamed or not, a closed connection ends the work, even if nothing is written to it."""
     engine = FakeEngine(gate=LateGate())
-    served = serve(engine)
+    runner = serve(engine)
     assert engine.ends.acquire(timeout=20)
     assert engine.starts.acquire(timeout=20)
-    connection = served.connect()
+    connection = runner.connect()
     connection.request("POST", "/inference", json.dumps({"prompt": "one two", "stream": stream}))
     assert engine.starts.acquire(timeout=20)
     connection.sock.close()
@@ -198,15 +198,15 @@ def test_a_client_that_leaves_the_queue_is_never_served(serve: Serve) -> None:
     """If a client leaves while it waits, the next one takes its place."""
     gate = LateGate()
     engine = FakeEngine(gate=gate)
-    served = serve(engine)
+    runner = serve(engine)
     engine.starts.acquire(timeout=20)
-    first, response = served.stream({"prompt": "first"})
+    first, response = runner.stream({"prompt": "first"})
     engine.starts.acquire(timeout=20)
-    left, left_response = served.stream({"prompt": "left"})
+    left, left_response = runner.stream({"prompt": "left"})
     assert b":\n" == left_response.readline()
     left_response.close()
     left.close()
-    last, last_response = served.stream({"prompt": "last"})
+    last, last_response = runner.stream({"prompt": "last"})
     assert b":\n" == last_response.readline()
     gate.release(2)
     assert {"text": "first "} == read_event(response)
@@ -219,41 +219,41 @@ def test_a_client_that_leaves_the_queue_is_never_served(serve: Serve) -> None:
 def test_more_than_the_places_is_refused_at_once(serve: Serve) -> None:
     """Threads stay free for /health: a request that cannot wait inside gets a 503 with Retry-After."""
     gate = LateGate()
-    served = serve(FakeEngine(gate=gate), max_concurrency=1)
-    waiting = [served.stream({"prompt": "x"}) for _ in range(5)]
-    answer = served.request("POST", "/inference", {"prompt": "x"})
+    runner = serve(FakeEngine(gate=gate), max_concurrency=1)
+    waiting = [runner.stream({"prompt": "x"}) for _ in range(5)]
+    answer = runner.request("POST", "/inference", {"prompt": "x"})
     assert_error(answer, 503, "overloaded")
     assert "1" == answer[2]["Retry-After"]
-    assert 200 == served.request("GET", "/health")[0]
+    assert 200 == runner.request("GET", "/health")[0]
     gate.release(5)
     for connection, response in waiting:
         response.read()
         connection.close()
     gate.release()
-    assert 200 == served.request("POST", "/inference", {"prompt": "x"})[0]
+    assert 200 == runner.request("POST", "/inference", {"prompt": "x"})[0]
 
 
 def test_refusals_have_one_shape_and_the_right_status(serve: Serve) -> None:
     """Wrong bodies, routes, methods and sizes give a 4xx; the request id is the caller's."""
-    served = serve(FakeEngine())
-    assert_error(served.request("GET", "/nothing"), 404, "route_not_found")
-    answer = served.request("GET", "/inference")
+    runner = serve(FakeEngine())
+    assert_error(runner.request("GET", "/nothing"), 404, "route_not_found")
+    answer = runner.request("GET", "/inference")
     assert_error(answer, 405, "method_not_allowed")
     assert "POST" in answer[2]["Allow"]
-    assert_error(served.request("POST", "/inference", b"{"), 400, "invalid_body")
-    assert_error(served.request("POST", "/inference", {"prompt": "x", "mood": 1}), 400, "invalid_body", "mood")
-    assert_error(served.request("POST", "/inference", b" " * (16 * 1024 * 1024 + 1)), 413, "body_too_large")
+    assert_error(runner.request("POST", "/inference", b"{"), 400, "invalid_body")
+    assert_error(runner.request("POST", "/inference", {"prompt": "x", "mood": 1}), 400, "invalid_body", "mood")
+    assert_error(runner.request("POST", "/inference", b" " * (16 * 1024 * 1024 + 1)), 413, "body_too_large")
     deep = b'{"prompt": ' + b"[" * 100_000
-    assert_error(served.request("POST", "/inference", deep), 400, "invalid_body")
-    answer = served.request("POST", "/inference", b"{", {"X-Request-Id": "from-the-caller"})
+    assert_error(runner.request("POST", "/inference", deep), 400, "invalid_body")
+    answer = runner.request("POST", "/inference", b"{", {"X-Request-Id": "from-the-caller"})
     assert "from-the-caller" == answer[1]["error"]["request_id"]
 
 
 def test_a_prompt_longer_than_the_context_names_both_lengths(serve: Serve) -> None:
     """The client learns how much to cut, even if it asked for a stream."""
-    served = serve(FakeEngine())
+    runner = serve(FakeEngine())
     for stream in (False, True):
-        answer = served.request("POST", "/inference", {"prompt": "x" * 150, "stream": stream})
+        answer = runner.request("POST", "/inference", {"prompt": "x" * 150, "stream": stream})
         message = assert_error(answer, 400, "context_length_exceeded", "prompt")
         assert "150" in message
         assert "100" in message

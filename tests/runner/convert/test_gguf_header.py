@@ -69,12 +69,14 @@ def test_impossible_lengths_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "known"),
+    ("template", "has_known_tools"),
     [("{% if tools %}<tool_call>{% endif %}", True), ("{{ messages }}", False), ("{{ tools }}", False), (None, False)],
 )
-def test_a_template_tells_of_tools(tmp_path: Path, template: str | None, known: bool) -> None:
-    """A model has tools where its file's chat template takes them and writes calls in a form that is known."""
+def test_a_template_shows_whether_a_model_has_tools(
+    tmp_path: Path, template: str | None, has_known_tools: bool
+) -> None:
+    """A model has tools if its file's chat template takes them and writes calls in a known form."""
     file = tmp_path / "m.gguf"
     key = text("tokenizer.chat_template") + struct.pack("<I", 8)
     file.write_bytes(gguf([NAME] if template is None else [NAME, key + text(template)], []))
-    assert known == has_tools(file)
+    assert has_known_tools == has_tools(file)

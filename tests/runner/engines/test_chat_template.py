@@ -4,8 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engine import Constraints, GenerationRequest, Message, Tool, ToolCall
-from runner.engines.chat_template import template_messages, template_tools, tool_syntax
+from runner.engine import Constraints, GenerationRequest, Message, PromptInvalid, Tool, ToolCall
+from runner.engines.chat_template import template_messages, template_tools, tool_syntax, uses_template
+
+
+@pytest.mark.parametrize(
+    ("request_", "has_template", "expected"),
+    [
+        (GenerationRequest(prompt="hi"), True, True),
+        (GenerationRequest(prompt="hi"), False, False),
+        (GenerationRequest(prompt="hi", raw=True), True, False),
+        (GenerationRequest(messages=(Message(role="user", content="hi"),)), True, True),
+    ],
+)
+def test_a_raw_prompt_and_a_model_without_a_template_use_none(
+    request_: GenerationRequest, has_template: bool, expected: bool
+) -> None:
+    """Only a prompt can go to the model without the template."""
+    assert expected == uses_template(request_, has_template=has_template)
+
+
+def test_messages_without_a_template_are_refused() -> None:
+    """The refusal names the parameter and says what to send instead."""
+    with pytest.raises(PromptInvalid, match="send a prompt") as excinfo:
+        uses_template(GenerationRequest(messages=(Message(role="user", content="hi"),)), has_template=False)
+    assert "messages" == excinfo.value.param
 
 
 def test_calls_and_answers_have_the_form_of_templates() -> None:

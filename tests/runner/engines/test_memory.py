@@ -4,18 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines.memory import anonymous_bytes, memory_limit_bytes
+from runner.engines.memory import MIB, anonymous_bytes, memory_limit_bytes
 from runner.engines.openvino.kv_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
 
 SMOLLM2 = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
-MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
     ("text", "limited"), [("104857600\n", True), ("max\n", False), ("9223372036854771712\n", False)]
 )
 def test_the_containers_limit_counts(tmp_path: Path, text: str, limited: bool) -> None:
-    """The limit is the control group's, or the machine's memory where it sets none."""
+    """The limit is the control group's, or the machine's memory if it sets none."""
     file = tmp_path / "memory.max"
     file.write_text(text)
     machine = memory_limit_bytes(())

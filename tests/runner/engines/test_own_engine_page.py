@@ -19,7 +19,7 @@ from runner.engines import make_engine
 from runner.prepare import prepare
 from runner.settings import RunnerSettings
 from scripts.setup.inference_engines import built_engines
-from tests.runner.conftest import Served
+from tests.runner.conftest import RunnerServer
 from tests.runner.convert.test_gguf_header import NAME, gguf, number
 
 PAGE = (ROOT / "docs" / "engines-own.md").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_our_engines_have_the_listed_files(name: str) -> None:
     assert [] == [path for path in paths if not (ROOT / path).is_file()]
 
 
-def test_the_example_converts_and_serves(example: Path, serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_the_example_converts_and_serves(example: Path, serve: Callable[..., RunnerServer], tmp_path: Path) -> None:
     """Prepared from a GGUF file and served by the runner, it answers with its prompt, or a part of it."""
     (tmp_path / "source").mkdir()
     (tmp_path / "volume").mkdir()
@@ -68,12 +68,12 @@ def test_the_example_converts_and_serves(example: Path, serve: Callable[..., Ser
 
     settings = RunnerSettings(model_id="parrot", model_path=tmp_path / "volume" / "weights", engine="echo")
     engine = make_engine(settings)
-    served = serve(engine)
-    status, answer, _ = served.request("POST", "/inference", {"prompt": "Hello, parrot"})
+    server = serve(engine)
+    status, answer, _ = server.request("POST", "/inference", {"prompt": "Hello, parrot"})
     assert (200, "Hello, parrot", "stop") == (status, answer["text"], answer["finish_reason"])
-    status, answer, _ = served.request("POST", "/inference", {"prompt": "Hello, parrot", "stop": ["rr"]})
+    status, answer, _ = server.request("POST", "/inference", {"prompt": "Hello, parrot", "stop": ["rr"]})
     assert (200, "Hello, pa") == (status, answer["text"])
-    status, answer, _ = served.request("POST", "/inference", {"prompt": "Hello, parrot", "max_tokens": 5})
+    status, answer, _ = server.request("POST", "/inference", {"prompt": "Hello, parrot", "max_tokens": 5})
     assert (200, "Hello", "length") == (status, answer["text"], answer["finish_reason"])
     engine.close()
 

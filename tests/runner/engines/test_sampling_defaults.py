@@ -16,9 +16,9 @@ def test_prompt_and_answer_fit_the_context(prompt: int, context: int, max_tokens
     tokens = tuple(range(prompt))
     sampling = PartialSampling(max_tokens=max_tokens)
     if prompt >= context:
-        with pytest.raises(PromptInvalid, match=f"{prompt} tokens, but the context is {context}") as caught:
+        with pytest.raises(PromptInvalid, match=f"{prompt} tokens, but the context is {context}") as excinfo:
             encode_request(tokens, context, sampling)
-        assert caught.value.code == "context_length_exceeded"
+        assert excinfo.value.code == "context_length_exceeded"
     else:
         request = encode_request(tokens, context, sampling)
         assert request.sampling.max_tokens == min(max_tokens, context - prompt)

@@ -1,4 +1,4 @@
-"""Reads the grammars that the runner writes, and makes texts from them: what an engine's library does, in small."""
+"""Reads the grammars that the runner writes, and generates texts from them, like a small engine's library."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ TOKEN = re.compile(
     r"(?P<many>\{\d+(?:,\d*)?\}|[*+?])|(?P<sign>[()|]))"
 )
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|U([0-9a-f]{8})|(.))", re.DOTALL)
-# Characters that JSON treats in a way of its own, and some that it does not.
+# Characters that JSON treats specially, and some that it does not.
 ODD = '"\\/\x00\t\n\x1f\x7f aZ09_-é日😀\u2028\ud7ff\U0010ffff'
 DEEP = 30
 ENDLESS = 10_000
 
 
 class Grammar:
-    """Rules by name; deep inside, each takes the shortest way out."""
+    """Rules by name; deep inside, each takes the shortest alternative."""
 
     def __init__(self, rules: dict[str, Any]) -> None:
         self.rules = rules
         self._heights = dict.fromkeys(rules, ENDLESS)
         while True:
-            found = {name: 1 + self._height(body) for name, body in rules.items()}
-            if found == self._heights:
+            heights = {name: 1 + self._height(body) for name, body in rules.items()}
+            if heights == self._heights:
                 break
-            self._heights = found
+            self._heights = heights
 
     def sample(self, chance: random.Random) -> str:
-        """One of the texts."""
+        """Return one of the texts."""
         return self._make(("rule", "root"), chance, 0)
 
     def _make(self, node: Any, chance: random.Random, depth: int) -> str:
@@ -44,16 +44,16 @@ class Grammar:
         if kind == "all":
             return "".join(self._make(one, chance, depth) for one in value)
         if kind == "any":
-            chosen = min(value, key=self._height) if depth > DEEP else chance.choice(value)
-            return self._make(chosen, chance, depth)
+            alternative = min(value, key=self._height) if depth > DEEP else chance.choice(value)
+            return self._make(alternative, chance, depth)
         least, most = node[2]
         upto = least if depth > DEEP else min(least + 3 if most is None else most, least + 6)
-        # The most that is allowed, too: bounds are where mistakes are.
+        # Sometimes the maximum, since mistakes are likely at bounds.
         count = most if most is not None and depth <= DEEP and chance.random() < 0.2 else chance.randint(least, upto)
         return "".join(self._make(value, chance, depth) for _ in range(count))
 
     def _height(self, node: Any) -> int:
-        """How deep its rules go at least."""
+        """Return the least depth of its rules."""
         kind, value = node[0], node[1]
         if kind == "rule":
             return min(self._heights[value], ENDLESS)
@@ -65,7 +65,7 @@ class Grammar:
 
 
 def read(text: str) -> Grammar:
-    """The grammar of this text; an AssertionError where it is none."""
+    """Return the grammar of this text; raise AssertionError if it is invalid."""
     rules = {}
     for line in text.strip("\n").split("\n"):
         name, _, body = line.partition(" ::= ")
@@ -88,51 +88,51 @@ class _Reader:
         self._tokens: list[tuple[str, str]] = []
         position = 0
         while body[position:].strip():
-            found = TOKEN.match(body, position)
-            assert found is not None, body[position : position + 40]
-            self._tokens.append((str(found.lastgroup), str(found[str(found.lastgroup)])))
-            position = found.end()
+            match = TOKEN.match(body, position)
+            assert match is not None, body[position : position + 40]
+            self._tokens.append((str(match.lastgroup), str(match[str(match.lastgroup)])))
+            position = match.end()
         self._next = 0
 
     def whole(self) -> Any:
-        found = self._any()
+        node = self._any()
         assert self._next == len(self._tokens)
-        return found
+        return node
 
     def _any(self) -> Any:
-        found = [self._all()]
+        alternatives = [self._all()]
         while self._peek() == ("sign", "|"):
             self._next += 1
-            found.append(self._all())
-        return found[0] if len(found) == 1 else ("any", found)
+            alternatives.append(self._all())
+        return alternatives[0] if len(alternatives) == 1 else ("any", alternatives)
 
     def _all(self) -> Any:
-        found = []
+        parts = []
         while self._peek()[0] and self._peek() not in (("sign", "|"), ("sign", ")")):
-            found.append(self._repeated(self._one()))
-        assert found, "an empty alternative"
-        return ("all", found)
+            parts.append(self._with_quantifier(self._one()))
+        assert parts, "an empty alternative"
+        return ("all", parts)
 
     def _one(self) -> Any:
         kind, text = self._tokens[self._next]
         self._next += 1
         if kind == "sign":
             assert text == "("
-            found = self._any()
+            group = self._any()
             assert self._peek() == ("sign", ")")
             self._next += 1
-            return found
+            return group
         if kind == "name":
             return ("rule", text)
-        # What follows an escape, or another character beyond ASCII, xgrammar may take for part of it.
+        # xgrammar may take what follows an escape, or another character beyond ASCII, for a part of it.
         if kind == "text":
             assert re.fullmatch(r'"([ -~]*|.|\\U.{8})"', text, re.DOTALL), text
             assert "\\U" not in text.replace("\\\\", "") or len(text) == 12, text
-            return ("text", _unescaped(text[1:-1]))
+            return ("text", _unescape(text[1:-1]))
         assert not re.search(r"\\(x..|U.{8})[0-9a-fA-F]", text.replace("\\\\", "")), text
         return ("set", _members(text[1:-1]))
 
-    def _repeated(self, node: Any) -> Any:
+    def _with_quantifier(self, node: Any) -> Any:
         kind, text = self._peek()
         if kind != "many":
             return node
@@ -146,14 +146,14 @@ class _Reader:
         return self._tokens[self._next] if self._next < len(self._tokens) else ("", "")
 
 
-def _unescaped(text: str) -> str:
-    return ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)) if found[1] or found[2] else found[3], text)
+def _unescape(text: str) -> str:
+    return ESCAPE.sub(lambda match: chr(int(match[1] or match[2], 16)) if match[1] or match[2] else match[3], text)
 
 
 def _members(text: str) -> list[str]:
-    """Some characters of a set: the ends of its ranges, and which of the odd ones lie in it."""
+    """Return some characters of a set: the ends of its ranges, and the odd characters in it."""
     is_negated, text = text.startswith("^"), text.removeprefix("^")
-    singles = [_unescaped(found[0]) for found in re.finditer(r"\\x..|\\U.{8}|\\.|.", text, re.DOTALL)]
+    singles = [_unescape(match[0]) for match in re.finditer(r"\\x..|\\U.{8}|\\.|.", text, re.DOTALL)]
     ranges: list[tuple[str, str]] = []
     while singles:
         if len(singles) > 2 and singles[1] == "-":
@@ -163,6 +163,6 @@ def _members(text: str) -> list[str]:
             ranges.append((singles[0], singles[0]))
             del singles[:1]
     odd = [char for char in ODD if any(low <= char <= high for low, high in ranges) != is_negated]
-    found = odd if is_negated else odd + [end for both in ranges for end in both]
-    assert found, text
-    return found
+    members = odd if is_negated else odd + [end for both in ranges for end in both]
+    assert members, text
+    return members

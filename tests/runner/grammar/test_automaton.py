@@ -1,4 +1,4 @@
-"""Regular texts as rules: the same texts, and one way for each."""
+"""Regular texts as rules: they allow the same texts, with one derivation for each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NODES: st.SearchStrategy[Node] = st.recursive(
 
 
 def beginnings(node: Any) -> list[str]:
-    """With which characters an alternative of a rule may begin, of those that the grammar names."""
+    """Return the characters with which an alternative of a rule may begin, as far as the grammar names them."""
     if node[0] == "text":
         return [node[1][:1]] if node[1] else []
     return list(node[1]) if node[0] == "set" else []
@@ -36,23 +36,23 @@ def beginnings(node: Any) -> list[str]:
 
 @settings(deadline=None)
 @given(NODES, st.randoms(use_true_random=False))
-def test_the_rules_make_these_texts(node: Node, chance: random.Random) -> None:
-    """What the rules make is among the texts, and no two alternatives of a rule begin with the same character."""
+def test_the_rules_generate_these_texts(node: Node, chance: random.Random) -> None:
+    """The rules generate only these texts, and no two alternatives of a rule begin with the same character."""
     rules = Rules()
     grammar = ebnf.read(rules.grammar(f"{regular(rules, node)} | string").text)
     grammar.rules["string"] = ("text", "\\N")
     expression = re.compile(as_expression(node).replace("None", ""))
     for _ in range(20):
-        made = grammar.sample(chance)
-        assert made == "\\N" or expression.fullmatch(made), made
+        sample = grammar.sample(chance)
+        assert sample == "\\N" or expression.fullmatch(sample), sample
     for name, rule in grammar.rules.items():
         alternatives = [one[1][0] for one in rule[1]] if rule[0] == "any" and name.startswith("r") else []
-        found = [char for one in alternatives for char in set(beginnings(one))]
-        assert len(found) == len(set(found)), (name, rule)
+        chars = [char for one in alternatives for char in set(beginnings(one))]
+        assert len(chars) == len(set(chars)), (name, rule)
 
 
-def test_choices_are_a_tree() -> None:
-    """However many choices begin alike, each is written once and none besides."""
+def test_choices_form_a_tree() -> None:
+    """However many choices begin alike, the grammar allows each of them and nothing else."""
     choices = ["ab", "a", "abc", "b", "a", "", "é", "éa"]
     rules = Rules()
     grammar = ebnf.read(rules.grammar(regular(rules, Alt(tuple(map(text, choices))))).text)

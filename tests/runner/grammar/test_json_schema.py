@@ -1,4 +1,4 @@
-"""Schemas as grammars: whatever a grammar lets through keeps the schema, and what it cannot hold is refused by name."""
+"""Schemas as grammars: a grammar allows only valid values, and a refusal names what it cannot enforce."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def fixed(**values: Any) -> st.SearchStrategy[dict[str, Any]]:
     return st.just(values)
 
 
-def merged(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.tuples(*parts).map(lambda found: {key: value for part in found for key, value in part.items()})
+def merge(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.tuples(*parts).map(lambda schemas: {key: value for part in schemas for key, value in part.items()})
 
 
 BOUNDS = st.one_of(st.integers(-1200, 1200), st.decimals(-120, 120, places=2).map(float))
-NUMBERS = merged(
+NUMBERS = merge(
     st.sampled_from([{"type": "integer"}, {"type": "number"}]),
     optional(minimum=BOUNDS, exclusiveMinimum=BOUNDS),
     optional(maximum=BOUNDS, exclusiveMaximum=BOUNDS),
 )
-STRINGS = merged(fixed(type="string"), optional(minLength=COUNTS, maxLength=COUNTS.map(lambda n: n + 4)))
+STRINGS = merge(fixed(type="string"), optional(minLength=COUNTS, maxLength=COUNTS.map(lambda n: n + 4)))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=2),
@@ -56,18 +56,18 @@ LEAVES = st.one_of(
 def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     properties = st.dictionaries(NAMES, inner, max_size=4)
     objects = st.builds(
-        lambda found, chosen, further: {
+        lambda members, chance, further: {
             "type": "object",
-            "properties": found,
-            "required": [name for name in found if chosen.random() < 0.5],
+            "properties": members,
+            "required": [name for name in members if chance.random() < 0.5],
             **further,
         },
         properties,
         st.randoms(use_true_random=False),
         optional(additionalProperties=st.booleans() | inner, title=NAMES),
     )
-    maps = merged(fixed(type="object"), optional(additionalProperties=st.just(True) | inner))
-    arrays = merged(
+    maps = merge(fixed(type="object"), optional(additionalProperties=st.just(True) | inner))
+    arrays = merge(
         fixed(type="array"),
         optional(items=inner, minItems=COUNTS, maxItems=COUNTS.map(lambda n: n + 4)),
         optional(prefixItems=st.lists(inner, min_size=1, max_size=3)),
@@ -79,22 +79,22 @@ SCHEMAS = st.recursive(LEAVES, containers, max_leaves=8)
 
 
 def samples(schema: Any, chance: random.Random, count: int = 5) -> list[Any]:
-    """Values of texts that the schema's grammar lets through."""
+    """Return values of texts that the schema's grammar allows."""
     grammar = ebnf.read(schema_grammar(schema).text)
     return [json.loads(grammar.sample(chance)) for _ in range(count)]
 
 
 def refusal(schema: Any) -> str:
-    with pytest.raises(SchemaInvalid) as caught:
+    with pytest.raises(SchemaInvalid) as excinfo:
         schema_grammar(schema)
-    return str(caught.value)
+    return str(excinfo.value)
 
 
 @pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(SCHEMAS, st.randoms(use_true_random=False))
-def test_whatever_it_lets_through_keeps_the_schema(schema: Any, chance: random.Random) -> None:
-    """Any text of the grammar is JSON and valid; a schema is refused only where it allows no value."""
+def test_a_grammar_allows_only_valid_values(schema: Any, chance: random.Random) -> None:
+    """Any text of the grammar is valid JSON for the schema; a schema is refused only if it allows no value."""
     Draft202012Validator.check_schema(schema)
     try:
         grammar = ebnf.read(schema_grammar(schema).text)
@@ -127,8 +127,8 @@ def test_whatever_it_lets_through_keeps_the_schema(schema: Any, chance: random.R
          "discriminator": {"propertyName": "kind"}},
     ],
 )  # fmt: skip
-def test_it_follows_what_generators_of_schemas_write(schema: Any) -> None:
-    """References, also to itself, tuples, disjoint oneOf, and keywords that tell the type."""
+def test_it_supports_what_schema_generators_write(schema: Any) -> None:
+    """These are references, also to itself, tuples, disjoint oneOf, and keywords that imply the type."""
     values = samples(schema, random.Random(7), 50)
     for value in values:
         Draft202012Validator(schema).validate(value)
@@ -136,10 +136,10 @@ def test_it_follows_what_generators_of_schemas_write(schema: Any) -> None:
 
 
 def test_optional_properties_come_and_go() -> None:
-    """Each choice of optional properties can be written, and none without the required one."""
+    """The grammar allows each choice of optional properties, and none without the required one."""
     schema = {"properties": {name: {"const": 1} for name in "abcd"}, "required": ["c"]}
-    found = {"".join(value) for value in samples(schema, random.Random(1), 400)}
-    assert found == {"c", "ac", "bc", "cd", "abc", "acd", "bcd", "abcd"}
+    choices = {"".join(value) for value in samples(schema, random.Random(1), 400)}
+    assert choices == {"c", "ac", "bc", "cd", "abc", "acd", "bcd", "abcd"}
     assert {"".join(value) for value in samples({"properties": {"a": True, "b": True}}, random.Random(1), 100)} == {
         "", "a", "b", "ab",
     }  # fmt: skip
@@ -196,13 +196,13 @@ def test_optional_properties_come_and_go() -> None:
         ({"prefixItems": [{"maxLength": MAX_COUNTED // 4 + n} for n in range(8)]}, "too long to compile"),
     ],
 )
-def test_what_cannot_be_held_is_refused_by_name(schema: Any, says: str) -> None:
-    """The reason names the place, and never is a schema taken and then not kept."""
+def test_a_refusal_names_what_cannot_be_enforced(schema: Any, says: str) -> None:
+    """The reason names the place; a schema that cannot be enforced is never accepted."""
     assert says in refusal(schema)
 
 
 def test_depth_is_bounded() -> None:
-    """However deep, a schema is refused in words."""
+    """However deep a schema is, its refusal is a sentence."""
     schema: Any = {"type": "integer"}
     for _ in range(300):
         schema = {"type": "array", "items": schema}
@@ -218,8 +218,8 @@ def test_depth_is_bounded() -> None:
         "^(a|ab)(c|bcd)*$", "^(a?)*b$", "^([a-z]{1,3}){2,4}$", "^(\\d{1,3}\\.){3}\\d{1,3}$",
     ],
 )  # fmt: skip
-def test_patterns_are_matched(pattern: str) -> None:
-    """Whatever is let through matches, and is JSON."""
+def test_values_match_their_pattern(pattern: str) -> None:
+    """Every value that the grammar allows matches, and is JSON."""
     schema = {"type": "string", "pattern": pattern}
     for value in samples(schema, random.Random(3), 60):
         assert re.search(pattern, value), value
@@ -237,14 +237,14 @@ def test_patterns_are_matched(pattern: str) -> None:
         ("a" * 2000, "1000 characters"), ("[a-z]{700}", "compile"),
     ],
 )  # fmt: skip
-def test_patterns_that_cannot_be_followed_are_refused(pattern: str, says: str) -> None:
-    """In words that name what it is."""
+def test_unsupported_patterns_are_refused(pattern: str, says: str) -> None:
+    """The refusal names the unsupported part."""
     assert says in refusal({"type": "string", "pattern": pattern})
 
 
 @pytest.mark.parametrize("format_name", ["date", "time", "date-time", "uuid", "ipv4", "email"])
-def test_formats_are_kept(format_name: str) -> None:
-    """What stands for a date, a time or an id can be read as one."""
+def test_values_have_their_format(format_name: str) -> None:
+    """A date, a time or an id can be read as one."""
     import datetime
     import ipaddress
     import uuid

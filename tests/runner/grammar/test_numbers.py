@@ -1,4 +1,4 @@
-"""Numbers between bounds: all that lie within, and none besides."""
+"""Numbers between bounds: all that lie within, and no others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DECIMALS = st.none() | st.decimals(-150, 150, places=3)
 
 
 def as_expression(node: Node) -> str:
-    """The same as a regular expression."""
+    """Return the node as a regular expression."""
     if isinstance(node, Chars):
         return f"[{''.join(f'{re.escape(chr(low))}-{re.escape(chr(high))}' for low, high in node.ranges)}]"
     if isinstance(node, Repeat):
@@ -31,13 +31,13 @@ def as_expression(node: Node) -> str:
 @settings(deadline=None)
 @given(INTEGERS, INTEGERS)
 def test_integers_are_exactly_those_within(low: int | None, high: int | None) -> None:
-    """Every integer from low to high can be written, and no other."""
+    """The grammar allows every integer from low to high, and no other."""
     if low is None and high is None:
         return
-    found = integers(low, high)
-    expression = re.compile(as_expression(found))
-    written = [number for number in range(-2000, 2001) if found.parts and expression.fullmatch(str(number))]
-    assert list(range(-2000 if low is None else low, 2001 if high is None else high + 1)) == written
+    node = integers(low, high)
+    expression = re.compile(as_expression(node))
+    matches = [number for number in range(-2000, 2001) if node.parts and expression.fullmatch(str(number))]
+    assert list(range(-2000 if low is None else low, 2001 if high is None else high + 1)) == matches
 
 
 @settings(deadline=None)
@@ -45,14 +45,14 @@ def test_integers_are_exactly_those_within(low: int | None, high: int | None) ->
 def test_decimals_lie_within(
     low: Decimal | None, high: Decimal | None, is_above: bool, is_below: bool, chance: random.Random
 ) -> None:
-    """Whatever is written lies within the bounds, or strictly within, also once it is read as a float."""
+    """Every allowed number lies within the bounds, or strictly within, even when it is read as a float."""
     if low is None and high is None:
         return
-    found = decimals(low, high, is_above=is_above, is_below=is_below)
-    if not found.parts:
+    node = decimals(low, high, is_above=is_above, is_below=is_below)
+    if not node.parts:
         return
     rules = Rules()
-    grammar = ebnf.read(rules.grammar(regular(rules, found)).text)
+    grammar = ebnf.read(rules.grammar(regular(rules, node)).text)
     for _ in range(20):
         number = float(grammar.sample(chance))
         assert low is None or (number > float(low) if is_above else number >= float(low))
@@ -62,12 +62,12 @@ def test_decimals_lie_within(
 @settings(deadline=None)
 @given(DECIMALS, DECIMALS, st.decimals(-150, 150, places=2))
 def test_decimals_are_all_those_within(low: Decimal | None, high: Decimal | None, number: Decimal) -> None:
-    """Any number of few digits that lies within can be written."""
+    """The grammar allows any number of few digits that lies within the bounds."""
     if low is None and high is None:
         return
     is_within = (low is None or low <= number) and (high is None or number <= high)
-    found = decimals(low, high)
-    for text in {str(number), f"{number:f}00"} if found.parts else ():
-        is_written = bool(re.fullmatch(as_expression(found), text))
-        assert is_written == is_within or (text.startswith("-0") and not float(text)), text
-    assert found.parts or not is_within
+    node = decimals(low, high)
+    for text in {str(number), f"{number:f}00"} if node.parts else ():
+        is_allowed = bool(re.fullmatch(as_expression(node), text))
+        assert is_allowed == is_within or (text.startswith("-0") and not float(text)), text
+    assert node.parts or not is_within

@@ -148,9 +148,9 @@ def test_a_refused_grammar_is_the_clients_fault() -> None:
     compiler = Compiler()
     grammars = GrammarCache(compiler)
     for _ in range(2):
-        with pytest.raises(PromptInvalid, match="cannot compile the grammar of this request: no such rule") as caught:
+        with pytest.raises(PromptInvalid, match="cannot compile the grammar of this request: no such rule") as excinfo:
             grammars.compile(Grammar("broken"))
-        assert ("invalid_schema", "response_format") == (caught.value.code, caught.value.param)
+        assert ("invalid_schema", "response_format") == (excinfo.value.code, excinfo.value.param)
     grammars.compile(Grammar("good"))
     assert ["good"] == compiler.texts
 
@@ -160,9 +160,9 @@ def test_a_compiler_that_fails_is_not_the_clients_fault() -> None:
     compiler = Compiler()
     grammars = GrammarCache(compiler)
     for tries in (1, 2):
-        with pytest.raises(EngineError, match="no memory") as caught:
+        with pytest.raises(EngineError, match="no memory") as excinfo:
             grammars.compile(Grammar("unlucky"))
-        assert not isinstance(caught.value, PromptInvalid)
+        assert not isinstance(excinfo.value, PromptInvalid)
         assert compiler.starts.acquire(timeout=0), tries
 
 

@@ -1,4 +1,4 @@
-"""The batch over rows, behind a model whose next token follows from all that lies in its row."""
+"""The batch over rows, with a model whose next token depends on all tokens in its row."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PLENTY = 10_000
 
 
 def next_token(content: Sequence[int]) -> int:
-    """What the fake model says after these tokens; never EOS by chance."""
+    """Return the fake model's token after these tokens; never EOS by chance."""
     return 10 + (sum(place * token for place, token in enumerate(content, 1)) + 7 * len(content)) % 1000
 
 
 class Logits(list[int]):
-    """One token for each line, which is the likeliest one."""
+    """The likeliest token of each line."""
 
     def argmax(self, dim: int) -> Logits:
         assert dim == -1
@@ -33,7 +33,7 @@ class Logits(list[int]):
 
 
 class FakeForward:
-    """Keeps the tokens of each row, and holds its caller to the contract."""
+    """Keeps the tokens of each row, and checks that its caller keeps to the contract."""
 
     def __init__(self, rows: int = 4, part_tokens: int = 8) -> None:
         self.rows = rows
@@ -71,7 +71,7 @@ class FakeForward:
 
 
 class FakeSampler:
-    """Takes the likeliest token; at a temperature of 2 it finds no probabilities, at 1 it ends."""
+    """Takes the likeliest token; fails at a temperature of 2, and ends the text at 1."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._temperature = sampling.temperature
@@ -98,16 +98,16 @@ def request(length: int, *, first: int = 5, new: int = 4, temperature: float = 0
     return EncodedRequest(prompt_tokens=tuple(range(first, first + length)), sampling=sampling)
 
 
-def alone(wanted: EncodedRequest) -> list[int]:
-    """The answer that follows from the prompt, whatever else is computed."""
-    content = list(wanted.prompt_tokens)
-    for _ in range(wanted.sampling.max_tokens):
+def answer_to(request_: EncodedRequest) -> list[int]:
+    """Return the answer that follows from the prompt alone."""
+    content = list(request_.prompt_tokens)
+    for _ in range(request_.sampling.max_tokens):
         content.append(next_token(content))
-    return content[len(wanted.prompt_tokens) :]
+    return content[len(request_.prompt_tokens) :]
 
 
 class Reader:
-    """Takes a sequence's tokens as the stepping loop does."""
+    """Takes a sequence's tokens as the step loop does."""
 
     def __init__(self, sequence: RowSequence) -> None:
         self.sequence = sequence
@@ -115,9 +115,9 @@ class Reader:
         self.reason: str | None = None
 
     def take(self) -> None:
-        if self.reason is None and (made := self.sequence.take()) is not None:
-            self.tokens += made.tokens
-            self.reason = made.reason
+        if self.reason is None and (new := self.sequence.take()) is not None:
+            self.tokens += new.tokens
+            self.reason = new.reason
 
 
 def finish(batch: RowBatch, *readers: Reader) -> None:
@@ -131,17 +131,17 @@ def finish(batch: RowBatch, *readers: Reader) -> None:
 
 
 def test_a_request_gets_its_tokens(batch: RowBatch, forward: FakeForward) -> None:
-    """The first token follows the prompt's pass, each other one a pass of its own; then the row is empty."""
-    wanted = request(3)
-    reader = Reader(batch.add(wanted))
+    """The prompt's pass gives the first token, one pass each the others; then the row is empty."""
+    single = request(3)
+    reader = Reader(batch.add(single))
     finish(batch, reader)
-    assert (alone(wanted), "length") == (reader.tokens, reader.reason)
+    assert (answer_to(single), "length") == (reader.tokens, reader.reason)
     assert [("extend", 1), *[("append", 1)] * 3] == forward.passes
     assert [] == [row for row in forward.content if row]
 
 
-def test_its_use_of_the_room_is_told(forward: FakeForward) -> None:
-    """Tokens in rows count, those of who waits do not; when all have left nothing is in use."""
+def test_the_batch_reports_its_use_of_the_room(forward: FakeForward) -> None:
+    """Tokens in rows count, those of waiting requests do not; when all have left, nothing is in use."""
     batch = RowBatch(forward, FakeSampler, eos={EOS}, room_tokens=200)
     readers = [Reader(batch.add(request(8, first=first, new=3))) for first in (5, 50)]
     assert batch.cache_use() == 0
@@ -151,45 +151,45 @@ def test_its_use_of_the_room_is_told(forward: FakeForward) -> None:
     assert batch.cache_use() == 0
 
 
-def test_the_end_of_text_ends_it(batch: RowBatch) -> None:
-    """A chosen end-of-text token is handed out and ends the request with `stop`."""
+def test_an_end_of_text_token_ends_a_request(batch: RowBatch) -> None:
+    """The token is passed on and ends the request with `stop`."""
     reader = Reader(batch.add(request(3, temperature=1)))
     finish(batch, reader)
     assert ([EOS], "stop") == (reader.tokens, reader.reason)
 
 
 def test_short_prompts_share_a_pass(batch: RowBatch, forward: FakeForward) -> None:
-    """Prompts that fill one part together are computed in one pass, and their next tokens in one each."""
-    wanted = [request(length, first=9 * length) for length in (2, 1, 2, 2)]
-    readers = [Reader(batch.add(one)) for one in wanted]
+    """Prompts that fit into one part are computed in one pass, and so is each of their next tokens."""
+    requests = [request(length, first=9 * length) for length in (2, 1, 2, 2)]
+    readers = [Reader(batch.add(one)) for one in requests]
     finish(batch, *readers)
     assert [("extend", 4), *[("append", 4)] * 3] == forward.passes
-    assert [alone(one) for one in wanted] == [reader.tokens for reader in readers]
+    assert [answer_to(one) for one in requests] == [reader.tokens for reader in readers]
 
 
-def test_no_more_than_rows_at_once(batch: RowBatch, forward: FakeForward) -> None:
-    """Beyond the rows requests wait, and take the place of the first that ends."""
+def test_no_more_requests_than_rows_run_at_once(batch: RowBatch, forward: FakeForward) -> None:
+    """Further requests wait, and take the place of the first that ends."""
     readers = [Reader(batch.add(request(2, first=first))) for first in range(5, 11)]
     finish(batch, *readers)
     assert 4 == max(count for _, count in forward.passes)
-    assert [alone(request(2, first=first)) for first in range(5, 11)] == [reader.tokens for reader in readers]
+    assert [answer_to(request(2, first=first)) for first in range(5, 11)] == [reader.tokens for reader in readers]
 
 
-def test_a_long_prompt_holds_nobody_up(batch: RowBatch, forward: FakeForward) -> None:
-    """While a long prompt is computed in parts, who is writing gets a token after each part."""
+def test_a_long_prompt_does_not_block_others(batch: RowBatch, forward: FakeForward) -> None:
+    """While a long prompt is computed in parts, other requests get a token after each part."""
     writer = Reader(batch.add(request(2, new=9)))
     batch.step()
     long = Reader(batch.add(request(30, first=40)))
     finish(batch, writer, long)
     assert [("append", 1), ("extend", 1)] * 4 == forward.passes[1:9]
-    assert alone(request(2, new=9)) == writer.tokens
-    assert alone(request(30, first=40)) == long.tokens
+    assert answer_to(request(2, new=9)) == writer.tokens
+    assert answer_to(request(30, first=40)) == long.tokens
 
 
-def test_who_leaves_leaves_no_gap(batch: RowBatch, forward: FakeForward) -> None:
-    """The rows stay in order when a request leaves: waiting, in the middle of its prompt, or while it writes."""
-    wanted = [request(2, first=first, new=20) for first in (5, 50, 500)]
-    readers = [Reader(batch.add(one)) for one in wanted]
+def test_a_request_that_leaves_leaves_no_gap(batch: RowBatch, forward: FakeForward) -> None:
+    """The rows stay in order if a request leaves while it waits, in the middle of its prompt, or later."""
+    requests = [request(2, first=first, new=20) for first in (5, 50, 500)]
+    readers = [Reader(batch.add(one)) for one in requests]
     batch.step()
     long, late = batch.add(request(30)), batch.add(request(2))
     batch.step()
@@ -199,34 +199,34 @@ def test_who_leaves_leaves_no_gap(batch: RowBatch, forward: FakeForward) -> None
     batch.step()
     long.cancel()
     finish(batch, *readers)
-    assert [alone(one) for one in wanted[1:]] == [reader.tokens for reader in readers]
+    assert [answer_to(one) for one in requests[1:]] == [reader.tokens for reader in readers]
     assert [] == [row for row in forward.content if row]
 
 
-def test_one_without_probabilities_fails_alone(batch: RowBatch) -> None:
-    """A request whose logits are no numbers fails with that reason; its neighbour goes on."""
-    broken, neighbour = batch.add(request(2, temperature=2)), Reader(batch.add(request(3)))
+def test_a_request_without_probabilities_fails_alone(batch: RowBatch) -> None:
+    """A request whose logits are not numbers fails with that reason; others continue."""
+    failing, neighbour = batch.add(request(2, temperature=2)), Reader(batch.add(request(3)))
     finish(batch, neighbour)
     with pytest.raises(RequestFailed, match="nan"):
-        broken.take()
-    assert alone(request(3)) == neighbour.tokens
+        failing.take()
+    assert answer_to(request(3)) == neighbour.tokens
 
 
-def test_too_little_room_puts_the_youngest_back() -> None:
-    """The tokens in all rows never exceed the room; who is put back goes on where it was."""
+def test_too_little_room_puts_the_latest_request_back() -> None:
+    """The tokens in all rows never exceed the room; a request that was put back continues where it was."""
     forward = FakeForward(rows=4, part_tokens=64)
     batch = RowBatch(forward, FakeSampler, eos={EOS}, room_tokens=300)
-    wanted = [request(2, first=first, new=200) for first in (5, 50, 500)]
-    readers = [Reader(batch.add(one)) for one in wanted]
+    requests = [request(2, first=first, new=200) for first in (5, 50, 500)]
+    readers = [Reader(batch.add(one)) for one in requests]
     finish(batch, *readers)
-    assert [alone(one) for one in wanted] == [reader.tokens for reader in readers]
+    assert [answer_to(one) for one in requests] == [reader.tokens for reader in readers]
     assert 200 < forward.most_tokens <= 300
     assert len([kind for kind, _ in forward.passes if kind == "extend"]) > 1
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_company_changes_no_answer(seed: int) -> None:
-    """Whoever joins and leaves at whatever moment, with much room or little: each gets what it would get alone."""
+def test_other_requests_do_not_change_an_answer(seed: int) -> None:
+    """Whichever requests join and leave at any time, with much room or little, each gets the same answer as alone."""
     dice = random.Random(seed)
     forward = FakeForward(rows=dice.randint(1, 5), part_tokens=dice.choice([1, 4, 16]))
     room = dice.choice([120, 200, PLENTY])
@@ -234,11 +234,11 @@ def test_company_changes_no_answer(seed: int) -> None:
     staying: list[tuple[EncodedRequest, Reader]] = []
     passing: list[RowSequence] = []
     for _ in range(60):
-        wanted = request(dice.randint(1, 40), first=dice.randint(5, 500), new=dice.randint(1, 60))
+        new = request(dice.randint(1, 40), first=dice.randint(5, 500), new=dice.randint(1, 60))
         if dice.random() < 0.3:
-            passing.append(batch.add(wanted))
+            passing.append(batch.add(new))
         elif dice.random() < 0.5:
-            staying.append((wanted, Reader(batch.add(wanted))))
+            staying.append((new, Reader(batch.add(new))))
         if passing and dice.random() < 0.2:
             passing.pop(dice.randrange(len(passing))).cancel()
         batch.step()
@@ -247,6 +247,6 @@ def test_company_changes_no_answer(seed: int) -> None:
     for sequence in passing:
         sequence.cancel()
     finish(batch, *(reader for _, reader in staying))
-    assert [alone(wanted) for wanted, _ in staying] == [reader.tokens for _, reader in staying]
+    assert [answer_to(one) for one, _ in staying] == [reader.tokens for _, reader in staying]
     assert forward.most_tokens <= room
     assert [] == [row for row in forward.content if row]

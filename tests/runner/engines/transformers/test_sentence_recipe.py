@@ -1,4 +1,4 @@
-"""What a model's files say about its vectors."""
+"""How a model's files describe its vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def steps(*kinds: str, home: str = OLD) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, **files: Any) -> Path:
-    """JSON files; `1_Pooling` means the config.json in that folder."""
+    """Write JSON files; `1_Pooling` means the config.json in that folder."""
     for name, value in files.items():
         path = folder / (f"{name}/config.json" if name[0].isdigit() else f"{name}.json")
         path.parent.mkdir(exist_ok=True)
@@ -30,14 +30,14 @@ def write(folder: Path, **files: Any) -> Path:
     return folder
 
 
-def test_without_a_configuration_it_is_the_mean_of_length_1(tmp_path: Path) -> None:
-    """A plain model is pooled as most are, and its vectors are as OpenAI's."""
+def test_the_default_is_the_mean_with_length_1(tmp_path: Path) -> None:
+    """A model without a configuration is pooled like most models, and its vectors are like OpenAI's."""
     assert Recipe(modes=("mean",), normalize=True, max_tokens=None) == read_recipe(tmp_path)
 
 
 @pytest.mark.parametrize("home", [OLD, NEW])
-def test_the_files_of_minilm_are_read(tmp_path: Path, home: str) -> None:
-    """Mean, 256 tokens, length 1: what all-MiniLM-L6-v2 says of itself, with the class names of old and new files."""
+def test_the_files_of_minilm_give_its_recipe(tmp_path: Path, home: str) -> None:
+    """all-MiniLM-L6-v2 has the mean, 256 tokens and length 1, with the class names of old and new files."""
     pooling = {
         "word_embedding_dimension": 384,
         "pooling_mode_cls_token": False,
@@ -70,13 +70,13 @@ def test_the_files_of_minilm_are_read(tmp_path: Path, home: str) -> None:
     ],
 )
 def test_the_pooling_is_the_configured_one(tmp_path: Path, pooling: dict[str, Any], modes: tuple[str, ...]) -> None:
-    """By its name, by the switches of older files, several put together; without any it is the mean."""
+    """It is found by its name or by the switches of older files, also several; without any it is the mean."""
     write(tmp_path, modules=steps("Transformer", "Pooling"), **{"1_Pooling": pooling})
     assert Recipe(modes=modes, normalize=False) == read_recipe(tmp_path)
 
 
 def test_layers_prompts_and_letters_are_read(tmp_path: Path) -> None:
-    """Linear layers with their activations, a prompt that is the default one, lower case, a limit in an old file."""
+    """The recipe has linear layers and activations, the default prompt, lower case, and the limit of an old file."""
     write(
         tmp_path,
         modules=steps("Transformer", "Pooling", "Dropout", "Dense", "Dense", "Normalize"),
@@ -100,8 +100,8 @@ def test_layers_prompts_and_letters_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prompts", [{"prompts": None}, {"prompts": {"query": "q: "}, "default_prompt_name": None}])
-def test_a_prompt_that_is_not_the_default_is_the_clients_business(tmp_path: Path, prompts: dict[str, Any]) -> None:
-    """A model that merely offers prompts gets texts as they are."""
+def test_only_a_default_prompt_is_used(tmp_path: Path, prompts: dict[str, Any]) -> None:
+    """If a model merely offers prompts, its texts stay unchanged: the client decides."""
     write(tmp_path, modules=steps("Transformer", "Pooling"), config_sentence_transformers=prompts)
     assert "" == read_recipe(tmp_path).prompt
 
@@ -135,14 +135,14 @@ def test_a_prompt_that_is_not_the_default_is_the_clients_business(tmp_path: Path
         ),
     ],
 )
-def test_what_is_not_known_is_refused(tmp_path: Path, files: dict[str, Any], says: str) -> None:
-    """Vectors that would not be the model's own are never made."""
+def test_an_unsupported_recipe_is_refused(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+    """The engine never computes vectors that differ from the model's own."""
     with pytest.raises(EngineError, match=says):
         read_recipe(write(tmp_path, **files))
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    """A file that is no JSON is told by its name."""
+def test_the_error_names_a_damaged_file(tmp_path: Path) -> None:
+    """The error names a file that is not valid JSON."""
     (tmp_path / "modules.json").write_text("[")
     with pytest.raises(EngineError, match=r"modules\.json"):
         read_recipe(tmp_path)
