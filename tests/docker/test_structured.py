@@ -192,7 +192,7 @@ def test_the_grammars_of_many_requests_take_bounded_memory(house: House, client:
     assert {free} == set(answers[::4])
     assert all(answer.startswith("{") for number, answer in enumerate(answers) if number % 4)
     assert house.containers("smollm2-135m") == [container]
-    assert "loading anew" in docker("logs", container)
+    assert "reloading the model" in docker("logs", container)
 
 
 TOOL = {
