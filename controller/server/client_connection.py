@@ -1,4 +1,4 @@
-"""A client's connection as gunicorn's threads have it: every wait for the client is bounded, and how many wait."""
+"""A client's connection as gunicorn's threads use it: each wait for a client is bounded, and so is their number."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from controller.server.request_gathering import RequestGatherer, Stage, body_dea
 from controller.system.turnstile import TURNSTILE
 
 RECEIVE_BYTES = 64 * 1024
-# The kernel's buffer before each client. Left alone it grows to megabytes, and has room again only when a quarter of
-# them was read: much memory for one who reads nothing, and one who reads slowly would seem to read nothing either.
+# The kernel's send buffer of each client. By default it grows to megabytes and reports room only when a quarter of them
+# was read: too much memory for a client that reads nothing, and a slow reader would look like one that reads nothing.
 SEND_BUFFER_BYTES = 128 * 1024
-# A reader that takes nothing for so long is dropped; one that takes its time is not.
+# A client that takes nothing for this long is dropped; a slow one is not.
 WRITE_STALL_S = 30.0
-# The same while too many are waited for.
+# The same while as many threads wait for slow clients as may.
 CROWDED_STALL_S = 0.05
 MOST_READERS = 32
 MOST_WRITERS = 32
@@ -34,47 +34,47 @@ _writers = threading.BoundedSemaphore(MOST_WRITERS)
 
 
 class NoReaderLeft(TimeoutError):
-    """As many threads wait for the rest of a body as may."""
+    """The maximum number of threads already waits for the rest of a body."""
 
 
-# What reading a request's body may raise; TimeoutError, an OSError, for one that comes too slowly.
+# What reading a request's body may raise; TimeoutError (an OSError) if it arrives too slowly.
 BODY_ERRORS = (OSError, ParseException)
 
 
 def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
-    """Return the socket of a request's client; None behind a server (as in tests) that does not give it away."""
+    """Return the socket of a request's client; None if the server (as in tests) does not show it."""
     return environ.get("gunicorn.socket")
 
 
 class ClientSocket(socket.socket):
-    """Never blocks by itself; `sendall` waits, for as long as the client takes something now and then."""
+    """A socket that never blocks; only `sendall` waits, as long as the client takes something now and then."""
 
-    def __init__(self, accepted: socket.socket) -> None:
-        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
         super().setblocking(False)
         self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._timeout_s = WRITE_STALL_S
 
     def setblocking(self, flag: bool, /) -> None:
-        """Nothing: gunicorn's threads want theirs to block."""
+        """Do nothing: gunicorn's threads would make it block."""
 
     def settimeout(self, value: float | None, /) -> None:
-        """What `gettimeout` tells, as a bound for those who wait."""
+        """Set how long to wait for the client without any progress."""
         self._timeout_s = value or WRITE_STALL_S
 
     def gettimeout(self) -> float:
-        """How long to wait for the client without any progress."""
+        """Return how long to wait for the client without any progress."""
         return self._timeout_s
 
     def sendall(self, data: bytes, flags: int = 0, /) -> None:  # type: ignore[override]
-        """Send it all. Raises BrokenPipeError when the client takes nothing for too long."""
-        sent = self._send_some(data)
-        if sent < len(data):
-            self._send_rest(memoryview(data)[sent:])
+        """Send all of the data. Raises BrokenPipeError when the client takes nothing for too long."""
+        count = self._send_some(data)
+        if count < len(data):
+            self._send_rest(memoryview(data)[count:])
 
     def _send_rest(self, rest: memoryview) -> None:
-        has_place = _writers.acquire(blocking=False)
-        stall_s = self._timeout_s if has_place else CROWDED_STALL_S
+        may_wait = _writers.acquire(blocking=False)
+        stall_s = self._timeout_s if may_wait else CROWDED_STALL_S
         try:
             with TURNSTILE.away():
                 while rest:
@@ -82,7 +82,7 @@ class ClientSocket(socket.socket):
                         raise BrokenPipeError(errno.EPIPE, f"the client took nothing for {stall_s:g} s")
                     rest = rest[self._send_some(rest) :]
         finally:
-            if has_place:
+            if may_wait:
                 _writers.release()
 
     def _send_some(self, data: bytes | memoryview) -> int:
@@ -93,22 +93,22 @@ class ClientSocket(socket.socket):
 
 
 class Unreader(SocketUnreader):  # type: ignore[misc]
-    """Where gunicorn's parser reads: what has arrived already, and then the rest of a long body, waited for."""
+    """What gunicorn's parser reads from: first what has arrived already, then the rest of a long body as it arrives."""
 
     def __init__(self, sock: ClientSocket) -> None:
         super().__init__(sock)
         self.begin(b"", 0.0)
 
-    def begin(self, arrived: bytes, now: float) -> None:
-        """A new request, of which this has come; of the last one nothing is left."""
-        self.buf = io.BytesIO(arrived)
-        self._begun_at = self._heard_at = now
+    def begin(self, data: bytes, now: float) -> None:
+        """Begin a new request, of which `data` has arrived; forget the last one."""
+        self.buf = io.BytesIO(data)
+        self._began_at = self._last_byte_at = now
         self._received_bytes = 0
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """What has come, at least a byte; b"" when the client has closed.
+        """Return what has arrived, at least one byte; b"" when the client has closed.
 
-        Raises TimeoutError when it sends too slowly, NoReaderLeft when too many are waited for.
+        Raises TimeoutError when the client sends too slowly, NoReaderLeft when too many threads wait for bodies.
         """
         size = min(max(size_hint or 0, self.mxchunk), self.max_body_chunk)
         while True:
@@ -117,63 +117,63 @@ class Unreader(SocketUnreader):  # type: ignore[misc]
             except BlockingIOError:
                 self._wait()
                 continue
-            self._heard_at = time.monotonic()
+            self._last_byte_at = time.monotonic()
             self._received_bytes += len(data)
             return data
 
     def _wait(self) -> None:
-        deadline = body_deadline(self._begun_at, self._heard_at, self._received_bytes)
+        deadline = body_deadline(self._began_at, self._last_byte_at, self._received_bytes)
         left_s = min(deadline - time.monotonic(), self.sock.gettimeout())
         if not _readers.acquire(blocking=False):
-            raise NoReaderLeft(f"{MOST_READERS} requests whose bodies take their time are waited for already")
+            raise NoReaderLeft(f"{MOST_READERS} threads already wait for the bodies of other requests")
         try:
             with TURNSTILE.away():
                 if left_s <= 0 or not _happens(self.sock, select.POLLIN, left_s):
-                    raise TimeoutError(f"{self._received_bytes} bytes of it came in time, and then too little")
+                    raise TimeoutError(f"{self._received_bytes} bytes of it arrived in time, and then too few")
         finally:
             _readers.release()
 
 
 class ClientConnection(TConn):  # type: ignore[misc]
-    """A client's connection and the request that arrives on it."""
+    """A client's connection, and the `request` that arrives on it."""
 
     def __init__(self, cfg: Any, sock: ClientSocket, client: Any, server: Any) -> None:
         super().__init__(cfg, sock, client, server)
         self.initialized = True
         self.parser = RequestParser(cfg, sock, client)
         self.parser.unreader = self._unreader = Unreader(sock)
-        self.arrival = RequestGatherer(time.monotonic())
+        self.request = RequestGatherer(time.monotonic())
         self.drained_bytes = 0
 
     def init(self) -> None:
-        """Nothing: it is ready from the beginning."""
+        """Do nothing: the connection is ready from the beginning."""
 
     def receive(self) -> Stage:
-        """Take in what has come of the request, without waiting."""
+        """Read what has arrived of the request, without waiting."""
         try:
             data = self.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return Stage.MORE
         except OSError:
-            return Stage.ENDED
+            return Stage.CLOSED
         if data:
-            return self.arrival.add(data, time.monotonic())
-        # With a whole head there is somebody to tell that the body is not.
-        return Stage.ENDED if self.arrival.is_in_head else Stage.READY
+            return self.request.add(data, time.monotonic())
+        # With a whole head, the client can still be answered that its body is incomplete.
+        return Stage.CLOSED if self.request.is_in_head else Stage.READY
 
-    def hand_over(self) -> None:
+    def hand_to_parser(self) -> None:
         """Give what has arrived to the parser, for the thread that takes the request."""
-        self._unreader.begin(self.arrival.received, time.monotonic())
+        self._unreader.begin(self.request.data, time.monotonic())
 
-    def turn_to_next(self) -> Stage:
-        """Begin with the next request; some of it may have come with the last one."""
+    def begin_next_request(self) -> Stage:
+        """Begin the next request, of which some may have arrived with the last one."""
         now = time.monotonic()
-        self.arrival = RequestGatherer(now)
+        self.request = RequestGatherer(now)
         ahead = self._unreader.buf.getvalue()
-        return self.arrival.add(ahead, now) if ahead else Stage.MORE
+        return self.request.add(ahead, now) if ahead else Stage.MORE
 
     def drain(self) -> bool:
-        """Throw away what still comes of a client that is being left; whether there may be more."""
+        """Discard what still arrives on a connection that ends; return whether there may be more."""
         try:
             data = self.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:

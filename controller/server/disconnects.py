@@ -1,4 +1,4 @@
-"""Notices clients that leave while they wait, so that nothing is computed for nobody."""
+"""Notices clients that leave while they wait, so that no model computes an answer that nothing will read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClientWatcher:
         threading.Thread(target=self._loop, name="client-watcher", daemon=True).start()
 
     def watch(self, client: socket.socket, on_leave: Callable[[], None]) -> Callable[[], None]:
-        """Call `on_leave` once, in the watcher's thread, when the client closes; returns what ends the watch."""
+        """Call `on_leave` once, in the watcher's thread, when the client closes; return what ends the watch."""
         number = client.fileno()
         with self._lock:
             self._callbacks[number] = on_leave
@@ -29,7 +29,7 @@ class ClientWatcher:
 
         def unwatch() -> None:
             with self._lock:
-                # The descriptor's number may have been given to the next client already.
+                # The system may have given the descriptor's number to the next client already.
                 if self._callbacks.get(number) is not on_leave:
                     return
                 del self._callbacks[number]
@@ -44,13 +44,13 @@ class ClientWatcher:
         while True:
             for number, _ in self._epoll.poll():
                 with self._lock:
-                    # While an earlier event of this batch was handled, the number may have gone to another client.
+                    # While an earlier event of this batch was handled, another client may have got this number.
                     on_leave = self._callbacks.pop(number, None) if _has_left(number) else None
                 if on_leave is not None:
                     try:
                         on_leave()
                     except Exception:  # the thread's outermost loop: other clients depend on it
-                        log.exception("leaving of a client could not be handled")
+                        log.exception("the leaving of a client could not be handled")
 
 
 def _has_left(number: int) -> bool:

@@ -19,22 +19,21 @@ from controller.server.client_connection import MOST_READERS, MOST_WRITERS
 from controller.server.signals import controller_of
 from controller.settings import Settings
 
-# Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that /health and /status
-# always find one.
+# Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that there is always one for
+# /health and /status.
 SPARE_THREADS = 32
-# At the controller's end: for the answers that were cut, for starts and preparations to let go, for models to stop.
+# When the controller ends: for the answers that were cut, for starts and preparations to end, for models to stop.
 END_S = 3
 SETTLE_S = 3
 STOP_MODELS_S = 10
 OPEN_FILES = 65536
 PR_SET_PDEATHSIG = 1
-
-
+# Exit codes.
 BROKEN_CONFIGURATION, RUNS_ALREADY = 2, 1
 
 
 def _end(problems: list[str], code: int = BROKEN_CONFIGURATION) -> NoReturn:
-    """All that is wrong, and the exit code that tells of it."""
+    """Print all that is wrong and exit with the code that stands for it."""
     print("\n".join(problems), file=sys.stderr)
     raise SystemExit(code)
 
@@ -51,7 +50,7 @@ logger_class = "controller.server.worker.ControllerLogger"
 threads = _settings.max_in_flight + MOST_READERS + MOST_WRITERS + SPARE_THREADS
 worker_connections = max(1000, 2 * threads)
 timeout = 60
-# The master's; what of it is the worker's, `post_fork` says.
+# The master's; `post_fork` sets the worker's part of it.
 graceful_timeout = _settings.stop_grace_s + END_S + SETTLE_S + (STOP_MODELS_S if _settings.stop_models_on_exit else 0)
 keepalive = 75
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -72,14 +71,14 @@ _lock: instance_lock.InstanceLock | None = None
 
 
 def on_starting(server: Any) -> None:
-    """In the master, before anything is touched: be the only controller, and read the configuration once.
+    """Take the lock against a second controller and check the configuration, in the master and before all else.
 
-    A broken one ends here with all its errors and exit code 2.
+    A broken configuration ends the process here, with all its errors and exit code 2.
     """
     global _lock
     try:
         _lock = instance_lock.take(_settings.project, f"http://{bind}", os.environ)
-        # Behind the lock: it takes its time, and a second controller is to end at once.
+        # Imported under the lock: this takes time, and a second controller has to end at once.
         from controller.composition import check
 
         check(_settings)
@@ -89,13 +88,15 @@ def on_starting(server: Any) -> None:
     except InstanceRuns as exc:
         _end([exc.message], RUNS_ALREADY)
     except OSError as exc:
-        _end([f"the lock against a second controller cannot be had: {exc}; set XDG_STATE_HOME to a folder of yours"])
+        _end([f"the lock against a second controller could not be taken: {exc}; set XDG_STATE_HOME to your own folder"])
 
 
 def when_ready(server: Any) -> None:
-    """gunicorn's own meaning of these would put a second owner beside the first; HUP is the worker's.
+    """Handle the master's signals ourselves, and let it measure time by a monotonic clock.
 
-    And the master would measure the worker's last grace by the wall clock, and kill it when that is set forward.
+    gunicorn answers some of these signals with a second worker, and there must be one owner of the models; HUP goes to
+    the worker. The master measures the worker's last grace period by the wall clock and would kill the worker if that
+    was set forward.
     """
     arbiter.time = SimpleNamespace(**{**vars(time), "time": time.monotonic})
 
@@ -110,44 +111,45 @@ def when_ready(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """The worker's own bounds: it ends sooner than the master would kill it.
+    """Set the worker's own bounds.
 
-    The lock is the master's alone, and the usual limit of 1024 open files is fewer than there may be connections.
-
-    A master that is killed takes its worker with it: an orphan would hold the port and mind models unseen.
+    It ends before the master would kill it. Only the master holds the lock. There may be more connections than the
+    usual limit of 1024 open files. A worker dies with its master: an orphan would keep the port and manage models.
     """
     if _lock is not None:
         _lock.drop()
     worker.grace_s = _settings.stop_grace_s
     worker.cfg.set("graceful_timeout", _settings.stop_grace_s + END_S)
-    now_files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted_files = OPEN_FILES if most_files == resource.RLIM_INFINITY else min(OPEN_FILES, most_files)
-    if now_files != resource.RLIM_INFINITY and now_files < wanted_files:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_files = OPEN_FILES if hard_limit == resource.RLIM_INFINITY else min(OPEN_FILES, hard_limit)
+    if soft_limit != resource.RLIM_INFINITY and soft_limit < open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, hard_limit))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != worker.ppid:  # it died before it was listened for
+        if os.getppid() != worker.ppid:  # the master died before the line above
             raise SystemExit(1)
 
 
 def on_exit(server: Any) -> None:
-    """The master's end, once its worker has ended."""
+    """Release the lock when the master ends, after its worker."""
     if _lock is not None:
         _lock.release()
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """End the supervisor's threads; running models stay up and are adopted at the next start, unless a setting says
-    otherwise and it is the controller that ends, not this worker of it alone."""
+    """Close the controller. Running models stay up and are adopted at the next start.
+
+    They are stopped only if a setting asks for it, and only when the controller ends, not just this worker.
+    """
     app = getattr(worker, "wsgi", None)
     if app is None:
         return
     controller = controller_of(app)
     controller.close()
-    if worker.is_told_to_end:
+    if worker.must_end:
         controller.supervisor.settle(SETTLE_S)
         if _settings.stop_models_on_exit:
             controller.supervisor.stop_all(STOP_MODELS_S)
-        # Python would wait for every thread of the pool; all that may still wait in one was told that it is over.
+        # Python would wait for every thread of the pool. All requests that may still wait in one were cut.
         logging.shutdown()
         os._exit(0)

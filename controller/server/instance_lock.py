@@ -1,4 +1,4 @@
-"""One controller per Docker host and project: a lock that the system lets go of when its holder dies."""
+"""One controller per Docker host and project: a lock that the system releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ MAX_NOTE_BYTES = 256
 
 @dataclass(frozen=True)
 class InstanceLock:
-    """The held lock. It lives as long as any descriptor of its file does, so a child has to `drop` its copy."""
+    """The lock while it is held: as long as any descriptor of its file is open, so a child has to `drop` its copy."""
 
     path: Path
     descriptor: int
 
     def drop(self) -> None:
-        """Close this process's descriptor, for a child: the parent goes on holding the lock."""
+        """Close a child's copy of the descriptor; the parent still holds the lock."""
         os.close(self.descriptor)
 
     def release(self) -> None:
-        """Let go of it and leave no file; whoever holds the file open meanwhile looks again (see `take`)."""
+        """Release the lock and remove its file; a process that has just opened that file tries again (see `take`)."""
         self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
 
@@ -39,7 +39,7 @@ class InstanceLock:
 def take(project: str, url: str, environ: Mapping[str, str]) -> InstanceLock:
     """Take the lock of this project on this Docker host, or raise InstanceRuns at once with its holder's pid.
 
-    `url` is what the holder is reached at, for the words of that error. Raises OSError when no folder can be had.
+    `url` is this controller's address, which that error names to others. Raises OSError if no folder can be used.
     """
     host = docker_host(environ)
     name = f"{project}-{hashlib.sha256(host.encode()).hexdigest()[:12]}.lock"
@@ -61,34 +61,34 @@ def take(project: str, url: str, environ: Mapping[str, str]) -> InstanceLock:
 
 
 def docker_host(environ: Mapping[str, str]) -> str:
-    """The address that docker commands go to, the same text for whatever names the same socket."""
-    found = environ.get("DOCKER_HOST") or _context_host(environ) or DEFAULT_SOCKET
-    scheme, _, path = found.partition("://")
-    return f"unix://{os.path.realpath(path)}" if scheme == "unix" else found
+    """Return the address that docker commands use, with one text for all names of the same socket."""
+    address = environ.get("DOCKER_HOST") or _context_host(environ) or DEFAULT_SOCKET
+    scheme, _, path = address.partition("://")
+    return f"unix://{os.path.realpath(path)}" if scheme == "unix" else address
 
 
 def _context_host(environ: Mapping[str, str]) -> str | None:
-    """The address of the chosen docker context; None for the default one, or where it cannot be told."""
+    """Return the address of the current docker context; None for the default one, and if it cannot be read."""
     folder = Path(environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        chosen = environ.get("DOCKER_CONTEXT") or json.loads((folder / "config.json").read_bytes())["currentContext"]
-        key = hashlib.sha256(chosen.encode()).hexdigest()
+        context = environ.get("DOCKER_CONTEXT") or json.loads((folder / "config.json").read_bytes())["currentContext"]
+        key = hashlib.sha256(context.encode()).hexdigest()
         meta = json.loads((folder / "contexts" / "meta" / key / "meta.json").read_bytes())
         return str(meta["Endpoints"]["docker"]["Host"])
     return None
 
 
 def _folder(environ: Mapping[str, str]) -> Path:
-    """The user's state folder, or one in the system's folder for such things where that cannot be written."""
+    """Return the user's state folder, or one in the system's temporary folder if that cannot be written."""
     failure: OSError | None = None
     for folder in _candidates(environ):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
-            # In a folder that all may write, somebody else may have been there first.
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and os.access(folder, os.W_OK):
+            status = folder.lstat()
+            # In a folder that all users may write, another user may have made it first.
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and os.access(folder, os.W_OK):
                 return folder
-            failure = PermissionError(f"{folder} is not a folder of this user's to write to")
+            failure = PermissionError(f"{folder} is not a folder that this user owns and can write")
         except OSError as exc:
             failure = exc
     raise failure or OSError("there is no folder for the lock")
@@ -105,7 +105,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether the locked file is still the one of this name: its last holder may have removed it meanwhile."""
+    """Return whether the locked file still has this name: its last holder may have removed it meanwhile."""
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:
@@ -115,11 +115,11 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _refusal(project: str, host: str, note: str) -> str:
     pid, _, url = note.partition(" ")
     if not pid.isdigit():
-        who, end = "another controller, which has just started,", "stop that one first"
+        other, remedy = "another controller, which has just started,", "stop that one first"
     else:
-        who = f"a controller with pid {pid} ({url})"
-        end = f"stop that one first (`make down` where it was started, or `kill {pid}`)"
+        other = f"a controller with pid {pid} ({url})"
+        remedy = f"stop that one first (`make down` in its folder, or `kill {pid}`)"
     return (
-        f"{who} already minds the project {project} on {host}, and each of two would stop what the other one uses; "
-        f"{end}, or give this one a project of its own: ORCHESTRAR_PROJECT={project}-2"
+        f"{other} already manages the project {project} on {host}, and two would stop each other's models; "
+        f"{remedy}, or give this one a project of its own: ORCHESTRAR_PROJECT={project}-2"
     )

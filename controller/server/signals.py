@@ -1,4 +1,4 @@
-"""What signals do to gunicorn's worker: read models.yaml anew, end with a grace, end at once."""
+"""What signals do to gunicorn's worker: read models.yaml again, end with a grace period, end at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
-if TYPE_CHECKING:  # it takes its time, and gunicorn loads this before a second controller is turned away
+if TYPE_CHECKING:  # importing it takes time, and gunicorn imports this file before it refuses a second controller
     from controller.composition import Controller
 
-# What is cut by an end without grace has so long to say so; gunicorn's master may have no more than 2 s.
+# How long requests that are cut without grace have to say so; gunicorn's master may allow no more than 2 s.
 LAST_WORD_S = 1.0
 
 
@@ -26,19 +26,19 @@ def controller_of(app: Any) -> Controller:
 
 
 class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
-    """What a signal interrupts may hold any lock: its handler only leaves word, and the main loop does the rest.
+    """A worker whose signal handlers only queue their work: the code that a signal interrupts may hold any lock.
 
-    That is at its first turn for what came before there was an app.
+    The main loop does the work: in its first round, if the signal came before there was an app.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.is_told_to_end = False
-        # How long requests under way have after SIGTERM.
+        self.must_end = False
+        # How long requests in flight have after SIGTERM.
         self.grace_s = float(self.cfg.graceful_timeout)
 
     def init_signals(self) -> None:
-        """SIGHUP reads models.yaml anew; it would end the process otherwise."""
+        """Let SIGHUP read models.yaml again; it would end the process otherwise."""
         super().init_signals()
         signal.signal(signal.SIGHUP, lambda *_: self.method_queue.defer(self._reload))
 
@@ -47,20 +47,20 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
         threading.Thread(target=reload, name="reload", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: what is still under way when the grace ends is cut with an error, not in silence."""
+        """Handle SIGTERM: end, and cut what is in flight after the grace period, with an error and not in silence."""
         if self.alive:
-            self._told_to_end(signal.SIGTERM)
-            self.method_queue.defer(self._begin_to_end)
+            self._begin_end(signal.SIGTERM)
+            self.method_queue.defer(self._grant_grace)
         super().handle_exit(sig, frame)
 
-    def _begin_to_end(self) -> None:
+    def _grant_grace(self) -> None:
         controller = controller_of(self.wsgi)
         controller.supervisor.begin_to_end()
         self._later(self.grace_s, controller.cut)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT and SIGQUIT: the end without any grace."""
-        self._told_to_end(signal.SIGQUIT)
+        """Handle SIGINT and SIGQUIT: end without a grace period."""
+        self._begin_end(signal.SIGQUIT)
         if not self.booted:
             super().handle_quit(sig, frame)
         self.alive = False
@@ -70,9 +70,9 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
         controller_of(self.wsgi).cut()
         self._later(LAST_WORD_S, lambda: self.method_queue.defer(sys.exit, 0))
 
-    def _told_to_end(self, number: int) -> None:
-        """Tell the master as well, which would put another worker in this one's place if the signal was not its own."""
-        self.is_told_to_end = True
+    def _begin_end(self, number: int) -> None:
+        """Pass the signal on to the master: if it was not the master's own, the master would start another worker."""
+        self.must_end = True
         if os.getppid() == self.ppid:
             os.kill(self.ppid, number)
 

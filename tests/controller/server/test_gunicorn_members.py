@@ -1,6 +1,6 @@
-"""Every member of gunicorn that no version of it promises and controller/server builds on, by its name.
+"""Every undocumented member of gunicorn that controller/server overrides or uses, by its name.
 
-An upgrade that changes one fails here, in a line that names it. Then read what gunicorn does now, and what
+An upgrade that changes one fails here, in a line that names it. Read then what gunicorn does now, and what
 controller/server does with it, before the pin in requirements.in moves.
 """
 
@@ -37,20 +37,20 @@ def member(name: str) -> Any:
 
 
 def names_used_by(code: CodeType) -> set[str]:
-    """The attributes that a function uses, those of the functions within it included."""
+    """Return the attributes that a function uses, with those of the functions inside it."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*map(names_used_by, inner))
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[ThreadWorker]:
-    made = ThreadWorker(0, os.getppid(), [], None, 30, Config(), None)
-    yield made
-    made.tmp.close()
+    worker = ThreadWorker(0, os.getppid(), [], None, 30, Config(), None)
+    yield worker
+    worker.tmp.close()
 
 
 def test_the_version_is_pinned() -> None:
-    """What is installed is what requirements.in names exactly, for the reason that stands there."""
+    """The installed version is the one that requirements.in names exactly, with the reason."""
     assert f"\ngunicorn=={__version__}\n" in (ROOT / "requirements.in").read_text(encoding="utf-8")
 
 
@@ -83,12 +83,12 @@ def test_the_version_is_pinned() -> None:
         ("config:Config.set", "(self, name, value)"),
     ],
 )
-def test_methods_take_what_they_took(name: str, parameters: str) -> None:
+def test_methods_keep_their_parameters(name: str, parameters: str) -> None:
     assert parameters == str(inspect.signature(member(name)))
 
 
 @pytest.mark.parametrize(
-    ("caller", "called"),
+    ("caller", "name"),
     [
         (f"{WORKER}.set_accept_enabled", "accept"),
         (f"{WORKER}.enqueue_req", "tpool"),
@@ -112,9 +112,9 @@ def test_methods_take_what_they_took(name: str, parameters: str) -> None:
         ("arbiter:Arbiter.manage_workers", "WORKERS"),
     ],
 )
-def test_what_we_replace_is_still_asked_for(caller: str, called: str) -> None:
-    """gunicorn's own code goes by way of the member, so that ours takes effect."""
-    assert called in names_used_by(member(caller).__code__)
+def test_gunicorn_still_uses_what_we_replace(caller: str, name: str) -> None:
+    """gunicorn's own code uses the member, so that ours takes effect."""
+    assert name in names_used_by(member(caller).__code__)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_errors_of_parsing_have_one_base(name: str) -> None:
 
 
 def test_the_master_measures_by_a_clock_of_its_module() -> None:
-    """`gunicorn.arbiter.time` is replaced by a clock that nobody sets; all it asks of it has to be there."""
+    """`gunicorn.arbiter.time` is the module that `when_ready` replaces with a monotonic clock."""
     assert arbiter.time is time
 
 
@@ -174,7 +174,7 @@ def test_the_environment_holds_the_clients_socket() -> None:
 
 
 def test_every_setting_has_a_name_that_gunicorn_knows() -> None:
-    """gunicorn passes over a name in its configuration file that it does not know."""
+    """gunicorn ignores unknown names in its configuration file, so a renamed setting would go unnoticed."""
     ours = {name for name, value in vars(gunicorn_conf).items() if name in OUR_SETTINGS}
     assert set(OUR_SETTINGS) == ours
     assert ours <= set(Config().settings)

@@ -1,4 +1,4 @@
-"""The lock against a second controller: who holds it, for how long, and where it lies."""
+"""The lock against a second controller: who holds it, for how long, and where its file is."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {"XDG_STATE_HOME": str(tmp_path), "DOCKER_HOST": "unix:///somewhere/docker.sock"}
 
 
-def test_a_second_one_is_told_the_holder(environ: dict[str, str]) -> None:
+def test_a_second_controller_learns_the_holder(environ: dict[str, str]) -> None:
     """The refusal names the holder's pid and address, and what to do."""
     lock = take("mine", URL, environ)
-    with pytest.raises(InstanceRuns) as refused:
+    with pytest.raises(InstanceRuns) as exc_info:
         take("mine", URL, environ)
     for words in (f"pid {os.getpid()} ({URL})", f"kill {os.getpid()}", "ORCHESTRAR_PROJECT=mine-2"):
-        assert words in refused.value.message
+        assert words in exc_info.value.message
     lock.release()
 
 
@@ -37,17 +37,17 @@ def test_a_released_lock_is_free_and_leaves_nothing(environ: dict[str, str], tmp
     assert list((tmp_path / "orchestrar").iterdir()) == []
 
 
-def test_a_file_without_holder_locks_nobody_out(environ: dict[str, str]) -> None:
-    """What a killed holder left is taken over."""
+def test_a_file_without_holder_is_no_lock(environ: dict[str, str]) -> None:
+    """The file of a killed holder does not keep the next one out."""
     lock = take("mine", URL, environ)
     os.close(lock.descriptor)
-    taken = take("mine", URL, environ)
-    assert taken.path == lock.path
-    taken.release()
+    second = take("mine", URL, environ)
+    assert second.path == lock.path
+    second.release()
 
 
 def test_a_child_that_drops_its_copy_holds_nothing(environ: dict[str, str]) -> None:
-    """A forked child inherits the lock; once it has dropped its copy, the parent's end is the lock's."""
+    """A forked child inherits the lock; after it has dropped its copy, the lock ends with the parent."""
     lock = take("mine", URL, environ)
     ready, go_on = os.pipe(), os.pipe()
     child = os.fork()
@@ -68,18 +68,18 @@ def test_a_child_that_drops_its_copy_holds_nothing(environ: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize("other", [{"DOCKER_HOST": "unix:///elsewhere/docker.sock"}, {}])
-def test_others_are_not_kept_out(environ: dict[str, str], other: dict[str, str]) -> None:
-    """Another project, or the same on another Docker host, is somebody else's."""
+def test_other_projects_and_hosts_have_their_own_lock(environ: dict[str, str], other: dict[str, str]) -> None:
+    """Another project, or the same project on another Docker host, has another lock."""
     first = take("mine", URL, environ)
     second = take("mine" if other else "yours", URL, {**environ, **other})
     first.release()
     second.release()
 
 
-def test_a_folder_that_cannot_be_written_is_passed_over(
+def test_a_folder_that_cannot_be_written_is_skipped(
     environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a state folder the lock lies in the system's folder for temporary files, in one of this user's own."""
+    """Without a state folder the lock is in the system's temporary folder, in a folder that only this user can use."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -31,7 +31,7 @@ STREAM_KB, WHOLE_KB = 4000, 500
 STEADY_BYTES_PER_S = 16 * 1024
 MUTATION = Mutation(
     "controller/server/request_gathering.py",
-    "return Stage.TOO_LONG if len(self.received) > MAX_HEAD_BYTES else Stage.MORE",
+    "return Stage.TOO_LONG if len(self.data) > MAX_HEAD_BYTES else Stage.MORE",
     "return Stage.READY",
     "test_f12_slow_senders_and_stalled_readers",
 )
