@@ -145,7 +145,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     controller = controller_of(app)
     controller.close()
     if worker.is_told_to_end:
-        controller.supervisor.settle(SETTLE_S)
+        controller.supervisor.wait_for_attempts(SETTLE_S)
         if _settings.stop_models_on_exit:
             controller.supervisor.stop_all(STOP_MODELS_S)
         # Python would wait for every thread of the pool; all that may still wait in one was told that it is over.

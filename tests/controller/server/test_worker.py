@@ -38,7 +38,7 @@ def worker(done: list[str], told: list[tuple[int, int]]) -> Iterator[ControllerW
     """One that has booted, whose loop does not run."""
     controller = SimpleNamespace(
         cut=lambda: done.append("cut"),
-        supervisor=SimpleNamespace(begin_to_end=lambda: done.append("begin to end")),
+        supervisor=SimpleNamespace(end_preparations=lambda: done.append("begin to end")),
         reloader=SimpleNamespace(follow=lambda *, cures_drift: done.append("reload")),
     )
     kept = {number: signal.getsignal(number) for number in (*ControllerWorker.SIGNALS, signal.SIGHUP)}
