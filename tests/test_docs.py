@@ -6,12 +6,12 @@ import ast
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib
 from flask import Flask
 
 from controller import __version__, errors
@@ -257,3 +257,14 @@ def test_version_has_one_source() -> None:
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "controller.__version__"}
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert __version__ == re.findall(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)[0]
+
+
+def test_python_floor_is_the_same_everywhere() -> None:
+    """Every place that names the oldest supported Python agrees with pyproject.toml."""
+    floor = PYPROJECT["project"]["requires-python"].removeprefix(">=")
+    assert floor == PYPROJECT["tool"]["mypy"]["python_version"]
+    assert f"py{floor.replace('.', '')}" == PYPROJECT["tool"]["ruff"]["target-version"]
+    for name in ("README.md", "docs/install.md", "scripts/setup/__init__.py"):
+        assert {floor} == set(re.findall(r"Python (3\.\d+) or newer", (ROOT / name).read_text(encoding="utf-8"))), name
+    for name in ("requirements.txt", "requirements-dev.txt", "CONTRIBUTING.md"):
+        assert {floor} == set(re.findall(r"--python-version (\S+)", (ROOT / name).read_text(encoding="utf-8"))), name

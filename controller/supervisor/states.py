@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 
 
-class State(str, Enum):
+class State(StrEnum):
     """A model's state: `absent → preparing → stopped → starting → ready → draining → stopped`, `failed`, or `paused` by
     hand."""
 

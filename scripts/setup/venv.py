@@ -66,7 +66,7 @@ class VenvStep:
         return text_hash(str(layout.venv), (layout.root / self.requirements).read_text(encoding="utf-8"))
 
     def _works(self) -> bool:
-        probe = "import sys; sys.exit(sys.version_info < (3, 10))"
+        probe = "import sys; sys.exit(sys.version_info < (3, 11))"
         return self.site.shell.ask(str(self.site.layout.python), "-c", probe).code == 0
 
     def _need_ensurepip(self) -> None:

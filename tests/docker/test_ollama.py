@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import ollama
@@ -89,7 +89,7 @@ def test_keep_alive_is_obeyed(house: House, client: ollama.Client) -> None:
     (row,) = client.ps().models
     assert ("echo:latest", True) == (row.model, bool(row.expires_at))
     assert row.expires_at is not None
-    assert row.expires_at > datetime.now(timezone.utc) + timedelta(days=365)
+    assert row.expires_at > datetime.now(UTC) + timedelta(days=365)
     assert "x" == client.chat("echo", user("x"), keep_alive=0).message.content
     until("its container has ended", lambda: not house.containers("echo"), 15)
     client.generate("echo", keep_alive="5m")

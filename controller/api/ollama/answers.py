@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from controller.api.dispatch import as_json
@@ -116,7 +116,7 @@ class OllamaFormat:
     def _head(self, part: Part) -> dict[str, Any]:
         thinking = {"thinking": part.thinking} if part.thinking else {}
         calls = {"tool_calls": part.calls} if part.calls else {}
-        head = {"model": self._model, "created_at": rfc3339(datetime.now(timezone.utc))}
+        head = {"model": self._model, "created_at": rfc3339(datetime.now(UTC))}
         if self._is_chat:
             return {**head, "message": {"role": "assistant", "content": part.text, **thinking, **calls}}
         return {**head, "response": part.text, **thinking}

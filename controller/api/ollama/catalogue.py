@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from controller.api.ollama.answers import rfc3339
@@ -78,7 +78,7 @@ def _names(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
 def _modified_at(facts: ModelFacts | None) -> str:
     if facts is None:
         return NEVER_MODIFIED
-    return rfc3339(datetime.fromtimestamp(facts.modified_at_s, timezone.utc))
+    return rfc3339(datetime.fromtimestamp(facts.modified_at_s, UTC))
 
 
 def _details(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:

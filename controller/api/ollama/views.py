@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,7 @@ def tags() -> Response:
 @blueprint.get("/ps")
 def ps() -> Response:
     """List the running models."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     views = [view for view in services().supervisor.snapshot() if view.state in catalogue.RUNNING]
     return jsonify({"models": [catalogue.ps_row(view, services().facts(view.spec.id), now) for view in views]})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from controller.docker.container import Container
@@ -56,5 +56,5 @@ def failure_card(
 
 def with_retry_at(details: Mapping[str, Any], after_s: float) -> dict[str, Any]:
     """Return an error's details with the time of the next try: UTC, in whole seconds, for people to read."""
-    retry_at = datetime.now(timezone.utc) + timedelta(seconds=after_s)
+    retry_at = datetime.now(UTC) + timedelta(seconds=after_s)
     return {**details, "retry_at": retry_at.isoformat(timespec="seconds")}

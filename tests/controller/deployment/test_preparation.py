@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ class FakeDocker:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.volume_birth = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        self.volume_birth = datetime(2026, 1, 1, tzinfo=UTC)
         self.exit_code = 0
         self.lines = ['{"phase": "converting", "fraction": 0.25}']
         self.last_lines = ["noise", FACTS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from controller.settings import ROOT
 from controller.supervisor.failures.card import failure_card, with_retry_at
@@ -46,7 +46,7 @@ def test_the_time_of_the_next_try_is_added_to_a_copy() -> None:
     with_time = with_retry_at(details, 60.0)
     assert {**details, "retry_at": with_time["retry_at"]} == with_time
     assert "retry_at" not in details
-    left = datetime.fromisoformat(with_time["retry_at"]) - datetime.now(timezone.utc)
+    left = datetime.fromisoformat(with_time["retry_at"]) - datetime.now(UTC)
     assert timedelta(seconds=55) < left <= timedelta(seconds=60)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -119,7 +119,7 @@ def test_a_server_that_does_not_listen_is_ended(house: House, model: WatchedMode
 
 def test_one_that_was_restarted_by_hand_is_not_ended(house: House, model: WatchedModel) -> None:
     """It does not listen because it loads its model again."""
-    started_at = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    started_at = datetime(2026, 1, 1, tzinfo=UTC)
     old = replace(house.backend.containers["tiny-1"], started_at=started_at)
     house.backend.containers["tiny-1"] = replace(old, started_at=started_at + timedelta(seconds=1))
     model.watch.examine("tiny", old)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -153,7 +153,7 @@ class TestDockerIsTheTruth:
     def test_a_restart_by_hand_is_waited_for(self, patient_house: House) -> None:
         """A container that was restarted loads its model again, and gets no request before it is ready."""
         house = patient_house
-        started_at = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        started_at = datetime(2026, 1, 1, tzinfo=UTC)
         house.backend.after_up = lambda container: replace(container, started_at=started_at)
         lease(house).release()
         house.supervisor.adopt()

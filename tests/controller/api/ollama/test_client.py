@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import ollama
@@ -59,7 +59,7 @@ class TestChat:
         assert answer.total_duration is not None
         assert answer.load_duration is not None
         assert answer.total_duration > answer.load_duration > 0
-        assert datetime.fromisoformat(str(answer.created_at).replace("Z", "+00:00")) <= datetime.now(timezone.utc)
+        assert datetime.fromisoformat(str(answer.created_at).replace("Z", "+00:00")) <= datetime.now(UTC)
         assert [(CHAT, {"model": "tiny", "messages": user("hello there")})] == engine.requests
 
     def test_a_stream(self, client: ollama.Client, engine: type[Engine], app: Flask) -> None:
@@ -164,7 +164,7 @@ class TestLoading:
         assert ["up tiny"] == backend.calls
         (row,) = client.ps().models
         assert row.expires_at is not None
-        assert row.expires_at > datetime.now(timezone.utc) + timedelta(days=20_000)
+        assert row.expires_at > datetime.now(UTC) + timedelta(days=20_000)
         assert ["load"] == [part.done_reason for part in client.chat("tiny", [], stream=True)]
 
     def test_keep_alive_0_unloads(self, client: ollama.Client, backend: FakeBackend) -> None:
@@ -181,7 +181,7 @@ class TestLoading:
         client.chat("tiny", user("x"), keep_alive="10m")
         (row,) = client.ps().models
         assert row.expires_at is not None
-        left = row.expires_at - datetime.now(timezone.utc)
+        left = row.expires_at - datetime.now(UTC)
         assert timedelta(minutes=9) < left <= timedelta(minutes=10)
 
 
@@ -268,7 +268,7 @@ class TestModels:
             row.context_length,
         )
         assert row.expires_at is not None
-        assert row.expires_at <= datetime.now(timezone.utc) + timedelta(seconds=900)
+        assert row.expires_at <= datetime.now(UTC) + timedelta(seconds=900)
 
     def test_a_model_in_use_expires_after_its_idle_time(self, client: ollama.Client) -> None:
         """While it works, its whole idle time is left."""
@@ -276,7 +276,7 @@ class TestModels:
         next(parts)
         (row,) = client.ps().models
         assert row.expires_at is not None
-        assert row.expires_at > datetime.now(timezone.utc) + timedelta(seconds=600)
+        assert row.expires_at > datetime.now(UTC) + timedelta(seconds=600)
         parts.close()  # type: ignore[attr-defined]
 
 
