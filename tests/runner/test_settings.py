@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine import EngineError, PartialSampling, Sampling
-from runner.engines import make_engine
-from runner.engines.sampling_defaults import resolve_sampling
+from runner.engine import EngineError, PartialSampling
 from runner.settings import RunnerSettings, read_settings
 
 
@@ -59,18 +57,3 @@ def test_the_error_names_a_wrong_variable(name: str, value: str) -> None:
     """The one sentence in the log says which variable to change."""
     with pytest.raises(EngineError, match=name):
         read_settings({name: value})
-
-
-def test_an_unknown_engine_lists_the_known_ones() -> None:
-    """The error lists the engines of the image."""
-    with pytest.raises(EngineError, match="transformers"):
-        make_engine(RunnerSettings(model_id="m", model_path=Path("/model"), engine="steam"))
-
-
-def test_the_first_source_that_names_a_parameter_counts() -> None:
-    """The request's comes first, then the configuration's, the model's, and ours; 0 and () are values, None is not."""
-    request = PartialSampling(temperature=0.0, stop=())
-    configured = PartialSampling(temperature=0.9, max_tokens=7, stop=("x",))
-    model = PartialSampling(max_tokens=8, top_p=0.5)
-    expected = Sampling(max_tokens=7, temperature=0.0, top_p=0.5, top_k=40, stop=(), seed=None)
-    assert expected == resolve_sampling(request, configured, model)

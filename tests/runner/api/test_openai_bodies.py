@@ -12,7 +12,7 @@ from runner.api.bodies.native import parse_inference_body
 from runner.api.bodies.openai import CHAT_NEUTRAL, COMPLETION_NEUTRAL, parse_chat_body, parse_completion_body
 from runner.api.errors import RequestRefused
 from runner.engine import Constraints, Message, Tool, ToolCall
-from tests.runner.api.test_openai import CHAT, COMPLETIONS, chat
+from tests.runner.api.test_openai_formats import CHAT, COMPLETIONS, chat
 
 
 def test_every_parameter_reaches_the_engine() -> None:

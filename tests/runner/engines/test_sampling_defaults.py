@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engine import PartialSampling, PromptInvalid
+from runner.engine import PartialSampling, PromptInvalid, Sampling
 from runner.engines.sampling_defaults import DEFAULTS, encode_request, resolve_sampling
 
 
@@ -36,3 +36,12 @@ def test_the_first_source_counts() -> None:
         PartialSampling(temperature=0.0), PartialSampling(temperature=1.0, top_k=7), PartialSampling(top_k=9, seed=3)
     )
     assert (sampling.temperature, sampling.top_k, sampling.seed, sampling.top_p) == (0.0, 7, 3, DEFAULTS.top_p)
+
+
+def test_zero_and_empty_are_values_but_none_is_not() -> None:
+    """The request's comes first, then the configuration's, the model's, and ours; 0 and () are values, None is not."""
+    request = PartialSampling(temperature=0.0, stop=())
+    configured = PartialSampling(temperature=0.9, max_tokens=7, stop=("x",))
+    model = PartialSampling(max_tokens=8, top_p=0.5)
+    expected = Sampling(max_tokens=7, temperature=0.0, top_p=0.5, top_k=40, stop=(), seed=None)
+    assert expected == resolve_sampling(request, configured, model)
