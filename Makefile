@@ -27,11 +27,12 @@ down: ## stop the controller and the models
 logs: ## follow the controller's log
 	@$(SETUP) logs
 
-lint: ## run ruff and mypy
+lint: ## run ruff, mypy and codespell
 	@$(SETUP) dev-env
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m codespell_lib
 
 test-fast: ## run the tests that need no Docker
 	@$(SETUP) dev-env

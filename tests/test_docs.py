@@ -206,6 +206,40 @@ def test_every_decision_is_listed() -> None:
         assert "\n**Decision.** " in text
 
 
+def messages() -> list[str]:
+    """Return the texts in the code, with `…` for each value in them."""
+    files = [file for folder in ("controller", "runner", "scripts") for file in (ROOT / folder).rglob("*.py")]
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    texts = []
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+            texts.append("".join(str(part) for part in parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("install.md", "message of the set-up"),
+        ("operations.md", "the message says"),
+        ("sources.md", "the error says"),
+    ],
+)
+def test_messages_that_pages_explain_exist(name: str, heading: str) -> None:
+    """Each message in a page's table of failures is in the code, part by part between its values."""
+    table = read(name).split(f"\n| {heading} |")[1].split("\n\n")[0]
+    texts = messages()
+    cells = [row[0] for row in table_rows(table, r"(?!-).+")]
+    assert len(cells) > 5
+    for cell in cells:
+        for part in re.split(r"…|, or |`[^`]*`", cell):
+            words = part.strip(" :;,.?()")
+            assert " " not in words or any(words in text for text in texts), (cell, words)
+
+
 def paths_of_the_code() -> set[str]:
     """Return every file and folder of the code, modules without `.py`."""
     files = [file.relative_to(ROOT) for folder in CODE for file in (ROOT / folder).rglob("*") if file.is_file()]
