@@ -34,9 +34,9 @@ def runner_content(site: Site) -> str:
 
 def engines_in_use(site: Site) -> frozenset[str]:
     """Return the engines that models.yaml asks for; all of them if that is unknown, as with an invalid file."""
-    built = frozenset(built_engines(site.layout.templates))
+    engines = frozenset(built_engines(site.layout.templates))
     answer = site.shell.ask(str(site.layout.python), "-m", "controller.provision", "--engines")
-    return built.intersection(answer.out.split()) if answer.code == 0 else built
+    return engines.intersection(answer.out.split()) if answer.code == 0 else engines
 
 
 def runners_are_current(site: Site) -> bool:
