@@ -147,24 +147,23 @@ def upstream_for(spec: ModelSpec, engine: Engine, upstream: UpstreamRequest) -> 
 
 def _forward(model_request: ModelRequest, spec: ModelSpec, max_wait_s: float | None) -> Response:
     model_request.task_rule.check(spec, model_request.name, param=model_request.param)
+    parts = services()
     upstream = model_request.upstream
     if not isinstance(upstream, UpstreamRequest):
         upstream = upstream(spec)
-    upstream = upstream_for(spec, services().engines[spec.engine], upstream)
+    upstream = upstream_for(spec, parts.engines[spec.engine], upstream)
+    runner_request = RunnerRequest(
+        model_id=spec.id,
+        path=upstream.path,
+        body=upstream.body,
+        request_id=g.request_id,
+        max_wait_s=max_wait_s,
+        keep_alive_s=model_request.keep_alive_s,
+    )
     token = CancelToken()
-    unwatch = services().watch(request.environ, token)
+    unwatch = parts.watch(request.environ, token)
     try:
-        answer: Answer = services().proxy.open(
-            RunnerRequest(
-                model_id=spec.id,
-                path=upstream.path,
-                body=upstream.body,
-                request_id=g.request_id,
-                max_wait_s=max_wait_s,
-                keep_alive_s=model_request.keep_alive_s,
-            ),
-            token,
-        )
+        answer: Answer = parts.proxy.open(runner_request, token)
     except BaseException:
         unwatch()
         raise
