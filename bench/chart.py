@@ -1,4 +1,4 @@
-"""`bench/.venv/bin/python -m bench.chart RESULTS.json CHART.png`: the figures of `bench.peers` as bars."""
+"""`bench/.venv/bin/python -m bench.chart RESULTS.json CHART.png`: draws the figures of `bench.peers` as bars."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ COLOURS = ("#1b6ca8", "#d98324", "#8a8a8a", "#5b9a68")
 
 
 def main() -> None:
-    """Reads the one file, writes the other."""
+    """Read the figures and write the chart."""
     draw(json.loads(Path(sys.argv[1]).read_text())["servers"], Path(sys.argv[2]))
 
 
 def draw(servers: dict[str, Any], target: Path) -> None:
-    """Tokens per second and time to first token by streams, cold start and memory."""
+    """Draw tokens per second and TTFT by streams, cold start and memory."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""`bench/.venv/bin/python -m bench.convert GGUF FOLDER`: the weights, dequantised, as `transformers` reads them."""
+"""`bench/.venv/bin/python -m bench.convert GGUF FOLDER`: dequantises weights for `transformers`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.convert.gguf import convert_gguf
 
 
 def main() -> None:
-    """Into a folder beside it first, so that half of one is never taken for the whole."""
+    """Convert into a folder beside the target and rename it, so that an interrupted run leaves no half target."""
     source, target = map(Path, sys.argv[1:])
     partial = target.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)

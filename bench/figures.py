@@ -1,4 +1,4 @@
-"""What the rounds of several servers come to: medians, ratios, and a table. Pure."""
+"""Medians, ratios and a table from the rounds of several servers. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ OURS = "orchestrar"
 
 
 @dataclass
-class Measured:
-    """All that was measured of one server, a value for each pass."""
+class Measurements:
+    """What was measured of one server, with a value for each pass."""
 
     note: str = ""
     cold_starts_s: list[float] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Measured:
     rounds: dict[int, list[Round]] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        """Medians, with the single values of what there is one of in each pass."""
+        """Return the medians, and each pass's own values of cold start and rates."""
         return {
             "note": self.note,
             "passes": len(self.cold_starts_s),
@@ -39,32 +39,32 @@ class Measured:
 
 
 def ratios(servers: dict[str, Any], of: str = OURS) -> dict[str, Any]:
-    """How many times better `of` is than each other server: above 1 it is the faster, or the smaller."""
+    """Return how many times better `of` is than each other server: above 1 it is faster, or smaller."""
     if of not in servers:
         return {}
     ours = servers[of]
-    found = {}
+    by_server = {}
     for name, other in servers.items():
         if name == of:
             continue
-        shared = [count for count in ours["streams"] if count in other["streams"]]
-        found[name] = {
+        counts = [count for count in ours["streams"] if count in other["streams"]]
+        by_server[name] = {
             "tokens_per_s": {
                 count: _ratio(ours["streams"][count]["tokens_per_s"], other["streams"][count]["tokens_per_s"])
-                for count in shared
+                for count in counts
             },
             "ttft_p50": {
                 count: _ratio(other["streams"][count]["ttft_p50_s"], ours["streams"][count]["ttft_p50_s"])
-                for count in shared
+                for count in counts
             },
             "cold_start": _ratio(other["cold_start_s"], ours["cold_start_s"]),
             "memory": _ratio(other["memory_mb"], ours["memory_mb"]),
         }
-    return found
+    return by_server
 
 
 def table(servers: dict[str, Any]) -> str:
-    """A Markdown table of the servers, and one of how ours compares."""
+    """Return Markdown tables: of the servers, and of how ours compares."""
     counts = list(dict.fromkeys(count for server in servers.values() for count in server["streams"]))
     streams = [f"{count} stream{'s' if count != '1' else ''}" for count in counts]
     rows = [["tokens/s", *streams, "cold start", "memory"]]
@@ -76,9 +76,9 @@ def table(servers: dict[str, Any]) -> str:
         cells = [_cell(server["streams"].get(count), "{ttft_p50_s:.2f} / {ttft_p99_s:.2f} s") for count in counts]
         delays.append([name, *cells])
     parts = [_markdown(rows), _markdown(delays)]
-    if compared := ratios(servers):
+    if ratios_by_server := ratios(servers):
         lines = [["ours is better by", *streams, "cold start", "memory"]]
-        for name, ratio in compared.items():
+        for name, ratio in ratios_by_server.items():
             cells = [
                 f"{ratio['tokens_per_s'][count]:.2f} x" if count in ratio["tokens_per_s"] else "" for count in counts
             ]

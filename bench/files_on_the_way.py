@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def files_passed() -> list[str]:
-    """The controller's files on the way of one warm `POST /inference`, sorted."""
+    """Return the controller's files that one warm `POST /inference` passes, sorted."""
     with stubbed_controller.running("bench.files_on_the_way:create()") as pair:
         request = _request("POST", "/inference", {"model_id": stubbed_controller.MODEL, "prompt": "hello"})
         for _ in range(WARM_UP_REQUESTS):
@@ -50,11 +50,11 @@ def files_passed() -> list[str]:
 
 
 def create() -> Flask:
-    """The application that gunicorn serves, which records what the threads of its requests call."""
+    """Return the application that gunicorn serves; it records what the threads of its requests call."""
     app = stubbed_controller.create()
     recorder = Recorder(app.wsgi_app)
     app.wsgi_app = recorder  # type: ignore[method-assign]
-    # Only now: the threads that go on beside the requests have begun.
+    # Only now: the controller's own threads have started, and are not recorded.
     sys.setprofile(recorder.profile)
     threading.setprofile(recorder.profile)
     return app
@@ -68,7 +68,7 @@ class Recorder:
         self._files: set[str] = set()
 
     def profile(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a call's file; a module's own code is no call."""
+        """Record a call's file; a module's own code is not a call."""
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(FOLDER) and code.co_name != "<module>":
             self._files.add(code.co_filename)
@@ -90,7 +90,7 @@ def _request(method: str, path: str, body: dict[str, Any] | None = None) -> byte
 
 
 def _answer(port: int, request: bytes) -> bytes:
-    """The body of the answer to a request on a connection of its own."""
+    """Return the body of the answer to a request on its own connection."""
     with closing(load.connect(port)) as connection:
         connection.sendall(request)
         answer = b""

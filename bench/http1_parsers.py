@@ -56,19 +56,19 @@ def with_h11(pieces: list[bytes]) -> bytes:
 
 def cpu_s(parse: Parser, answer: list[bytes], times: int) -> float:
     """Return the CPU seconds that it takes to parse an answer so many times."""
-    begun_s = time.process_time()
+    start_s = time.process_time()
     for _ in range(times):
         parse(answer)
-    return time.process_time() - begun_s
+    return time.process_time() - start_s
 
 
-def streamed() -> list[bytes]:
+def stream_of_events() -> list[bytes]:
     """Return a stream of events, each of them received alone."""
     event = chunk(EVENT % (time.perf_counter_ns(), PAD) + b"\n\n")
     return [STREAM_HEAD, *[event] * EVENTS, b"0\r\n\r\n"]
 
 
-def gathered(pieces: list[bytes]) -> list[bytes]:
+def in_large_pieces(pieces: list[bytes]) -> list[bytes]:
     """Return the same bytes as a reader that came late receives them."""
     raw = b"".join(pieces)
     return [raw[start : start + PIECE_BYTES] for start in range(0, len(raw), PIECE_BYTES)]
@@ -79,10 +79,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=9)
     rounds = arguments.parse_args().rounds
-    stream = streamed()
+    stream = stream_of_events()
     cases = (
         ("an event of a stream, received alone", stream, 1, EVENTS),
-        ("an event, received with others", gathered(stream), 1, EVENTS),
+        ("an event, received with others", in_large_pieces(stream), 1, EVENTS),
         ("a whole answer", [whole(ANSWER)], ANSWERS, ANSWERS),
     )
     print(f"{'CPU per':42}{'ours':>12}{'h11 ' + version('h11'):>14}{'ratio':>8}")

@@ -1,11 +1,11 @@
-"""Ours beside other servers: the same weights, prompts and client, on this machine, one server at a time.
+"""Orchestrar beside other servers: the same weights, prompts and client, on this machine, one server at a time.
 
     .venv/bin/python -m bench.peers [--servers ours,llamacpp,transformers,batching] [--passes 5] [--streams 1,8,16,32]
         [--tokens 64] [--json FILE]
 
 Each pass starts every server once (its cold start), warms it up, measures a round at each number of streams, and stops
-it; figures are medians over the passes, so that what disturbs the machine for a while disturbs all of them. Ours is a
-project of its own with its own ports, removed afterwards. The chart goes beside the JSON. Needs `make bench-peers`.
+it; figures are medians over the passes, so that a disturbance of the machine meets all of them. Ours is a project with
+its own ports, removed afterwards. The chart is written beside the JSON. Needs `make bench-peers`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from bench.figures import Measured, ratios, table
+from bench.figures import Measurements, ratios, table
 from bench.peers_setup import BENCH, PYTHON
 from bench.servers import MODEL, Ours, Running, Server, llamacpp, transformers_serve
 from bench.streams import one_round
@@ -47,48 +47,48 @@ def main() -> None:
     parser.add_argument("--streams", default="1,8,16,32")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--json", type=Path, default=RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json")
-    given = parser.parse_args()
-    # Ended from outside, it still takes its servers and containers with it.
+    options = parser.parse_args()
+    # SIGTERM, too, has to end the servers and containers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    counts = [int(count) for count in given.streams.split(",")]
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    measured: dict[str, Measured] = {}
+    counts = [int(count) for count in options.streams.split(",")]
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    by_server: dict[str, Measurements] = {}
     with ExitStack() as stack:
-        servers = [_server(name, stack, given.json.with_suffix(".log")) for name in given.servers.split(",")]
-        for number in range(given.passes):
+        servers = [_server(name, stack, options.json.with_suffix(".log")) for name in options.servers.split(",")]
+        for number in range(options.passes):
             for server in servers:
-                measure(server, measured.setdefault(server.name, Measured()), counts, given.tokens)
-                print(f"pass {number + 1} of {given.passes}: {server.name}", flush=True)
-            result = {"machine": machine(), "tokens": given.tokens, **results(measured)}
-            given.json.write_text(json.dumps(result, indent=2) + "\n")
+                measure(server, by_server.setdefault(server.name, Measurements()), counts, options.tokens)
+                print(f"pass {number + 1} of {options.passes}: {server.name}", flush=True)
+            result = {"machine": machine(), "tokens": options.tokens, **results(by_server)}
+            options.json.write_text(json.dumps(result, indent=2) + "\n")
     print(table(result["servers"]))
-    chart = given.json.with_suffix(".png")
+    chart = options.json.with_suffix(".png")
     if PYTHON.exists():
-        subprocess.run([str(PYTHON), "-m", "bench.chart", str(given.json), str(chart)], cwd=ROOT, check=True)
-    print(f"{given.json} {chart}")
+        subprocess.run([str(PYTHON), "-m", "bench.chart", str(options.json), str(chart)], cwd=ROOT, check=True)
+    print(f"{options.json} {chart}")
 
 
-def measure(server: Server, measured: Measured, counts: list[int], tokens: int) -> None:
-    """One pass of one server."""
+def measure(server: Server, measurements: Measurements, counts: list[int], tokens: int) -> None:
+    """Measure one pass of one server."""
     with server.running() as running:
-        begun_s = time.perf_counter()
+        ready_s = time.perf_counter()
         _, (first,) = one_round(_request(running, WARM_UP_TOKENS), 1)
-        measured.note = running.note
-        measured.cold_starts_s.append(begun_s - running.begun_s + first.ttft_s)
+        measurements.note = running.note
+        measurements.cold_starts_s.append(ready_s - running.started_s + first.ttft_s)
         for count in counts:
             one_round(_request(running, WARM_UP_TOKENS), count)
-            measured.rounds.setdefault(count, []).append(one_round(_request(running, tokens), count))
-        measured.memory_mb.append(server.memory_mb(running))
+            measurements.rounds.setdefault(count, []).append(one_round(_request(running, tokens), count))
+        measurements.memory_mb.append(server.memory_mb(running))
 
 
-def results(measured: dict[str, Measured]) -> dict[str, Any]:
-    """What the passes until now come to."""
-    servers = {name: one.figures() for name, one in measured.items()}
+def results(by_server: dict[str, Measurements]) -> dict[str, Any]:
+    """Return the figures and ratios of all passes so far."""
+    servers = {name: one.figures() for name, one in by_server.items()}
     return {"servers": servers, "ratios": ratios(servers)}
 
 
 def machine() -> dict[str, Any]:
-    """What the figures hang on."""
+    """Describe the machine, on which the figures depend."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {"cpu": names[0] if names else platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}
@@ -113,7 +113,7 @@ def _server(name: str, stack: ExitStack, log: Path) -> Server:
 
 @contextmanager
 def _house() -> Iterator[House]:
-    """A controller with the shipped models.yaml, and the model prepared."""
+    """Run a controller with the shipped models.yaml and the model prepared."""
     _gguf()
     folder = Path(mkdtemp(prefix="orchestrar-bench-"))
     house = House(folder, (ROOT / "config" / "models.yaml").read_text(), environ={"ORCHESTRAR_LOG_LEVEL": "warning"})
@@ -127,7 +127,7 @@ def _house() -> Iterator[House]:
 
 
 def _store() -> Path:
-    """The checkout's own downloads."""
+    """Return the folder of the checkout's own downloads."""
     return Settings.from_environ(os.environ).data_dir / "sources"
 
 
@@ -140,7 +140,7 @@ def _gguf() -> Path:
 
 
 def _safetensors(gguf: Path) -> Path:
-    """The same weights for `transformers`, made once."""
+    """Convert the same weights for `transformers`, once."""
     target = BENCH / ".weights" / MODEL
     if not target.exists():
         subprocess.run([str(PYTHON), "-m", "bench.convert", str(gguf), str(target)], cwd=ROOT, check=True)

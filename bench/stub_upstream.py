@@ -1,10 +1,10 @@
-"""A cheap server in a runner's place: what an answer costs here is as good as nothing.
+"""A cheap server in place of a runner: an answer costs almost nothing here.
 
     python -m bench.stub_upstream PORT
 
-`GET /health` is ready at once. A POST gets a whole answer of about 230 bytes, or, where its body has `"stream":true`,
-`events=N interval_us=M` of its prompt as events, each with the moment at which it was sent, then `[DONE]`; `events=0`
-is a stream that has nothing to say but a comment every 2 s, until its client leaves.
+`GET /health` is ready at once. A POST gets a whole answer of about 230 bytes. If its body has `"stream":true`, its
+prompt says `events=N interval_us=M`, and it gets that many events, each with the time at which it was sent, then
+`[DONE]`. `events=0` is a stream with nothing but a comment every 2 s, until its client leaves.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ EVENT = (
 )
 PAD = b"x" * 110
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-_ASKED = re.compile(rb"events=(\d+) interval_us=(\d+)")
+_ORDER = re.compile(rb"events=(\d+) interval_us=(\d+)")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def whole(body: bytes) -> bytes:
-    """An answer with its head."""
+    """Return an answer with its head."""
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 def chunk(body: bytes) -> bytes:
-    """A piece of a stream as HTTP frames it."""
+    """Return a piece of a stream as an HTTP chunk."""
     return b"%x\r\n%s\r\n" % (len(body), body)
 
 
@@ -41,7 +41,7 @@ class Stub(asyncio.Protocol):
     """One connection; one request at a time."""
 
     def __init__(self) -> None:
-        self._received = b""
+        self._data = b""
         self._left = 0
         self._interval_s = 0.0
         self._next: asyncio.Handle | None = None
@@ -55,18 +55,18 @@ class Stub(asyncio.Protocol):
             self._next.cancel()
 
     def data_received(self, data: bytes) -> None:
-        self._received += data
-        end = self._received.find(b"\r\n\r\n")
+        self._data += data
+        end = self._data.find(b"\r\n\r\n")
         if end < 0:
             return
-        length = _LENGTH.search(self._received, 0, end)
-        if len(self._received) < end + 4 + (int(length[1]) if length else 0):
+        length = _LENGTH.search(self._data, 0, end)
+        if len(self._data) < end + 4 + (int(length[1]) if length else 0):
             return
-        request, self._received = self._received, b""
+        request, self._data = self._data, b""
         if request.startswith(b"GET"):
             self._transport.write(whole(HEALTH))
-        elif b'"stream":true' in request and (asked := _ASKED.search(request)):
-            self._begin(int(asked[1]), int(asked[2]) / 1_000_000)
+        elif b'"stream":true' in request and (order := _ORDER.search(request)):
+            self._begin(int(order[1]), int(order[2]) / 1_000_000)
         else:
             self._transport.write(whole(ANSWER))
 

@@ -1,4 +1,4 @@
-"""The real controller before a stub: gunicorn and all, but no Docker. For measurements of the controller alone."""
+"""The real controller under gunicorn, before a stub and without Docker: for measurements of the controller alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fakes import FakeBackend, make_container
 MODEL = "stub"
 APP = "bench.stubbed_controller:create()"
 START_DEADLINE_S = 30.0
-# No bound of the model's may be what is measured.
+# The model's own limits must not be what is measured.
 MODELS = f"""
 defaults: {{idle_timeout: 0}}
 models:
@@ -36,7 +36,7 @@ models:
 def create() -> Flask:
     """Return what gunicorn serves: a controller whose one model runs for ever, at the stub's port.
 
-    The port comes by the environment of gunicorn's process.
+    The environment of gunicorn's process has the port.
     """
     backend = FakeBackend()
     backend.models = [MODEL]
@@ -53,14 +53,14 @@ class Pair:
     controller_pid: int
 
     def controller_cpu_s(self) -> float:
-        """CPU time that the threads of the controller's worker have used so far."""
+        """Return the CPU time that the threads of the controller's worker have used so far."""
         threads = Path(f"/proc/{self.controller_pid}/task").glob("*/schedstat")
         return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 @contextmanager
 def running(app: str = APP) -> Iterator[Pair]:
-    """Both, as processes of their own, within the block; `app` is what gunicorn serves."""
+    """Run both, each as a process, within the block; `app` is what gunicorn serves."""
     stub_port = _free_port()
     with _process([sys.executable, "-m", "bench.stub_upstream", str(stub_port)], dict(os.environ)) as stub:
         _until_healthy(stub_port, stub)
@@ -70,7 +70,7 @@ def running(app: str = APP) -> Iterator[Pair]:
 
 @contextmanager
 def controller_before(port: int, app: str = APP) -> Iterator[tuple[int, int]]:
-    """A controller whose one model answers at this port: the controller's port, and its worker's pid."""
+    """Run a controller whose one model answers at this port; give the controller's port and its worker's pid."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         (folder / "models.yaml").write_text(MODELS)
@@ -109,7 +109,7 @@ def _process(command: list[str], environ: dict[str, str]) -> Iterator[subprocess
 
 
 def _free_port() -> int:
-    """A port that nobody listens on, and below those that the system gives to connections meanwhile."""
+    """Return a free port, below those that the system gives to outgoing connections."""
     while True:
         port = random.randrange(10_000, 30_000)
         with socket.socket() as probe, suppress(OSError):

@@ -23,12 +23,12 @@ def create_app(controller: Controller | None = None) -> Flask:
     controller = controller or compose(Settings.from_environ(os.environ))
     controller.start()
     app = Flask("orchestrar", static_folder=None)
-    # One more than allowed: a body without a length is cut at this bound in silence, and would pass for a whole one.
+    # One more than allowed: werkzeug silently cuts a body without a length at this bound, and it would seem complete.
     app.config["MAX_CONTENT_LENGTH"] = controller.settings.max_body_bytes + 1
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["controller"] = controller
     app.extensions["orchestrar"] = Services(
-        registry=controller.offered,
+        registry=controller.offered_models,
         engines=controller.engines,
         reloader=controller.reloader,
         supervisor=controller.supervisor,

@@ -75,14 +75,14 @@ def _port_book(settings: Settings) -> PortBook:
 
 
 def compose_deployment(
-    settings: Settings, deployed: DeployedModels, docker: DockerService, engines: Mapping[str, Engine]
+    settings: Settings, deployed_models: DeployedModels, docker: DockerService, engines: Mapping[str, Engine]
 ) -> Deployment:
     """Make the Compose project that serves these models; it follows when they or the engines change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
     preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
     ports = _port_book(settings)
     return Deployment(
-        deployed_models=deployed,
+        deployed_models=deployed_models,
         engines=engines,
         docker=docker,
         images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
@@ -91,7 +91,7 @@ def compose_deployment(
         file=ComposeFile(
             settings.compose_dir / "compose.yaml",
             project=docker.project,
-            deployed_models=deployed,
+            deployed_models=deployed_models,
             engines=engines,
             preparation=preparation,
             ports=ports,
@@ -99,7 +99,7 @@ def compose_deployment(
             stop_grace_s=settings.stop_grace_s,
         ),
         memory_budget=MemoryBudget(
-            fixed_bytes=lambda: deployed.memory_budget_bytes,
+            fixed_bytes=lambda: deployed_models.memory_budget_bytes,
             docker_bytes=docker.memory_bytes,
             path=settings.data_dir / "working_sets.json",
         ),
@@ -128,7 +128,7 @@ class Controller:
     def __init__(
         self,
         settings: Settings,
-        deployed: DeployedModels,
+        deployed_models: DeployedModels,
         *,
         models_file: Stamp,
         engines: dict[str, Engine],
@@ -139,12 +139,12 @@ class Controller:
         """`models_file` stamps the models.yaml that was read; `engines` is updated at each reload."""
         self.settings = settings
         self.engines: Mapping[str, Engine] = engines
-        self.offered = OfferedModels(deployed.now)
+        self.offered_models = OfferedModels(deployed_models.now)
         self.containers = containers
         self.docker_health = DockerHealth(docker.version)
         self.runner_client = runner_client
         probe = runner_client.probe
-        self.supervisor = Supervisor(self.offered.models, containers, probe, stop_grace_s=settings.stop_grace_s)
+        self.supervisor = Supervisor(self.offered_models.models, containers, probe, stop_grace_s=settings.stop_grace_s)
         self.proxy = ModelProxy(
             self.supervisor,
             runner_client,
@@ -153,13 +153,13 @@ class Controller:
         )
         self.reloader = Reloader(
             lambda: read_registry(settings),
-            offered=self.offered,
+            offered=self.offered_models,
             models=self.supervisor,
             files=containers,
-            remove_leftovers=lambda known: retire_removed_models(docker, lambda: known),
+            remove_leftovers=lambda model_ids: retire_removed_models(docker, lambda: model_ids),
             take_templates=lambda: engines.update(read_engines(settings.templates_dir)),
         )
-        self._removed_models = RemovedModels(docker, lambda: deployed.models.keys())
+        self._removed_models = RemovedModels(docker, lambda: deployed_models.models.keys())
         self._monitor = Monitor(self.supervisor, tidy=runner_client.tidy)
         follower = DockerEventFollower(self.supervisor, after_gap=self._remove_leftovers)
         self._watches: tuple[Watch, ...] = (
@@ -228,14 +228,14 @@ def compose(settings: Settings) -> Controller:
     # Taken before the file is read: an edit from here on is noticed as one.
     models_file = stamp_of(settings.config_file)
     engines = read_engines(settings.templates_dir)
-    deployed = DeployedModels(read_registry(settings))
+    deployed_models = DeployedModels(read_registry(settings))
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
     return Controller(
         settings,
-        deployed,
+        deployed_models,
         models_file=models_file,
         engines=engines,
-        containers=compose_deployment(settings, deployed, docker, engines),
+        containers=compose_deployment(settings, deployed_models, docker, engines),
         docker=docker,
         runner_client=RunnerClient(),
     )

@@ -24,12 +24,12 @@ HEARTBEAT_S = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 when all are there, 1 when one failed, 2 when the configuration is broken."""
+    """Return the exit code: 0 if all models are prepared, 1 if one failed, 2 for a broken configuration."""
     parser = argparse.ArgumentParser(prog="python -m controller.provision", description=__doc__)
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="ids or aliases; none means the first of models.yaml"
     )
-    parser.add_argument("--engines", action="store_true", help="only say which engines' images the models need")
+    parser.add_argument("--engines", action="store_true", help="only print which engines' images the models need")
     options = parser.parse_args(arguments)
     names = options.models
     try:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         deployment.write()
         for name in names or [next(iter(registry.models))]:
             _prepare(deployment, registry.resolve(name).id)
-        docker.config_hashes()  # Compose's own judgement of the file and the user's override, before the first request
+        docker.config_hashes()  # lets Compose check the file and the user's override before the first request
     except ConfigInvalid as exc:
         print("\n".join(exc.problems), file=sys.stderr)
         return 2
@@ -55,15 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(deployment: Deployment, model_id: str) -> None:
-    begun = time.monotonic()
+    began_at = time.monotonic()
     console = Console(stderr=False)
-    report = _Bar(console, model_id) if console.is_terminal else _Lines(model_id)
-    with report:
-        deployment.prepare(model_id, report.show, lambda: False)
-    print(f"{model_id}: downloaded and prepared ({time.monotonic() - begun:.1f} s)", flush=True)
+    display = _Bar(console, model_id) if console.is_terminal else _Lines(model_id)
+    with display:
+        deployment.prepare(model_id, display.show, lambda: False)
+    print(f"{model_id}: downloaded and prepared ({time.monotonic() - began_at:.1f} s)", flush=True)
 
 
-def _words(progress: PreparationProgress) -> str:
+def _progress_text(progress: PreparationProgress) -> str:
     if progress.done_bytes is None:
         return progress.phase if progress.fraction is None else f"{progress.phase} {progress.fraction:.0%}"
     total = f" of {progress.total_bytes / MIB:.0f}" if progress.total_bytes else ""
@@ -71,7 +71,7 @@ def _words(progress: PreparationProgress) -> str:
 
 
 class _Bar:
-    """Progress on a terminal."""
+    """Shows progress on a terminal."""
 
     def __init__(self, console: Console, model_id: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -88,12 +88,12 @@ class _Bar:
 
     def show(self, progress: PreparationProgress) -> None:
         total = None if progress.fraction is None else 1.0
-        words = f"{self._model_id}: {_words(progress)}"
-        self._progress.update(self._task, description=words, total=total, completed=progress.fraction or 0.0)
+        text = f"{self._model_id}: {_progress_text(progress)}"
+        self._progress.update(self._task, description=text, total=total, completed=progress.fraction or 0.0)
 
 
 class _Lines:
-    """Progress in a log: a line at each phase, and one now and then."""
+    """Writes progress to a log: a line for each phase, and one every HEARTBEAT_S."""
 
     def __init__(self, model_id: str) -> None:
         self._model_id = model_id
@@ -110,7 +110,7 @@ class _Lines:
         now = time.monotonic()
         if progress.phase != self._phase or now - self._shown_at >= HEARTBEAT_S:
             self._phase, self._shown_at = progress.phase, now
-            print(f"{self._model_id}: {_words(progress)}", flush=True)
+            print(f"{self._model_id}: {_progress_text(progress)}", flush=True)
 
 
 if __name__ == "__main__":

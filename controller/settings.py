@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything the controller takes from outside `models.yaml`; folders are absolute."""
+    """All settings of the controller outside `models.yaml`; folders are absolute."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -74,7 +74,7 @@ class _Reader:
         return self._environ.get(name) or default
 
     def names(self, name: str) -> tuple[str, ...]:
-        """A list with commas, in lower case, without blank entries."""
+        """Return the entries of a comma-separated list, in lower case and without blank ones."""
         entries = (entry.strip().lower() for entry in self.text(name, "").split(","))
         return tuple(entry for entry in entries if entry)
 
@@ -97,26 +97,26 @@ class _Reader:
             self.problems.append(f"environment: {name}: {value!r} is not usable; write 0 or 1")
         return value == "1"
 
-    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         value = self.text(name, default).lower()
-        if value not in allowed:
-            self.problems.append(f"environment: {name}: {value!r} is not known; write one of {', '.join(allowed)}")
+        if value not in choices:
+            self.problems.append(f"environment: {name}: {value!r} is not known; write one of {', '.join(choices)}")
             return default
         return value
 
     def project(self, name: str, default: str) -> str:
-        """A Compose project name, by Compose's own rule."""
+        """Return a Compose project name, by Compose's own rule."""
         value = self.text(name, default)
         if not (value[0].isalnum() and value.isascii() and all(c.islower() or c.isdigit() or c in "-_" for c in value)):
             self.problems.append(
-                f"environment: {name}: {value!r} is no Compose project name; "
+                f"environment: {name}: {value!r} is not a Compose project name; "
                 "write lower-case letters, digits, '-' and '_', beginning with a letter or digit"
             )
             return default
         return value
 
     def host(self, name: str, default: str) -> str:
-        """A loopback address: there are no API keys yet, so nothing else may be bound."""
+        """Return a loopback address; without API keys the controller may serve no other machine."""
         value = self.text(name, default)
         try:
             loopback = value == "localhost" or ipaddress.ip_address(value).is_loopback
@@ -125,7 +125,7 @@ class _Reader:
         if not loopback:
             self.problems.append(
                 f"environment: {name}: {value!r} is not a loopback address, and the API has no keys yet; "
-                "write 127.0.0.1 and put a reverse proxy with authentication before it to serve other machines"
+                "write 127.0.0.1, and put a reverse proxy with authentication in front of it to serve other machines"
             )
             return default
         return value

@@ -1,4 +1,4 @@
-"""A whole controller of containers in memory."""
+"""A whole controller with containers in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.fakes import FakeBackend
 
 
 class QuietFeed(EventFeed):
-    """Tells of nothing, and runs no command for it."""
+    """A feed without events, which runs no command."""
 
     def start(self) -> None: ...
 
@@ -25,7 +25,7 @@ class QuietFeed(EventFeed):
 
 
 class QuietDocker(DockerService):
-    """An engine that answers and has no containers of ours."""
+    """An engine that answers and has no containers."""
 
     def version(self) -> str:
         return "fake"
@@ -44,7 +44,7 @@ def make_controller(
     backend: FakeBackend,
     proxy: RunnerClient | None = None,
 ) -> Controller:
-    """A controller of these containers in memory; its models are by default those of the settings' models.yaml."""
+    """Make a controller with these containers in memory; its models are those of `registry`, else of models.yaml."""
     models_file = stamp_of(settings.config_file)
     return Controller(
         settings,

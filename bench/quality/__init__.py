@@ -1,1 +1,1 @@
-"""How close the openvino engine's answers are to exact ones: `python -m bench.quality`, and figures for the tests."""
+"""How close the answers of the openvino engine are to exact ones: `python -m bench.quality`; also for the tests."""

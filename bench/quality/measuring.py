@@ -1,4 +1,4 @@
-"""Runs the parts of the measurement in the runner's images, without network, and puts their figures together."""
+"""Runs the parts of the measurement in the runner's images, without network, and combines their figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPENVINO_IMAGE, TRANSFORMERS_IMAGE = "orchestrar-runner:openvino", "orchestrar-r
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """A GGUF file, and the volume with what the openvino engine loads of it."""
+    """A GGUF file, and the volume with what the openvino engine loads."""
 
     gguf: Path
     volume: str
@@ -58,7 +58,7 @@ class Comparison:
 
 
 def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
-    """The model as a start finds it, downloaded and prepared first where needed. Raises OrchestrarError."""
+    """Return the model, downloaded and prepared if necessary. Raises OrchestrarError."""
     spec = read_registry(settings).resolve(model_id)
     docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
     engines = read_engines(settings.templates_dir)
@@ -76,45 +76,45 @@ def prepared_model(settings: Settings, model_id: str) -> PreparedModel:
 
 
 def compare(model: PreparedModel, prompts: Sequence[str], *, with_library_reader: bool = False) -> Comparison:
-    """The engine beside `model.generate` on the same weights, and perplexities beside the source's."""
-    asked = {
+    """Compare the engine with `model.generate` on the same weights, and perplexities with the source's."""
+    task = {
         "prompts": prompts,
         "text": TEXT.read_text(encoding="utf-8"),
         "max_tokens": MAX_TOKENS,
     }
     with _volume() as weights:
         _run(OPENVINO_IMAGE, "weights", model, weights, {})
-        expected = _run(TRANSFORMERS_IMAGE, "reference", model, weights, asked)
-        found = _run(OPENVINO_IMAGE, "answers", model, weights, asked)
+        expected = _run(TRANSFORMERS_IMAGE, "reference", model, weights, task)
+        engine = _run(OPENVINO_IMAGE, "answers", model, weights, task)
         text = {"text": expected["text"]}
         library = _run(OPENVINO_IMAGE, "library_reader", model, weights, text) if with_library_reader else None
     source = expected["perplexity"]
     return Comparison(
         prompts=len(prompts),
         text_tokens=len(expected["text"]),
-        same_text_tokens=found["text"] == expected["text"],
+        same_text_tokens=engine["text"] == expected["text"],
         perplexity=source,
         engine_weights=expected["perplexity_of_engine_weights"] / source,
         library_reader=library and library / source,
-        engine=_figures(expected, found),
+        engine=_figures(expected, engine),
     )
 
 
-def _figures(expected: dict[str, Any], found: dict[str, Any]) -> Figures:
+def _figures(expected: dict[str, Any], engine: dict[str, Any]) -> Figures:
     return Figures(
-        alone=_equal(expected["answers"], found["alone"]),
-        together=_equal(expected["answers"], found["together"]),
-        same_prompts=_equal(expected["prompts"], found["prompts"]),
-        perplexity=found["perplexity"] / expected["perplexity"],
+        alone=_equal(expected["answers"], engine["alone"]),
+        together=_equal(expected["answers"], engine["together"]),
+        same_prompts=_equal(expected["prompts"], engine["prompts"]),
+        perplexity=engine["perplexity"] / expected["perplexity"],
     )
 
 
-def _equal(expected: list[list[int]], found: list[list[int]]) -> int:
-    return sum(one == other for one, other in zip(expected, found, strict=True))
+def _equal(expected: list[list[int]], actual: list[list[int]]) -> int:
+    return sum(one == other for one, other in zip(expected, actual, strict=True))
 
 
-def _run(image: str, part: str, model: PreparedModel, weights: str, asked: dict[str, Any]) -> Any:
-    # As root, whom no folder's rights keep out; it has no network and nothing of the host that it could write to.
+def _run(image: str, part: str, model: PreparedModel, weights: str, task: dict[str, Any]) -> Any:
+    # As root, which may read any folder; it has no network, and nothing of the host to write to.
     name = f"orchestrar-quality-{uuid.uuid4().hex[:8]}"
     run = (
         "docker",
@@ -135,15 +135,15 @@ def _run(image: str, part: str, model: PreparedModel, weights: str, asked: dict[
     volumes = [f"--volume={mount}" for mount in mounts]
     command = [*run, *volumes, image, "python", "-m", f"bench.quality.inside.{part}"]
     try:
-        done = subprocess.run(
-            command, input=json.dumps(asked), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        process = subprocess.run(
+            command, input=json.dumps(task), capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
     finally:
-        # It outlives a client that is killed at the deadline.
+        # The container outlives a client that is killed at the deadline.
         subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=60, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{part} failed in {image}: {done.stderr}")
-    lines = done.stdout.splitlines()
+    if process.returncode:
+        raise RuntimeError(f"{part} failed in {image}: {process.stderr}")
+    lines = process.stdout.splitlines()
     return json.loads(lines[-1]) if lines else None
 
 

@@ -1,4 +1,4 @@
-"""What `bench.peers` makes of its rounds."""
+"""The figures that `bench.peers` computes from its rounds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
-from bench.figures import OURS, Measured, ratios, table
+from bench.figures import OURS, Measurements, ratios, table
 from bench.streams import Stream
 
 PEER = "a peer"
 
 
-def measured(*, tokens: int, ttft_s: float, cold_s: float, memory_mb: float, counts: tuple[int, ...]) -> dict[str, Any]:
-    """Figures of three passes: the middle one as given, one twice as slow, one twice as fast."""
-    one = Measured(cold_starts_s=[cold_s * 2, cold_s, cold_s / 2], memory_mb=[memory_mb * 2, memory_mb, memory_mb / 2])
+def figures_of(
+    *, tokens: int, ttft_s: float, cold_s: float, memory_mb: float, counts: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return the figures of three passes: one with these values, one twice as slow, one twice as fast."""
+    one = Measurements(
+        cold_starts_s=[cold_s * 2, cold_s, cold_s / 2], memory_mb=[memory_mb * 2, memory_mb, memory_mb / 2]
+    )
     for count in counts:
         streams = [Stream(ttft_s, 1.0, tokens)] * count
         one.rounds[count] = [(2.0, streams), (1.0, streams), (0.5, streams)]
@@ -24,20 +28,20 @@ def measured(*, tokens: int, ttft_s: float, cold_s: float, memory_mb: float, cou
 
 def servers() -> dict[str, Any]:
     return {
-        OURS: measured(tokens=60, ttft_s=0.1, cold_s=1.5, memory_mb=400, counts=(1, 8)),
-        PEER: measured(tokens=20, ttft_s=0.05, cold_s=0.75, memory_mb=800, counts=(1,)),
+        OURS: figures_of(tokens=60, ttft_s=0.1, cold_s=1.5, memory_mb=400, counts=(1, 8)),
+        PEER: figures_of(tokens=20, ttft_s=0.05, cold_s=0.75, memory_mb=800, counts=(1,)),
     }
 
 
 def test_one_disturbed_pass_does_not_move_a_figure() -> None:
-    """Rates, cold start and memory are medians over the passes, and each pass's own value is kept."""
+    """Rates, cold start and memory are medians over the passes; each pass's own value is kept as well."""
     ours = servers()[OURS]
     assert (1.5, 400, 3) == (ours["cold_start_s"], ours["memory_mb"], ours["passes"])
     assert ours["streams"]["8"]["tokens_per_s"] == 480
     assert ours["streams"]["8"]["tokens_per_s_of_rounds"] == [240, 480, 960]
 
 
-def test_a_ratio_above_one_says_that_ours_is_better() -> None:
+def test_a_ratio_above_one_means_that_ours_is_better() -> None:
     """More tokens per second count for us, more seconds and more memory against us."""
     assert ratios(servers()) == {
         PEER: {"tokens_per_s": {"1": 3}, "ttft_p50": {"1": 0.5}, "cold_start": 0.5, "memory": 2}
@@ -60,8 +64,8 @@ def test_without_ours_there_is_nothing_to_compare() -> None:
         f"| than {PEER} | 3.00 x |  | 0.50 x | 2.00 x |",
     ],
 )
-def test_the_table_has_a_row_for_each_server_and_gaps_where_nothing_was_measured(row: str) -> None:
-    """A number of streams that one server was not measured at leaves its cell empty."""
+def test_the_table_has_a_row_for_each_server_and_gaps_without_measurements(row: str) -> None:
+    """The cell is empty for a number of streams that a server was not measured at."""
     assert row in table(servers()).splitlines()
 
 

@@ -105,7 +105,7 @@ def test_parts_are_made_without_touching_anything(settings: Settings) -> None:
     """`compose` reads models.yaml and writes nothing; a wrong file is an error of it."""
     settings.config_file.write_text("models: {tiny: {source: 'file:///nowhere'}}")
     controller = compose(settings)
-    assert ["tiny"] == list(controller.offered.models)
+    assert ["tiny"] == list(controller.offered_models.models)
     assert not settings.compose_dir.exists()
     settings.config_file.write_text("models: {tiny: {sauce: 'file:///nowhere'}}")
     with pytest.raises(ConfigInvalid, match="sauce"):

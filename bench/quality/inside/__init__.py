@@ -1,1 +1,1 @@
-"""What runs in the runner's images: each module reads JSON on stdin and prints JSON as its last line."""
+"""The parts that run in the runner's images: each reads JSON on stdin and prints JSON as its last line."""

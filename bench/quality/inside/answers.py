@@ -21,7 +21,7 @@ THREADS = 2
 
 
 class _KeptText(TokenText):
-    """Keeps the tokens, of which pieces tell the number alone."""
+    """Keeps the tokens, because pieces have only their number."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,13 +63,13 @@ class _Sink:
         return False
 
 
-def generate(asked: dict[str, Any], *, together: bool) -> dict[str, Any]:
-    """Tokens of prompts and answers, by an engine whose cache knows none of the prompts."""
+def generate(task: dict[str, Any], *, together: bool) -> dict[str, Any]:
+    """Return the tokens of prompts and answers, by an engine whose cache has none of the prompts."""
     settings = RunnerSettings(model_id="model", model_path=MODEL, cpus=THREADS, max_concurrency=32)
     engine = _Engine(settings)
     engine.load(lambda _phase: None)
-    sampling = PartialSampling(max_tokens=asked["max_tokens"], temperature=0)
-    requests = [engine.encode(GenerationRequest(prompt=prompt, sampling=sampling)) for prompt in asked["prompts"]]
+    sampling = PartialSampling(max_tokens=task["max_tokens"], temperature=0)
+    requests = [engine.encode(GenerationRequest(prompt=prompt, sampling=sampling)) for prompt in task["prompts"]]
     sinks = [_Sink() for _ in requests]
     for request, sink in zip(requests, sinks, strict=True):
         engine.submit(request, sink)
@@ -78,15 +78,15 @@ def generate(asked: dict[str, Any], *, together: bool) -> dict[str, Any]:
     for sink in sinks:
         sink.is_over.wait()
         assert sink.error is None, sink.error
-    text = engine.encode(GenerationRequest(prompt=asked["text"], raw=True)).prompt_tokens
+    text = engine.encode(GenerationRequest(prompt=task["text"], raw=True)).prompt_tokens
     engine.close()
     prompts = [request.prompt_tokens for request in requests]
-    return {"text": text, "prompts": prompts, "answers": [made.tokens for made in engine.texts]}
+    return {"text": text, "prompts": prompts, "answers": [answer.tokens for answer in engine.texts]}
 
 
-def measure(asked: dict[str, Any]) -> dict[str, Any]:
-    alone = generate(asked, together=False)
-    together = generate(asked, together=True)
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    alone = generate(task, together=False)
+    together = generate(task, together=True)
     properties = {"INFERENCE_NUM_THREADS": THREADS, **arithmetic("auto", has_own_products=True).properties}
     return {
         "text": alone["text"],

@@ -14,11 +14,11 @@ from runner.engines.openvino.engine import MODEL_FILE
 from runner.engines.openvino.precision import arithmetic
 
 if __name__ == "__main__":
-    asked = json.load(sys.stdin)
+    task = json.load(sys.stdin)
     (source,) = Path("/source").glob("*.gguf")
-    # The library opens the file for writing and puts what it makes beside it.
+    # The library opens the file for writing and writes its own model beside it.
     copy = Path("/weights") / source.name
     shutil.copyfile(source, copy)
     openvino_genai.LLMPipeline(copy, "CPU", enable_save_ov_model=True)
-    made = copy.with_name(MODEL_FILE)
-    print(json.dumps(perplexity(made, asked["text"], arithmetic("float32", has_own_products=False).properties)))
+    model = copy.with_name(MODEL_FILE)
+    print(json.dumps(perplexity(model, task["text"], arithmetic("float32", has_own_products=False).properties)))

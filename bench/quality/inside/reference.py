@@ -1,7 +1,7 @@
 """In the transformers image: what `model.generate` answers with the engine's weights, and the source's perplexity.
 
 The source is the GGUF file dequantised to float32 by transformers, which shares no code with our conversion. Its
-matrices are then replaced by those of `weights`, and the answers made. Norms are float32 in the file and go through
+matrices are then replaced by those of `weights`, and the answers generated. Norms are float32 in the file and stay
 unchanged.
 """
 
@@ -31,20 +31,20 @@ PARTS = {
 
 
 def transformers_name(name: str) -> str:
-    """A matrix's name in transformers, for one as GGUF has it."""
+    """Return the name in transformers of a matrix with this name in GGUF."""
     if name == "token_embd.weight":
         return EMBEDDING
     _, layer, part, _ = name.split(".")
     return f"model.layers.{layer}.{PARTS[part]}.weight"
 
 
-def replace_matrices(model: Any, stored: Any) -> None:
-    """Puts the engine's matrices into the model; none of its own is left."""
+def replace_matrices(model: Any, matrices: Any) -> None:
+    """Replace all matrices of the model by the engine's."""
     state = model.state_dict()
     left = {name for name, tensor in state.items() if tensor.dim() == 2} - {"lm_head.weight"}
-    for joined in stored:
-        rows = torch.from_numpy(stored[joined])
-        names = [transformers_name(name) for name in joined.split("+")]
+    for name_list in matrices:
+        rows = torch.from_numpy(matrices[name_list])
+        names = [transformers_name(name) for name in name_list.split("+")]
         parts = rows.split([state[name].shape[0] for name in names])
         for name, part in zip(names, parts, strict=True):
             state[name].copy_(part)
@@ -54,21 +54,21 @@ def replace_matrices(model: Any, stored: Any) -> None:
 
 
 def perplexity(model: Any, tokens: list[int]) -> float:
-    """Of a text, each token after the first from all before it."""
+    """Return the perplexity of a text, each token after the first predicted from all before it."""
     ids = torch.tensor([tokens])
     return math.exp(model(input_ids=ids, labels=ids).loss.item())
 
 
 def answer(model: Any, tokens: list[int], max_tokens: int) -> list[int]:
-    """Greedy tokens after the prompt's."""
+    """Return the greedy tokens after the prompt's."""
     ids = torch.tensor([tokens])
-    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False)
-    found: list[int] = made[0, len(tokens) :].tolist()
-    return found
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False)
+    new_tokens: list[int] = output[0, len(tokens) :].tolist()
+    return new_tokens
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    task = json.load(sys.stdin)
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     (source,) = Path("/source").glob("*.gguf")
@@ -79,19 +79,19 @@ def main() -> None:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     ).eval()
-    text = tokenizer(asked["text"])["input_ids"]
+    text = tokenizer(task["text"])["input_ids"]
     of_source = perplexity(model, text)
     replace_matrices(model, np.load(MATRICES))
-    chats = [[{"role": "user", "content": prompt}] for prompt in asked["prompts"]]
+    chats = [[{"role": "user", "content": prompt}] for prompt in task["prompts"]]
     prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
-    found = {
+    result = {
         "text": text,
         "prompts": prompts,
-        "answers": [answer(model, tokens, asked["max_tokens"]) for tokens in prompts],
+        "answers": [answer(model, tokens, task["max_tokens"]) for tokens in prompts],
         "perplexity": of_source,
         "perplexity_of_engine_weights": perplexity(model, text),
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

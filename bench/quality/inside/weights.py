@@ -1,4 +1,4 @@
-"""In the openvino image: copies the weights that the engine loads out of the prepared model, as they are.
+"""In the openvino image: copies the weights that the engine loads out of the prepared model, unchanged.
 
 Each matrix in float32, under the name that the conversion gave it.
 """
@@ -18,22 +18,24 @@ TARGET = Path("/weights")
 
 
 def matrices() -> dict[str, Any]:
-    """The matrices of the graph's products, by the layout that `runner/kernels/grouped_matmul.hpp` gives."""
+    """Read the matrices of the graph's products, in the layout of `runner/kernels/grouped_matmul.hpp`."""
     core = openvino.Core()
     core.add_extension(LIBRARY)
-    found = {}
+    by_name = {}
     for node in core.read_model(MODEL).get_ops():
         if node.get_type_name() == "GroupedMatMul":
-            stored = node.input_value(1).get_node()
+            constant = node.input_value(1).get_node()
             attributes = node.get_attributes()
-            found[stored.get_friendly_name()] = unpacked(stored.data, int(attributes["rows"]), int(attributes["bits"]))
-    return found
+            by_name[constant.get_friendly_name()] = unpack(
+                constant.data, int(attributes["rows"]), int(attributes["bits"])
+            )
+    return by_name
 
 
-def unpacked(stored: Any, rows: int, bits: int) -> Any:
-    """[rows, columns] in float32 from the bytes of a packed matrix."""
+def unpack(data: Any, rows: int, bits: int) -> Any:
+    """Return [rows, columns] in float32 from the bytes of a packed matrix."""
     group_bytes = bits * 64 + 64
-    groups = stored.reshape(-(-rows // 16), -1, group_bytes)
+    groups = data.reshape(-(-rows // 16), -1, group_bytes)
     codes, halves = groups[..., : bits * 64], np.ascontiguousarray(groups[..., bits * 64 :]).view(np.float16)
     if bits == 4:
         pairs = codes.reshape(*codes.shape[:2], 4, 64)
