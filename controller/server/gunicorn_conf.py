@@ -147,7 +147,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     controller = controller_of(app)
     controller.close()
     if worker.must_end:
-        controller.supervisor.settle(SETTLE_S)
+        controller.supervisor.wait_for_attempts(SETTLE_S)
         if _settings.stop_models_on_exit:
             controller.supervisor.stop_all(STOP_MODELS_S)
         # Python would wait for every thread of the pool. All requests that may still wait in one were cut.

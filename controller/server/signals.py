@@ -55,7 +55,7 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _grant_grace(self) -> None:
         controller = controller_of(self.wsgi)
-        controller.supervisor.begin_to_end()
+        controller.supervisor.end_preparations()
         self._later(self.grace_s, controller.cut)
 
     def handle_quit(self, sig: int, frame: Any) -> None:

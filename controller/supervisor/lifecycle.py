@@ -68,6 +68,8 @@ class Lifecycle:
 
     def begin(self, slot: Slot, *, only_prepares: bool = False, adopts: bool = False, preloads: bool = False) -> bool:
         """Begin the one start, preparation or adoption that all waiters share; False if the model does not rest."""
+        if not slot.may_begin(adopts=adopts):
+            return False
         attempt = Attempt(
             self._clock.monotonic(),
             only_prepares=only_prepares,
@@ -75,10 +77,13 @@ class Lifecycle:
             is_unasked=not slot.queue,
             preloads=preloads,
         )
-        name = f"{'prepare' if only_prepares else 'start'} {slot.spec.id}"
-        thread = threading.Thread(target=self._attempt, args=(slot, attempt), name=name, daemon=True)
-        # The thread waits for the lock that we hold; if the system gives us no thread, nothing has changed.
-        return slot.begin_attempt(attempt, launch=thread.start)
+
+        def launch() -> None:
+            name = f"{'prepare' if only_prepares else 'start'} {slot.spec.id}"
+            # The thread waits for the lock that we hold; if the system gives us no thread, nothing has changed.
+            threading.Thread(target=self._attempt, args=(slot, attempt), name=name, daemon=True).start()
+
+        return slot.begin_attempt(attempt, launch)
 
     def cancel(self, slot: Slot, *, within_s: float) -> None:
         """End a start under way and wait until its thread has ended.

@@ -67,7 +67,7 @@ def too_late(slot: Slot, now: float) -> OrchestrarError:
 def refuse_while_backing_off(slot: Slot, now: float) -> None:
     """Raise BackingOff if the model would have to start and is left alone after failures; `now` is monotonic."""
     left_s = slot.failures.retry_in_s(now)
-    if slot.state in RESTING and left_s > 0:
+    if left_s > 0 and slot.state in RESTING:
         reason = slot.error.message if slot.error else "it ended"
         raise BackingOff(
             f"{slot.spec.id} failed {slot.failures.in_a_row} times in a row and is left alone for {left_s:.0f} s more; "

@@ -148,6 +148,10 @@ class Slot:
         """Forget the failures, so that the next request may try at once."""
         self.failures.forgive()
 
+    def may_begin(self, *, adopts: bool) -> bool:
+        """Return whether `begin_attempt` would begin an attempt; every request asks."""
+        return self._may(Event.ADOPT if adopts else Event.BEGIN)
+
     def begin_attempt(self, attempt: Attempt, launch: Callable[[], None]) -> bool:
         """Begin this attempt unless the model does not rest; `launch` gives it its thread, and may raise."""
         event = Event.ADOPT if attempt.adopts else Event.BEGIN

@@ -242,7 +242,7 @@ class Supervisor:
         self._reconciler.adopt(model_id)
 
     def end(self, model_id: str, container_id: str, reason: str) -> None:
-        """As `Reconciling.end`."""
+        """Do `Reconciler.end`."""
         self._reconciler.end(model_id, container_id, reason)
 
     def reap(self) -> None:
@@ -261,7 +261,7 @@ class Supervisor:
         """Wait until a model's idle deadline or `look_at` (monotonic); False if the supervisor is closing."""
         return self._idle_stopper.rest_until_due(look_at)
 
-    def begin_to_end(self) -> None:
+    def end_preparations(self) -> None:
         """End preparations, which may take longer than any grace: the controller is about to end.
 
         Requests that wait for one get Unavailable; all else goes on until `close`. Takes no lock: signal handlers may
@@ -269,7 +269,7 @@ class Supervisor:
         """
         self._life.is_ending = True
 
-    def settle(self, within_s: float) -> None:
+    def wait_for_attempts(self, within_s: float) -> None:
         """Wait, after `close`, until starts and preparations have released what they hold, or the time is up."""
         deadline = self._clock.monotonic() + within_s
         with self._lock:

@@ -38,7 +38,7 @@ def worker(calls: list[str], signals: list[tuple[int, int]]) -> Iterator[Control
     """Give a worker that has booted and whose loop does not run."""
     controller = SimpleNamespace(
         cut=lambda: calls.append("cut"),
-        supervisor=SimpleNamespace(begin_to_end=lambda: calls.append("begin to end")),
+        supervisor=SimpleNamespace(end_preparations=lambda: calls.append("begin to end")),
         reloader=SimpleNamespace(follow=lambda *, cures_drift: calls.append("reload")),
     )
     handlers = {number: signal.getsignal(number) for number in (*ControllerWorker.SIGNALS, signal.SIGHUP)}
