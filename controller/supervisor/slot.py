@@ -169,7 +169,7 @@ class Slot:
         self.wants_start = self.state is State.DRAINING or is_pull
 
     def take_wanted_start(self) -> bool:
-        """Return whether a start is to follow now that the model rests; it is wanted no more after that."""
+        """Return whether a start is to follow now that the model rests, and forget that it was."""
         wants_start, self.wants_start = self.wants_start, False
         return wants_start and not self.stop_requested
 
