@@ -19,7 +19,7 @@ from controller.supervisor.refusals import (
     too_late,
 )
 from controller.supervisor.slot import Slot
-from controller.supervisor.states import State
+from controller.supervisor.states import RESTING, State
 
 
 class CancelToken:
@@ -113,8 +113,10 @@ class LeaseQueue:
                 raise shutting_down()
             refuse_while_stopping(slot, self._clock.monotonic())
             refuse_while_paused(slot)
-            refuse_while_backing_off(slot, self._clock.monotonic())
-            self._life.begin(slot)
+            # Every request passes here, and every waiter at each change: a start is prepared only if one is needed.
+            if slot.state in RESTING:
+                refuse_while_backing_off(slot, self._clock.monotonic())
+                self._life.begin(slot)
             if slot.state is State.READY:
                 ready_at = self._clock.monotonic() if ready_at is None else ready_at
                 if slot.take_lease(ticket):

@@ -14,7 +14,7 @@ from controller.errors import (
     Unavailable,
 )
 from controller.supervisor.slot import Slot
-from controller.supervisor.states import RESTING, State
+from controller.supervisor.states import State
 
 
 def shutting_down() -> Unavailable:
@@ -65,9 +65,9 @@ def too_late(slot: Slot, now: float) -> OrchestrarError:
 
 
 def refuse_while_backing_off(slot: Slot, now: float) -> None:
-    """Raise BackingOff if the model would have to start and is left alone after failures; `now` is monotonic."""
+    """Raise BackingOff while the model is left alone after failures; `now` is monotonic."""
     left_s = slot.failures.retry_in_s(now)
-    if slot.state in RESTING and left_s > 0:
+    if left_s > 0:
         reason = slot.error.message if slot.error else "it ended"
         raise BackingOff(
             f"{slot.spec.id} failed {slot.failures.in_a_row} times in a row and is left alone for {left_s:.0f} s more; "
