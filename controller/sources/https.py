@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import netrc
 import os
 import ssl
@@ -17,6 +18,9 @@ from controller.registry.source_ref import HttpsSource
 from controller.sources import transfer, weights
 from controller.sources.transfer import Stream, Target, Transient
 from controller.sources.values import FetchResult, Job
+
+# Its lines about each request contain the whole address, and with the query perhaps a signature.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}

@@ -104,14 +104,14 @@ class Lifecycle:
     def supersede(self, slot: Slot, attempt: Attempt) -> bool:
         """End a start whose entry has changed, unnoticed by the requests that wait, and claim the model for `retire`.
 
-        False if there is nothing to claim: it was over or superseded before, or became ready all the same.
+        False if it leaves no claim: it was over or superseded before, became ready all the same, or ended with us.
         """
         with self._lock:
             if not slot.supersede_attempt(attempt):
                 return False
             while not attempt.is_over:
                 self._clock.wait(slot.on_change, None)
-            return attempt.error is not None and slot.is_retiring
+            return attempt.leaves_claim
 
     def retire(
         self,

@@ -267,6 +267,7 @@ class Slot:
             self._enter(Event.FAIL_AS_CHANGED, State.DRAINING)
             self._end_attempt(error)
             self.claimed_as, self.container = before, None
+            attempt.leaves_claim = True
             self.wants_start |= not attempt.only_prepares
             return False
         # Then nothing of the model's own has failed.

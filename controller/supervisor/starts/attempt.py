@@ -23,6 +23,8 @@ class Attempt:
     peak_bytes: int = 0
     cancelled: bool = False
     is_superseded: bool = False
+    # Its end has claimed the model for the thread that superseded it.
+    leaves_claim: bool = False
     is_over: bool = False
     error: OrchestrarError | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,13 @@ def test_a_file_is_downloaded_under_its_own_name(tmp_path: Path, ref: HttpsSourc
     assert source.path.stat().st_mode & 0o777 == 0o644
     assert (source.total_bytes, source.files) == (len(BODY), ("tiny.gguf",))
     assert make_store(tmp_path).lookup(ref, DIGEST) == source
+
+
+def test_no_log_contains_a_query(tmp_path: Path, ref: HttpsSource, caplog: pytest.LogCaptureFixture) -> None:
+    """The query of an address, which may be a signature, is in no line of the controller's log."""
+    caplog.set_level(logging.INFO)
+    fetch(make_store(tmp_path), HttpsSource(ref.url + "?signature=secret"), DIGEST)
+    assert "secret" not in caplog.text
 
 
 def test_progress_grows_to_all_bytes(tmp_path: Path, ref: HttpsSource) -> None:

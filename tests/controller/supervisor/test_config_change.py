@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from controller.errors import Cancelled, DockerError, ModelStopping
+from controller.errors import Cancelled, DockerError, ModelStopping, OrchestrarError
 from controller.supervisor import State
 from controller.supervisor.backend import OnProgress, PreparationProgress
 from tests.controller.supervisor.house import House, error_of, lease, until
@@ -72,6 +73,31 @@ class TestRemake:
         house.backend.up_gate.set()
         assert [True, False] == [first.result(HANG_S), second.result(HANG_S)]
         house.supervisor._life.retire(slot, drain_s=0, is_claimed=True)
+
+    def test_a_start_that_ends_with_the_controller_leaves_no_claim(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A stop that claims the model first keeps the claim for itself: two claims would end one model twice."""
+        house.backend.up_gate.clear()
+        request = house.later(lease, house)
+        assert house.backend.up_reached.wait(HANG_S)
+        slot = house.slot()
+        attempt = slot.attempt
+        assert attempt is not None
+        attempt_fails = slot.attempt_fails
+
+        def fail_and_be_claimed(error: OrchestrarError, **values: Any) -> bool:
+            result = attempt_fails(error, **values)
+            slot.claim()
+            return result
+
+        monkeypatch.setattr(slot, "attempt_fails", fail_and_be_claimed)
+        change = house.later(house.supervisor._life.supersede, slot, attempt)
+        until(lambda: attempt.is_superseded)
+        house.supervisor.close()
+        house.backend.up_gate.set()
+        assert change.result(HANG_S) is False
+        error_of(request)
 
     def test_a_pull_under_way_says_to_try_again(self, house: House) -> None:
         """What it fetched may not be what the model needs now."""

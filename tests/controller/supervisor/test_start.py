@@ -13,7 +13,7 @@ from controller.errors import (
     OrchestrarError,
     StartFailed,
 )
-from controller.supervisor import State, Supervisor
+from controller.supervisor import State, Supervisor, lifecycle
 from tests.controller.supervisor.house import House, error_of, lease
 from tests.fakes import HANG_S, FakeBackend, make_container
 
@@ -36,6 +36,12 @@ class TestStart:
         lease(house).release()
         assert lease(house).start_s == 0.0
         assert house.backend.calls == ["up tiny"]
+
+    def test_a_lease_of_a_ready_model_costs_no_thread(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A request for a ready model does not even prepare an attempt to start it."""
+        lease(house).release()
+        monkeypatch.setattr(lifecycle, "Attempt", None)
+        lease(house).release()
 
     def test_models_start_independently(self, house: House) -> None:
         """A model whose start hangs keeps no other model from starting."""
