@@ -181,8 +181,8 @@ class ModelProxy:
             start_s, queue_s = start_s + lease.start_s, queue_s + lease.queue_s
             in_flight = InFlightRequest(lease.container_id)
             self._in_flight.add(in_flight)
-            token.on_cancel(in_flight.abort)
             try:
+                token.on_cancel(in_flight.abort)
                 # A request that comes too late for the list of those to abort sees this.
                 if self._is_shut_down:
                     raise _shut_down()
