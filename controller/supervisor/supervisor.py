@@ -242,7 +242,7 @@ class Supervisor:
         self._reconciler.adopt(model_id)
 
     def end(self, model_id: str, container_id: str, reason: str) -> None:
-        """As `Reconciling.end`."""
+        """Do `Reconciler.end`."""
         self._reconciler.end(model_id, container_id, reason)
 
     def reap(self) -> None:
