@@ -32,7 +32,7 @@ class Holder:
 
     @property
     def usefulness(self) -> float:
-        """Return the seconds that its reload costs per second that it was not used: high if it is better rest.
+        """Return the seconds that its reload costs per second that it was not used: the higher, the longer it stays.
 
         The classic trade of caches between recency and the cost of a miss, as in GreedyDual (Young, 1991).
         """
