@@ -1,8 +1,15 @@
 """The model registry: config/models.yaml as frozen, validated values."""
 
-from controller.registry.live import DeployedModels, LiveRegistry, OfferedModels
 from controller.registry.load import load_registry
-from controller.registry.spec import GenerationDefaults, ModelSpec, Registry, Resources
+from controller.registry.spec import (
+    DeployedModels,
+    GenerationDefaults,
+    LiveRegistry,
+    ModelSpec,
+    OfferedModels,
+    Registry,
+    Resources,
+)
 
 __all__ = [
     "DeployedModels",

@@ -96,6 +96,8 @@ class LeaseQueue:
 
         Raises as `Supervisor.acquire` says.
         """
+        if not self._life.is_closing and slot.take_free_lease():
+            return asked_at
         refuse_while_stopping(slot, self._clock.monotonic())
         ticket = slot.queue_up()
         if ticket is None:

@@ -1,4 +1,4 @@
-"""One model's record, and every change of it: the other files tell a `Slot` what happened, and act on its answer.
+"""The models' records, and every change of one: the other files tell a `Slot` what happened, and act on its answer.
 
 Which event may happen in which state, and what follows, is the table of `states.py`.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from controller.docker.container import Container, Usage
-from controller.errors import ModelDied, NoRoom, OrchestrarError
+from controller.errors import ModelDied, ModelNotFound, NoRoom, OrchestrarError
 from controller.registry import ModelSpec
 from controller.supervisor.backend import Amount, PreparationProgress
 from controller.supervisor.failures.backoff import Failures
@@ -90,10 +90,24 @@ class Slot:
             return None
         return max(self.used_at + timeout_s, self.stop_not_before)
 
+    def is_due_before(self, moment: float) -> bool:
+        """Return whether the idle deadline is before this moment (monotonic)."""
+        deadline = self.idle_deadline()
+        return deadline is not None and deadline < moment
+
     def is_idle(self, now: float) -> bool:
         """Return whether the idle deadline has passed."""
         deadline = self.idle_deadline()
         return deadline is not None and deadline <= now
+
+    def take_free_lease(self) -> bool:
+        """Take a lease without a ticket if the model is ready and open to requests, none waits, and there is room."""
+        if self.stop_requested or self.queue or self.leases >= self.spec.max_concurrency:
+            return False
+        if not self._may(Event.TAKE_LEASE):
+            return False
+        self.leases += 1
+        return True
 
     def queue_up(self) -> object | None:
         """Return a ticket for the model's queue; None if the queue is full."""
@@ -467,3 +481,47 @@ class Slot:
         """Forget what belonged to the run that has ended, and the claim."""
         self.container = self.ready_at = self.keep_alive_s = self.usage = self.claimed_as = None
         self.was_lost = False
+
+
+class SlotTable:
+    """All records. An iteration sees the table as it was at its beginning: a change makes a new one. Thread-safe."""
+
+    def __init__(self, lock: threading.Lock, resting_state: Callable[[str], State]) -> None:
+        self._lock = lock
+        self._resting_state = resting_state
+        self._slots: dict[str, Slot] = {}
+
+    def __getitem__(self, model_id: str) -> Slot:
+        slot = self._slots.get(model_id)
+        if slot is None:
+            raise ModelNotFound(f"{model_id} was removed from models.yaml", param="model_id")
+        return slot
+
+    def __contains__(self, model_id: str) -> bool:
+        return model_id in self._slots
+
+    def values(self) -> Collection[Slot]:
+        """Return the records in the registry's order."""
+        return self._slots.values()
+
+    def serving(self) -> list[Container]:
+        """Return the containers of ready models. With the lock held."""
+        return [s.container for s in self._slots.values() if s.container is not None and s.state is State.READY]
+
+    def replace(self, specs: Iterable[ModelSpec]) -> None:
+        """Have one record for each of these entries, in this order; records that stay keep all but their entry.
+
+        Called without the lock. The caller has stopped models that are removed, and closed them to requests.
+        """
+        specs = list(specs)
+        fresh = {
+            spec.id: Slot(spec, threading.Condition(self._lock), self._resting_state(spec.id))
+            for spec in specs
+            if spec.id not in self._slots
+        }
+        with self._lock:
+            for spec in specs:
+                slot = self._slots.get(spec.id)
+                if slot is not None and slot.spec != spec:
+                    slot.change_entry(spec)
+            self._slots = {spec.id: self._slots.get(spec.id) or fresh[spec.id] for spec in specs}

@@ -22,8 +22,7 @@ from controller.supervisor.policies.preload import Preloader
 from controller.supervisor.pull import Pull
 from controller.supervisor.refusals import refuse_while_stopping
 from controller.supervisor.shutdown import stop_all
-from controller.supervisor.slot import Slot
-from controller.supervisor.table import SlotTable
+from controller.supervisor.slot import Slot, SlotTable
 from controller.supervisor.view import ModelView, gauges_of, view_of
 from controller.supervisor.watching.reconcile import Reconciler
 
@@ -93,7 +92,7 @@ class Supervisor:
             self.metrics.count_refusal(model_id, exc.code)
             raise
         assert container is not None
-        self.metrics.count_wait(model_id, taken_at - asked_at)
+        self.metrics.queue_wait_s.labels(model_id).observe(taken_at - asked_at)
         return Lease(
             model_id,
             container,
@@ -309,9 +308,11 @@ class Supervisor:
     def _release(self, slot: Slot, taken_at: float, keep_alive_s: float | None) -> None:
         with self._lock:
             slot.return_lease(taken_at, self._clock.monotonic(), keep_alive_s)
-            if not slot.leases and not slot.queue:
+            if not slot.leases and not slot.queue and self._life.admission.waiting:
                 self._life.admission.nudge()
-            self._idle_stopper.wake_for(slot)
+            # As a rule the deadline is not before the sleep ends anyway, and waking the thread costs each request time.
+            if slot.is_due_before(self._idle_stopper.sleeps_until):
+                self._idle_stopper.wake()
 
     def _wake(self, slot: Slot) -> None:
         with self._lock:

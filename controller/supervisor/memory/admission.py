@@ -55,7 +55,7 @@ class Admission:
         self._clock = clock
         self._lock = lock
         self._make_room = make_room
-        self._waiting: list[Slot] = []
+        self.waiting: list[Slot] = []
         self._spare: dict[Slot, Amount] = {}
 
     def admit(self, slot: Slot, attempt: Attempt, is_closing: Callable[[], bool]) -> None:
@@ -68,7 +68,7 @@ class Admission:
         need = self._backend.needs(slot.spec.id)
         asked_at = self._clock.monotonic()
         with self._lock:
-            self._waiting.append(slot)
+            self.waiting.append(slot)
         try:
             while (step := self._try(slot, attempt, need, asked_at, is_closing)) is not Step.ADMITTED:
                 if step is Step.WOULD_EVICT:
@@ -77,7 +77,7 @@ class Admission:
                     attempt.allow_eviction()
         finally:
             with self._lock:
-                self._waiting.remove(slot)
+                self.waiting.remove(slot)
                 self._spare.pop(slot, None)
                 slot.attempt_waits_for(())
                 self._wake_all()
@@ -90,7 +90,7 @@ class Admission:
 
     def nudge(self) -> None:
         """Wake the starts that wait for room: a model that holds memory became idle, or has ended."""
-        for slot in self._waiting:
+        for slot in self.waiting:
             slot.on_change.notify_all()
 
     def room(self) -> Amount:
@@ -161,7 +161,7 @@ class Admission:
 
     def _order(self) -> list[Slot]:
         """Return the models that wait, the next one first: those that no request waits for come last."""
-        return sorted(self._waiting, key=_is_patient)
+        return sorted(self.waiting, key=_is_patient)
 
     def _evict(self, slot: Slot, victims: list[str]) -> None:
         """Have each victim end its requests, accept no new ones, and stop, unless the place is not needed any more."""
@@ -169,7 +169,7 @@ class Admission:
             if victim.spec.id in victims:
                 log.info("%s: stops to make room for %s", victim.spec.id, slot.spec.id)
                 name = f"evict {victim.spec.id}"
-                is_wanted = lambda: slot in self._waiting  # noqa: E731
+                is_wanted = lambda: slot in self.waiting  # noqa: E731
                 # The thread waits for the lock that we hold; if the system gives us none, no model is closed.
                 threading.Thread(target=self._make_room, args=(victim, is_wanted), name=name, daemon=True).start()
                 victim.make_room()

@@ -9,8 +9,7 @@ from controller.docker.container import Container
 from controller.errors import ModelNotFound
 from controller.supervisor.backend import Backend
 from controller.supervisor.memory.admission import Admission
-from controller.supervisor.slot import Slot
-from controller.supervisor.table import SlotTable
+from controller.supervisor.slot import Slot, SlotTable
 
 
 class UsageMeter:

@@ -13,9 +13,8 @@ from controller.registry import ModelSpec
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
 from controller.supervisor.refusals import shutting_down
-from controller.supervisor.slot import Slot
+from controller.supervisor.slot import Slot, SlotTable
 from controller.supervisor.starts.attempt import Attempt
-from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
 

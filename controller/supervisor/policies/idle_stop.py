@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 
 from controller.errors import OrchestrarError
 from controller.supervisor.backend import Backend
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import STOP_AGAIN_AFTER_S, Lifecycle
-from controller.supervisor.slot import Slot
-from controller.supervisor.table import SlotTable
+from controller.supervisor.slot import Slot, SlotTable
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ class IdleStopper:
         self._clock = clock
         self._lock = lock
         self._wakes = threading.Condition(lock)
-        self._sleeps_until: float | None = None
+        # Monotonic; in the past while the thread does not sleep.
+        self.sleeps_until = -math.inf
 
     def rest_until_due(self, look_at: float) -> bool:
         """Do the work of `Supervisor.rest_until_due`."""
@@ -34,21 +35,14 @@ class IdleStopper:
             due = min([look_at, *deadlines])
             wait_s = due - self._clock.monotonic()
             if wait_s > 0 and not self._life.is_closing:
-                self._sleeps_until = due
+                self.sleeps_until = due
                 self._clock.wait(self._wakes, wait_s)
-                self._sleeps_until = None
+                self.sleeps_until = -math.inf
             return not self._life.is_closing
 
     def wake(self) -> None:
         """Look at the deadlines again: they may have changed. With the lock held."""
         self._wakes.notify_all()
-
-    def wake_for(self, slot: Slot) -> None:
-        """Wake the thread if the model's deadline is the next one. With the lock held."""
-        deadline = slot.idle_deadline()
-        # As a rule it is not before the sleep ends anyway, and waking the thread would cost every request time.
-        if deadline is not None and self._sleeps_until is not None and deadline < self._sleeps_until:
-            self.wake()
 
     def stop_if_due(self, slot: Slot) -> None:
         """Stop the model if it has been idle for long enough; returns when it has stopped.

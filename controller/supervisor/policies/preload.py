@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from controller.errors import DockerError, DockerUnavailable
 from controller.supervisor.clock import Clock
 from controller.supervisor.lifecycle import Lifecycle
-from controller.supervisor.slot import Slot
+from controller.supervisor.slot import Slot, SlotTable
 from controller.supervisor.starts.attempt import Attempt
 from controller.supervisor.states import RESTING, State
-from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
 

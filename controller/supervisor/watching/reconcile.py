@@ -15,9 +15,8 @@ from controller.supervisor.failures.cause import death_of
 from controller.supervisor.lifecycle import Lifecycle
 from controller.supervisor.memory.measuring import UsageMeter
 from controller.supervisor.metrics import Metrics
-from controller.supervisor.slot import Slot
+from controller.supervisor.slot import Slot, SlotTable
 from controller.supervisor.states import Finding
-from controller.supervisor.table import SlotTable
 
 log = logging.getLogger(__name__)
 

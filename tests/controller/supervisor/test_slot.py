@@ -133,7 +133,7 @@ ACTS: dict[Event, tuple[Callable[[Slot], object], ...]] = {
         lambda slot: slot.files_change(State.STOPPED),
         lambda slot: slot.files_change(State.ABSENT),
     ),
-    Event.TAKE_LEASE: (take_lease,),
+    Event.TAKE_LEASE: (take_lease, Slot.take_free_lease),
     Event.RECOUNT: (lambda slot: slot.recount(AMOUNT),),
 }
 PAIRS = [(state, event) for state in State for event in Event]
@@ -310,3 +310,19 @@ def test_resting_states_take_no_leases() -> None:
         ticket = slot.queue_up()
         assert not slot.take_lease(ticket)
         assert [ticket] == slot.queue
+
+
+def test_a_free_lease_passes_no_ticket() -> None:
+    """A lease is free only while no ticket waits, there is room, and the model is open to requests."""
+    slot = slot_in(State.READY)
+    ticket = slot.queue_up()
+    assert not slot.take_free_lease()
+    slot.leave_queue(ticket)
+    slot.leases = slot.spec.max_concurrency
+    assert not slot.take_free_lease()
+    slot.leases = 0
+    slot.close_to_requests()
+    assert not slot.take_free_lease()
+    slot.open_to_requests()
+    assert slot.take_free_lease()
+    assert 1 == slot.leases
