@@ -185,9 +185,9 @@ class Controller:
         for watch in self._watches:
             watch.start()
 
-    def cut(self) -> None:
-        """End all that is under way, each with an error that says why: the grace of a shutdown is over."""
-        # Each answer that is cut frees a place at its model, and no request may take it any more.
+    def abort_requests(self) -> None:
+        """End all requests in flight, each with an error that says why: the grace period of a shutdown is over."""
+        # Each aborted answer frees a place at its model, and no request may take it any more.
         self.supervisor.close()
         self.proxy.abort_all()
 

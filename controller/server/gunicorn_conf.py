@@ -22,7 +22,7 @@ from controller.settings import Settings
 # Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that there is always one for
 # /health and /status.
 SPARE_THREADS = 32
-# When the controller ends: for the answers that were cut, for starts and preparations to end, for models to stop.
+# When the controller ends: for the errors of aborted requests, for starts and preparations to end, for models to stop.
 END_S = 3
 SETTLE_S = 3
 STOP_MODELS_S = 10
@@ -150,6 +150,6 @@ def worker_exit(server: Any, worker: Any) -> None:
         controller.supervisor.wait_for_attempts(SETTLE_S)
         if _settings.stop_models_on_exit:
             controller.supervisor.stop_all(STOP_MODELS_S)
-        # Python would wait for every thread of the pool. All requests that may still wait in one were cut.
+        # Python would wait for every thread of the pool. All requests that may still wait in one were aborted.
         logging.shutdown()
         os._exit(0)

@@ -15,7 +15,7 @@ from gunicorn.workers.gthread import ThreadWorker
 if TYPE_CHECKING:  # importing it takes time, and gunicorn imports this file before it refuses a second controller
     from controller.composition import Controller
 
-# How long requests that are cut without grace have to say so; gunicorn's master may allow no more than 2 s.
+# How long aborted requests have to send their error; gunicorn's master may allow no more than 2 s.
 LAST_WORD_S = 1.0
 
 
@@ -47,7 +47,7 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
         threading.Thread(target=reload, name="reload", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Handle SIGTERM: end, and cut what is in flight after the grace period, with an error and not in silence."""
+        """Handle SIGTERM: end, and abort what is in flight after the grace period, with an error and not in silence."""
         if self.alive:
             self._begin_end(signal.SIGTERM)
             self.method_queue.defer(self._grant_grace)
@@ -56,7 +56,7 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
     def _grant_grace(self) -> None:
         controller = controller_of(self.wsgi)
         controller.supervisor.end_preparations()
-        self._later(self.grace_s, controller.cut)
+        self._later(self.grace_s, controller.abort_requests)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Handle SIGINT and SIGQUIT: end without a grace period."""
@@ -67,7 +67,7 @@ class SignalHandlingWorker(ThreadWorker):  # type: ignore[misc]
         self.method_queue.defer(self._end_now)
 
     def _end_now(self) -> None:
-        controller_of(self.wsgi).cut()
+        controller_of(self.wsgi).abort_requests()
         self._later(LAST_WORD_S, lambda: self.method_queue.defer(sys.exit, 0))
 
     def _begin_end(self, number: int) -> None:

@@ -122,7 +122,7 @@ def test_the_place_of_an_aborted_request_goes_to_no_other(house: House) -> None:
     until(lambda: house.waiting() == 1)
     # The longest that an abort can take: until all that it frees has been taken.
     house.line.on_abort = lambda: until(lambda: first.done() and (second.done() or house.line.post_count > 1))
-    house.controller.cut()
+    house.controller.abort_requests()
     assert isinstance(first.exception(HANG_S), ShutDown)
     assert isinstance(second.exception(HANG_S), Unavailable)
     assert 1 == house.line.post_count

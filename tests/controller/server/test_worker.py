@@ -37,7 +37,7 @@ def calls() -> list[str]:
 def worker(calls: list[str], signals: list[tuple[int, int]]) -> Iterator[ControllerWorker]:
     """Give a worker that has booted and whose loop does not run."""
     controller = SimpleNamespace(
-        cut=lambda: calls.append("cut"),
+        abort_requests=lambda: calls.append("abort requests"),
         supervisor=SimpleNamespace(end_preparations=lambda: calls.append("begin to end")),
         reloader=SimpleNamespace(follow=lambda *, cures_drift: calls.append("reload")),
     )
@@ -108,12 +108,12 @@ def test_sigterm_gives_grace(worker: ControllerWorker, calls: list[str]) -> None
 
 
 def test_sigint_ends_at_once(worker: ControllerWorker, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests in flight are cut, and their clients get an error before the loop ends."""
+    """Requests in flight are aborted, and their clients get an error before the loop ends."""
     later: list[Callable[[], None]] = []
     monkeypatch.setattr(worker, "_later", lambda wait_s, call: later.append(call))
     signal.raise_signal(signal.SIGINT)
     turn(worker)
-    assert ["cut"] == calls
+    assert ["abort requests"] == calls
     later.pop()()
     with pytest.raises(SystemExit) as exit_info:
         turn(worker)

@@ -253,7 +253,7 @@ class Interleavings(RuleBasedStateMachine):
         """Note a container that a stop of ours ends: under a lease only once the grace of a user's stop is over."""
         now = self.clock.monotonic()
         may = any(
-            stop.model_id == model_id and now - stop.started_at >= STOP_GRACE_S and stop.is_under_way()
+            stop.model_id == model_id and now >= stop.started_at + STOP_GRACE_S and stop.is_under_way()
             for stop in self.stops
         )
         for ask in self.asks:
