@@ -19,6 +19,8 @@ from controller.app import create_app
 from controller.errors import OrchestrarError
 from controller.registry import Registry
 from controller.settings import ROOT, Settings
+from controller.supervisor import State
+from controller.supervisor.states import TRANSITIONS, Event
 from tests.fake_controller import make_controller
 from tests.fakes import FakeBackend, make_spec
 
@@ -204,6 +206,19 @@ def test_every_decision_is_listed() -> None:
     for text in records.values():
         assert "\n**Question.** " in text
         assert "\n**Decision.** " in text
+
+
+def test_picture_of_states_agrees_with_their_table() -> None:
+    """Each arrow between states is a transition of the table, and each event that changes a state has an arrow."""
+    picture = read("design/README.md").split("stateDiagram-v2\n")[1].split("```")[0]
+    arrows = re.findall(r"^ *(\S+) --> (\w+)", picture, re.MULTILINE)
+    edges = {(State(before), State(after)) for before, after in arrows if before != "[*]"}
+    assert {state for arrow in edges for state in arrow} == set(State)
+    assert edges <= {(before, after) for (before, _), states in TRANSITIONS.items() for after in states}
+    for event in Event:
+        pairs = {(before, after) for (before, of), to in TRANSITIONS.items() if of is event for after in to}
+        changes = {(before, after) for before, after in pairs if before is not after}
+        assert not changes or changes & edges, event
 
 
 def messages() -> list[str]:
