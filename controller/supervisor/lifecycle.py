@@ -119,12 +119,14 @@ class Lifecycle:
         *,
         drain_s: float,
         is_claimed: bool = False,
+        again_after_s: float = 0.0,
         before_rest: Callable[[], None] = lambda: None,
     ) -> None:
         """Drain the model, stop its container, and bring it to rest, from which it may start; `before_rest` may delay
         that.
 
-        If that fails the model stays what it was, or rests if its container has ended and what else runs is not known.
+        If that fails the model stays what it was, or rests if its container has ended and what else runs is not known;
+        no model makes it leave again before `again_after_s`.
 
         One at a time: a second one under way would stop what was started after the first.
         """
@@ -143,6 +145,8 @@ class Lifecycle:
         except BaseException:
             resting = self.resting_state(slot.spec.id)
             with self._lock:
+                # Before it serves again: a start that waits for its memory would have it stopped at once otherwise.
+                slot.postpone_stop(self._clock.monotonic() + again_after_s)
                 if slot.stop_fails(resting=resting, is_gone=bool(stopped_ids)):
                     self._go_on_from_rest(slot)
             raise
@@ -178,11 +182,10 @@ class Lifecycle:
             if not slot.claim_to_make_room(is_wanted=is_wanted()):
                 return
         try:
-            self.retire(slot, drain_s=0, is_claimed=True)
+            self.retire(slot, drain_s=0, is_claimed=True, again_after_s=STOP_AGAIN_AFTER_S)
         except OrchestrarError as exc:
             log.warning("%s: could not be stopped to make room: %s", slot.spec.id, exc.message)
             with self._lock:
-                slot.postpone_stop(self._clock.monotonic() + STOP_AGAIN_AFTER_S)
                 self.admission.nudge()
 
     def _attempt(self, slot: Slot, attempt: Attempt) -> None:

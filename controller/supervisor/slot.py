@@ -366,8 +366,8 @@ class Slot:
         return True
 
     def postpone_stop(self, until: float) -> None:
-        """Leave the model as it is until then: it could not be stopped."""
-        self.stop_not_before = until
+        """Leave the model as it is until then, at least: it could not be stopped."""
+        self.stop_not_before = max(self.stop_not_before, until)
 
     def files_change(self, resting: State) -> None:
         """Note what a model at rest is now that its files were deleted or made."""

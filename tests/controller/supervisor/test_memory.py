@@ -309,6 +309,29 @@ class TestEviction:
         tight.clock.advance(10)
         waiting.result(HANG_S)
 
+    def test_a_victim_is_left_alone_from_the_moment_it_serves_again(
+        self, tight: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No moment lies between a stop that failed and its respite, in which another start could evict it again."""
+        serve(tight, "tiny")
+        tight.clock.advance(10)
+        slot = tight.slot("tiny")
+        stop_fails, respites = slot.stop_fails, []
+
+        def note_respite(*, resting: State, is_gone: bool) -> bool:
+            respites.append(slot.stop_not_before - tight.clock.monotonic())
+            return stop_fails(resting=resting, is_gone=is_gone)
+
+        monkeypatch.setattr(slot, "stop_fails", note_respite)
+        tight.backend.stop_error = DockerUnavailable("away")
+        waiting = tight.later(serve, tight, "other")
+        until(lambda: len(respites) == 1)
+        assert [10.0] == respites
+        tight.backend.stop_error = None
+        tight.clock.until_waiting(2)
+        tight.clock.advance(10)
+        waiting.result(HANG_S)
+
     def test_what_was_started_by_hand_is_adopted_over_budget(self, tight: House) -> None:
         """Users may start what they like; it counts, and nothing is stopped for it."""
         serve(tight, "tiny")
