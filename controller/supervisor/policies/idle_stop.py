@@ -66,4 +66,4 @@ class IdleStopper:
             if not slot.claim_if_idle(self._clock.monotonic()):
                 return
         log.info("%s: idle, stopping it", slot.spec.id)
-        self._life.retire(slot, drain_s=0, is_claimed=True)
+        self._life.retire(slot, drain_s=0, is_claimed=True, again_after_s=STOP_AGAIN_AFTER_S)

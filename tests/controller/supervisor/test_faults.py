@@ -43,6 +43,22 @@ class TestFaultsOfOurs:
         house.supervisor.reap()
         assert house.backend.calls.count("stop tiny-1") == 2
 
+    def test_a_failing_idle_stop_leaves_no_moment(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From the moment it serves again, another model's start cannot evict it either."""
+        lease(house).release()
+        house.clock.advance(900)
+        slot = house.slot()
+        stop_fails, respites = slot.stop_fails, []
+
+        def note_respite(*, resting: State, is_gone: bool) -> bool:
+            respites.append(slot.stop_not_before - house.clock.monotonic())
+            return stop_fails(resting=resting, is_gone=is_gone)
+
+        monkeypatch.setattr(slot, "stop_fails", note_respite)
+        house.backend.stop_error = DockerUnavailable("away")
+        house.supervisor.reap()
+        assert [10.0] == respites
+
     def test_unreadable_files_leave_no_start_unfinished(self, house: House) -> None:
         """A start that cannot look at the model's files at its end still frees its waiters, and a stop works."""
         house.backend.up_error = StartFailed("no")
