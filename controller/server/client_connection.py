@@ -17,18 +17,13 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 from controller.server.request_gathering import RequestGatherer, Stage, body_deadline
+from controller.server.slow_clients import CROWDED_STALL_S, MOST_READERS, MOST_WRITERS, WRITE_STALL_S
 from controller.system.turnstile import TURNSTILE
 
 RECEIVE_BYTES = 64 * 1024
 # The kernel's send buffer of each client. By default it grows to megabytes and reports room only when a quarter of them
 # was read: too much memory for a client that reads nothing, and a slow reader would look like one that reads nothing.
 SEND_BUFFER_BYTES = 128 * 1024
-# A client that takes nothing for this long is dropped; a slow one is not.
-WRITE_STALL_S = 30.0
-# The same while as many threads wait for slow clients as may.
-CROWDED_STALL_S = 0.05
-MOST_READERS = 32
-MOST_WRITERS = 32
 _readers = threading.BoundedSemaphore(MOST_READERS)
 _writers = threading.BoundedSemaphore(MOST_WRITERS)
 

@@ -15,8 +15,8 @@ from gunicorn import arbiter
 
 from controller.errors import ConfigInvalid, InstanceRuns
 from controller.server import instance_lock
-from controller.server.client_connection import MOST_READERS, MOST_WRITERS
 from controller.server.signals import controller_of
+from controller.server.slow_clients import MOST_READERS, MOST_WRITERS
 from controller.settings import Settings
 
 # Threads beyond the cap on requests in flight and the caps on waits for slow clients, so that there is always one for

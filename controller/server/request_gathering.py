@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 
+from controller.server.slow_clients import BODY_S, HEAD_S, SILENCE_S, SLOWEST_BYTES_PER_S
+
 MAX_HEAD_BYTES = 64 * 1024
 # A body of at most this size is awaited with its head. A thread awaits a longer one (`client_connection.Unreader`).
 GATHERED_BODY_BYTES = 64 * 1024
-# For the whole head, in however many pieces it arrives.
-HEAD_S = 10.0
-# For a body: the longest silence, and the time for all of it, to which what has arrived adds time at this rate.
-SILENCE_S = 10.0
-BODY_S = 30.0
-SLOWEST_BYTES_PER_S = 32 * 1024
 
 
 class Stage(Enum):

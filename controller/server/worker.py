@@ -21,16 +21,15 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseExc
 from controller.error_bodies import envelope
 from controller.errors import BodyInvalid, OrchestrarError, RequestTimeout
 from controller.server.client_connection import ClientConnection, ClientSocket
-from controller.server.request_gathering import HEAD_S, MAX_HEAD_BYTES, Stage
+from controller.server.request_gathering import MAX_HEAD_BYTES, Stage
 from controller.server.signals import SignalHandlingWorker
+from controller.server.slow_clients import HEAD_S, LINGER_S
 from controller.system.turnstile import TURNSTILE
 
 log = logging.getLogger(__name__)
 
 # How long a thread waits for the next request of the client that it has just answered.
 NEXT_REQUEST_MS = 2
-# How long an ended connection waits for its client to close it as well.
-LINGER_S = 2.0
 SWEEP_EVERY_S = 0.25
 # Between attempts to accept a connection while the process has no free descriptor.
 NO_ROOM_S = 0.05

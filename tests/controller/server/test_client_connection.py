@@ -12,7 +12,8 @@ from contextlib import ExitStack
 import pytest
 
 from controller.server import client_connection
-from controller.server.client_connection import MOST_READERS, ClientSocket, NoReaderLeft, Unreader
+from controller.server.client_connection import ClientSocket, NoReaderLeft, Unreader
+from controller.server.slow_clients import MOST_READERS
 from tests.fakes import HANG_S
 
 STALL_S = 0.3

@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 
 from controller.server.request_gathering import (
-    BODY_S,
     GATHERED_BODY_BYTES,
-    HEAD_S,
     MAX_HEAD_BYTES,
-    SILENCE_S,
-    SLOWEST_BYTES_PER_S,
     RequestGatherer,
     Stage,
     body_deadline,
 )
+from controller.server.slow_clients import BODY_S, HEAD_S, SILENCE_S, SLOWEST_BYTES_PER_S
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 
