@@ -55,7 +55,7 @@ faults-mutants: ## break each promise by one line, in a copy, and see its test f
 MINUTES ?= 15
 soak: ## run random faults (MINUTES=15) beside random interleavings; nothing that the controller holds may grow
 	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest -n 2 $(BY_FILE) -raP --timeout=0 --hypothesis-profile=long --soak-minutes=$(MINUTES) \
+	$(VENV_PYTHON) -m pytest -n 2 $(BY_FILE) -raP --log-level=CRITICAL --timeout=0 --hypothesis-profile=long --soak-minutes=$(MINUTES) \
 		tests/controller/supervisor/test_state_machine.py tests/docker/faults/test_soak.py
 
 test-llamacpp: bench-peers ## run the tests with llama.cpp's own server, which bench-peers builds
