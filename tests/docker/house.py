@@ -241,6 +241,11 @@ class House:
         """End the controller and remove every container, network and volume of the project."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
+        # A docker command outlives the controller that is killed during it, and may still make or remove a container.
+        deadline = time.monotonic() + START_DEADLINE_S
+        while (commands := self.docker_commands()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not commands, f"still running: {commands}"
         label = f"label=com.docker.compose.project={self.project}"
         for kind, flags in (("container", ["-aq"]), ("network", ["-q"]), ("volume", ["-q"])):
             object_ids = docker(kind, "ls", *flags, "--filter", label).split()

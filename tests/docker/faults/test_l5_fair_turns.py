@@ -16,7 +16,11 @@ from tests.promises.mutation import Mutation
 
 RESIDENCY_S = 3.0
 IN_FLIGHT_S = 0.5
-STOP_AND_START_S = 5.0
+CLIENTS = 3
+# A client's requests follow one another and take IN_FLIGHT_S or longer: so many of them fit into `min_residency`, with
+# one more at either end of it.
+MOST_ANSWERS = CLIENTS * (int(RESIDENCY_S / IN_FLIGHT_S) + 2)
+RETURN_DEADLINE_S = 60.0
 MODEL = {"resources": {"cpus": 1, "memory": "100m"}, "min_residency": f"{RESIDENCY_S:g}s"}
 MUTATION = Mutation(
     "controller/supervisor/memory/placement.py",
@@ -27,13 +31,13 @@ MUTATION = Mutation(
 
 
 class Traffic:
-    """Three clients that ask without a pause until `end`."""
+    """Clients that ask without a pause until `end`."""
 
     def __init__(self, house: House, model_id: str) -> None:
         self.answers: list[requests.Response] = []
         self._house, self._model_id = house, model_id
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(3)]
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
         for thread in self._threads:
             thread.start()
 
@@ -48,20 +52,21 @@ class Traffic:
 
 
 def test_l5_steady_traffic_starves_no_model(build_house: Build, figure: Figure) -> None:
-    """Under steady traffic on one model another one, for which there is no room beside it, starts after the first one's
-    `min_residency`, its longest request in flight, a stop and a start. The first one's requests are all answered as
-    well, some of them after its own return."""
+    """Under steady traffic on one model another one, for which there is no room beside it, gets a turn: while it waits,
+    the first one answers no more requests than fit into its `min_residency`, and those in flight. The first one's
+    requests are all answered as well, some of them after its own return."""
     house = build_house({"busy": MODEL, "other": MODEL}, top={"memory_budget": "140m"})
     assert house.ask("busy", "hello").ok
     traffic = Traffic(house, "busy")
     try:
-        waits_s = []
+        waits_s, answers_meanwhile = [], []
         for _ in range(2):
-            started_at = time.monotonic()
+            started_at, answer_count = time.monotonic(), len(traffic.answers)
             assert "mine" == house.ask("other", "mine").json()["text"]
             waits_s.append(time.monotonic() - started_at)
+            answers_meanwhile.append(len(traffic.answers) - answer_count)
             answer_count = len(traffic.answers)
-            deadline = time.monotonic() + 2 * (RESIDENCY_S + STOP_AND_START_S)
+            deadline = time.monotonic() + RETURN_DEADLINE_S
             while len(traffic.answers) < answer_count + 6 and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert len(traffic.answers) >= answer_count + 6, "the busy model did not come back"
@@ -71,7 +76,7 @@ def test_l5_steady_traffic_starves_no_model(build_house: Build, figure: Figure) 
     figure("min_residency", f"{RESIDENCY_S:g} s")
     figure("waited at most", f"{max(waits_s):.1f} s")
     figure("answers of the busy one", len(traffic.answers))
-    assert max(waits_s) < RESIDENCY_S + IN_FLIGHT_S + STOP_AND_START_S
+    assert max(answers_meanwhile) <= MOST_ANSWERS
 
 
 def test_l5_waiting_ends_at_max_wait(build_house: Build, figure: Figure) -> None:
@@ -90,4 +95,4 @@ def test_l5_waiting_ends_at_max_wait(build_house: Build, figure: Figure) -> None
     assert "again" == house.ask("busy", "again").json()["text"]
     assert {"done"} & set(stream.read()[-1] or {}), "the stream was cut"
     figure("504 after", f"{took_s:.1f} s of 3 s")
-    assert 2.9 < took_s < 5
+    assert 2.9 < took_s < 3 + 10
