@@ -9,6 +9,7 @@ from typing import Protocol
 
 from controller.deployment.compose_file import ComposeFile
 from controller.deployment.deployment import Deployment
+from controller.deployment.engine_choice import EngineChoices
 from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine, is_pinned
 from controller.deployment.images import Images
@@ -79,14 +80,16 @@ def compose_deployment(
 ) -> Deployment:
     """Make the Compose project that serves these models; it follows when they or the engines change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
-    preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
+    facts_dir = settings.data_dir / "prepared"
+    preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=facts_dir)
+    choices = EngineChoices(preparation=preparation, engines=engines, folder=facts_dir)
     ports = _port_book(settings)
     return Deployment(
         deployed_models=deployed_models,
-        engines=engines,
         docker=docker,
         images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
         preparation=preparation,
+        choices=choices,
         ports=ports,
         file=ComposeFile(
             settings.compose_dir / "compose.yaml",
@@ -94,6 +97,7 @@ def compose_deployment(
             deployed_models=deployed_models,
             engines=engines,
             preparation=preparation,
+            choices=choices,
             ports=ports,
             templates_dir=settings.templates_dir,
             stop_grace_s=settings.stop_grace_s,

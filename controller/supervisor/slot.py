@@ -442,6 +442,14 @@ class Slot:
         self.forgive()
         self.on_change.notify_all()
 
+    def decide_engine(self, before: ModelSpec, spec: ModelSpec) -> bool:
+        """Work with the engine that the model's files have decided; False if its entry is not `before` any more."""
+        if self.spec is not before:
+            return False
+        self.spec = spec
+        self.on_change.notify_all()
+        return True
+
     def _next_states(self, event: Event) -> frozenset[State]:
         next_states = TRANSITIONS.get((self.state, event))
         if next_states is None:
@@ -486,9 +494,15 @@ class Slot:
 class SlotTable:
     """All records. An iteration sees the table as it was at its beginning: a change makes a new one. Thread-safe."""
 
-    def __init__(self, lock: threading.Lock, resting_state: Callable[[str], State]) -> None:
+    def __init__(
+        self,
+        lock: threading.Lock,
+        resting_state: Callable[[str], State],
+        decided: Callable[[ModelSpec], ModelSpec],
+    ) -> None:
         self._lock = lock
         self._resting_state = resting_state
+        self._decided = decided
         self._slots: dict[str, Slot] = {}
 
     def __getitem__(self, model_id: str) -> Slot:
@@ -513,7 +527,7 @@ class SlotTable:
 
         Called without the lock. The caller has stopped models that are removed, and closed them to requests.
         """
-        specs = list(specs)
+        specs = [self._decided(spec) for spec in specs]
         fresh = {
             spec.id: Slot(spec, threading.Condition(self._lock), self._resting_state(spec.id))
             for spec in specs
