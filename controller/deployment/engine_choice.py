@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from controller import __version__
@@ -63,11 +63,11 @@ class EngineChoices:
         if source is None:
             return Choice(spec=spec, source=None)
         if (problem := no_model(source.files)) is not None:
-            return Choice(spec=spec, source=source, problem=problem)
+            return _without_engine(spec, source, problem)
         if not spec.candidates:
             engine = self._engines.get(spec.engine)
             problem = unfit_files(spec.engine, engine, source.files) if engine is not None else None
-            return Choice(spec=spec, source=source, problem=problem or "")
+            return _without_engine(spec, source, problem) if problem else Choice(spec=spec, source=source)
         return self._first(spec, source)
 
     def refuse(self, spec: ModelSpec, engine: str, refusal: Refusal) -> None:
@@ -96,16 +96,15 @@ class EngineChoices:
     def _first(self, spec: ModelSpec, source: StoredSource) -> Choice:
         candidates = [c for c in spec.candidates if c.engine in self._engines and c.takes(source.files)]
         if not candidates:
-            return Choice(spec=spec, source=source, problem=no_candidate(spec, self._engines, source.files))
+            return _without_engine(spec, source, no_candidate(spec, self._engines, source.files))
         refusals = self._read(spec.id, _key(spec, source))
         for candidate in candidates:
             if candidate.engine not in refusals:
                 name = candidate.engine
+                spec = spec.on(name, _reason(candidate, source, refusals))
                 problem = unfit_files(name, self._engines[name], source.files)
-                reason = _reason(candidate, source, refusals)
-                return Choice(spec=spec.on(name, reason), source=source, problem=problem or "")
-        problem = _all_refused(refusals)
-        return Choice(spec=spec.on(candidates[-1].engine, problem), source=source, problem=problem)
+                return _without_engine(spec, source, problem) if problem else Choice(spec=spec, source=source)
+        return _without_engine(spec.on(candidates[-1].engine, ""), source, _all_refused(refusals))
 
     def _read(self, model_id: str, key: str) -> dict[str, Refusal]:
         """Return what was refused under this key; nothing if the file cannot be read, and then it is tried again."""
@@ -125,6 +124,11 @@ class EngineChoices:
 
     def _file(self, model_id: str) -> Path:
         return self._folder / f"{model_id}{SUFFIX}"
+
+
+def _without_engine(spec: ModelSpec, source: StoredSource, problem: str) -> Choice:
+    """Return the choice of a model that cannot be served; its reason shows that without a request, too."""
+    return Choice(spec=replace(spec, engine_reason=problem), source=source, problem=problem)
 
 
 def _key(spec: ModelSpec, source: StoredSource) -> str:

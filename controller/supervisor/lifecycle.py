@@ -160,11 +160,11 @@ class Lifecycle:
         """Note which engine the model's files have decided by now."""
         is_noted = False
         while not is_noted:
-            before = slot.spec
-            spec = self._backend.decided(before)
+            entry = slot.entry
+            spec = self._backend.decided(entry)
             with self._lock:
                 # A reload may have replaced the entry meanwhile.
-                is_noted = slot.decide_engine(before, spec)
+                is_noted = slot.decide_engine(entry, spec)
 
     def look_at_files(self, slot: Slot) -> None:
         """Note that the files of a model at rest changed; a container of it may still run."""

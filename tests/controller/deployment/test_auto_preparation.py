@@ -126,7 +126,7 @@ def test_a_restart_asks_no_engine_again(tmp_path: Path, docker: Docker) -> None:
 
 
 def test_a_rebuilt_image_is_asked_again_by_a_pull(tmp_path: Path, docker: Docker) -> None:
-    """A pull makes anew what is outdated, and an engine's refusal is its image's."""
+    """A pull replaces what is outdated, and an engine's refusal is its image's."""
     docker.ends["openvino"] = UNFIT
     deployment = deployment_of(tmp_path, docker, model(tmp_path))
     prepare(deployment)
@@ -148,7 +148,7 @@ def test_a_damaged_file_is_no_refusal(tmp_path: Path, docker: Docker) -> None:
 
 
 def test_when_all_refuse_the_error_has_each_sentence(tmp_path: Path, docker: Docker) -> None:
-    """It is told once per engine, and the next try asks none of them again."""
+    """Each engine is asked once, and the next try asks none of them again."""
     candidates = tuple(c for c in model(tmp_path).candidates if c.engine != "llamacpp")
     docker.ends |= {"openvino": UNFIT, "transformers": '{"error": "no check for rope", "unfit": true}'}
     deployment = deployment_of(tmp_path, docker, model(tmp_path, candidates=candidates))
