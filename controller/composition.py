@@ -44,13 +44,20 @@ def read_registry(settings: Settings) -> Registry:
     for spec in registry.models.values():
         if spec.port == settings.port:
             problems.append(f"{spec.id}.port: is the controller's own; write another")
-        problems += _engine_problems(spec, engines[spec.engine])
+        problems += _engine_problems(spec, engines)
     if problems:
         raise ConfigInvalid([f"{settings.config_file}: models.{problem}" for problem in problems])
     return registry
 
 
-def _engine_problems(spec: ModelSpec, engine: Engine) -> list[str]:
+def _engine_problems(spec: ModelSpec, engines: Mapping[str, Engine]) -> list[str]:
+    if spec.candidates and spec.args:
+        return [f"{spec.id}.args: are for one engine; write which one, as `engine: {spec.engine}`, or remove them"]
+    names = [candidate.engine for candidate in spec.candidates] or [spec.engine]
+    return [problem for name in names for problem in _problems_of(spec.on(name, ""), engines[name])]
+
+
+def _problems_of(spec: ModelSpec, engine: Engine) -> list[str]:
     if engine.own:
         return [f"{spec.id}.args: the {spec.engine} engine takes none; remove it"] if spec.args else []
     if spec.image is None and engine.image is None:

@@ -43,12 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = Settings.from_environ(os.environ)
         registry = read_registry(settings)
-        if options.engines:
-            print("\n".join(sorted({spec.engine for spec in registry.models.values() if spec.image is None})))
-            return 0
         docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
         engines = read_engines(settings.templates_dir)
         deployment = compose_deployment(settings, DeployedModels(registry), docker, engines)
+        if options.engines:
+            # With `auto`, files that are here may have decided for another engine than the source's name.
+            specs = [deployment.decided(spec) for spec in registry.models.values()]
+            print("\n".join(sorted({spec.engine for spec in specs if spec.image is None})))
+            return 0
         deployment.write()
         failure = None
         try:

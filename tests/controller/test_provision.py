@@ -56,6 +56,17 @@ def test_a_first_model_that_fails_has_an_exit_code_of_its_own(
     assert "tiny: its rope is not known\n" * 2 == capsys.readouterr().err
 
 
+def test_the_engines_are_those_that_the_files_decided(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make up` builds their images, so that an image which a choice needs is not missing for ever."""
+    decided = {"tiny": "openvino", "other": "transformers"}
+    deployment = SimpleNamespace(decided=lambda spec: spec.on(decided[spec.id], ""))
+    monkeypatch.setattr(provision, "compose_deployment", lambda *_: deployment)
+    assert 0 == provision.main(["--engines"])
+    assert ["openvino", "transformers"] == capsys.readouterr().out.split()
+
+
 def test_what_is_no_fault_of_the_model_fails(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Docker the controller could serve no model at all."""
     end(monkeypatch, asked, DockerError("Docker is away"))
