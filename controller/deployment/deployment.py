@@ -131,7 +131,7 @@ class Deployment:
             raise PreparationFailed(f"{spec.id}: {choice.problem}", details=card.as_details())
         if entry.candidates:
             self._images.fetch(spec, on_progress=on_progress, cancelled=cancelled)
-            self._images.require(spec)
+            self.require_image(spec.id)
         self.write()
         service = prepare_service(spec.id)
         try:

@@ -108,7 +108,8 @@ def test_the_next_engine_is_taken_when_the_first_refuses(
     assert ("llamacpp", ALL_ENGINES["llamacpp"].image) == (service["labels"]["orchestrar.engine"], service["image"])
     assert "tiny..prepare" not in docker.services()
     decided = deployment.decided(spec)
-    assert ("llamacpp", 8) == (decided.engine, decided.max_concurrency)
+    places = ALL_ENGINES["llamacpp"].max_concurrency
+    assert ("llamacpp", places) == (decided.engine, decided.max_concurrency)
     assert deployment.is_prepared("tiny")
 
 

@@ -20,6 +20,7 @@ from controller.registry.spec import Task
 from controller.sources import SourceStore
 from tests.engines import ALL_ENGINES
 
+LLAMACPP = ALL_ENGINES["llamacpp"]
 NARROW_ROWS = "its rows of 576 values are no multiple of 256."
 
 
@@ -55,22 +56,23 @@ def choices_of(tmp_path: Path, engines: Mapping[str, Engine] = ALL_ENGINES) -> E
 
 
 @pytest.mark.parametrize(
-    ("names", "task", "gpus", "engine", "places"),
+    ("names", "task", "gpus", "engine"),
     [
-        (["model.gguf"], "chat", 0, "openvino", 32),
-        (["Model.GGUF", "README.md"], "completion", 0, "openvino", 32),
-        (["model.gguf"], "embedding", 0, "llamacpp", 8),
-        (["model.gguf"], "chat", 1, "transformers", 8),
-        (["openvino_model.xml", "openvino_model.bin"], "chat", 0, "openvino", 32),
-        (["model.safetensors", "config.json"], "chat", 0, "transformers", 8),
-        (["model.safetensors", "config.json"], "embedding", 0, "transformers", 8),
-        (["model.safetensors"], "chat", 2, "transformers", 8),
+        (["model.gguf"], "chat", 0, "openvino"),
+        (["Model.GGUF", "README.md"], "completion", 0, "openvino"),
+        (["model.gguf"], "embedding", 0, "llamacpp"),
+        (["model.gguf"], "chat", 1, "transformers"),
+        (["openvino_model.xml", "openvino_model.bin"], "chat", 0, "openvino"),
+        (["model.safetensors", "config.json"], "chat", 0, "transformers"),
+        (["model.safetensors", "config.json"], "embedding", 0, "transformers"),
+        (["model.safetensors"], "chat", 2, "transformers"),
     ],
 )
-def test_the_files_decide(tmp_path: Path, names: list[str], task: Task, gpus: int, engine: str, places: int) -> None:
+def test_the_files_decide(tmp_path: Path, names: list[str], task: Task, gpus: int, engine: str) -> None:
     """Whatever the source is called, each form of files goes to the first engine that takes it."""
     spec = auto_spec(folder_of(tmp_path / "plain-name", *names), task=task, gpus=gpus)
     choice = choices_of(tmp_path).of(spec)
+    places = ALL_ENGINES[engine].max_concurrency
     assert (engine, places, "") == (choice.spec.engine, choice.spec.max_concurrency, choice.problem)
     assert "first engine of `auto` that takes" in choice.spec.engine_reason
 
@@ -86,7 +88,7 @@ def test_a_refusal_leads_to_the_next_engine(tmp_path: Path) -> None:
     spec = auto_spec(folder_of(tmp_path / "m", "model.gguf"))
     choices_of(tmp_path).refuse(spec, "openvino", Refusal(reason=NARROW_ROWS, image_id="sha256:1"))
     choice = choices_of(tmp_path).of(spec)
-    assert ("llamacpp", 8) == (choice.spec.engine, choice.spec.max_concurrency)
+    assert ("llamacpp", LLAMACPP.max_concurrency) == (choice.spec.engine, choice.spec.max_concurrency)
     assert f"openvino: {NARROW_ROWS.rstrip('.')}; llamacpp serves it" == choice.spec.engine_reason
     assert choice == choices_of(tmp_path).of(choice.spec)
 
