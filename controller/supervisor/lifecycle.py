@@ -244,6 +244,7 @@ class Lifecycle:
 
     def _attempt_ready(self, slot: Slot, container: Container, phases: dict[str, Any]) -> None:
         self.admission.hold(slot, container.memory_limit_bytes)
+        self.decide(slot)  # `provision` may have prepared it meanwhile, in a process of its own.
         with self._lock:
             start_s = slot.attempt_becomes_ready(container, phases, self._clock.monotonic())
             self.admission.nudge()

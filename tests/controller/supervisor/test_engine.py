@@ -53,6 +53,15 @@ def test_a_start_decides(auto_house: House) -> None:
     assert ("llamacpp", 8) == engine_of(auto_house)
 
 
+def test_a_start_learns_what_another_process_decided(auto_house: House) -> None:
+    """`provision` prepared the model meanwhile, so that the start itself decides nothing."""
+    auto_house.backend.engines["tiny"] = "llamacpp"
+    auto_house.backend.prepared_models = None
+    assert ("openvino", 32) == engine_of(auto_house)
+    lease(auto_house).release()
+    assert ("llamacpp", 8) == engine_of(auto_house)
+
+
 def test_a_preparation_that_fails_decides_as_far_as_it_came(auto_house: House) -> None:
     """The refusals before the failure show in the reason."""
 
