@@ -17,8 +17,9 @@ from controller.registry.file.json_schema import schema_text
 from controller.registry.source_ref import HubSource, parse_source
 from tests.engines import ALL_ENGINES, engine_facts
 
-# `auto` means one engine here, whatever the source.
-ENGINES = {**engine_facts("transformers"), "llamacpp": ALL_ENGINES["llamacpp"].model_copy(update={"auto": None})}
+# `auto` means one engine here, whatever the source, and both have as many places.
+SERVER = ALL_ENGINES["llamacpp"].model_copy(update={"auto": None, "max_concurrency": ModelSpec.max_concurrency})
+ENGINES = {**engine_facts("transformers"), "llamacpp": SERVER}
 VALIDATOR = jsonschema.Draft7Validator(json.loads(schema_text()))
 TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
 DEFAULT_TIMES = {"idle_timeout": 900.0, "start_timeout": 120.0, "max_wait": 60.0, "min_residency": 10.0}
