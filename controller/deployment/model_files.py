@@ -12,7 +12,7 @@ from controller.registry import ModelSpec
 _ADAPTER = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter*.bin")
 # What lies beside weights and holds none: configurations, vocabularies, templates, notes.
-_TEXTS = frozenset({".json", ".txt", ".model", ".tiktoken", ".jinja", ".md", ".yaml", ".yml", ".gitattributes", ""})
+_TEXTS = frozenset({".json", ".txt", ".model", ".tiktoken", ".jinja", ".md", ".yaml", ".yml"})
 _NAMES_SHOWN = 5
 
 
@@ -23,7 +23,9 @@ def no_model(names: Collection[str]) -> str | None:
             f"the source is a LoRA adapter ({_ADAPTER}), which changes a model and is none by itself; merge it into "
             "its base model (`merge_and_unload` of the peft library) and name the folder of the merged model"
         )
-    if all(PurePosixPath(name).suffix.lower() in _TEXTS for name in names):
+    # A single file without an ending may be anything. Beside others it is a licence or the like.
+    texts = _TEXTS | {""} if len(names) > 1 else _TEXTS
+    if all(PurePosixPath(name).suffix.lower() in texts for name in names):
         return (
             f"the source holds no weights, only {names_of(names)}; name one with .safetensors or .gguf files beside "
             "the tokenizer"
@@ -34,7 +36,10 @@ def no_model(names: Collection[str]) -> str | None:
 def unfit_files(name: str, engine: Engine, names: Collection[str]) -> str | None:
     """Return why the engine of this name cannot load these files; None if they look right."""
     if engine.auto is not None and engine.auto.files and not _any_matches(names, engine.auto.files):
-        return f"the {name} engine takes {_forms(engine.auto.files)}; the source holds {names_of(names)}"
+        return (
+            f"the {name} engine takes {_forms(engine.auto.files)}; the source holds {names_of(names)}; write "
+            "`engine: auto`, or name a source in one of these forms"
+        )
     if engine.loads is not None and engine.file_to_load(names) is None:
         return (
             f"the {name} engine loads one {engine.loads} file, or the parts of one; the source holds "

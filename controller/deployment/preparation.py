@@ -14,7 +14,7 @@ from controller.deployment.conversion import Clock, Conversion
 from controller.deployment.engines import Engine
 from controller.deployment.prepared_facts import PreparedFacts, PreparedFactsFolder
 from controller.docker.service import DockerService
-from controller.errors import Cancelled, ModelBusy, ModelUnfit, SourceError
+from controller.errors import Cancelled, ModelBusy, ModelUnfit, OrchestrarError, SourceError
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
 from controller.supervisor.backend import ModelFacts, OnProgress, PreparationProgress
@@ -119,7 +119,8 @@ class Preparation:
             try:
                 report = self._conversion.run(spec.id, service, on_progress, cancelled)
             except ModelUnfit:
-                self._docker.remove_volume(volume)
+                with suppress(OrchestrarError):  # It is empty, and its model's files are deleted with it.
+                    self._docker.remove_volume(volume)
                 raise
             self._facts.write(volume, created_at=str(self._docker.volume_created_at(volume)), report=report)
 

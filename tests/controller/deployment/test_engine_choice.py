@@ -156,6 +156,8 @@ def test_a_deletion_forgets_the_refusals(tmp_path: Path) -> None:
         (["adapter_config.json", "adapter_model.safetensors"], "auto", "is a LoRA adapter"),
         (["adapter_config.json", "adapter_model.safetensors"], "transformers", "is a LoRA adapter"),
         (["tokenizer.json", "tokenizer.model", "config.json"], "auto", "holds no weights, only config.json"),
+        (["sha256-1a2b"], "auto", "no engine of `auto` serves its files (sha256-1a2b)"),
+        (["LICENSE", ".gitattributes", "config.json"], "auto", "holds no weights"),
         (["tokenizer.model"], "vllm", "holds no weights"),
         (["model.onnx"], "auto", "no engine of `auto` serves its files (model.onnx): llamacpp takes *.gguf"),
         (["model.safetensors"], "openvino", "the openvino engine takes *.gguf or openvino_model.xml"),
