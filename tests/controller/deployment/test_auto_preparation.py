@@ -113,6 +113,17 @@ def test_the_next_engine_is_taken_when_the_first_refuses(
     assert deployment.is_prepared("tiny")
 
 
+def test_a_decided_engine_gets_the_service_of_a_named_one(tmp_path: Path, docker: Docker) -> None:
+    """Image, labels, limits, mounts and places are the same as if models.yaml named the engine."""
+    docker.ends["openvino"] = UNFIT
+    prepare(deployment_of(tmp_path, docker, model(tmp_path)))
+    decided = docker.services()["tiny"]
+    places = ALL_ENGINES["llamacpp"].max_concurrency
+    named = model(tmp_path, engine="llamacpp", candidates=(), max_concurrency=places)
+    deployment_of(tmp_path, docker, named).write()
+    assert docker.services()["tiny"] == decided
+
+
 def test_a_restart_asks_no_engine_again(tmp_path: Path, docker: Docker) -> None:
     """What was refused is remembered by every process; the file that was written is the same."""
     docker.ends["openvino"] = UNFIT
