@@ -9,6 +9,7 @@ from typing import Protocol
 
 from controller.deployment.compose_file import ComposeFile
 from controller.deployment.deployment import Deployment
+from controller.deployment.engine_choice import EngineChoices
 from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine, is_pinned
 from controller.deployment.images import Images
@@ -43,13 +44,20 @@ def read_registry(settings: Settings) -> Registry:
     for spec in registry.models.values():
         if spec.port == settings.port:
             problems.append(f"{spec.id}.port: is the controller's own; write another")
-        problems += _engine_problems(spec, engines[spec.engine])
+        problems += _engine_problems(spec, engines)
     if problems:
         raise ConfigInvalid([f"{settings.config_file}: models.{problem}" for problem in problems])
     return registry
 
 
-def _engine_problems(spec: ModelSpec, engine: Engine) -> list[str]:
+def _engine_problems(spec: ModelSpec, engines: Mapping[str, Engine]) -> list[str]:
+    if spec.candidates and spec.args:
+        return [f"{spec.id}.args: are for one engine; write which one, as `engine: {spec.engine}`, or remove them"]
+    names = [candidate.engine for candidate in spec.candidates] or [spec.engine]
+    return [problem for name in names for problem in _problems_of(spec.on(name, ""), engines[name])]
+
+
+def _problems_of(spec: ModelSpec, engine: Engine) -> list[str]:
     if engine.own:
         return [f"{spec.id}.args: the {spec.engine} engine takes none; remove it"] if spec.args else []
     if spec.image is None and engine.image is None:
@@ -79,14 +87,16 @@ def compose_deployment(
 ) -> Deployment:
     """Make the Compose project that serves these models; it follows when they or the engines change."""
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
-    preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=settings.data_dir / "prepared")
+    facts_dir = settings.data_dir / "prepared"
+    preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=facts_dir)
+    choices = EngineChoices(preparation=preparation, engines=engines, folder=facts_dir)
     ports = _port_book(settings)
     return Deployment(
         deployed_models=deployed_models,
-        engines=engines,
         docker=docker,
         images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
         preparation=preparation,
+        choices=choices,
         ports=ports,
         file=ComposeFile(
             settings.compose_dir / "compose.yaml",
@@ -94,6 +104,7 @@ def compose_deployment(
             deployed_models=deployed_models,
             engines=engines,
             preparation=preparation,
+            choices=choices,
             ports=ports,
             templates_dir=settings.templates_dir,
             stop_grace_s=settings.stop_grace_s,

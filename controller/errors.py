@@ -26,6 +26,7 @@ OrchestrarError
 │   │   └── StartInterrupted   503 start_failed      caused from outside, not by the model
 │   ├── ImageMissing           503 image_missing     `details`: the commands that fetch it
 │   ├── PreparationFailed      503 preparation_failed
+│   │   └── ModelUnfit         503 preparation_failed   this engine cannot serve the model exactly; another may
 │   ├── PortTaken              503 port_taken
 │   ├── FilesUnwritable        503 files_unwritable
 │   ├── DockerUnavailable      503 docker_unavailable
@@ -293,6 +294,14 @@ class PreparationFailed(Unavailable):
 
     code = "preparation_failed"
     backs_off = True
+
+
+class ModelUnfit(PreparationFailed):
+    """The engine cannot serve this model exactly; another may. `reason` is the engine's own sentence."""
+
+    def __init__(self, message: str, *, reason: str = "", **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.reason = reason
 
 
 class PortTaken(Unavailable):

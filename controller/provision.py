@@ -14,17 +14,25 @@ from controller.composition import compose_deployment, read_registry
 from controller.deployment.deployment import Deployment
 from controller.deployment.engine_templates import read_engines
 from controller.docker.service import DockerService
-from controller.errors import ConfigInvalid, OrchestrarError
+from controller.errors import ConfigInvalid, ImageMissing, OrchestrarError, PreparationFailed, SourceError
 from controller.registry import DeployedModels
 from controller.settings import Settings
 from controller.supervisor.backend import PreparationProgress
 from controller.system.sizes import MIB
 
 HEARTBEAT_S = 5.0
+# No model was named, and the first of models.yaml could not be prepared. All else is in order, so that the controller
+# can start and serve the others.
+FIRST_MODEL_FAILED = 3
+# What is wrong with the model, its source or its image, and not with this machine's Docker or disk.
+_MODEL_ERRORS = (SourceError, PreparationFailed, ImageMissing)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0 if all models are prepared, 1 if one failed, 2 for a broken configuration."""
+    """Return the exit code: 0 if all models are prepared, 1 if one failed, 2 for a broken configuration.
+
+    It is FIRST_MODEL_FAILED if no model was named and the first one is not usable; its error is the last line then.
+    """
     parser = argparse.ArgumentParser(prog="python -m controller.provision", description=__doc__)
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="ids or aliases; none means the first of models.yaml"
@@ -35,16 +43,27 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = Settings.from_environ(os.environ)
         registry = read_registry(settings)
-        if options.engines:
-            print("\n".join(sorted({spec.engine for spec in registry.models.values() if spec.image is None})))
-            return 0
         docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
         engines = read_engines(settings.templates_dir)
         deployment = compose_deployment(settings, DeployedModels(registry), docker, engines)
+        if options.engines:
+            # With `auto`, files that are here may have decided for another engine than the source's name.
+            specs = [deployment.decided(spec) for spec in registry.models.values()]
+            print("\n".join(sorted({spec.engine for spec in specs if spec.image is None})))
+            return 0
         deployment.write()
-        for name in names or [next(iter(registry.models))]:
-            _prepare(deployment, registry.resolve(name).id)
+        failure = None
+        try:
+            for name in names or [next(iter(registry.models))]:
+                _prepare(deployment, registry.resolve(name).id)
+        except _MODEL_ERRORS as exc:
+            if names:
+                raise
+            failure = exc
         docker.config_hashes()  # lets Compose check the file and the user's override before the first request
+        if failure is not None:
+            print(failure.message, file=sys.stderr)
+            return FIRST_MODEL_FAILED
     except ConfigInvalid as exc:
         print("\n".join(exc.problems), file=sys.stderr)
         return 2

@@ -95,6 +95,8 @@ class FakeBackend:
         self.endings: dict[str, Ending] = {}
         self.prepared_models: set[str] | None = None
         self.resumable: dict[str, str] = {}
+        self.engines: dict[str, str] = {}
+        """What the models' files have decided, by id."""
         self.model_facts: dict[str, ModelFacts] = {}
         self.budget = Amount(memory_bytes=1 << 40)
         self.need: dict[str, Amount] = {}
@@ -124,6 +126,10 @@ class FakeBackend:
 
     def is_prepared(self, model_id: str) -> bool:
         return self.prepared_models is None or model_id in self.prepared_models
+
+    def decided(self, spec: ModelSpec) -> ModelSpec:
+        engine = self.engines.get(spec.id)
+        return spec if engine is None else spec.on(engine, "the fake says so")
 
     def require_image(self, model_id: str) -> None:
         if self.image_error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -140,9 +140,37 @@ def start_model(
         )
 
 
-def upstream_for(spec: ModelSpec, engine: Engine, upstream: UpstreamRequest) -> UpstreamRequest:
-    """Return what the model's server is sent: our runner gets all unchanged, others what the OpenAI API has for it."""
-    return upstream if engine.own else to_openai(spec, engine, upstream)
+class EngineMessage:
+    """One request as the server of its model's engine understands it: our runner gets it unchanged, others what the
+    OpenAI API has for it."""
+
+    def __init__(self, spec: ModelSpec, engines: Mapping[str, Engine], upstream: UpstreamRequest) -> None:
+        """Raise TaskUnsupported for what the engine does not serve: before a start if models.yaml names the engine."""
+        self._spec = spec
+        self._engines = engines
+        self._upstream = upstream
+        self._asked_at = time.monotonic()
+        self._engine = ""
+        self.sent = upstream
+        if not spec.candidates:
+            self.for_engine(spec.engine)
+
+    def for_engine(self, name: str) -> tuple[str, bytes]:
+        """Return path and body for the server of this engine; for a name that is not known, of the model's own.
+
+        Raises TaskUnsupported for what it does not serve.
+        """
+        name = name if name in self._engines else self._spec.engine
+        if name != self._engine:
+            engine, spec = self._engines[name], self._spec.on(name, "")
+            upstream = self._upstream
+            self.sent = upstream if engine.own else to_openai(spec, engine, upstream, asked_at=self._asked_at)
+            self._engine = name
+        return self.sent.path, self.sent.body
+
+    def read(self, answer: Answer) -> Answer:
+        """Return the answer to what was sent last, in the form of our runner's."""
+        return answer if self.sent.read is None else self.sent.read(answer)
 
 
 def _forward(model_request: ModelRequest, spec: ModelSpec, max_wait_s: float | None) -> Response:
@@ -151,11 +179,10 @@ def _forward(model_request: ModelRequest, spec: ModelSpec, max_wait_s: float | N
     upstream = model_request.upstream
     if not isinstance(upstream, UpstreamRequest):
         upstream = upstream(spec)
-    upstream = upstream_for(spec, parts.engines[spec.engine], upstream)
+    message = EngineMessage(parts.supervisor.entry(spec.id), parts.engines, upstream)
     runner_request = RunnerRequest(
         model_id=spec.id,
-        path=upstream.path,
-        body=upstream.body,
+        message=message.for_engine,
         request_id=g.request_id,
         max_wait_s=max_wait_s,
         keep_alive_s=model_request.keep_alive_s,
@@ -167,8 +194,7 @@ def _forward(model_request: ModelRequest, spec: ModelSpec, max_wait_s: float | N
     except BaseException:
         unwatch()
         raise
-    if upstream.read is not None:
-        answer = upstream.read(answer)
+    answer = message.read(answer)
     if model_request.stream and answer.status == OK and answer.content_type.startswith(sse.EVENT_STREAM):
         return _stream(answer, model_request.answer_format, unwatch)
     try:

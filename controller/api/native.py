@@ -78,7 +78,7 @@ def reload() -> Response:
 def status() -> Response:
     """Show what runs now, and what it uses."""
     engines = services().engines
-    rows = [status_row(view, engines[view.spec.engine]) for view in services().supervisor.snapshot()]
+    rows = [status_row(view, engines) for view in services().supervisor.snapshot()]
     used_bytes = sum(row["memory_bytes"] or 0 for row in rows)
     return jsonify({"models": rows, "memory": {"used_bytes": used_bytes}})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from controller.deployment.engines import Engine
@@ -21,7 +22,8 @@ def model_row(view: ModelView) -> dict[str, Any]:
     return {
         "id": spec.id,
         "aliases": list(spec.aliases),
-        "engine": spec.engine,
+        "engine": _engine(view),
+        "engine_reason": _engine_reason(view),
         "source": str(spec.source),
         "task": spec.task,
         "state": view.state.value,
@@ -35,12 +37,14 @@ def model_row(view: ModelView) -> dict[str, Any]:
     }
 
 
-def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
+def status_row(view: ModelView, engines: Mapping[str, Engine]) -> dict[str, Any]:
     """Return a row of `GET /status`: what the model does now, what that takes, and how its hardening is relaxed."""
-    container = view.container
+    container, engine = view.container, engines.get(_engine(view))
     return {
         "id": view.spec.id,
         "state": view.state.value,
+        "engine": _engine(view),
+        "engine_reason": _engine_reason(view),
         "port": view.port,
         "container": None if container is None else {"id": container.id[:12], "name": container.name},
         "uptime_s": seconds(view.uptime_s),
@@ -58,7 +62,7 @@ def status_row(view: ModelView, engine: Engine) -> dict[str, Any]:
         "retry_in_s": seconds(view.retry_in_s),
         "memory_limit_bytes": None if container is None else container.memory_limit_bytes,
         "drift": view.drifted,
-        "relaxed": engine.describe_relaxations(),
+        "relaxed": [] if engine is None else engine.describe_relaxations(),
         "preparing": _preparing(view),
         "error": _error(view),
     }
@@ -103,6 +107,17 @@ def preparing(progress: PreparationProgress) -> dict[str, Any]:
     """Return how far a download or conversion is, as far as that is known."""
     percent = None if progress.fraction is None else round(100 * progress.fraction)
     return {"phase": progress.phase, "percent": percent, "done_bytes": progress.done_bytes}
+
+
+def _engine(view: ModelView) -> str:
+    """Return the engine that serves the model now; while none does, the one of its next start."""
+    return (view.container.engine if view.container else "") or view.spec.engine
+
+
+def _engine_reason(view: ModelView) -> str:
+    if _engine(view) == view.spec.engine:
+        return view.spec.engine_reason
+    return f"it was started with it; its next start is with {view.spec.engine}: {view.spec.engine_reason}"
 
 
 def _preparing(view: ModelView) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from controller.deployment.engine_choice import Choice, EngineChoices
 from controller.deployment.engines import Engine
 from controller.deployment.memory_budget import Demand
 from controller.deployment.ports import PortBook
@@ -14,7 +15,6 @@ from controller.deployment.preparation import Preparation
 from controller.deployment.rendering.memory_limits import memory_limit_bytes
 from controller.deployment.rendering.render import render
 from controller.deployment.rendering.target import ModelFiles, Target
-from controller.errors import SourceError
 from controller.registry import DeployedModels, LiveRegistry, ModelSpec, Registry
 from controller.system.files import write_atomic, writing_to
 
@@ -30,6 +30,7 @@ class ComposeFile:
         deployed_models: DeployedModels,
         engines: Mapping[str, Engine],
         preparation: Preparation,
+        choices: EngineChoices,
         ports: PortBook,
         templates_dir: Path,
         stop_grace_s: int,
@@ -40,6 +41,7 @@ class ComposeFile:
         self._deployed_models = deployed_models
         self._engines = engines
         self._preparation = preparation
+        self._choices = choices
         self._ports = ports
         self._templates_dir = templates_dir
         self._stop_grace_s = stop_grace_s
@@ -60,10 +62,7 @@ class ComposeFile:
 
         Automatic ports are left out: a running model keeps its own.
         """
-        return {
-            spec.id: self._render([self._target(spec, spec.port or 0)]) if spec.engine in self._engines else ""
-            for spec in registry.models.values()
-        }
+        return {spec.id: self._service_text(spec) for spec in registry.models.values()}
 
     def outdated(self) -> set[str]:
         """Return the models whose templates have changed since the file was written."""
@@ -78,7 +77,7 @@ class ComposeFile:
     def demand(self, model_id: str) -> Demand:
         """Return what the model's service may take, according to the file."""
         # Without the port: like all that its container does not see, it does not change what the model needs.
-        target = self._target(self._deployed_models.spec(model_id), 0)
+        target = self._target(self._choices.of(self._deployed_models.spec(model_id)), 0)
         return Demand(
             model_id=model_id,
             config=self._config_of(target),
@@ -94,9 +93,15 @@ class ComposeFile:
             self._configs[target.spec.id] = entry
         return entry[1]
 
+    def _service_text(self, spec: ModelSpec) -> str:
+        choice = self._choices.of(spec)
+        if choice.spec.engine not in self._engines:
+            return ""
+        return self._render([self._target(choice, spec.port or 0)])
+
     def _write(self, registry: Registry) -> None:
         ports = self._assigned(registry)
-        text = self._render([self._target(spec, ports[spec.id]) for spec in registry.models.values()])
+        text = self._render([self._target(self._choices.of(s), ports[s.id]) for s in registry.models.values()])
         is_new = not self._path.exists() or self._path.read_text(encoding="utf-8") != text
         if is_new:
             write_atomic(self._path, text)
@@ -116,11 +121,8 @@ class ComposeFile:
             max_cpus=float(os.cpu_count() or 1),
         )
 
-    def _target(self, spec: ModelSpec, port: int) -> Target:
-        try:
-            source = self._preparation.find_source(spec)
-        except SourceError:
-            source = None  # Its files have disappeared: its start reports that, the other models are not affected.
+    def _target(self, choice: Choice, port: int) -> Target:
+        spec, source = choice.spec, choice.source
         facts = self._preparation.facts(spec, source)
         # If a user starts the service by hand before the download, Docker's error shows this path.
         path = source.path if source else self.folder / "not-downloaded-yet" / spec.id

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from controller.deployment.conversion_failure import preparation_failure
+from controller.deployment.conversion_log import last_object
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, PreparationFailed
@@ -36,7 +37,7 @@ class Conversion:
     ) -> dict[str, Any]:
         """Run the service to its end, remove its container and return its report.
 
-        Raises PreparationFailed with the container's last line, Cancelled, or a Docker error.
+        Raises ModelUnfit or PreparationFailed with the container's own sentence, Cancelled, or a Docker error.
         """
         for predecessor in self._docker.preparations(model_id):
             self._docker.remove(predecessor.id)
@@ -69,34 +70,19 @@ class Conversion:
             on_progress(_progress(lines))
             self._clock.sleep(POLL_S)
         if state.exit_code != 0:
-            raise _failure(state, lines)
-        return _last_json(lines)
+            raise preparation_failure(state, lines)
+        report = last_object(lines)
+        if "weights_bytes" not in report:
+            raise PreparationFailed(
+                f"preparing {container.model_id} ended without a report of its result; try again",
+                details=failure_card("preparing", state, log=lines).as_details(),
+            )
+        return report
 
 
 def _progress(lines: list[str]) -> PreparationProgress:
-    report = _last_json(lines)
+    report = last_object(lines)
     fraction = report.get("fraction")
     return PreparationProgress(
         phase=str(report.get("phase", "converting")), fraction=fraction if isinstance(fraction, float) else None
-    )
-
-
-def _last_json(lines: list[str]) -> dict[str, Any]:
-    for line in reversed(lines):
-        if line.startswith("{"):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                return value
-    return {}
-
-
-def _failure(container: Container, lines: list[str]) -> PreparationFailed:
-    last_line = next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
-    hint = "; raise resources.memory" if container.oom_killed else ""
-    return PreparationFailed(
-        f"preparing {container.model_id} failed (exit code {container.exit_code}): {last_line}{hint}",
-        details=failure_card("preparing", container, log=lines).as_details(),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 
 from controller.deployment.compose_file import ComposeFile
-from controller.deployment.engines import Engine
+from controller.deployment.engine_choice import EngineChoices, Refusal
 from controller.deployment.images import Images
 from controller.deployment.memory_budget import MemoryBudget
 from controller.deployment.ports import PortBook
@@ -18,10 +19,13 @@ from controller.docker.cgroup import working_set_bytes
 from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
 from controller.docker.service import DockerService
-from controller.errors import ModelBusy
+from controller.errors import ModelBusy, ModelUnfit, PreparationFailed
 from controller.registry import DeployedModels, LiveRegistry, ModelSpec, Registry
 from controller.supervisor.backend import Amount, ModelFacts, OnProgress
+from controller.supervisor.failures.card import failure_card
 from controller.system.files import writing_to
+
+log = logging.getLogger(__name__)
 
 LOG_LINES = 30
 # Docker records a container's start only when it runs; one that fails at once has written its reason before that.
@@ -35,10 +39,10 @@ class Deployment:
         self,
         *,
         deployed_models: DeployedModels,
-        engines: Mapping[str, Engine],
         docker: DockerService,
         images: Images,
         preparation: Preparation,
+        choices: EngineChoices,
         ports: PortBook,
         file: ComposeFile,
         memory_budget: MemoryBudget,
@@ -47,14 +51,13 @@ class Deployment:
         self._docker = docker
         self._images = images
         self._preparation = preparation
+        self._choices = choices
         self._file = file
         self._memory_budget = memory_budget
         self._compose_lock = threading.Lock()
         self._service_start = ServiceStart(
             docker=docker,
-            engines=engines,
             images=images,
-            preparation=preparation,
             ports=ports,
             file=file,
             write=self.write,
@@ -88,7 +91,12 @@ class Deployment:
 
     def is_prepared(self, model_id: str) -> bool:
         """Tell whether a start would need no download and no conversion. No Docker, no network."""
-        return self._preparation.is_complete(self._spec(model_id))
+        choice = self._choices.of(self._deployed_models.spec(model_id))
+        return not choice.problem and self._preparation.is_complete(choice.spec)
+
+    def decided(self, spec: ModelSpec) -> ModelSpec:
+        """Return the model on the engine that serves it, as far as its files decide that. No Docker, no network."""
+        return self._choices.of(spec).spec
 
     def facts(self, model_id: str) -> ModelFacts | None:
         """Return what is known of the model's files; None before they are here. No Docker, no network."""
@@ -99,18 +107,45 @@ class Deployment:
         self._images.require(self._spec(model_id))
 
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
-        """Make all that a start needs: image, files, conversion.
+        """Make all that a start needs: image, files, conversion; with `auto` also the choice of the engine.
 
         Raises SourceError, PreparationFailed, FilesUnwritable or a Docker error.
         """
-        spec = self._spec(model_id)
-        self._images.fetch(spec, on_progress=on_progress, cancelled=cancelled)
-        self._preparation.download(spec, on_progress=on_progress, cancelled=cancelled)
-        self.write()
-        service = prepare_service(model_id)
+        entry = self._deployed_models.spec(model_id)
+        if not entry.candidates:  # Before gigabytes of weights. With `auto` the weights decide which image it is.
+            self._images.fetch(entry, on_progress=on_progress, cancelled=cancelled)
+        self._preparation.download(entry, on_progress=on_progress, cancelled=cancelled)
         with writing_to(self._file.folder):
-            self._preparation.convert(spec, service=service, on_progress=on_progress, cancelled=cancelled)
+            self._choices.reconsider(entry, lambda engine: self._images.image_id(entry.on(engine, "")))
+            tries = len(entry.candidates) + 1  # Each candidate may refuse; the last try says what all of them said.
+            if not any(self._convert(entry, on_progress, cancelled) for _ in range(tries)):
+                raise PreparationFailed(f"{model_id}: its files changed while it was prepared; try again")
         self.write()
+
+    def _convert(self, entry: ModelSpec, on_progress: OnProgress, cancelled: Callable[[], bool]) -> bool:
+        """Prepare the model for the engine that is chosen by now; False if that refused it and another one has to."""
+        choice = self._choices.of(entry)
+        spec = choice.spec
+        if choice.problem:
+            card = failure_card("preparing")
+            raise PreparationFailed(f"{spec.id}: {choice.problem}", details=card.as_details())
+        if entry.candidates:
+            self._images.fetch(spec, on_progress=on_progress, cancelled=cancelled)
+            self.require_image(spec.id)
+        self.write()
+        service = prepare_service(spec.id)
+        try:
+            self._preparation.convert(spec, service=service, on_progress=on_progress, cancelled=cancelled)
+        except ModelUnfit as refusal:
+            if not entry.candidates:
+                raise
+            image_id = self._images.image_id(spec) or ""
+            self._choices.refuse(entry, spec.engine, Refusal(reason=refusal.reason, image_id=image_id))
+            log.info("%s: the %s engine does not serve it: %s", spec.id, spec.engine, refusal.reason)
+            return False
+        if entry.candidates:
+            log.info("%s: served by %s: %s", spec.id, spec.engine, spec.engine_reason)
+        return True
 
     def end_orphans(self) -> None:
         """Remove preparations that no process waits for. Raises FilesUnwritable or a Docker error."""
@@ -191,8 +226,9 @@ class Deployment:
         if container is not None:
             self._docker.remove(container.id)
         deleted_bytes = self._preparation.delete(self._spec(model_id))
+        self._choices.forget(model_id)
         self.write()
         return deleted_bytes
 
     def _spec(self, model_id: str) -> ModelSpec:
-        return self._deployed_models.spec(model_id)
+        return self._choices.of(self._deployed_models.spec(model_id)).spec

@@ -51,6 +51,10 @@ class Images:
         on_progress(PreparationProgress(phase=PHASE))
         self._docker.pull(image, on_layers=report, cancelled=cancelled)
 
+    def image_id(self, spec: ModelSpec) -> str | None:
+        """Return the id of the model's image; None if it is not on this machine."""
+        return self._docker.image_id(self._of(spec))
+
     def _of(self, spec: ModelSpec) -> str:
         image = spec.image or self._engines[spec.engine].image
         assert image is not None, "models.yaml was checked for this when it was read"

@@ -14,7 +14,7 @@ from controller.deployment.conversion import Clock, Conversion
 from controller.deployment.engines import Engine
 from controller.deployment.prepared_facts import PreparedFacts, PreparedFactsFolder
 from controller.docker.service import DockerService
-from controller.errors import Cancelled, ModelBusy, SourceError
+from controller.errors import Cancelled, ModelBusy, ModelUnfit, OrchestrarError, SourceError
 from controller.registry import ModelSpec
 from controller.sources import Progress, SourceStore, StoredSource
 from controller.supervisor.backend import ModelFacts, OnProgress, PreparationProgress
@@ -109,14 +109,19 @@ class Preparation:
     def convert(self, spec: ModelSpec, *, service: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
         """Run the prepare service of a downloaded model unless its result is there; the Compose file must name it.
 
-        Raises PreparationFailed with the container's last line, Cancelled, or a Docker error.
+        Raises ModelUnfit if the engine refuses the model, PreparationFailed, Cancelled, or a Docker error.
         """
         with self._prepare_lock(spec.id, cancelled):
             source = self.find_source(spec)
             volume = self.volume(spec, source)
             if source is None or volume is None or self._is_current(spec, source, volume):
                 return
-            report = self._conversion.run(spec.id, service, on_progress, cancelled)
+            try:
+                report = self._conversion.run(spec.id, service, on_progress, cancelled)
+            except ModelUnfit:
+                with suppress(OrchestrarError):  # It is empty, and its model's files are deleted with it.
+                    self._docker.remove_volume(volume)
+                raise
             self._facts.write(volume, created_at=str(self._docker.volume_created_at(volume)), report=report)
 
     def delete(self, spec: ModelSpec) -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from controller.deployment.compose_file import ComposeFile
 from controller.deployment.container_restart import ContainerRestart
-from controller.deployment.engines import Engine
 from controller.deployment.images import Images
 from controller.deployment.ports import PortBook
-from controller.deployment.preparation import Preparation
 from controller.docker.container import Container
 from controller.docker.service import DockerService
 from controller.errors import DockerError, DockerTimeout, PortTaken, StartFailed
@@ -33,18 +31,14 @@ class ServiceStart:
         self,
         *,
         docker: DockerService,
-        engines: Mapping[str, Engine],
         images: Images,
-        preparation: Preparation,
         ports: PortBook,
         file: ComposeFile,
         write: Callable[[], None],
     ) -> None:
         """`write` brings the Compose file up to date."""
         self._docker = docker
-        self._engines = engines
         self._images = images
-        self._preparation = preparation
         self._ports = ports
         self._file = file
         self._write = write
@@ -60,7 +54,6 @@ class ServiceStart:
 
         Raises PortTaken for an explicit port, else StartFailed with Docker's message.
         """
-        self._require_file(spec)
         for _ in range(PORT_TRIES):
             self._leave_taken_port(spec)
             self._write()
@@ -85,18 +78,6 @@ class ServiceStart:
             self._container_restart.remember(container, compose_text if failure is None else None)
             return container
         raise PortTaken(f"{spec.id}: five ports in a row were taken while it started; try again")
-
-    def _require_file(self, spec: ModelSpec) -> None:
-        """Refuse a source in which the engine finds nothing to load, before its server reports it in other words."""
-        engine = self._engines[spec.engine]
-        if engine.loads is None or (source := self._preparation.find_source(spec)) is None:
-            return
-        if engine.file_to_load(source.files) is None:
-            raise StartFailed(
-                f"{spec.id}: the {spec.engine} engine loads one {engine.loads} file, or the parts of one; its source "
-                f"holds {', '.join(source.files[:5])}; name the file in `source:`, or choose another engine",
-                details=failure_card("preparing").as_details(),
-            )
 
     def _leave_taken_port(self, spec: ModelSpec) -> None:
         """Give up a port that another program uses: an automatic one is replaced, an explicit one is an error."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from python_on_whales import Container as WhalesContainer
 
 MODEL_LABEL = "orchestrar.model"
+ENGINE_LABEL = "orchestrar.engine"
 PREPARE_LABEL = "orchestrar.prepare"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -44,6 +45,8 @@ class Container:
     image_id: str
     memory_limit_bytes: int
     ready_path: str = RUNNER_READY
+    engine: str = ""
+    """The engine that runs in it; empty if it does not say so."""
 
     def is_same_run(self, other: Container) -> bool:
         """Return whether both are one container without a restart in between; `started_at` None matches any."""
@@ -84,6 +87,7 @@ def read_container(inspected: WhalesContainer) -> Container:
         image=inspected.config.image or "",
         image_id=inspected.image,
         memory_limit_bytes=inspected.host_config.memory or 0,
+        engine=labels.get(ENGINE_LABEL, ""),
         ready_path=labels.get(READY_LABEL, RUNNER_READY),
     )
 

@@ -35,11 +35,14 @@ RESERVED_PLACES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerRequest:
-    """What a model's server is sent, and how long the model may be waited for (None: its `max_wait`)."""
+    """What a model's server is sent, and how long the model may be waited for (None: its `max_wait`).
+
+    `message` returns path and body for the server of an engine (empty: of an engine that its container does not name):
+    with `engine: auto` only the files decide which it is, and they may come while the request waits.
+    """
 
     model_id: str
-    path: str
-    body: bytes
+    message: Callable[[str], tuple[str, bytes]]
     request_id: str
     max_wait_s: float | None = None
     keep_alive_s: float | None = None
@@ -186,7 +189,8 @@ class ModelProxy:
                 # A request that comes too late for the list of those to abort sees this.
                 if self._is_shut_down:
                     raise _shut_down()
-                response = self._client.post(lease.port, request.path, request.body, headers, in_flight)
+                path, body = request.message(lease.engine)
+                response = self._client.post(lease.port, path, body, headers, in_flight)
                 # Some servers send a head long before they have anything to say, and the client has nothing yet.
                 response.await_body()
             except BaseException as exc:

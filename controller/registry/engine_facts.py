@@ -14,9 +14,11 @@ class AutoRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     order: int
-    """Of the engines that take a model, the one with the lowest number gets it."""
+    """The engines that take a model are tried in this order, the lowest number first."""
     sources: list[str] = ["*"]
-    """Patterns of the sources that it takes, lower case and without a revision, such as `*.gguf`."""
+    """Patterns of the sources that it takes, as long as only their names are known: lower case, without a revision."""
+    files: list[str] = []
+    """Patterns of file names, lower case, one of which it needs among the downloaded files; none means any file."""
     gpus: bool = True
     """Whether it also takes models that have GPUs."""
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from controller.errors import ConfigInvalid
 from controller.registry.engine_facts import EngineFacts
-from controller.registry.file.auto_engine import AUTO, auto_engine
+from controller.registry.file.auto_engine import AUTO, auto_candidates, auto_engine
 from controller.registry.file.checks import findings
 from controller.registry.file.file_model import DefaultsPart, ModelPart, ModelsFile
 from controller.registry.file.problems import FileBroken, FileRefused, Problem, field_name
 from controller.registry.file.shape import shape
 from controller.registry.file.yaml_lines import parse_yaml
 from controller.registry.source_ref import HubSource, SourceRef
-from controller.registry.spec import GenerationDefaults, ModelSpec, Registry, Resources
+from controller.registry.spec import Candidate, GenerationDefaults, ModelSpec, Registry, Resources
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -93,21 +93,37 @@ def _spec(name: str, part: ModelPart, defaults: DefaultsPart, engines: Mapping[s
     same = {f.name for f in dataclasses.fields(ModelSpec)} & set(ModelPart.model_fields)
     same -= {"source", "engine", "generation", "resources", "max_concurrency"}
     source = _with_revision(part.source, part.revision)
-    engine = part.engine
-    if engine == AUTO:
-        choice = auto_engine(source, task=part.task, gpus=part.resources.gpus, engines=engines)
-        assert choice is not None, "the checks refused such an entry"
-        engine = choice
+    engine, reason, candidates = _engine(part, source, engines)
     return ModelSpec(
         id=name,
         source=source,
         engine=engine,
+        engine_reason=reason,
+        candidates=candidates,
         max_concurrency=part.max_concurrency or engines[engine].max_concurrency,
         generation=GenerationDefaults(**part.generation.model_dump()),
         resources=Resources(cpus=part.resources.cpus, memory_bytes=part.resources.memory, gpus=part.resources.gpus),
         **{key: getattr(part, key) for key in same},
         **times,
     )
+
+
+def _engine(
+    part: ModelPart, source: SourceRef, engines: Mapping[str, EngineFacts]
+) -> tuple[str, str, tuple[Candidate, ...]]:
+    """Return the engine as far as it is known before the download, why it is that one, and which others it may be."""
+    if part.engine != AUTO:
+        return part.engine, ModelSpec.engine_reason, ()
+    facts: dict[str, Any] = {"task": part.task, "gpus": part.resources.gpus, "engines": engines}
+    engine = auto_engine(source, **facts)
+    assert engine is not None, "the checks refused such an entry"
+    if part.image is not None:
+        # An image is one engine's. No other can be tried in it.
+        return engine, "the name of its source says so, and `image` is for one engine", ()
+    candidates = auto_candidates(**facts)
+    if part.max_concurrency is not None:
+        candidates = tuple(dataclasses.replace(c, max_concurrency=part.max_concurrency) for c in candidates)
+    return engine, "the name of its source says so; its files decide when they are here", candidates
 
 
 def _with_revision(source: SourceRef, revision: str | None) -> SourceRef:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -45,12 +46,33 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An engine that `engine: auto` may mean for a model."""
+
+    engine: str
+    max_concurrency: int
+    """The model's, if this engine serves it."""
+    files: tuple[str, ...] = ()
+    """Patterns of file names, lower case, one of which it needs; empty if it takes any files."""
+
+    def takes(self, names: Collection[str]) -> bool:
+        """Tell whether one of these files has a name that it needs."""
+        return not self.files or any(fnmatchcase(name.lower(), p) for name in names for p in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One model as models.yaml describes it, with the file's defaults filled in and `auto` engines resolved."""
+    """One model as models.yaml describes it, with the file's defaults filled in.
+
+    `engine: auto` has `candidates`; then `engine` is the one by the source's name, until the files have decided.
+    """
 
     id: str
     source: SourceRef
     engine: str
+    engine_reason: str = "models.yaml names it"
+    candidates: tuple[Candidate, ...] = ()
+    """The engines that may serve it, in this order; empty if its entry names the engine."""
     aliases: tuple[str, ...] = ()
     task: Task = "chat"
     preload: bool = False
@@ -70,6 +92,12 @@ class ModelSpec:
     start_timeout_s: float = 120.0
     max_wait_s: float = 60.0
     min_residency_s: float = 10.0
+
+    def on(self, engine: str, reason: str) -> ModelSpec:
+        """Return the model with this one of its candidates as the engine, for this reason."""
+        places = {candidate.engine: candidate.max_concurrency for candidate in self.candidates}
+        max_concurrency = places.get(engine, self.max_concurrency)
+        return replace(self, engine=engine, engine_reason=reason, max_concurrency=max_concurrency)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
-from controller.registry import LiveRegistry, Registry
+from controller.registry import LiveRegistry, ModelSpec, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,8 @@ class Backend(Protocol):
     """What the supervisor needs of the world outside; `deployment.Deployment` is the real one."""
 
     def is_prepared(self, model_id: str) -> bool: ...
+
+    def decided(self, spec: ModelSpec, /) -> ModelSpec: ...
 
     def require_image(self, model_id: str) -> None: ...
 

@@ -68,6 +68,7 @@ class Lease:
         self.model_id = model_id
         self.container_id = container.id
         self.port = container.port or 0
+        self.engine = container.engine
         self.start_s = start_s
         self.queue_s = queue_s
         # Of the time that its request may wait.

@@ -156,8 +156,19 @@ class Lifecycle:
             slot.come_to_rest(resting)
             self._go_on_from_rest(slot)
 
+    def decide(self, slot: Slot) -> None:
+        """Note which engine the model's files have decided by now."""
+        is_noted = False
+        while not is_noted:
+            entry = slot.entry
+            spec = self._backend.decided(entry)
+            with self._lock:
+                # A reload may have replaced the entry meanwhile.
+                is_noted = slot.decide_engine(entry, spec)
+
     def look_at_files(self, slot: Slot) -> None:
         """Note that the files of a model at rest changed; a container of it may still run."""
+        self.decide(slot)
         resting = self.resting_state(slot.spec.id)
         with self._lock:
             slot.files_change(resting)
@@ -196,6 +207,7 @@ class Lifecycle:
             self._clock,
             slot,
             attempt,
+            decide=lambda: self.decide(slot),
             is_ending=lambda: self.is_ending,
             is_closing=lambda: self.is_closing,
         )
@@ -232,6 +244,7 @@ class Lifecycle:
 
     def _attempt_ready(self, slot: Slot, container: Container, phases: dict[str, Any]) -> None:
         self.admission.hold(slot, container.memory_limit_bytes)
+        self.decide(slot)  # `provision` may have prepared it meanwhile, in a process of its own.
         with self._lock:
             start_s = slot.attempt_becomes_ready(container, phases, self._clock.monotonic())
             self.admission.nudge()

@@ -24,6 +24,8 @@ from controller.supervisor.states import RESTING, SERVING, TRANSITIONS, Event, F
 class Slot:
     """The record of one model. Every method runs with the supervisor's lock held; `on_change` is on that lock."""
 
+    # As models.yaml describes it; `spec` is the same on the engine that the model's files have decided.
+    entry: ModelSpec
     spec: ModelSpec
     on_change: threading.Condition
     state: State = State.STOPPED
@@ -436,11 +438,19 @@ class Slot:
         self.holds = need
         return True
 
-    def change_entry(self, spec: ModelSpec) -> None:
+    def change_entry(self, entry: ModelSpec, spec: ModelSpec) -> None:
         """Work by this entry of models.yaml from now on; what was measured and what failed was another's."""
-        self.spec, self.peak_bytes = spec, 0
+        self.entry, self.spec, self.peak_bytes = entry, spec, 0
         self.forgive()
         self.on_change.notify_all()
+
+    def decide_engine(self, entry: ModelSpec, spec: ModelSpec) -> bool:
+        """Work with the engine that the model's files have decided; False if its entry is not this one any more."""
+        if self.entry is not entry:
+            return False
+        self.spec = spec
+        self.on_change.notify_all()
+        return True
 
     def _next_states(self, event: Event) -> frozenset[State]:
         next_states = TRANSITIONS.get((self.state, event))
@@ -486,9 +496,15 @@ class Slot:
 class SlotTable:
     """All records. An iteration sees the table as it was at its beginning: a change makes a new one. Thread-safe."""
 
-    def __init__(self, lock: threading.Lock, resting_state: Callable[[str], State]) -> None:
+    def __init__(
+        self,
+        lock: threading.Lock,
+        resting_state: Callable[[str], State],
+        decided: Callable[[ModelSpec], ModelSpec],
+    ) -> None:
         self._lock = lock
         self._resting_state = resting_state
+        self._decided = decided
         self._slots: dict[str, Slot] = {}
 
     def __getitem__(self, model_id: str) -> Slot:
@@ -513,15 +529,15 @@ class SlotTable:
 
         Called without the lock. The caller has stopped models that are removed, and closed them to requests.
         """
-        specs = list(specs)
+        entries = [(entry, self._decided(entry)) for entry in specs]
         fresh = {
-            spec.id: Slot(spec, threading.Condition(self._lock), self._resting_state(spec.id))
-            for spec in specs
-            if spec.id not in self._slots
+            entry.id: Slot(entry, spec, threading.Condition(self._lock), self._resting_state(entry.id))
+            for entry, spec in entries
+            if entry.id not in self._slots
         }
         with self._lock:
-            for spec in specs:
-                slot = self._slots.get(spec.id)
-                if slot is not None and slot.spec != spec:
-                    slot.change_entry(spec)
-            self._slots = {spec.id: self._slots.get(spec.id) or fresh[spec.id] for spec in specs}
+            for entry, spec in entries:
+                slot = self._slots.get(entry.id)
+                if slot is not None and slot.entry != entry:
+                    slot.change_entry(entry, spec)
+            self._slots = {entry.id: self._slots.get(entry.id) or fresh[entry.id] for entry, _ in entries}

@@ -61,7 +61,7 @@ class Supervisor:
         )
         self.metrics.show(self.gauges)
         self._lease_queue = LeaseQueue(self._life, self._clock)
-        self._slots = SlotTable(self._lock, self._life.resting_state)
+        self._slots = SlotTable(self._lock, self._life.resting_state, backend.decided)
         self._slots.replace(models.values())
         self._idle_stopper = IdleStopper(self._slots, self._life, backend, self._clock, self._lock)
         self._usage_meter = UsageMeter(self._slots, self._life.admission, backend, self._lock)
@@ -209,6 +209,10 @@ class Supervisor:
     def plan(self, model_id: str) -> Plan:
         """Return what a start of the model would do now, without doing it. Raises like the backend's `room`."""
         return self._life.admission.plan(self._slots[model_id])
+
+    def entry(self, model_id: str) -> ModelSpec:
+        """Return the model's entry, with the engine that its files have decided if that is `auto`."""
+        return self._slots[model_id].spec
 
     def view(self, model_id: str) -> ModelView:
         """Return what the API shows of one model now."""

@@ -59,6 +59,8 @@ def up(site: Site) -> None:
         f"  curl -X POST http://{site.layout.address}/inference "
         """-d '{"model_id": "smollm2-135m", "prompt": "What is the capital of France?", "temperature": 0}'"""
     )
+    for warning in site.warnings:
+        site.console.say(f"warning: {warning}")
 
 
 def dev_env(site: Site) -> None:

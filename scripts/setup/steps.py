@@ -23,10 +23,17 @@ class Site:
     shell: Shell
     console: Console
     environ: Mapping[str, str] = field(repr=False)
+    warnings: list[str] = field(default_factory=list, repr=False)
+    """What the user has to know although nothing failed, to be repeated at the end."""
 
     def say(self, text: str) -> None:
         """Print what the running step is about to do."""
         self.console.say(f"    {text}")
+
+    def warn(self, text: str) -> None:
+        """Print a warning, and keep it for the end."""
+        self.say(f"warning: {text}")
+        self.warnings.append(text)
 
 
 class Step(Protocol):

@@ -303,7 +303,10 @@ class House:
 
 
 def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]], **top: Any) -> str:
-    """Return a models.yaml of fake models with these top-level keys; a model with `gguf: true` is prepared first."""
+    """Return a models.yaml of fake models with these top-level keys; a model with `gguf: true` is prepared first.
+
+    A key that is None is left out.
+    """
     model_folder = folder / "served"
     model_folder.mkdir(parents=True, exist_ok=True)
     (model_folder / "config.json").write_text("{}")
@@ -314,7 +317,8 @@ def fake_models(folder: Path, models: Mapping[str, Mapping[str, Any]], **top: An
         values = dict(keys)
         source = folder / "model.gguf" if values.pop("gguf", False) else model_folder
         resources = {"cpus": 1, "memory": "128m"}
-        entries[model_id] = {"source": source.as_uri(), "image": FAKE_IMAGE, "resources": resources, **values}
+        entry = {"source": source.as_uri(), "image": FAKE_IMAGE, "resources": resources, **values}
+        entries[model_id] = {key: value for key, value in entry.items() if value is not None}
     return json.dumps(
         {"defaults": {"idle_timeout": "1h", "start_timeout": "20s"}, **top, "models": entries}, ensure_ascii=False
     )

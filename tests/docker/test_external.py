@@ -162,8 +162,8 @@ class TestContainer:
     def test_a_source_without_its_file_is_an_error(self, house: House) -> None:
         """For a source that the server cannot load, the error names what it contains and what it should contain."""
         response = house.ask("wrong", "hello")
-        error = check_error(response.status_code, response.json(), 503, "start_failed")
-        assert "loads one *.gguf file" in error["message"]
+        error = check_error(response.status_code, response.json(), 503, "preparation_failed")
+        assert "the llamacpp engine takes *.gguf" in error["message"]
         assert "model.safetensors" in error["message"]
 
     def test_it_is_hardened_like_any_other(self, house: House) -> None:

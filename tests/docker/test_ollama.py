@@ -114,6 +114,8 @@ def test_a_pull_makes_the_first_start_short(house: House, client: ollama.Client)
         "general.architecture": "unknown",
         "general.parameter_count": 500,
         "unknown.context_length": 128,
+        "orchestrar.engine": "openvino",
+        "orchestrar.engine_reason": "the name of its source says so, and `image` is for one engine",
     }
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from controller import provision
 from controller.settings import ROOT
 from scripts.setup import __main__ as program
 from scripts.setup.console import Console, last_lines
 from scripts.setup.failure import SetupError
 from scripts.setup.layout import Layout
 from scripts.setup.lock import locked
-from scripts.setup.model import ModelStep
+from scripts.setup.model import FIRST_MODEL_FAILED, ModelStep
 from scripts.setup.shell import Answer, RealShell, RunOptions
 from scripts.setup.steps import Outcome, Step, format_table, run_steps
 from scripts.setup.venv import VenvStep, interpreter
@@ -209,6 +210,26 @@ def test_a_broken_configuration_keeps_its_exit_code(tmp_path: Path, code: int, e
     with pytest.raises(SetupError) as failure:
         ModelStep(site).do()
     assert failure.value.exit_code == expected
+
+
+def test_a_first_model_that_fails_is_a_warning(tmp_path: Path) -> None:
+    """The set-up goes on to start the controller, and its last words say which sentence the model failed with."""
+    site = make_site(tmp_path)
+    log = tmp_path / "model.log"
+    log.write_text("tiny: downloading\ntiny: its rope is not known; choose another model\n")
+
+    def effect() -> None:
+        raise SetupError("ended with exit code 3", exit_code=FIRST_MODEL_FAILED, log=log)
+
+    shell_of(site).effects[f"{site.layout.python} -m controller.provision"] = effect
+    ModelStep(site).do()
+    (warning,) = site.warnings
+    assert "cannot be served now: tiny: its rope is not known; choose another model" in warning
+
+
+def test_the_program_and_the_set_up_agree_on_the_exit_code() -> None:
+    """The set-up cannot import the controller, which is not installed yet when it begins."""
+    assert provision.FIRST_MODEL_FAILED == FIRST_MODEL_FAILED
 
 
 def test_settings_of_the_layout() -> None:

@@ -101,6 +101,8 @@ def _model_info(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
         "general.architecture": architecture,
         "general.parameter_count": facts.parameters if facts else None,
         f"{architecture}.context_length": context,
+        "orchestrar.engine": spec.engine,
+        "orchestrar.engine_reason": spec.engine_reason,
     }
     return {key: value for key, value in info.items() if value is not None}
 

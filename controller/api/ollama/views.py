@@ -53,7 +53,7 @@ def ps() -> Response:
 def show() -> Response:
     """Show what is known of one model."""
     spec = _resolve(read_body(NamedBody, raw_body()).model)
-    return jsonify(catalogue.show_body(spec, services().facts(spec.id)))
+    return jsonify(catalogue.show_body(services().supervisor.entry(spec.id), services().facts(spec.id)))
 
 
 @blueprint.post("/chat")

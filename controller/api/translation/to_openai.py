@@ -26,15 +26,21 @@ class UpstreamRequest:
 
 
 def to_openai(
-    spec: ModelSpec, engine: Engine, upstream: UpstreamRequest, *, clock: Callable[[], float] = time.monotonic
+    spec: ModelSpec,
+    engine: Engine,
+    upstream: UpstreamRequest,
+    *,
+    asked_at: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> UpstreamRequest:
     """Return a request for our runner (its body a JSON object, checked) as the model's own server understands it.
 
+    `asked_at` is when the client asked, by the clock; None means now.
     Raises TaskUnsupported for what the model or its server does not do.
     """
     path, body = upstream.path, _object(upstream.body)
     if path == INFERENCE:
-        return _inference(spec, engine, body, clock)
+        return _inference(spec, engine, body, clock, clock() if asked_at is None else asked_at)
     _check_route(spec, engine, path)
     name = body.get("model")
     new_body = {**body, **_defaults(spec, path, body), "model": spec.id}
@@ -77,7 +83,9 @@ def _defaults(spec: ModelSpec, path: str, body: dict[str, Any]) -> dict[str, Any
     return {name: value for name, value in defaults.items() if body.get(name) is None}
 
 
-def _inference(spec: ModelSpec, engine: Engine, body: dict[str, Any], clock: Callable[[], float]) -> UpstreamRequest:
+def _inference(
+    spec: ModelSpec, engine: Engine, body: dict[str, Any], clock: Callable[[], float], asked_at: float
+) -> UpstreamRequest:
     """Translate a body of `POST /inference`.
 
     The server is always asked for a stream: that shows when the first token came, and there is one way to read it.
@@ -95,5 +103,4 @@ def _inference(spec: ModelSpec, engine: Engine, body: dict[str, Any], clock: Cal
     _check_route(spec, engine, path)
     stream = {"stream": True, "stream_options": {"include_usage": True}}
     new_body = {"model": spec.id, **text, **sampling, **_defaults(spec, path, sampling), **stream}
-    asked_at = clock()
     return UpstreamRequest(path=path, body=_json(new_body), read=lambda answer: NativeAnswer(answer, asked_at, clock))

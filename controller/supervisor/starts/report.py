@@ -27,6 +27,7 @@ class Report:
         slot: Slot,
         attempt: Attempt,
         *,
+        decide: Callable[[], None],
         is_ending: Callable[[], bool],
         is_closing: Callable[[], bool],
     ) -> None:
@@ -35,6 +36,7 @@ class Report:
         self._clock = clock
         self._slot = slot
         self._attempt = attempt
+        self.decides = decide
         self.is_ending = is_ending
         self.is_closing = is_closing
 

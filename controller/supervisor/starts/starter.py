@@ -41,6 +41,8 @@ class Reporter(Protocol):
 
     def prepares(self) -> None: ...
 
+    def decides(self) -> None: ...
+
     def comes_up(self) -> None: ...
 
     def progresses(self, progress: PreparationProgress) -> None: ...
@@ -84,7 +86,10 @@ class Starter:
         if reporter.is_counted and not self._find_running(spec.id):
             reporter.nothing_runs()
         reporter.prepares()
-        self._backend.prepare(spec.id, reporter.progresses, lambda: reporter.is_cancelled() or reporter.is_ending())
+        try:
+            self._backend.prepare(spec.id, reporter.progresses, lambda: reporter.is_cancelled() or reporter.is_ending())
+        finally:
+            reporter.decides()
 
     def _bring_up(self, spec: ModelSpec, reporter: Reporter) -> tuple[Container, dict[str, Any]]:
         if reporter.adopts or reporter.is_counted or not self._backend.is_prepared(spec.id):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from runner.engine import EngineError, Phase
+from runner.engines.transformers.model_kind import check_kind, check_weights
 from runner.settings import AUTO_CPU_DTYPE, RunnerSettings
 
 log = logging.getLogger("runner")
@@ -38,11 +39,13 @@ def load_pretrained(
 
     # The library imports a class when it is looked up, which belongs to this phase.
     make_tokenizer, make_model = transformers.AutoTokenizer, getattr(transformers, auto_class)
+    make_config = transformers.AutoConfig
     disable_progress_bar()
 
     on_phase("loading")
     torch.set_num_threads(settings.cpus)
-    config = _load_config(settings)
+    check_kind(settings.model_path, auto_class)
+    config = make_config.from_pretrained(settings.model_path, **LOCAL)
     tokenizer = make_tokenizer.from_pretrained(settings.model_path, **LOCAL)
     return Pretrained(config, tokenizer, _load_model(make_model, config, settings))
 
@@ -55,15 +58,6 @@ def bounded_context(settings: RunnerSettings, own: int, default: int) -> int:
     return min(own, length)
 
 
-def _load_config(settings: RunnerSettings) -> Any:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(settings.model_path, **LOCAL)
-    if getattr(config, "is_encoder_decoder", False):
-        raise EngineError(f"{config.model_type} is an encoder-decoder model, which this engine does not serve")
-    return config
-
-
 def _load_model(make_model: Any, config: Any, settings: RunnerSettings) -> Any:
     """Return the model on its device, ready to compute, in the number format of the settings."""
     import torch
@@ -73,15 +67,17 @@ def _load_model(make_model: Any, config: Any, settings: RunnerSettings) -> Any:
     dtype = (AUTO_GPU_DTYPE if has_gpu else AUTO_CPU_DTYPE) if name == "auto" else name
     placement = {"device_map": {"": "cuda"}} if has_gpu else {}
     try:
-        model = make_model.from_pretrained(
+        model, loaded = make_model.from_pretrained(
             settings.model_path,
             config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
+            output_loading_info=True,
             **LOCAL,
             **placement,
         )
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise EngineError(f"the engine cannot load the model's files: {reason}") from error
+    check_weights(model, loaded["missing_keys"], loaded["unexpected_keys"])
     return model.eval()

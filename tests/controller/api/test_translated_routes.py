@@ -12,7 +12,9 @@ from flask.testing import FlaskClient
 
 from controller.app import create_app
 from controller.registry import Registry
+from controller.registry.file.auto_engine import auto_candidates
 from controller.settings import Settings
+from tests.engines import ALL_ENGINES
 from tests.errorshape import check_error
 from tests.fake_controller import make_controller
 from tests.fakes import FakeBackend, make_container, make_spec
@@ -59,6 +61,33 @@ def client(port: int, tmp_path: Path) -> Iterator[FlaskClient]:
     app = create_app(make_controller(settings, registry=Registry(models=models), backend=backend))
     yield app.test_client()
     app.extensions["controller"].close()
+
+
+@pytest.fixture
+def undecided(port: int, tmp_path: Path) -> Iterator[FlaskClient]:
+    """Yield a client of a model whose files, which come while its first request waits, are for llama.cpp's server."""
+    backend = FakeBackend()
+    backend.prepared_models = set()
+    backend.on_prepare = lambda model_id, *_: backend.engines.update({model_id: "llamacpp"})
+    backend.after_up = lambda container: make_container("tiny", id=container.id, port=port, engine="llamacpp")
+    candidates = auto_candidates(task="chat", gpus=0, engines=ALL_ENGINES)
+    spec = make_spec("tiny", aliases=("small",), engine="openvino", candidates=candidates, max_concurrency=32)
+    settings = Settings(data_dir=tmp_path, compose_dir=tmp_path, project="test")
+    app = create_app(make_controller(settings, registry=Registry(models={"tiny": spec}), backend=backend))
+    yield app.test_client()
+    app.extensions["controller"].close()
+
+
+def test_the_first_request_is_for_the_engine_that_its_files_decide(undecided: FlaskClient) -> None:
+    """While it waits the engine changes from our runner to another server, which is asked by the OpenAI API."""
+    assert "openvino" == undecided.get("/models").get_json()["models"][0]["engine"]
+    answer = ask(undecided, "hello").get_json()
+    assert ("hi", "stop", "tiny") == (answer["text"], answer["finish_reason"], answer["model_id"])
+    assert answer["timings"]["start_s"] <= answer["timings"]["ttft_s"] <= answer["timings"]["total_s"]
+    for path in ("/models", "/status"):
+        (row,) = undecided.get(path).get_json()["models"]
+        assert ("llamacpp", "the fake says so") == (row["engine"], row["engine_reason"])
+    assert "small" == chat(undecided, "hello").get_json()["model"]
 
 
 def ask(client: FlaskClient, prompt: str, **fields: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api.dispatch import upstream_for
+from controller.api.dispatch import EngineMessage
 from controller.api.translation.openai_events import MAX_EVENT_BYTES, EventReader
 from controller.api.translation.to_openai import UpstreamRequest, to_openai
 from controller.deployment.engines import Engine
@@ -63,15 +63,15 @@ def request(path: str, body: dict[str, Any]) -> UpstreamRequest:
 
 def translate(path: str, body: dict[str, Any], engine: Engine = OPENAI, **spec: Any) -> tuple[str, dict[str, Any]]:
     """Return where a request goes and with which body."""
-    upstream = upstream_for(make_spec("tiny", engine="llamacpp", **spec), engine, request(path, body))
+    tiny = make_spec("tiny", engine="llamacpp", **spec)
+    upstream = EngineMessage(tiny, {"llamacpp": engine}, request(path, body)).sent
     return upstream.path, json.loads(upstream.body)
 
 
 def read(path: str, body: dict[str, Any], response: RunnerResponse) -> Answer:
     """Return the answer to a request as its client gets it."""
-    upstream = upstream_for(make_spec("tiny", engine="llamacpp"), OPENAI, request(path, body))
-    assert upstream.read is not None
-    return upstream.read(response)
+    tiny = make_spec("tiny", engine="llamacpp")
+    return EngineMessage(tiny, {"llamacpp": OPENAI}, request(path, body)).read(response)
 
 
 def pieces_of(answer: Answer) -> bytes:
@@ -101,7 +101,8 @@ class TestRequests:
         """Nothing is read, renamed or added on the way to our runner."""
         raw = b'{"model": "small",   "messages": []}'
         original = UpstreamRequest(path=CHAT, body=raw)
-        upstream = upstream_for(make_spec(generation=GenerationDefaults(seed=1)), Engine(own=True), original)
+        spec = make_spec(generation=GenerationDefaults(seed=1))
+        upstream = EngineMessage(spec, {spec.engine: Engine(own=True)}, original).sent
         assert (CHAT, raw, None) == (upstream.path, upstream.body, upstream.read)
 
     def test_a_prompt_becomes_a_message(self) -> None:

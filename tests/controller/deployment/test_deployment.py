@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from controller.deployment.deployment import Deployment
+from controller.deployment.engine_choice import Choice
 from controller.docker.container import Container
 from controller.errors import DockerError, DockerTimeout, StartFailed
 from controller.registry import DeployedModels, Registry
@@ -39,11 +40,12 @@ def deployment(docker: FakeDocker) -> Deployment:
         write=lambda registry: None,
         require=lambda spec: None,
         folder=Path("/nowhere"),
+        of=lambda spec: Choice(spec=spec, source=None),
     )
     models = DeployedModels(Registry(models={"tiny": make_spec(engine="transformers")}))
-    engines = {"transformers": SimpleNamespace(loads=None)}
-    parts: dict[str, Any] = dict.fromkeys(("images", "preparation", "ports", "file", "memory_budget"), nothing)
-    return Deployment(deployed_models=models, engines=cast(Any, engines), docker=cast(Any, docker), **parts)
+    names = ("images", "preparation", "choices", "ports", "file", "memory_budget")
+    parts: dict[str, Any] = dict.fromkeys(names, nothing)
+    return Deployment(deployed_models=models, docker=cast(Any, docker), **parts)
 
 
 @pytest.mark.parametrize("container", [None, make_container(status="exited")])

@@ -125,6 +125,7 @@ def test_only_a_third_party_server_takes_arguments(settings: Settings) -> None:
     """Our runner takes all its settings from the environment."""
     assert "the openvino engine takes none" in problems(settings, 'engine: openvino\n    args: ["--x"]')
     accept(settings, 'engine: llamacpp\n    args: ["--x"]')
+    assert "are for one engine; write which one" in problems(settings, 'args: ["--x"]')
 
 
 @pytest.mark.parametrize(

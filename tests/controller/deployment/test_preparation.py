@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,70 +15,19 @@ from filelock import FileLock
 from controller.deployment.preparation import Preparation
 from controller.docker.container import Container
 from controller.docker.service import DockerService
-from controller.errors import Cancelled, ModelBusy, PreparationFailed
+from controller.errors import Cancelled, ModelBusy, ModelUnfit, PreparationFailed
 from controller.registry import ModelSpec
 from controller.registry.source_ref import FileSource
 from controller.sources import SourceStore
 from controller.supervisor.backend import PreparationProgress
+from tests.controller.deployment.preparing_docker import PreparingDocker
 from tests.engines import ALL_ENGINES
 from tests.fakes import HANG_S, FakeClock, make_container
 
-FACTS = (
-    '{"weights_bytes": 10, "parameters": 5, "kv_bytes_per_token": 2, "context_length": 64, "dtype": "bfloat16", '
-    '"architecture": "llama", "has_tools": true}'
-)
-
-
-class FakeDocker:
-    """Prepare containers in memory: each runs for one poll, then ends as scripted."""
-
-    project = "test"
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.volume_birth = datetime(2026, 1, 1, tzinfo=UTC)
-        self.exit_code = 0
-        self.lines = ['{"phase": "converting", "fraction": 0.25}']
-        self.last_lines = ["noise", FACTS]
-        self.current: Container | None = None
-        self.while_running: Callable[[], None] = lambda: None
-
-    def up(self, service: str) -> None:
-        self.calls.append(f"up {service}")
-        self.current = make_container("tiny", id="preparing", service=service)
-
-    def preparations(self, model_id: str | None = None) -> list[Container]:
-        return [self.current] if self.current else []
-
-    def inspect(self, container_id: str) -> Container | None:
-        container = self.current
-        if container is not None and container.running:
-            self.while_running()
-            self.current = replace(container, status="exited", exit_code=self.exit_code)
-        return container
-
-    def logs(self, container_id: str, *, tail: int) -> list[str]:
-        assert self.current is not None
-        return self.lines if self.calls[-1].startswith("up") and self._first_look() else self.last_lines
-
-    def _first_look(self) -> bool:
-        self.calls.append("look")
-        return True
-
-    def remove(self, container_id: str) -> None:
-        self.calls.append("remove")
-        self.current = None
-
-    def volume_created_at(self, name: str) -> datetime | None:
-        return self.volume_birth
-
-    def volumes(self, model_id: str) -> list[str]:
-        return []
-
 
 @pytest.fixture
-def docker() -> FakeDocker:
-    return FakeDocker()
+def docker() -> PreparingDocker:
+    return PreparingDocker()
 
 
 @pytest.fixture
@@ -92,7 +40,7 @@ def spec(tmp_path: Path) -> ModelSpec:
 
 
 @pytest.fixture
-def preparation(tmp_path: Path, docker: FakeDocker) -> Preparation:
+def preparation(tmp_path: Path, docker: PreparingDocker) -> Preparation:
     store = SourceStore(tmp_path / "sources")
     return Preparation(
         store=store,
@@ -110,7 +58,7 @@ def convert(preparation: Preparation, spec: ModelSpec, **kwargs: Any) -> list[Pr
     return reports
 
 
-def test_it_happens_once(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+def test_it_happens_once(preparation: Preparation, docker: PreparingDocker, spec: ModelSpec) -> None:
     """The first preparation runs the service, reports its progress and keeps the facts; the second does nothing."""
     assert not preparation.is_complete(spec)
     (report,) = convert(preparation, spec)
@@ -124,7 +72,7 @@ def test_it_happens_once(preparation: Preparation, docker: FakeDocker, spec: Mod
 
 
 def test_a_volume_of_the_same_name_is_filled_again(
-    preparation: Preparation, docker: FakeDocker, spec: ModelSpec
+    preparation: Preparation, docker: PreparingDocker, spec: ModelSpec
 ) -> None:
     """A volume that a user removed and created again has the old name and another creation time."""
     convert(preparation, spec)
@@ -142,25 +90,84 @@ def test_other_content_is_another_volume(preparation: Preparation, spec: ModelSp
     assert before != preparation.volume(spec, preparation.find_source(spec))
 
 
-def test_a_failure_shows_the_last_line(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
-    """A failure is reported with exit code and log, and the model does not count as prepared."""
-    docker.exit_code, docker.lines = 1, ["reading", "no such architecture"]
-    docker.last_lines = docker.lines
-    with pytest.raises(PreparationFailed, match="no such architecture") as error_info:
+def fails(
+    preparation: Preparation, docker: PreparingDocker, spec: ModelSpec, code: int, *lines: str
+) -> PreparationFailed:
+    """Let the container end with this exit code and log, and return the error."""
+    docker.exit_code, docker.lines, docker.last_lines = code, list(lines), list(lines)
+    with pytest.raises(PreparationFailed) as error_info:
         convert(preparation, spec)
-    assert error_info.value.details["exit_code"] == 1
     assert not preparation.is_complete(spec)
     assert docker.current is None
+    return error_info.value
 
 
-def test_a_cancel_leaves_nothing_running(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+PROGRESS = '{"phase": "converting", "fraction": 0.91}'
+
+
+def test_a_failure_shows_the_containers_own_sentence(
+    preparation: Preparation, docker: PreparingDocker, spec: ModelSpec
+) -> None:
+    """The sentence of the JSON line is the reason, wherever it is in the log, and not what was written around it."""
+    error = fails(preparation, docker, spec, 1, PROGRESS, '{"error": "the file is\\ncut", "unfit": false}', "Traceback")
+    assert "preparing tiny failed: the file is cut" == error.message
+    assert (1, False) == (error.details["exit_code"], isinstance(error, ModelUnfit))
+
+
+def test_an_engine_that_refuses_says_so(preparation: Preparation, docker: PreparingDocker, spec: ModelSpec) -> None:
+    """The refusal keeps the sentence for the next engine's reason, and its empty volume is removed."""
+    error = fails(preparation, docker, spec, 1, PROGRESS, '{"error": "no such rope", "unfit": true}')
+    assert isinstance(error, ModelUnfit)
+    assert "no such rope" == error.reason
+    assert f"remove volume {preparation.volume(spec, preparation.find_source(spec))}" == docker.calls[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "expected"),
+    [
+        (137, [PROGRESS], "was killed from outside"),
+        (139, [PROGRESS], "its process crashed (SIGSEGV)"),
+        (134, ["Fatal Python error"], "its process crashed (SIGABRT)"),
+        (1, [PROGRESS], "ended with exit code 1, and it wrote no reason"),
+        (1, [PROGRESS, "no such architecture", PROGRESS], "its last words were: no such architecture"),
+        (3, ["", "{not JSON"], "its last words were: {not JSON"),
+    ],
+)
+def test_a_container_that_dies_without_a_word_is_explained(
+    preparation: Preparation, docker: PreparingDocker, spec: ModelSpec, code: int, lines: list[str], expected: str
+) -> None:
+    """How it ended is the reason. A line about progress never is."""
+    message = fails(preparation, docker, spec, code, *lines).message
+    assert expected in message
+    assert "fraction" not in message
+
+
+def test_running_out_of_memory_names_the_limit(
+    preparation: Preparation, docker: PreparingDocker, spec: ModelSpec
+) -> None:
+    """The remedy is about the conversion's own limit, which `resources.memory` does not change."""
+    docker.oom_killed = True
+    error = fails(preparation, docker, spec, 137, PROGRESS)
+    assert "it ran out of memory (its limit is 1024m)" in error.message
+    assert "`mem_limit` and `memswap_limit` of the service `tiny..prepare`" in error.message
+    assert "resources.memory" not in error.message
+
+
+def test_an_end_without_a_report_is_no_success(
+    preparation: Preparation, docker: PreparingDocker, spec: ModelSpec
+) -> None:
+    """Facts that are missing are not taken for zeros."""
+    assert "without a report" in fails(preparation, docker, spec, 0, PROGRESS).message
+
+
+def test_a_cancel_leaves_nothing_running(preparation: Preparation, docker: PreparingDocker, spec: ModelSpec) -> None:
     """A cancelled preparation removes its container."""
     with pytest.raises(Cancelled):
         convert(preparation, spec, cancelled=lambda: docker.current is not None)
     assert docker.current is None
 
 
-def test_two_at_once_take_turns(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+def test_two_at_once_take_turns(preparation: Preparation, docker: PreparingDocker, spec: ModelSpec) -> None:
     """Two threads that prepare one model at the same time run its service once."""
     running, go_on = threading.Event(), threading.Event()
 
@@ -187,7 +194,7 @@ def test_a_deletion_waits_for_a_bounded_time(preparation: Preparation, spec: Mod
         preparation.delete(spec)
 
 
-def test_a_silent_conversion_is_stopped(preparation: Preparation, docker: FakeDocker, spec: ModelSpec) -> None:
+def test_a_silent_conversion_is_stopped(preparation: Preparation, docker: PreparingDocker, spec: ModelSpec) -> None:
     """A container that hangs does not run forever: after an hour of silence it is removed."""
     inspect = docker.inspect
 
@@ -233,7 +240,7 @@ def test_the_facts_are_described_as_far_as_they_are_known(preparation: Preparati
     assert preparation.describe(spec) is None
 
 
-def test_an_orphaned_preparation_is_removed(preparation: Preparation, docker: FakeDocker, tmp_path: Path) -> None:
+def test_an_orphaned_preparation_is_removed(preparation: Preparation, docker: PreparingDocker, tmp_path: Path) -> None:
     """A preparation continues while some process holds its model's lock, and is removed when none does."""
     docker.current = make_container("tiny", id="preparing")
     (tmp_path / "facts").mkdir()

@@ -87,7 +87,7 @@ class House:
 
     def ask(self) -> Future[ModelAnswer]:
         def call() -> ModelAnswer:
-            request = RunnerRequest(model_id="tiny", path="/inference", body=b"{}", request_id="r")
+            request = RunnerRequest(model_id="tiny", message=lambda _: ("/inference", b"{}"), request_id="r")
             return self.controller.proxy.open(request, CancelToken())
 
         return self._pool.submit(call)

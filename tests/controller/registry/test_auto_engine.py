@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from controller.registry.engine_facts import AutoRule
-from controller.registry.file.auto_engine import auto_engine
+from controller.registry.file.auto_engine import auto_candidates, auto_engine
 from controller.registry.source_ref import parse_source
+from controller.registry.spec import Candidate
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,23 @@ ENGINES = {
 def test_the_lowest_order_that_takes_the_model_wins(source: str, task: str, gpus: int, expected: str | None) -> None:
     """Source, task and GPUs decide; the revision does not, and an engine without a rule is never chosen."""
     assert expected == auto_engine(parse_source(source), task=task, gpus=gpus, engines=ENGINES)
+
+
+@pytest.mark.parametrize(
+    ("task", "gpus", "expected"),
+    [("chat", 0, ["narrow", "wide", "last"]), ("chat", 1, ["last"]), ("embedding", 0, ["last"]), ("completion", 0, [])],
+)
+def test_the_source_does_not_limit_the_candidates(task: str, gpus: int, expected: list[str]) -> None:
+    """Task and GPUs do, since the files are not known yet; each candidate has the places of its engine."""
+    candidates = auto_candidates(task=task, gpus=gpus, engines=ENGINES)
+    assert expected == [candidate.engine for candidate in candidates]
+    assert all(candidate.max_concurrency == 8 for candidate in candidates)
+
+
+def test_a_candidate_takes_files_by_their_names() -> None:
+    """One file with a name that it needs is enough, in capitals or small; without patterns it takes any files."""
+    candidate = Candidate(engine="narrow", max_concurrency=1, files=("*.gguf", "openvino_model.xml"))
+    assert candidate.takes(["README.md", "Model.GGUF"])
+    assert candidate.takes(["openvino_model.xml"])
+    assert not candidate.takes(["other_model.xml", "gguf"])
+    assert Candidate(engine="wide", max_concurrency=1).takes(["anything"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from controller.errors import ConfigInvalid, ModelNotFound
 from controller.registry import GenerationDefaults, ModelSpec, Registry, Resources, load_registry
 from controller.registry.source_ref import HubSource, PypiSource
 from controller.settings import ROOT
-from tests.engines import engine_facts
+from tests.engines import ALL_ENGINES, engine_facts
 
 SHIPPED_FILE = ROOT / "config" / "models.yaml"
 ENGINES = engine_facts("transformers", "llamacpp")
@@ -43,7 +44,26 @@ def test_the_shipped_file_has_two_models() -> None:
 
 def test_a_model_needs_only_its_source(tmp_path: Path) -> None:
     """All but the source has a default, and the spec's own defaults are the same; `auto` chooses the engine."""
-    assert ModelSpec(id="one", source=HubSource("owner/name"), engine="transformers") == one(tmp_path, "")
+    spec = one(tmp_path, "")
+    assert ["llamacpp", "transformers"] == [candidate.engine for candidate in spec.candidates]
+    named = replace(spec, candidates=(), engine_reason=ModelSpec.engine_reason)
+    assert ModelSpec(id="one", source=HubSource("owner/name"), engine="transformers") == named
+
+
+def test_a_named_engine_or_image_leaves_no_choice(tmp_path: Path) -> None:
+    """Who names the engine gets it, and an image is for one engine."""
+    assert () == one(tmp_path, "engine: llamacpp").candidates
+    assert () == one(tmp_path, "image: mine:1").candidates
+
+
+def test_a_candidate_has_its_own_places_unless_the_entry_counts_them(tmp_path: Path) -> None:
+    """`max_concurrency` is the engine's, for whichever engine the files decide."""
+    path = tmp_path / "models.yaml"
+    path.write_text("models:\n  m: {source: hf://owner/name}\n")
+    spec = load_registry(path, engines=ALL_ENGINES).models["m"]
+    places = [ALL_ENGINES[name].max_concurrency for name in ("openvino", "llamacpp", "transformers")]
+    assert places == [spec.on(candidate.engine, "").max_concurrency for candidate in spec.candidates]
+    assert {3} == {candidate.max_concurrency for candidate in one(tmp_path, "max_concurrency: 3").candidates}
 
 
 def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
@@ -205,14 +225,14 @@ def test_the_registry_cannot_be_changed() -> None:
         ("source: hf://OpenVINO/name-int4-ov", "openvino"),
         ("source: file:///models/name-ov", "openvino"),
         ("source: hf://owner/name", "transformers"),
-        ("{source: file:///m/model.gguf, task: embedding}", "transformers"),
+        ("{source: file:///m/model.gguf, task: embedding}", "llamacpp"),
         ("{source: file:///m/model.gguf, resources: {gpus: 1}}", "transformers"),
         ("{source: file:///m/model.gguf, engine: transformers}", "transformers"),
     ],
 )
 def test_auto_means_the_fast_engine_for_what_it_can_load(tmp_path: Path, lines: str, engine: str) -> None:
-    """GGUF and OpenVINO's own form are served by openvino on CPUs; everything else by transformers."""
+    """By the source's name, GGUF and OpenVINO's own form are openvino's on CPUs, and vectors of GGUF llamacpp's."""
     path = tmp_path / "models.yaml"
     path.write_text("models:\n  m:\n    " + lines + "\n")
-    assert load_registry(path, engines=engine_facts("openvino", "transformers")).models["m"].engine == engine
+    assert load_registry(path, engines=ALL_ENGINES).models["m"].engine == engine
     assert load_registry(path, engines=engine_facts("transformers")).models["m"].engine == "transformers"

@@ -37,6 +37,7 @@ def slot_in(state: State) -> Slot:
     lock.acquire()
     return Slot(
         make_spec("tiny"),
+        make_spec("tiny"),
         threading.Condition(lock),
         state,
         attempt=Attempt(NOW) if state in UNDER_WAY else None,

@@ -20,6 +20,7 @@ from tests.controller.supervisor.house import until
 from tests.fakes import FakeBackend
 
 HALF = PreparationProgress(phase="downloading", fraction=0.5, done_bytes=50, total_bytes=100)
+ENGINE = {"orchestrar.engine": "transformers", "orchestrar.engine_reason": "models.yaml names it"}
 FACTS = ModelFacts(
     size_bytes=98_362_432,
     content_hash="ab" * 32,
@@ -241,6 +242,7 @@ class TestModels:
                 "general.architecture": "llama",
                 "general.parameter_count": 134_515_008,
                 "llama.context_length": 8192,
+                **ENGINE,
             } == model.modelinfo
         assert "FROM file:///models/tiny" in str(model.modelfile)
         lines = [line.split() for line in str(model.parameters).splitlines()]
@@ -248,7 +250,8 @@ class TestModels:
         assert ["embedding"] == client.show("vectors").capabilities
         backend.model_facts["tiny"] = replace(FACTS, has_tools=True)
         assert ["completion", "tools"] == client.show("tiny").capabilities
-        assert {"general.architecture": "unknown", "unknown.context_length": 2048} == self.unknown(client, backend)
+        expected = {"general.architecture": "unknown", "unknown.context_length": 2048, **ENGINE}
+        assert expected == self.unknown(client, backend)
 
     def unknown(self, client: ollama.Client, backend: FakeBackend) -> Any:
         backend.model_facts.clear()

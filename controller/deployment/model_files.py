@@ -1,0 +1,89 @@
+"""What the names of a source's files say about who can serve them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from controller.deployment.engines import Engine
+from controller.registry import ModelSpec
+
+_ADAPTER = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter*.bin")
+# What lies beside weights and holds none: configurations, vocabularies, templates, notes.
+_TEXTS = frozenset({".json", ".txt", ".model", ".tiktoken", ".jinja", ".md", ".yaml", ".yml"})
+_NAMES_SHOWN = 5
+
+
+def no_model(names: Collection[str]) -> str | None:
+    """Return why no engine can serve these files; None if they may be a model."""
+    if _ADAPTER in names and not any(_holds_weights(name) for name in names):
+        return (
+            f"the source is a LoRA adapter ({_ADAPTER}), which changes a model and is none by itself; merge it into "
+            "its base model (`merge_and_unload` of the peft library) and name the folder of the merged model"
+        )
+    # A single file without an ending may be anything. Beside others it is a licence or the like.
+    texts = _TEXTS | {""} if len(names) > 1 else _TEXTS
+    if all(PurePosixPath(name).suffix.lower() in texts for name in names):
+        return (
+            f"the source holds no weights, only {names_of(names)}; name one with .safetensors or .gguf files beside "
+            "the tokenizer"
+        )
+    return None
+
+
+def unfit_files(name: str, engine: Engine, names: Collection[str]) -> str | None:
+    """Return why the engine of this name cannot load these files; None if they look right."""
+    if engine.auto is not None and engine.auto.files and not _any_matches(names, engine.auto.files):
+        return (
+            f"the {name} engine takes {_forms(engine.auto.files)}; the source holds {names_of(names)}; write "
+            "`engine: auto`, or name a source in one of these forms"
+        )
+    if engine.loads is not None and engine.file_to_load(names) is None:
+        return (
+            f"the {name} engine loads one {engine.loads} file, or the parts of one; the source holds "
+            f"{names_of(names)}; name the file in `source:`"
+        )
+    return None
+
+
+def no_candidate(spec: ModelSpec, engines: Mapping[str, Engine], names: Collection[str]) -> str:
+    """Return why `auto` has no engine for these files: each engine's reason, and what to do."""
+    reasons = [
+        _why_not(spec, name, engine, engine.auto.files, gpus=engine.auto.gpus)
+        for name, engine in sorted(engines.items())
+        if engine.auto is not None
+    ]
+    return (
+        f"no engine of `auto` serves its files ({names_of(names)}): {'; '.join(reasons)}. Change what its entry asks "
+        "for, or name a source in one of these forms"
+    )
+
+
+def names_of(names: Collection[str]) -> str:
+    """Return the first names, for a sentence."""
+    shown = sorted(names)[:_NAMES_SHOWN]
+    return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
+
+
+def _why_not(spec: ModelSpec, name: str, engine: Engine, files: Collection[str], *, gpus: bool) -> str:
+    if spec.task not in engine.tasks:
+        return f"{name} does not serve `task: {spec.task}`"
+    if spec.resources.gpus and not gpus:
+        return f"{name} uses no GPUs"
+    return f"{name} takes {_forms(files)}"
+
+
+def _forms(files: Collection[str]) -> str:
+    return " or ".join(files)
+
+
+def _any_matches(names: Collection[str], patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name.lower(), pattern) for name in names for pattern in patterns)
+
+
+def _holds_weights(name: str) -> bool:
+    path = PurePosixPath(name.lower())
+    is_weights = path.suffix in (".safetensors", ".gguf")
+    return is_weights and not any(fnmatchcase(path.name, pattern) for pattern in _ADAPTER_WEIGHTS)
