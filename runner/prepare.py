@@ -1,6 +1,7 @@
 """`python -m runner.prepare`: converts a model's source into what the engine loads, once, into the prepared volume.
 
-The last line on stdout is the facts as JSON; a failure is one sentence on stderr and exit code 1.
+The last line on stdout is JSON: the facts, or, with exit code 1, the `error` and whether the model is `unfit` for this
+engine, so that another one may serve it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.convert import converter_for
+from runner.convert.gguf_file import first_parts
 from runner.convert.gguf_header import is_gguf, read_header
-from runner.engine import EngineError
+from runner.engine import EngineError, ModelUnfit
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
 from runner.tokenizer.chat_messages import tool_syntax
 
@@ -34,17 +36,20 @@ def main() -> int:
             dtype=os.environ.get("ORCHESTRAR_DTYPE") or "auto",
         )
     except EngineError as error:
-        print(f"Preparing failed: {error}", file=sys.stderr, flush=True)
-        return 1
+        return _refuse(str(error), is_unfit=isinstance(error, ModelUnfit))
     except OSError as error:
-        print(f"Preparing failed: {error}; check that Docker's disk has free space.", file=sys.stderr, flush=True)
-        return 1
+        return _refuse(f"{error}; check that Docker's disk has free space")
     except Exception as error:  # The outermost frame: what readers raise for a damaged file depends on the file.
-        reason = f"{type(error).__name__}: {error}"
-        print(f"Preparing failed: the model's file cannot be read ({reason}); download it again.", file=sys.stderr)
-        return 1
+        return _refuse(f"the model's file cannot be read ({type(error).__name__}: {error}); download it again")
     print(json.dumps(facts), flush=True)
     return 0
+
+
+def _refuse(sentence: str, *, is_unfit: bool = False) -> int:
+    """Report why nothing was prepared, and whether another engine may serve the model. Return the exit code."""
+    print(f"Preparing failed: {sentence}.", file=sys.stderr, flush=True)
+    print(json.dumps({"error": sentence, "unfit": is_unfit}), flush=True)
+    return 1
 
 
 def prepare(source: Path, volume: Path, *, engine: str, dtype: str) -> dict[str, Any]:
@@ -57,6 +62,7 @@ def prepare(source: Path, volume: Path, *, engine: str, dtype: str) -> dict[str,
     if dtype not in DTYPES:
         raise EngineError(f"ORCHESTRAR_DTYPE is {dtype!r}, write one of: {', '.join(DTYPES)}")
     convert = converter_for(engine)
+    _require_model(gguf)
     weights = volume / "weights"
     _wipe(volume)
     weights.mkdir()
@@ -80,6 +86,8 @@ def find_gguf(source: Path) -> Path:
     if not files:
         raise EngineError(f"there is no file under {source}; check that the model was downloaded and is mounted there")
     ggufs = [path for path in files if path.suffix.lower() == ".gguf"]
+    # A vision model has the part that sees in a file of its own.
+    ggufs = first_parts(path for path in ggufs if not path.name.lower().startswith("mmproj")) or ggufs
     if len(ggufs) > 1:
         raise EngineError(f"{len(ggufs)} GGUF files are there; name one of them in the source: {_names(ggufs)}")
     if not ggufs and any(path.suffix == ".safetensors" for path in files):
@@ -94,6 +102,18 @@ def find_gguf(source: Path) -> Path:
     if not is_gguf(file):
         raise EngineError(f"{file.name} is no GGUF file; choose a source with a GGUF file or a safetensors folder")
     return file
+
+
+def _require_model(gguf: Path) -> None:
+    """Raise EngineError for a GGUF file that holds something else than a model."""
+    metadata = read_header(gguf).metadata
+    kind, architecture = metadata.get("general.type", "model"), metadata.get("general.architecture")
+    if kind != "model":
+        raise EngineError(f"{gguf.name} is an addition to a model ({kind}), not a model; choose the model's own file")
+    if architecture == "clip":
+        raise EngineError(
+            f"{gguf.name} is the part of a model that sees or hears; choose the file of the language model"
+        )
 
 
 def has_tools(gguf: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Reads a GGUF file's header without any library: its metadata and the sizes of its tensors."""
+"""Reads a GGUF file's header without any library: its metadata and its list of tensors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,30 @@ _STRING, _ARRAY = 8, 9
 # A longer string means a damaged file: names and templates are shorter.
 _LONGEST_STRING = 16 * MIB
 _MOST_ITEMS = 16 * MIB
+_MOST_DIMENSIONS = 4
+_ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor is. As the format writes it, `shape` begins with the length of a row, and `type` is a number."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset_bytes: int
+    """From the beginning of the file's data."""
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The metadata, with all arrays as lists, and the number of parameters."""
+    """The metadata, with all arrays as lists, and the list of tensors."""
 
     metadata: dict[str, Any]
     parameters: int
+    tensors: tuple[TensorEntry, ...] = ()
+    data_offset_bytes: int = 0
+    """Where the data of the tensors begins in the file."""
 
     def of_model(self, key: str, default: Any = None) -> Any:
         """Return a value of the model's architecture, such as `block_count`."""
@@ -46,11 +62,16 @@ def read_header(path: Path) -> GgufHeader:
         if version not in (2, 3):
             raise ValueError(f"{path.name} has GGUF version {version}, but only 2 and 3 are supported")
         tensors, pairs = _count(file), _count(file)
-        metadata = {}
+        metadata: dict[str, Any] = {}
         for _ in range(pairs):
             key = _string(file)
             metadata[key] = _value(file, _scalar(file, "I"))
-        return GgufHeader(metadata, sum(_tensor_size(file) for _ in range(tensors)))
+        entries = tuple(_entry(file) for _ in range(tensors))
+        alignment = int(metadata.get("general.alignment", _ALIGNMENT))
+        if alignment < 1:
+            raise ValueError(f"its alignment is {alignment}; the file is damaged")
+        data_offset_bytes = -(-file.tell() // alignment) * alignment
+        return GgufHeader(metadata, sum(prod(entry.shape) for entry in entries), entries, data_offset_bytes)
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
@@ -73,11 +94,12 @@ def _struct_code(kind: int) -> str:
     return _SCALARS[kind]
 
 
-def _tensor_size(file: BinaryIO) -> int:
-    _string(file)
-    size: int = prod(_scalar(file, "Q") for _ in range(_scalar(file, "I")))
-    _read(file, 12)  # Its type and its position in the file.
-    return size
+def _entry(file: BinaryIO) -> TensorEntry:
+    name, dimensions = _string(file), _scalar(file, "I")
+    if not 0 <= dimensions <= _MOST_DIMENSIONS:
+        raise ValueError(f"the tensor {name} has {dimensions} dimensions; the file is damaged")
+    shape = tuple(_scalar(file, "Q") for _ in range(dimensions))
+    return TensorEntry(name, shape, _scalar(file, "I"), _scalar(file, "Q"))
 
 
 def _string(file: BinaryIO) -> str:

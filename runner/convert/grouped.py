@@ -30,6 +30,11 @@ class Grouped:
     def columns(self) -> int:
         return int(self.codes.shape[1])
 
+    def floats(self) -> Array:
+        """Return the weights, float32 [rows, columns]."""
+        scales, offsets = (np.repeat(part.astype(np.float32), GROUP, axis=1) for part in (self.scales, self.offsets))
+        return self.codes * scales + offsets
+
     def pack(self) -> Array:
         """Return the bytes that the kernels read, in the order that `runner/kernels/grouped_matmul.hpp` defines."""
         blocks, groups = -(-self.rows // BLOCK_ROWS), self.columns // GROUP

@@ -17,6 +17,7 @@ from openvino.utils.node_factory import NodeFactory
 from runner.convert.grouped import Grouped, join
 from runner.convert.llama_shape import Shape, Weights
 from runner.convert.weights import Array
+from runner.engine import ModelUnfit
 from runner.kernels import LIBRARY
 
 _MASKED = -65504.0
@@ -154,7 +155,11 @@ class _Graph:
         matrix = self._matrix(*(f"{name}.weight" for name in names))
         product = self._product(x, matrix, norm=norm, is_gated=is_gated, residual=residual)
         biases = [bias for name in names if (bias := self._weights.vector(f"{name}.bias")) is not None]
-        return ops.add(product, _floats(np.concatenate(biases).reshape(1, 1, -1))) if biases else product
+        if not biases:
+            return product
+        if len(biases) < len(names):
+            raise ModelUnfit(f"only some of {', '.join(names)} have a bias")
+        return ops.add(product, _floats(np.concatenate(biases).reshape(1, 1, -1)))
 
     def _product(self, x: Any, matrix: _Matrix, *, norm: str, is_gated: bool = False, residual: Any = None) -> Any:
         inputs = [x, matrix.bytes]

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.convert.gguf_header import GgufHeader, read_header
+from runner.convert.gguf_file import GgufFile
+from runner.convert.gguf_header import GgufHeader
 from runner.convert.gguf_tensors import GgufTensors
 from runner.convert.llama_shape import Shape, model_shape
+from runner.convert.self_check import self_check
 from runner.kernels import OWN_PRODUCTS
 from runner.tokenizer import write_tokenizer
 
@@ -22,28 +24,33 @@ def convert_to_openvino(source: Path, target: Path, *, on_progress: Callable[[fl
     times the file's perplexity with SmolLM2-135M), and guesses how the tokenizer splits text. Raises EngineError for a
     model of another family.
     """
-    header = read_header(source)
+    file = GgufFile(source)
+    header = file.header
     shape = model_shape(source.name, header)
     on_progress(0.05)
     write_tokenizer(header.metadata, target)
     on_progress(0.2)
-    _write_model(source, header, shape, target)
-    on_progress(0.9)
+    _write_model(file, shape, target)
+    on_progress(0.8)
+    self_check(file, target / "openvino_model.xml")
+    on_progress(0.95)
     config = {**model_config(header), OWN_PRODUCTS: True}
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return config
 
 
-def _write_model(source: Path, header: GgufHeader, shape: Shape, target: Path) -> None:
+def _write_model(file: GgufFile, shape: Shape, target: Path) -> None:
     import openvino
 
     from runner.convert.llama_graph import build
 
-    tensors = GgufTensors(source, header)
+    tensors = GgufTensors(file)
     # Llama 3 stores its longer context as a divisor for each frequency.
     if (factors := tensors.vector("rope_freqs.weight")) is not None:
         shape = replace(shape, inverse_frequencies=shape.inverse_frequencies / factors)
-    openvino.save_model(build(shape, tensors), target / "openvino_model.xml", compress_to_fp16=False)
+    model = build(shape, tensors)
+    tensors.require_all_used()
+    openvino.save_model(model, target / "openvino_model.xml", compress_to_fp16=False)
 
 
 def model_config(header: GgufHeader) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
 
 from runner.engine import EngineError
 from runner.prepare import FORMAT, find_gguf, prepare
+from tests.runner.convert.test_gguf_header import gguf, text
 
 
 def write(path: Path, data: bytes = b"x") -> Path:
@@ -22,6 +24,25 @@ def test_the_only_gguf_is_used(tmp_path: Path) -> None:
     file = write(tmp_path / "model" / "weights.GGUF", b"GGUF....")
     write(tmp_path / "model" / "README.md")
     assert file == find_gguf(tmp_path)
+
+
+def test_a_split_model_is_found_by_its_first_part(tmp_path: Path) -> None:
+    """All its parts are one model, and the file with the part that sees is none."""
+    first = write(tmp_path / "m-00001-of-00002.gguf", b"GGUF....")
+    write(tmp_path / "m-00002-of-00002.gguf", b"GGUF....")
+    write(tmp_path / "mmproj-m-f16.gguf", b"GGUF....")
+    assert first == find_gguf(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("general.type", "adapter", "an addition to a model"), ("general.architecture", "clip", "sees or hears")],
+)
+def test_a_gguf_without_a_model_is_refused(tmp_path: Path, key: str, value: str, words: str) -> None:
+    """An adapter, or the part of a model that sees, is named as what it is."""
+    file = write(tmp_path / "source" / "m.gguf", gguf([text(key) + struct.pack("<I", 8) + text(value)], []))
+    with pytest.raises(EngineError, match=f"{file.name} is .*{words}"):
+        prepare(file.parent, tmp_path / "prepared", engine="openvino", dtype="auto")
 
 
 @pytest.mark.parametrize(
