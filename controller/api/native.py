@@ -135,7 +135,7 @@ def pull() -> Response | tuple[Response, int]:
     return jsonify(pull_row(view)), 200 if is_over else 202
 
 
-@blueprint.delete("/models/<name>/files")
+@blueprint.delete("/models/<path:name>/files")
 def delete_files(name: str) -> Response:
     """Delete a stopped model's downloads and prepared volumes; the next request makes them again."""
     spec = services().registry.resolve(name)

@@ -30,7 +30,7 @@ def models() -> Response:
     return jsonify({"object": "list", "data": [_model(model_id) for model_id in services().registry.models]})
 
 
-@blueprint.get("/models/<name>")
+@blueprint.get("/models/<path:name>")
 def model(name: str) -> Response:
     """Show one model, by id or alias."""
     _resolve(name)

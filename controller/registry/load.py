@@ -128,5 +128,5 @@ def _engine(
 
 def _with_revision(source: SourceRef, revision: str | None) -> SourceRef:
     if isinstance(source, HubSource) and revision is not None:
-        return HubSource(source.repo, revision)
+        return dataclasses.replace(source, revision=revision)
     return source

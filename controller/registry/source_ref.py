@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
-FORMS = "pypi://name==version/path, hf://owner/name, file:///absolute/path or https://host/file"
+FORMS = "pypi://name==version/path, hf://owner/name[:quant], file:///absolute/path or https://host/file"
 MAX_SOURCE_LENGTH = 2048
 
 _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/-]*")
-_BARE_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
+_BARE_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*(?::[A-Za-z0-9._-]+|/[^:@]+\.gguf)?")
+# Libraries of other tools: their names are no addresses, and their files are on the hub as well.
+_OTHER_LIBRARIES = {"ollama": "Ollama's", "docker": "Docker's", "oci": "a registry's", "modelscope": "ModelScope's"}
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,20 @@ class PypiSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A model repository on a Hugging Face hub; revision None is its default branch."""
+    """A model repository on a Hugging Face hub; revision None is its default branch.
+
+    `file` is one file of it, and `quant` names its GGUF file of this quantisation, such as `q8_0`; at most one is set.
+    """
 
     repo: str
     revision: str | None = None
+    file: str | None = None
+    quant: str | None = None
 
     def __str__(self) -> str:
-        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision is not None else "")
+        file = f"/{self.file}" if self.file is not None else ""
+        quant = f":{self.quant}" if self.quant is not None else ""
+        return f"hf://{self.repo}{file}{quant}" + (f"@{self.revision}" if self.revision is not None else "")
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ def parse_source(text: str) -> SourceRef:
         return _parse_file(rest)
     if scheme == "https":
         return _parse_https(text)
+    if scheme in _OTHER_LIBRARIES:
+        raise ValueError(
+            f"names of {_OTHER_LIBRARIES[scheme]} library are not read; write the model's name on the hub, such as "
+            "hf://Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M"
+        )
     if scheme == "http":
         raise ValueError("http:// is not encrypted; write https:// together with a sha256")
     raise ValueError(f"the scheme {scheme[:20]!r} is not known; write {FORMS}")
@@ -137,15 +152,35 @@ def _parse_pypi(rest: str) -> PypiSource:
 
 
 def _parse_hub(rest: str) -> HubSource:
-    repo, separator, revision = rest.partition("@")
-    parts = repo.split("/")
-    if len(parts) != 2:
+    place, has_revision, revision = rest.partition("@")
+    path, has_quant, quant = place.partition(":")
+    owner, _, name_and_file = path.partition("/")
+    name, has_file, file = name_and_file.partition("/")
+    repo = f"{owner}/{name}"
+    if "/" not in path:
         raise ValueError("a hub source names an owner and a model; write hf://owner/name or hf://owner/name@revision")
-    if not all(_HUB_PART.fullmatch(part) for part in parts) or len(repo) > 96:
+    if not all(_HUB_PART.fullmatch(part) for part in (owner, name)) or len(repo) > 96:
         raise ValueError("the repository's name is not valid; write hf://owner/name")
     if ".." in repo or "--" in repo or repo.endswith(".git"):
         raise ValueError("a repository's name has no '..', no '--' and no '.git' at its end; write hf://owner/name")
-    return HubSource(repo, parse_revision(revision) if separator else None)
+    if has_file:
+        _check_hub_file(file, is_quant_given=bool(has_quant))
+    if has_quant and not _QUANT.fullmatch(quant):
+        raise ValueError("the quantisation is not valid; write hf://owner/name:Q4_K_M, and a revision after it with @")
+    return HubSource(
+        repo,
+        parse_revision(revision) if has_revision else None,
+        file if has_file else None,
+        quant.lower() if has_quant else None,
+    )
+
+
+def _check_hub_file(file: str, *, is_quant_given: bool) -> None:
+    _check_segments(file, "hf://owner/name/file.gguf")
+    if not file.lower().endswith(".gguf"):
+        raise ValueError("only a .gguf file can be named alone; write hf://owner/name for the whole model")
+    if is_quant_given:
+        raise ValueError("a file has its quantisation already; remove the colon and what follows it")
 
 
 def _parse_file(rest: str) -> FileSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -122,9 +123,12 @@ def pull() -> Response:
 
 
 def _resolve(name: str) -> ModelSpec:
-    """Return the model of this name. Tags mean nothing here; clients add `latest` if there is none."""
+    """Return the model of this name. Clients add the tag `latest` to names without one."""
+    registry = services().registry
     try:
-        return services().registry.resolve(name.removesuffix(":latest"))
+        with suppress(ModelNotFound):
+            return registry.resolve(name)
+        return registry.resolve(name.removesuffix(":latest"))
     except ModelNotFound as exc:
         message = f"model '{name}' not found; known models: {', '.join(exc.details['known'])}"
         raise ModelNotFound(message, param="model", details=exc.details) from None

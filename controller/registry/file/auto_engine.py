@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from controller.registry.engine_facts import AutoRule, EngineFacts
-from controller.registry.source_ref import SourceRef
+from controller.registry.source_ref import HubSource, SourceRef
 from controller.registry.spec import Candidate
 
 AUTO = "auto"
@@ -36,5 +36,8 @@ def _rules(task: str, gpus: int, engines: Mapping[str, EngineFacts]) -> list[tup
 
 def _takes(rule: AutoRule, source: SourceRef) -> bool:
     name = str(source).lower()
-    path, _, _ = name.partition("@") if name.startswith("hf://") else (name, "", "")
-    return any(fnmatchcase(path, pattern) for pattern in rule.sources)
+    if isinstance(source, HubSource):
+        # A quantisation asks for a GGUF file.
+        file = f"/{source.file or f'{source.quant}.gguf'}" if source.file or source.quant else ""
+        name = f"hf://{source.repo}{file}".lower()
+    return any(fnmatchcase(name, pattern) for pattern in rule.sources)

@@ -17,6 +17,11 @@ MODEL_ID = text(
     longest=63,
     pattern=ID_PATTERN,
 )
+ALIAS = text(
+    "up to 128 letters, digits, '.', '_', '-', ':' and '/', beginning with a letter or digit, without '..' and '//'",
+    longest=128,
+    pattern=r"^(?!.*(?:\.\.|//))[A-Za-z0-9](?:[A-Za-z0-9._:/-]{0,126}[A-Za-z0-9._-])?$",
+)
 IDLE_TIMEOUT = duration(
     1, 30 * 86_400, example="15m", why="a model needs a second between two requests", zero="never stop"
 )
@@ -131,8 +136,8 @@ class ModelPart(FilePart):
         str,
         text("auto, or the name of a file in templates/engines", longest=63, editor_pattern=r"^[a-z0-9][a-z0-9._-]*$"),
     ] = Field(default="auto", description="What serves the model: auto, or the name of a file in templates/engines.")
-    aliases: tuple[Annotated[str, MODEL_ID], ...] = Field(
-        default=(), description="Other names of the model, unique in the file."
+    aliases: tuple[Annotated[str, ALIAS], ...] = Field(
+        default=(), description="Other names of the model, unique in the file, such as Qwen/Qwen3-0.6B or llama3.2:1b."
     )
     task: Annotated[str, choice("chat", "completion", "embedding")] = Field(
         default="chat", description="What the model is for."

@@ -51,7 +51,7 @@ class Hub:
         info = transfer.with_retries(job, lambda: self._info(ref), str(ref))
         if info.sha is None:
             raise SourceError(f"{ref}: the hub reports no commit for it. Check HF_ENDPOINT.")
-        files = choose(str(ref), list(info.siblings or ()))
+        files = choose(str(ref), list(info.siblings or ()), file=ref.file, quant=ref.quant)
         _keep_only_commit(job, info.sha)
         self._download(ref, info.sha, files, job)
         return FetchResult(

@@ -18,6 +18,11 @@ SOURCES: dict[str, SourceRef] = {
     "pypi://a==1!2.0+local/a folder": PypiSource("a", "1!2.0+local", "a folder"),
     "hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0": HubSource("TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
     "hf://owner/name@refs/pr/1": HubSource("owner/name", "refs/pr/1"),
+    "hf://owner/name:q8_0": HubSource("owner/name", quant="q8_0"),
+    "hf://owner/name:q8_0@v1": HubSource("owner/name", "v1", quant="q8_0"),
+    "hf://owner/name/Q4_K_M/m-00001-of-00002.gguf@v1": HubSource(
+        "owner/name", "v1", file="Q4_K_M/m-00001-of-00002.gguf"
+    ),
     "file:///data/my models/tiny@1": FileSource(Path("/data/my models/tiny@1")),
     "https://host:8443/a/b.gguf?download=true": HttpsSource("https://host:8443/a/b.gguf?download=true"),
 }
@@ -48,7 +53,15 @@ MISTAKES = {
     "pypi://name==1/a//b": "empty segment",
     "pypi://name==1//etc/passwd": "empty segment",
     "hf://gpt2": "an owner and a model",
-    "hf://owner/name/file": "an owner and a model",
+    "hf://name": "an owner and a model",
+    "hf://owner/name/model.bin": "only a .gguf file",
+    "hf://owner/name/../m.gguf": "segment",
+    "hf://owner/name/m.gguf:q8_0": "its quantisation already",
+    "hf://owner/name:": "quantisation is not valid",
+    "hf://owner/name:a/b": "quantisation is not valid",
+    "owner/name:Q8_0": "write hf://owner/name:Q8_0",
+    "owner/name/m.gguf": "write hf://owner/name/m.gguf",
+    "ollama://llama3.2:1b": "Ollama's library",
     "hf://owner/": "not valid",
     "hf://../name": "not valid",
     "hf://owner/a..b": "no '..'",

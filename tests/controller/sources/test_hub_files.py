@@ -1,0 +1,43 @@
+"""Which files of a hub repository make a model."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub.hf_api import RepoSibling
+
+from controller.errors import SourceError
+from controller.sources.hub.files import choose
+
+NAMES = (
+    "config.json", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "m-IQ4_XS.gguf", "mmproj-m-Q8_0.gguf", "imatrix.gguf",
+    "BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf",
+)  # fmt: skip
+
+
+def chosen(names: tuple[str, ...] = NAMES, file: str | None = None, quant: str | None = None) -> set[str]:
+    siblings = [RepoSibling(rfilename=name, size=1) for name in names]
+    return {one.rfilename for one in choose("hf://o/n", siblings, file=file, quant=quant)} - {"config.json"}
+
+
+def test_without_a_wish_the_order_decides() -> None:
+    """Q4_K_M comes before wider ones, and files beside the description before those in folders."""
+    assert {"m-Q4_K_M.gguf"} == chosen()
+    assert {NAMES[6], NAMES[7]} == chosen(NAMES[:1] + NAMES[4:])
+
+
+@pytest.mark.parametrize("quant", ["q8_0", "Q8_0"])
+def test_a_quantisation_is_a_whole_word_of_the_name(quant: str) -> None:
+    """Capitals do not matter, and the part that sees is no model."""
+    assert {"m-Q8_0.gguf"} == chosen(quant=quant)
+
+
+def test_all_parts_come_with_the_first() -> None:
+    """A split file is complete, whether its quantisation or its first part is named."""
+    assert {NAMES[6], NAMES[7]} == chosen(quant="bf16") == chosen(file=NAMES[6])
+
+
+@pytest.mark.parametrize(("file", "quant"), [(None, "q4"), (None, "q5_k_m"), ("n.gguf", None), ("config.json", None)])
+def test_a_missing_one_lists_what_there_is(file: str | None, quant: str | None) -> None:
+    """The error names the files to choose from."""
+    with pytest.raises(SourceError, match=r"no such file.*m-IQ4_XS\.gguf, m-Q4_K_M\.gguf"):
+        chosen(file=file, quant=quant)
