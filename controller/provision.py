@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
         engines = read_engines(settings.templates_dir)
+        # It builds no images: `make up` holds the set-up's lock while it runs us, and waits for no compiler.
         deployment = compose_deployment(settings, DeployedModels(registry), docker, engines)
         deployment.write()
         for name in names or [next(iter(registry.models))]:

@@ -1,4 +1,4 @@
-"""llama.cpp's own server as an engine, with real weights: `make test-llamacpp`, which builds the server first."""
+"""llama.cpp's own server as an engine, in the image that the set-up builds, with real weights."""
 
 from __future__ import annotations
 
@@ -12,36 +12,32 @@ import pytest
 import requests
 from openai import OpenAI
 
-from bench.servers import announces_amx
 from tests.docker.conftest import Build
 from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker
-from tests.docker.llamacpp_image import llamacpp_image
 from tests.docker.real_models import shipped_entry
 from tests.errorshape import check_error
 
-pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 PARIS = "What is the capital of France?"
 CONTEXT_LENGTH = 512
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> House:
+def house(build_real_house: Build) -> House:
     """Return the default model's own file in a server for chats, one for completions and one for embeddings."""
     common = {
         "source": shipped_entry()["source"],
         "engine": "llamacpp",
-        "image": llamacpp_image(tmp_path_factory.mktemp("llamacpp")),
         "context_length": CONTEXT_LENGTH,
         "max_concurrency": 2,
-        "args": ["--no-repack"] if announces_amx() else [],
     }
     models = {
         "llama": {**common, "aliases": ["lama"]},
         "plain": {**common, "task": "completion"},
         # Unlike an embedding model's file, this one names no pooling.
-        "vectors": {**common, "task": "embedding", "args": [*common["args"], "--pooling", "mean"]},
+        "vectors": {**common, "task": "embedding", "args": ["--pooling", "mean"]},
     }
     return build_real_house(models)
 
