@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles llama.cpp's server step by step, inside its image's build: compile.sh configure | build TARGET | collect FOLDER
+# Compiles llama.cpp's server step by step, inside its image's build: compile.sh configure | build TARGET
 # Each step is a layer of its own, so that a build that was interrupted continues with the step at which it stopped.
 set -eu
 source=/build/llama.cpp
@@ -48,20 +48,6 @@ jobs_at_once() {
     [ "$by_memory" -ge "$jobs" ] || jobs="$by_memory"
     [ "$jobs" -ge 1 ] || jobs=1
     echo "$jobs"
-}
-
-# Copy what runs, and the licences, into a folder.
-collect() {
-    mkdir -p "$1/licenses"
-    for file in "$output"/bin/llama-server "$output"/bin/libggml-cpu-*.so "$output"/bin/libllama-server-impl.so \
-        "$output"/bin/lib*.so.0; do
-        cp -L "$file" "$1/"
-    done
-    cp -L "$(g++ -print-file-name=libgomp.so.1)" "$1/"
-    strip --strip-unneeded "$1"/llama-server "$1"/lib*
-    cp "$source/LICENSE" "$1/licenses/LICENSE-llama.cpp"
-    cp "$source/vendor/cpp-httplib/LICENSE" "$1/licenses/LICENSE-cpp-httplib"
-    cp "$source"/licenses/* "$1/licenses/"
 }
 
 "$@"
