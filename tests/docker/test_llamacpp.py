@@ -120,6 +120,28 @@ class TestOpenAI:
         assert rows[0].embedding == pytest.approx(rows[2].embedding, abs=1e-3)
         assert rows[0].embedding != pytest.approx(rows[1].embedding, abs=1e-3)
 
+    def test_a_text_that_is_too_long_is_refused(self, client: OpenAI) -> None:
+        """400, as for a prompt: it is its sender's mistake."""
+        with pytest.raises(openai.BadRequestError) as failure:
+            client.embeddings.create(model="vectors", input="word " * (2 * CONTEXT_LENGTH))
+        assert "context_length_exceeded" == failure.value.code
+
+    def test_thoughts_stay_in_the_text(self, client: OpenAI) -> None:
+        """A model that thinks aloud answers as with our own engines; a grammar makes this one do so."""
+        thinking = {"grammar": 'root ::= "<think>hm</think>yes"'}
+        request: dict[str, Any] = {"model": "lama", "messages": user(PARIS), "max_tokens": 32, "extra_body": thinking}
+        whole = client.chat.completions.create(**request)
+        chunks = list(client.chat.completions.create(**request, stream=True))
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert whole.choices[0].message.content == text == "<think>hm</think>yes"
+
+    @pytest.mark.parametrize("tool_choice", ["auto", "required"])
+    def test_tools_without_a_form_are_refused(self, client: OpenAI, tool_choice: Any) -> None:
+        """This model's chat template has no place for tools, and an answer without them would look like a decision."""
+        tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+        with pytest.raises(openai.BadRequestError, match="the chat template of this model has none"):
+            client.chat.completions.create(model="lama", messages=user(PARIS), tools=tools, tool_choice=tool_choice)
+
     def test_another_task_is_refused(self, client: OpenAI) -> None:
         """A model that makes vectors refuses to chat, and names the right route."""
         with pytest.raises(openai.BadRequestError, match="ask it by /v1/embeddings"):
