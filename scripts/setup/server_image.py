@@ -156,5 +156,5 @@ class ServerImageStep:
         if complaints and "Killed" in complaints[-1]:
             return f"{what}; the compiler had too little memory: stop models, or close programs, and try again"
         if complaints and "No space left" in complaints[-1]:
-            return f"{what}; it takes 2 GB of Docker's disk: free some (`docker builder prune`) and try again"
+            return f"{what}; it takes 1 GB of Docker's disk: free some (`docker builder prune`) and try again"
         return f"{what}; the next try continues with the step that failed; the whole log: {log}"

@@ -112,7 +112,7 @@ def test_a_changed_recipe_or_base_makes_the_image_stale(tmp_path: Path) -> None:
     [
         ("a.cpp:3:1: error: 'x' was not declared\nninja: build stopped\n", "error: 'x' was not declared; the next try"),
         ("g++: fatal error: Killed signal terminated program cc1plus\n", "too little memory: stop models"),
-        ("ld: final link failed: No space left on device\n", "it takes 2 GB of Docker's disk"),
+        ("ld: final link failed: No space left on device\n", "it takes 1 GB of Docker's disk"),
         ("", "ended with exit code 1"),
     ],
 )
