@@ -27,6 +27,10 @@ class EngineError(Exception):
     """A failure that a user can act on; its text is one sentence that may be shown."""
 
 
+class ModelUnfit(EngineError):
+    """This engine cannot serve this model exactly; another one may."""
+
+
 class PromptInvalid(EngineError):
     """The client's prompt cannot be used: it is too long or empty, or the model's chat template refuses it."""
 

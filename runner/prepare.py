@@ -16,11 +16,11 @@ from typing import Any
 from runner.convert import converter_for
 from runner.convert.gguf_header import is_gguf, read_header
 from runner.engine import EngineError
-from runner.engines.chat_template import tool_syntax
 from runner.settings import AUTO_CPU_DTYPE, DTYPES
+from runner.tokenizer.chat_messages import tool_syntax
 
 SOURCE, VOLUME = Path("/source"), Path("/prepared")
-FORMAT = 3
+FORMAT = 4
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # How long a deletion waits while another process prepares the model.
 DELETE_WAIT_S = 10.0
 # The format of what the runner writes into a volume; a higher number makes older volumes invalid.
-PREPARED_FORMAT = 3
+PREPARED_FORMAT = 4
 
 
 class Preparation:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from runner.engines.chat_template import HERMES, LLAMA, MISTRAL
+from runner.tokenizer.chat_messages import HERMES, LLAMA, MISTRAL
 
 OPENERS = (HERMES, MISTRAL, LLAMA)
 CLOSER = "</tool_call>"

@@ -21,7 +21,7 @@ _MOST_ITEMS = 16 * MIB
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The metadata and the number of parameters; long arrays (vocabularies) are replaced by their length."""
+    """The metadata, with all arrays as lists, and the number of parameters."""
 
     metadata: dict[str, Any]
     parameters: int
@@ -59,13 +59,12 @@ def _value(file: BinaryIO, kind: int) -> Any:
     if kind != _ARRAY:
         return _scalar(file, _struct_code(kind))
     kind, count = _scalar(file, "I"), _count(file)
-    if kind in (_STRING, _ARRAY):
-        for _ in range(count):
-            _value(file, kind)
-        return count
+    if kind == _STRING:
+        return _strings(file, count)
+    if kind == _ARRAY:
+        return [_value(file, kind) for _ in range(count)]
     code = _struct_code(kind)
-    data = _read(file, struct.calcsize(code) * count)
-    return list(struct.unpack(f"<{count}{code}", data)) if count <= 64 else count
+    return list(struct.unpack(f"<{count}{code}", _read(file, struct.calcsize(f"<{code}") * count)))
 
 
 def _struct_code(kind: int) -> str:
@@ -86,6 +85,20 @@ def _string(file: BinaryIO) -> str:
     if length > _LONGEST_STRING:
         raise ValueError("a text has an impossible length; the file is damaged")
     return _read(file, length).decode("utf-8", "replace")
+
+
+def _strings(file: BinaryIO, count: int) -> list[str]:
+    """Read many texts: a vocabulary has hundreds of thousands, so this calls as little as it can."""
+    read, texts = file.read, []
+    for _ in range(count):
+        length = int.from_bytes(read(8), "little")
+        if length > _LONGEST_STRING:
+            raise ValueError("a text has an impossible length; the file is damaged")
+        data = read(length)
+        if len(data) < length:
+            raise ValueError("the file ends too early; it is damaged")
+        texts.append(data.decode("utf-8", "replace"))
+    return texts
 
 
 def _count(file: BinaryIO) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from runner.engine import FinishReason, Piece
-from runner.engines.detokenizer import ByteDetokenizer, Detokenizer, StopStrings
+from runner.tokenizer.detokenizer import ByteDetokenizer, Detokenizer, StopStrings
 
 
 class TokenText:

@@ -99,8 +99,8 @@ class WheelsStep:
         other = () if version == "{}.{}".format(*sys.version_info[:2]) else ("--python-version", version)
         site.say(f"downloading wheels for Python {version}")
         site.shell.run(
-            str(site.layout.python), "-m", "pip", "download", "--only-binary=:all:", "--progress-bar", "off", *other,
-            "--dest", str(part), "-r", str(self._requirements), env=PIP_ENVIRONMENT,
+            str(site.layout.python), "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+            "--progress-bar", "off", *other, "--dest", str(part), "-r", str(self._requirements), env=PIP_ENVIRONMENT,
         )  # fmt: skip
         self._stamp.unlink(missing_ok=True)
         shutil.rmtree(self._wheels, ignore_errors=True)

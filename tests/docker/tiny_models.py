@@ -10,12 +10,12 @@ import json
 from typing import Any
 
 from runner.engine import EncodedRequest, Sampling
-from runner.engines.detokenizer import ByteDetokenizer
 from runner.engines.job import Job
 from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
 from runner.engines.transformers.lean_import import import_torch
 from runner.engines.transformers.row_batch import RowBatch
+from runner.tokenizer.detokenizer import ByteDetokenizer
 
 torch = import_torch()
 

@@ -39,7 +39,8 @@ class _Engine(OpenVinoEngine):
         self.texts: list[_KeptText] = []
 
     def _text_of(self, request: EncodedRequest) -> TokenText:
-        text = _KeptText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)
+        tokenizer = self._require(self._tokenizer)
+        text = _KeptText(tokenizer.detokenizer(), stop=request.sampling.stop, eos=tokenizer.ends)
         self.texts.append(text)
         return text
 

@@ -23,6 +23,7 @@ from runner.engines.openvino.batch import OpenVinoBatch, last_line
 from runner.engines.openvino.fair_lock import FairLock
 from runner.engines.openvino.grammar_cache import GrammarCache
 from runner.engines.openvino.grammar_compiler import GrammarCompiler
+from runner.engines.openvino.grammar_tokenizer import make_grammar_tokenizer
 from runner.engines.openvino.idle_reload import RELOAD_AFTER_S, IdleReloader
 from runner.engines.openvino.kv_memory import KV_BLOCK_TOKENS, kv_blocks, kv_bytes_per_token
 from runner.engines.openvino.precision import arithmetic
@@ -31,6 +32,7 @@ from runner.engines.step_loop import StepLoop
 from runner.engines.token_text import TokenText
 from runner.kernels import LIBRARY, OWN_PRODUCTS
 from runner.settings import RunnerSettings
+from runner.tokenizer import ModelTokenizer, load_tokenizer
 
 log = logging.getLogger("runner")
 P = TypeVar("P")
@@ -49,8 +51,8 @@ class OpenVinoEngine:
         self._context_length = 0
         self._arithmetic = arithmetic("auto", has_own_products=False)
         self._model_defaults = PartialSampling()
-        self._eos: frozenset[int] = frozenset()
-        self._tokenizer: Any = None
+        self._tokenizer: ModelTokenizer | None = None
+        self._has_grammars = False
         self._pipeline: Any = None
         self._grammars: GrammarCache | None = None
         self._loop: StepLoop | None = None
@@ -74,8 +76,6 @@ class OpenVinoEngine:
         on_phase("importing")
         import openvino_genai
 
-        from runner.engines.openvino.tokenizer import OpenVinoTokenizer
-
         on_phase("loading")
         folder = self._settings.model_path
         if not (folder / MODEL_FILE).is_file():
@@ -84,7 +84,10 @@ class OpenVinoEngine:
         self._arithmetic = arithmetic(self._settings.dtype, has_own_products=bool(config.get(OWN_PRODUCTS)))
         blocks = self._cache_blocks(config)
         self._context_length = self._bounded_context(config, blocks * KV_BLOCK_TOKENS)
-        self._tokenizer = OpenVinoTokenizer(folder, has_chat=self._settings.task == "chat")
+        self._tokenizer = load_tokenizer(folder, has_chat=self._settings.task == "chat")
+        token_bytes = self._tokenizer.token_bytes()
+        self._has_grammars = token_bytes is not None and bool(self._tokenizer.ends)
+        library_tokenizer = make_grammar_tokenizer(openvino_genai, token_bytes or [b""], self._tokenizer.ends)
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = blocks
         scheduler.enable_prefix_caching = True
@@ -92,15 +95,15 @@ class OpenVinoEngine:
         scheduler.max_num_batched_tokens = max(BATCHED_TOKENS, self._settings.max_concurrency)
         try:
             pipeline = openvino_genai.ContinuousBatchingPipeline(
-                folder, self._tokenizer.library, scheduler, "CPU",
+                folder, library_tokenizer, scheduler, "CPU",
                 INFERENCE_NUM_THREADS=self._settings.cpus, extensions=[str(LIBRARY)], **self._arithmetic.properties,
             )  # fmt: skip
         except RuntimeError as error:
             raise EngineError(f"the engine cannot load the model's files: {last_line(error)}") from error
         self._pipeline = pipeline
-        self._read_generation_config(pipeline.get_config())
-        self._grammars = GrammarCache(GrammarCompiler(openvino_genai, self._tokenizer.library, folder / MODEL_FILE))
-        self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._eos), self._text_of)
+        self._read_sampling_defaults(pipeline.get_config())
+        self._grammars = GrammarCache(GrammarCompiler(openvino_genai, library_tokenizer, folder / MODEL_FILE))
+        self._loop = StepLoop(OpenVinoBatch(openvino_genai, pipeline, self._tokenizer.ends), self._text_of)
         self._idle_reloader.note_load()
 
     def capabilities(self) -> Capabilities:
@@ -110,7 +113,7 @@ class OpenVinoEngine:
             dtype=self._arithmetic.name,
             context_length=self._context_length,
             concurrency=self._settings.max_concurrency,
-            grammars=True,
+            grammars=self._has_grammars,
             tool_syntax=self._require(self._tokenizer).tool_syntax,
         )
 
@@ -193,7 +196,8 @@ class OpenVinoEngine:
         return part
 
     def _text_of(self, request: EncodedRequest) -> TokenText:
-        return TokenText(self._tokenizer.detokenizer(), stop=request.sampling.stop, eos=self._eos)
+        tokenizer = self._require(self._tokenizer)
+        return TokenText(tokenizer.detokenizer(), stop=request.sampling.stop, eos=tokenizer.ends)
 
     def _cache_blocks(self, config: dict[str, Any]) -> int:
         weights = sum(path.stat().st_size for path in self._settings.model_path.glob("openvino_model*"))
@@ -210,9 +214,7 @@ class OpenVinoEngine:
             log.warning("memory has room for a context of %d tokens; raise resources.memory for more", cached_tokens)
         return int(min(own, length, cached_tokens))
 
-    def _read_generation_config(self, config: Any) -> None:
-        tokens = {config.eos_token_id, *config.stop_token_ids, self._tokenizer.library.get_eos_token_id()}
-        self._eos = frozenset(token for token in tokens if token >= 0)
+    def _read_sampling_defaults(self, config: Any) -> None:
         if config.do_sample:
             top_k = config.top_k if config.top_k < 2**31 else 0
             self._model_defaults = PartialSampling(temperature=config.temperature, top_p=config.top_p, top_k=top_k)

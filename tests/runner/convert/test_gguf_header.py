@@ -41,7 +41,7 @@ def test_the_shape_is_read_from_the_header(tmp_path: Path) -> None:
     file.write_bytes(gguf([*pairs, number("llama.context_length", 128)], [(2, 3), (5,)]) + b"weights")
     header = read_header(file)
     assert header.parameters == 11
-    assert header.metadata["tokenizer.ggml.tokens"] == 2
+    assert header.metadata["tokenizer.ggml.tokens"] == ["a", "b"]
     assert model_config(header) == {
         "model_type": "llama",
         "max_position_embeddings": 128,

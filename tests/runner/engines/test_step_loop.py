@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from runner.engine import EncodedRequest, EngineError, Piece, Sampling
-from runner.engines.detokenizer import ByteDetokenizer
 from runner.engines.step_loop import RequestFailed, StepLoop, Tokens
 from runner.engines.token_text import TokenText
+from runner.tokenizer.detokenizer import ByteDetokenizer
 
 # Token n is the n-th letter.
 LETTERS = [bytes([ord("a") + token]) for token in range(26)]

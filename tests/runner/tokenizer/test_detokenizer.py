@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runner.engines.detokenizer import ByteDetokenizer, Detokenizer, StopStrings
+from runner.tokenizer.detokenizer import ByteDetokenizer, Detokenizer, StopStrings
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"))
 

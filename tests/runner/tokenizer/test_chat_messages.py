@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.engine import Constraints, GenerationRequest, Message, PromptInvalid, Tool, ToolCall
-from runner.engines.chat_template import template_messages, template_tools, tool_syntax, uses_template
+from runner.tokenizer.chat_messages import template_messages, template_tools, tool_syntax, uses_template
 
 
 @pytest.mark.parametrize(

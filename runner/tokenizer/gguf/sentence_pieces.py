@@ -1,0 +1,70 @@
+"""SentencePiece's tokenizers with scores (`tokenizer.ggml.model` = llama) and those of Gemma 4 with merges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from runner.engine import EngineError
+from runner.tokenizer.gguf.byte_level import read_merges
+from runner.tokenizer.gguf.vocabulary import TokenType, Vocabulary
+
+SPACE = "▁"
+_UNKNOWN_ID = 0
+
+
+def sentence_piece_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """Return the tokenizer of pieces with scores, without special tokens."""
+    steps: list[Any] = [normalizers.Replace(" ", SPACE)]
+    if vocabulary.key("add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend(SPACE))
+    if vocabulary.key("remove_extra_whitespaces", False):
+        steps.insert(0, normalizers.Replace(Regex(" {2,}"), " "))
+    return _tokenizer(vocabulary, _merges_by_score(vocabulary), normalizers.Sequence(steps))
+
+
+def merged_piece_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """Return the tokenizer of pieces with a list of merges (Gemma 4's), without special tokens."""
+    return _tokenizer(vocabulary, read_merges(vocabulary), normalizers.Replace(" ", SPACE))
+
+
+def _tokenizer(vocabulary: Vocabulary, merges: list[tuple[str, str]], normalizer: Any) -> Tokenizer:
+    unknown_id = vocabulary.token_id("unknown", _UNKNOWN_ID)
+    assert unknown_id is not None
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: number for number, token in enumerate(vocabulary.tokens)},
+            merges=merges,
+            unk_token=vocabulary.tokens[unknown_id],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizer
+    # As in Gemma's own tokenizer.json. It cuts nothing: the normalizer leaves no space.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Return the merges that lead to each piece, the best scores first: SentencePiece merges the best pair first.
+
+    Every way to cut a piece in two other pieces is a merge: the library needs each, since it does not know in which
+    order the parts come to be.
+    """
+    scores = vocabulary.key("scores")
+    if not isinstance(scores, list) or len(scores) != len(vocabulary.tokens):
+        raise EngineError("the file has no score (tokenizer.ggml.scores) for each token; choose another file")
+    kinds = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
+    pieces = {vocabulary.tokens[number]: number for number in vocabulary.of_type(*kinds)}
+    merges = []
+    for piece, number in pieces.items():
+        cuts = [
+            (piece[:cut], piece[cut:])
+            for cut in range(1, len(piece))
+            if piece[:cut] in pieces and piece[cut:] in pieces
+        ]
+        merges += [((-scores[number], pieces[left], pieces[right]), (left, right)) for left, right in cuts]
+    return [pair for _, pair in sorted(merges)]

@@ -1,0 +1,67 @@
+"""A GGUF file's vocabulary: its tokens with their types, and the ids that the file gives to special ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from runner.engine import EngineError
+
+_PREFIX = "tokenizer.ggml."
+
+
+class TokenType(IntEnum):
+    """The format's numbers (`tokenizer.ggml.token_type`)."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token `i` is `tokens[i]`, of the type `types[i]`."""
+
+    tokens: Sequence[str]
+    types: Sequence[int]
+    metadata: Mapping[str, Any]
+
+    def key(self, name: str, default: Any = None) -> Any:
+        """Return `tokenizer.ggml.NAME`."""
+        return self.metadata.get(_PREFIX + name, default)
+
+    def token_id(self, name: str, default: int | None = None) -> int | None:
+        """Return the id under `NAME_token_id`; None if there is none. Raises EngineError for an impossible one."""
+        number = self.key(f"{name}_token_id", default)
+        if number is None:
+            return None
+        if not 0 <= int(number) < len(self.tokens):
+            raise EngineError(
+                f"the file says that token {number} is {name}, but it has {len(self.tokens)} tokens; download it again"
+            )
+        return int(number)
+
+    def of_type(self, *types: TokenType) -> list[int]:
+        """Return the ids of the tokens of these types."""
+        return [number for number, kind in enumerate(self.types) if kind in types]
+
+
+def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
+    """Return the vocabulary in a file's metadata. Raises EngineError if there is none, or a token occurs twice."""
+    tokens = metadata.get(_PREFIX + "tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise EngineError("the file has no vocabulary (tokenizer.ggml.tokens); choose a file of a whole model")
+    types = metadata.get(_PREFIX + "token_type") or [TokenType.NORMAL] * len(tokens)
+    if len(types) != len(tokens):
+        raise EngineError(f"the file has {len(tokens)} tokens, but {len(types)} types of tokens; download it again")
+    # llama.cpp's converter writes no empty token; a file with one has it where a byte got lost.
+    named_tokens = [token or f"[EMPTY_{number}]" for number, token in enumerate(tokens)]
+    if len(set(named_tokens)) != len(named_tokens):
+        token = next(token for number, token in enumerate(named_tokens) if token in named_tokens[:number])
+        raise EngineError(f"the file's vocabulary has the token {token!r} twice; choose another file of this model")
+    return Vocabulary(named_tokens, types, metadata)

@@ -1,0 +1,142 @@
+"""A tokenizer from a GGUF file's metadata, on vocabularies small enough to see through."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engine import EngineError, GenerationRequest, Message, ModelUnfit
+from runner.tokenizer import ModelTokenizer, load_tokenizer, write_tokenizer
+from runner.tokenizer.ends import turn_ends
+from runner.tokenizer.gguf.splits import SPLITS
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+BYTES = [chr(number) for number in range(0x21, 0x7F)]
+
+
+def byte_level(**keys: Any) -> dict[str, Any]:
+    """Return metadata with ASCII's letters, the space `Ġ`, one merge, two control tokens and one of a user."""
+    tokens = [*BYTES, "Ġ", "Ċ", "ab", "<|im_start|>", "<|im_end|>", "<think>"]
+    types = [NORMAL] * (len(tokens) - 3) + [CONTROL, CONTROL, USER_DEFINED]
+    metadata = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": tokens,
+        "token_type": types,
+        "merges": ["a b"],
+        "eos_token_id": tokens.index("<|im_start|>"),
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in (metadata | keys).items() if value is not None}
+
+
+def sentence_pieces(**keys: Any) -> dict[str, Any]:
+    """Return metadata of a SentencePiece vocabulary with byte fallback."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "ab", "▁ab"]
+    types = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * 5]
+    scores = [0.0] * 259 + [-5.0, -4.0, -3.0, -2.0, -1.0]
+    metadata = {"model": "llama", "tokens": tokens, "token_type": types, "scores": scores}
+    return {f"tokenizer.ggml.{name}": value for name, value in (metadata | keys).items()}
+
+
+def tokenizer_of(metadata: dict[str, Any], folder: Path, *, has_chat: bool = False) -> ModelTokenizer:
+    write_tokenizer(metadata, folder)
+    return load_tokenizer(folder, has_chat=has_chat)
+
+
+def text_of(tokenizer: ModelTokenizer, tokens: tuple[int, ...]) -> str:
+    detokenizer = tokenizer.detokenizer()
+    return "".join(map(detokenizer.feed, tokens)) + detokenizer.flush()
+
+
+def test_control_tokens_have_no_text_and_others_do(tmp_path: Path) -> None:
+    """`<think>`, which the file does not call a control token, stays in answers; `<|im_start|>` does not."""
+    tokenizer = tokenizer_of(byte_level(), tmp_path)
+    tokens = tokenizer.encode_text("<|im_start|>ab<think>ab", add_special_tokens=False)
+    assert 4 == len(tokens)
+    assert "ab<think>ab" == text_of(tokenizer, tokens)
+
+
+def test_raw_prompts_begin_as_the_file_says(tmp_path: Path) -> None:
+    """BOS and EOS are added where the file says so; a file that says nothing has its kind's usual."""
+    with_bos = tokenizer_of(
+        byte_level(add_bos_token=True, bos_token_id=96, add_eos_token=True, eos_token_id=5), tmp_path
+    )
+    assert [96, 64, 5] == [*with_bos.encode_text("a", add_special_tokens=True)]
+    assert [64] == [*tokenizer_of(byte_level(bos_token_id=96), tmp_path).encode_text("a", add_special_tokens=True)]
+    assert 1 == tokenizer_of(sentence_pieces(), tmp_path).encode_text("a", add_special_tokens=True)[0]
+    without = tokenizer_of(sentence_pieces(add_bos_token=False), tmp_path)
+    assert 1 not in without.encode_text("a", add_special_tokens=True)
+
+
+def test_sentence_pieces_fall_back_to_bytes(tmp_path: Path) -> None:
+    """A letter without a token becomes its bytes, and they the letter again; a word begins with a space."""
+    tokenizer = tokenizer_of(sentence_pieces(), tmp_path)
+    tokens = tokenizer.encode_text("ab é", add_special_tokens=False)
+    assert [263, 259, 3 + 0xC3, 3 + 0xA9] == [*tokens]
+    assert " ab é" == text_of(tokenizer, tokens)
+
+
+def test_no_half_character_leaves(tmp_path: Path) -> None:
+    """The bytes of a character that has not ended give no text."""
+    tokenizer = tokenizer_of(sentence_pieces(), tmp_path)
+    detokenizer = tokenizer.detokenizer()
+    assert ["", "é"] == [detokenizer.feed(3 + 0xC3), detokenizer.feed(3 + 0xA9)]
+    assert ["", ""] == [detokenizer.feed(3 + 0xC3), detokenizer.flush()]
+
+
+@pytest.mark.parametrize("keys", [{"pre": "unheard-of"}, {"pre": None}, {"model": "rwkv"}])
+def test_what_is_not_known_is_refused_by_name(keys: dict[str, Any], tmp_path: Path) -> None:
+    """No split and no kind of tokenizer is guessed: any other one gives other tokens without an error."""
+    with pytest.raises(ModelUnfit, match=r"tokenizer\.ggml\.(pre|model)"):
+        write_tokenizer(byte_level(**keys), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"tokens": None}, "no vocabulary"),
+        ({"token_type": [1]}, "types of tokens"),
+        ({"merges": None}, "no merges"),
+        ({"merges": ["ab"]}, "broken merge"),
+        ({"eos_token_id": 4_000_000_000}, "4000000000 is eos"),
+        ({"tokens": ["a", "a"], "token_type": [1, 1]}, "twice"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(keys: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """The message says what is wrong with the file."""
+    with pytest.raises(EngineError, match=reason):
+        write_tokenizer(byte_level(**keys), tmp_path)
+
+
+def test_all_ends_of_a_turn_are_kept(tmp_path: Path) -> None:
+    """A generation ends at the file's eos, eot and eom, and at the token that closes turns by its name."""
+    tokenizer = tokenizer_of(byte_level(eot_token_id=7, eom_token_id=8), tmp_path)
+    start, end = (byte_level()["tokenizer.ggml.tokens"].index(f"<|im_{name}|>") for name in ("start", "end"))
+    assert {start, end, 7, 8} == tokenizer.ends
+    assert sorted(tokenizer.ends) == json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
+
+
+def test_the_end_of_a_part_is_no_end_of_a_turn() -> None:
+    """In models with channels `<|end|>` closes a channel: the answer goes on."""
+    names = {"<|end|>": 1, "<|return|>": 2, "<|call|>": 3}
+    assert {2, 3} == turn_ends(names, [None])
+    assert {1} == turn_ends({"<|end|>": 1}, [])
+
+
+def test_the_files_template_writes_prompts(tmp_path: Path) -> None:
+    """The template in the metadata is used; its special tokens become one token each."""
+    template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    metadata = byte_level() | {"tokenizer.chat_template": template, "tokenizer.chat_template.tool_use": "tools"}
+    tokenizer = tokenizer_of(metadata, tmp_path, has_chat=True)
+    request = GenerationRequest(messages=(Message(role="user", content="ab"),))
+    assert 3 == len(tokenizer.encode(request))
+
+
+def test_every_split_can_be_compiled(tmp_path: Path) -> None:
+    """The library accepts the patterns of every row."""
+    for name in SPLITS:
+        tokenizer = tokenizer_of(byte_level(pre=name), tmp_path)
+        assert tokenizer.encode_text("ab", add_special_tokens=False), name
