@@ -10,7 +10,7 @@ BY_FILE = --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up serve down logs lint test test-fast test-llamacpp faults faults-mutants soak bench bench-peers clean
+.PHONY: help up serve down logs lint test test-fast faults faults-mutants soak bench bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -57,10 +57,6 @@ soak: ## run random faults (MINUTES=15) beside random interleavings; nothing tha
 	@$(SETUP) test-env
 	$(VENV_PYTHON) -m pytest -n 2 $(BY_FILE) -raP --log-level=CRITICAL --timeout=0 --hypothesis-profile=long --soak-minutes=$(MINUTES) \
 		tests/controller/supervisor/test_state_machine.py tests/docker/faults/test_soak.py
-
-test-llamacpp: bench-peers ## run the tests with llama.cpp's own server, which bench-peers builds
-	@$(SETUP) test-env
-	$(VENV_PYTHON) -m pytest -m llamacpp
 
 bench-peers: ## build the servers that ours is compared with, once (takes minutes)
 	$(PYTHON) -m bench.peers_setup

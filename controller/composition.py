@@ -12,6 +12,7 @@ from controller.deployment.deployment import Deployment
 from controller.deployment.engine_choice import EngineChoices
 from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine, is_pinned
+from controller.deployment.image_build import ImageBuild
 from controller.deployment.images import Images
 from controller.deployment.memory_budget import MemoryBudget
 from controller.deployment.ports import PortBook
@@ -25,7 +26,7 @@ from controller.proxy.runner_client import RunnerClient
 from controller.registry import DeployedModels, ModelSpec, OfferedModels, Registry, load_registry
 from controller.registry.file_watch import FileWatch, Stamp, stamp_of
 from controller.registry.reload import Files, Reloader
-from controller.settings import Settings
+from controller.settings import ROOT, Settings
 from controller.sources import SourceStore
 from controller.supervisor import Backend, DeadModelCheck, DockerEventFollower, HangWatch, Monitor, Supervisor
 from controller.supervisor.watching.hangs import SILENCE_S
@@ -83,9 +84,17 @@ def _port_book(settings: Settings) -> PortBook:
 
 
 def compose_deployment(
-    settings: Settings, deployed_models: DeployedModels, docker: DockerService, engines: Mapping[str, Engine]
+    settings: Settings,
+    deployed_models: DeployedModels,
+    docker: DockerService,
+    engines: Mapping[str, Engine],
+    *,
+    builds_images: bool = False,
 ) -> Deployment:
-    """Make the Compose project that serves these models; it follows when they or the engines change."""
+    """Make the Compose project that serves these models; it follows when they or the engines change.
+
+    `builds_images`: images that are built from this checkout are built when a model first needs them.
+    """
     store = SourceStore(settings.data_dir / "sources", hub_endpoint=settings.hub_endpoint, hub_token=settings.hub_token)
     facts_dir = settings.data_dir / "prepared"
     preparation = Preparation(store=store, docker=docker, engines=engines, facts_dir=facts_dir)
@@ -94,7 +103,12 @@ def compose_deployment(
     return Deployment(
         deployed_models=deployed_models,
         docker=docker,
-        images=Images(docker=docker, engines=engines, api_url=f"http://{settings.host}:{settings.port}"),
+        images=Images(
+            docker=docker,
+            engines=engines,
+            api_url=f"http://{settings.host}:{settings.port}",
+            builder=ImageBuild(ROOT) if builds_images else None,
+        ),
         preparation=preparation,
         choices=choices,
         ports=ports,
@@ -246,7 +260,7 @@ def compose(settings: Settings) -> Controller:
         deployed_models,
         models_file=models_file,
         engines=engines,
-        containers=compose_deployment(settings, deployed_models, docker, engines),
+        containers=compose_deployment(settings, deployed_models, docker, engines, builds_images=True),
         docker=docker,
         runner_client=RunnerClient(),
     )

@@ -216,9 +216,13 @@ class StartInterrupted(StartFailed):
 
 
 class ImageMissing(Unavailable):
-    """The model's image is not on this machine; a start never fetches one."""
+    """The model's image is not on this machine; a start never downloads one."""
 
     code = "image_missing"
+
+    def __init__(self, message: str, *, is_built_here: bool = False, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.is_built_here = is_built_here
 
 
 class DockerUnavailable(Unavailable):

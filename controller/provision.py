@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         registry = read_registry(settings)
         docker = DockerService(project=settings.project, compose_dir=settings.compose_dir)
         engines = read_engines(settings.templates_dir)
+        # It builds no images: `make up` holds the set-up's lock while it runs us, and waits for no compiler.
         deployment = compose_deployment(settings, DeployedModels(registry), docker, engines)
         if options.engines:
             # With `auto`, files that are here may have decided for another engine than the source's name.

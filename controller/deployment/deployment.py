@@ -103,8 +103,10 @@ class Deployment:
         return self._preparation.describe(self._spec(model_id))
 
     def require_image(self, model_id: str) -> None:
-        """Raise ImageMissing, with the commands that fetch it, if the model's image is not on this machine."""
-        self._images.require(self._spec(model_id))
+        """Raise ImageMissing, with the commands that fetch it, if the image is neither here nor built by `prepare`."""
+        spec = self._spec(model_id)
+        if not self._images.is_coming(spec):
+            self._images.require(spec)
 
     def prepare(self, model_id: str, on_progress: OnProgress, cancelled: Callable[[], bool]) -> None:
         """Make all that a start needs: image, files, conversion; with `auto` also the choice of the engine.

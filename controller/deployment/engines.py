@@ -46,12 +46,15 @@ class Relaxation(BaseModel):
 
 
 class Build(BaseModel):
-    """How `make up` builds the engine's image: the target of runner/Dockerfile and the wheels that have its name."""
+    """How the engine's image is built here, under the engine's name.
+
+    Of our own runner: the target of runner/Dockerfile and its wheels. Of another server: the folder in servers/.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     compiler: bool = False
-    """Whether the build compiles code of ours, which takes an image with a compiler."""
+    """Whether the build compiles code, which takes an image with a compiler."""
 
 
 class Engine(BaseModel):
@@ -63,7 +66,7 @@ class Engine(BaseModel):
     """Our runner: it also speaks the native API and takes all its settings from the environment."""
     image: str | None = None
     build: Build | None = None
-    """None for an image that `make up` does not build."""
+    """None for an image that is not built here."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Where the server listens inside its container."""
     ready: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
@@ -97,9 +100,9 @@ class Engine(BaseModel):
             return self
         if not self.routes:
             raise ValueError('routes: name what the server serves, such as ["/v1/chat/completions"]')
-        if self.image is not None and not is_pinned(self.image):
+        if self.image is not None and self.build is None and not is_pinned(self.image):
             raise ValueError("image: a tag may mean another image tomorrow; write name@sha256:…")
-        for fact in ("build", "converts", "keeps_weights", "kv_dtype", "kv_sequences"):
+        for fact in ("converts", "keeps_weights", "kv_dtype", "kv_sequences"):
             if getattr(self, fact):
                 raise ValueError(f"{fact}: only our own runner's engines have it; remove it")
         return self

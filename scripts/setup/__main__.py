@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 
 from scripts.setup.base_image import BASE, COMPILER, BaseImageStep
 from scripts.setup.compose_plugin import ComposeStep
@@ -18,9 +19,10 @@ from scripts.setup.controller import (
     stop_controller,
 )
 from scripts.setup.engine import EngineStep
+from scripts.setup.engine_image import build_engine_image, server_steps
 from scripts.setup.failure import SetupError
 from scripts.setup.host import Host
-from scripts.setup.inference_engines import built_engines
+from scripts.setup.inference_engines import built_engines, runner_engines
 from scripts.setup.layout import Layout
 from scripts.setup.lock import locked
 from scripts.setup.model import ModelStep
@@ -41,7 +43,7 @@ def machine_steps(site: Site) -> list[Step]:
         ComposeStep(site),
         BaseImageStep(site, BASE, spare=runners_are_current),
         BaseImageStep(site, COMPILER, spare=nothing_is_compiled),
-        *(step(site, name) for name in built_engines(site.layout.templates) for step in (WheelsStep, RunnerImageStep)),
+        *(step(site, name) for name in runner_engines(site.layout.templates) for step in (WheelsStep, RunnerImageStep)),
         ModelStep(site),
     ]
 
@@ -71,7 +73,9 @@ def dev_env(site: Site) -> None:
 def test_env(site: Site) -> None:
     """Set up everything that the whole test suite needs."""
     first, *rest = machine_steps(site)
-    run_steps(site, [first, development_step(site), *rest])
+    servers = built_engines(site.layout.templates).keys() - runner_engines(site.layout.templates).keys()
+    of_servers = [step for name in sorted(servers) for step in server_steps(site, name)]
+    run_steps(site, [first, development_step(site), *rest, *of_servers])
 
 
 def prepare_serve(site: Site) -> None:
@@ -110,13 +114,17 @@ UNLOCKED = ("down",)
 def main(arguments: list[str], console: Console) -> int:
     """Do what the verb says and return the exit code; print a failure with the end of its log."""
     parser = argparse.ArgumentParser(prog="python3 -m scripts.setup", description=__doc__)
-    parser.add_argument("verb", choices=(*VERBS, "logs"))
-    verb = parser.parse_args(arguments).verb
+    parser.add_argument("verb", choices=(*VERBS, "engine-image", "logs"))
+    parser.add_argument("engine", nargs="?", help="for engine-image: the engine whose image is built")
+    options = parser.parse_args(arguments)
+    verb = options.verb
     try:
         layout = Layout.from_environ(os.environ)
         if verb == "logs":
             return follow_logs(layout)
-        if verb in UNLOCKED:
+        if verb == "engine-image":
+            build_engine_image(layout, console, options.engine, partial(make_site, layout, console, verb))
+        elif verb in UNLOCKED:
             VERBS[verb](make_site(layout, console, verb, None))
         else:
             with locked(layout.root, console) as lock_fd:

@@ -15,6 +15,7 @@ from pathlib import Path
 from scripts.setup.console import last_lines
 from scripts.setup.failure import SetupError
 from scripts.setup.layout import Layout
+from scripts.setup.server_image import SOURCES
 from scripts.setup.stamps import read_stamp, text_hash, tree_hash, write_stamp
 from scripts.setup.steps import Site
 
@@ -216,6 +217,7 @@ def remove_build_output(layout: Layout) -> list[Path]:
     """Remove what the set-up can make again (`make clean`), and return it; data, weights and images stay."""
     caches = (".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "runner/wheelhouse")
     paths = [layout.root / name for name in caches if (layout.root / name).exists()]
+    paths += sorted(layout.servers.glob(f"*/{SOURCES}"))
     for path in paths:
         shutil.rmtree(path)
     return paths

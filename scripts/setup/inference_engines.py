@@ -16,10 +16,12 @@ _CONSTANTS = {"true": True, "false": False, "none": None}
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
-    """An engine's image, built from the target of runner/Dockerfile that has the engine's name."""
+    """An engine's image, built from what has its name: a target of runner/Dockerfile, or a folder in servers/."""
 
     image: str
     needs_compiler: bool
+    is_own: bool
+    """Whether our runner is in it; then `make up` builds it. Another server is built when a model first needs it."""
 
 
 def built_engines(templates: Path) -> dict[str, BuiltEngine]:
@@ -33,8 +35,14 @@ def built_engines(templates: Path) -> dict[str, BuiltEngine]:
         build, image = facts.get("build"), facts.get("image")
         if isinstance(build, Mapping) and isinstance(image, str):
             name = path.name.removesuffix(SUFFIX)
-            engines[name] = BuiltEngine(image=image, needs_compiler=bool(build.get("compiler")))
+            is_own = bool(facts.get("own"))
+            engines[name] = BuiltEngine(image=image, needs_compiler=bool(build.get("compiler")), is_own=is_own)
     return engines
+
+
+def runner_engines(templates: Path) -> dict[str, BuiltEngine]:
+    """Return those of our own runner."""
+    return {name: engine for name, engine in built_engines(templates).items() if engine.is_own}
 
 
 def read_facts(template: str) -> Mapping[str, Any]:

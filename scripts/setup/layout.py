@@ -71,6 +71,10 @@ class Layout:
         return self.root / "runner"
 
     @property
+    def servers(self) -> Path:
+        return self.root / "servers"
+
+    @property
     def wheelhouse(self) -> Path:
         return self.runner / "wheelhouse"
 

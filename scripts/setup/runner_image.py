@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.setup.base_image import find_image
 from scripts.setup.failure import SetupError
-from scripts.setup.inference_engines import built_engines
+from scripts.setup.inference_engines import built_engines, runner_engines
 from scripts.setup.shell import shorten
 from scripts.setup.stamps import read_stamp, text_hash, tree_hash, write_stamp
 from scripts.setup.steps import Site
@@ -34,19 +34,19 @@ def runner_content(site: Site) -> str:
 
 def engines_in_use(site: Site) -> frozenset[str]:
     """Return the engines that models.yaml asks for; all of them if that is unknown, as with an invalid file."""
-    engines = frozenset(built_engines(site.layout.templates))
+    engines = frozenset(runner_engines(site.layout.templates))
     answer = site.shell.ask(str(site.layout.python), "-m", "controller.provision", "--engines")
     return engines.intersection(answer.out.split()) if answer.code == 0 else engines
 
 
 def runners_are_current(site: Site) -> bool:
     """Tell whether no image has to be built."""
-    return _needs_none_of(site, frozenset(built_engines(site.layout.templates)))
+    return _needs_none_of(site, frozenset(runner_engines(site.layout.templates)))
 
 
 def nothing_is_compiled(site: Site) -> bool:
     """Tell whether no image with our kernels has to be built."""
-    engines = built_engines(site.layout.templates)
+    engines = runner_engines(site.layout.templates)
     return _needs_none_of(site, frozenset(name for name, engine in engines.items() if engine.needs_compiler))
 
 
@@ -71,6 +71,8 @@ class WheelsStep:
 
     site: Site
     engine: str
+    is_asked: bool = False
+    """Whether it is wanted even if no model uses the engine."""
 
     @property
     def name(self) -> str:
@@ -83,7 +85,7 @@ class WheelsStep:
     def already_there(self) -> str | None:
         if runner_is_current(self.site, self.engine):
             return "not needed, the image is current"
-        if self.engine not in engines_in_use(self.site):
+        if not self.is_asked and self.engine not in engines_in_use(self.site):
             return UNUSED
         if self._wheels.is_dir() and read_stamp(self._stamp) == self._expected_stamp(self._image_python()):
             return f"{len(list(self._wheels.glob('*.whl')))} wheels"
@@ -143,6 +145,8 @@ class RunnerImageStep:
 
     site: Site
     engine: str
+    is_asked: bool = False
+    """As of the wheels."""
 
     @property
     def name(self) -> str:
@@ -155,15 +159,13 @@ class RunnerImageStep:
     def already_there(self) -> str | None:
         if runner_is_current(self.site, self.engine):
             return image_of(self.site, self.engine)
-        return None if self.engine in engines_in_use(self.site) else UNUSED
+        return None if self.is_asked or self.engine in engines_in_use(self.site) else UNUSED
 
     def do(self) -> None:
         site, layout = self.site, self.site.layout
         base = find_image(site, layout.base_image)
         if base is None:
             raise SetupError(f"the base image {layout.base_image} is gone; run this again")
-        # Without the plugin the new builder cannot run, and old clients fail instead of falling back.
-        builder = {} if site.shell.ask("docker", "buildx", "version").code == 0 else {"DOCKER_BUILDKIT": "0"}
         argv = (
             "docker", "build", "--force-rm", "--build-arg", f"BASE_IMAGE={layout.base_image}",
             "--build-arg", f"COMPILER_IMAGE={layout.compiler_image}", "--build-arg", f"ENGINE={self.engine}",
@@ -172,4 +174,9 @@ class RunnerImageStep:
             "--tag", image_of(site, self.engine), str(layout.runner),
         )  # fmt: skip
         site.say(f"{shorten(argv)} → {image_of(site, self.engine)}")
-        site.shell.run(*argv, env=builder)
+        site.shell.run(*argv, env=builder_environment(site))
+
+
+def builder_environment(site: Site) -> dict[str, str]:
+    """Return the variables of a `docker build`: without its plugin the new builder fails, instead of falling back."""
+    return {} if site.shell.ask("docker", "buildx", "version").code == 0 else {"DOCKER_BUILDKIT": "0"}

@@ -24,14 +24,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark everything in this folder as needing Docker, and put it after the quick tests of the suite.
-
-    Tests with llama.cpp's server, which takes minutes to build, run only in `make test-llamacpp`.
-    """
-    if "llamacpp" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("llamacpp")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    """Mark everything in this folder as needing Docker, and put it after the quick tests of the suite."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
@@ -113,8 +106,7 @@ def build_real_house(new_house: NewHouse) -> Build:
 @pytest.fixture
 def client(request: pytest.FixtureRequest, house: House) -> Iterator[OpenAI]:
     """Yield the `openai` package's client for the module's house; with a real model it waits longer."""
-    is_real = request.node.get_closest_marker("real_model") or request.node.get_closest_marker("llamacpp")
-    timeout_s = 320 if is_real else 60
+    timeout_s = 320 if request.node.get_closest_marker("real_model") else 60
     with OpenAI(base_url=house.url + "/v1", api_key="unused", max_retries=0, timeout=timeout_s) as client:
         yield client
 

@@ -1,8 +1,9 @@
-"""llama.cpp's own server as an engine, with real weights: `make test-llamacpp`, which builds the server first."""
+"""llama.cpp's own server as an engine, in the image that the set-up builds, with real weights."""
 
 from __future__ import annotations
 
 import json
+import struct
 import time
 from typing import Any
 
@@ -12,36 +13,33 @@ import pytest
 import requests
 from openai import OpenAI
 
-from bench.servers import announces_amx
+from controller.settings import ROOT
 from tests.docker.conftest import Build
 from tests.docker.faults.streams import answer_events
 from tests.docker.house import House, docker
-from tests.docker.llamacpp_image import llamacpp_image
 from tests.docker.real_models import shipped_entry
 from tests.errorshape import check_error
 
-pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 PARIS = "What is the capital of France?"
 CONTEXT_LENGTH = 512
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> House:
+def house(build_real_house: Build) -> House:
     """Return the default model's own file in a server for chats, one for completions and one for embeddings."""
     common = {
         "source": shipped_entry()["source"],
         "engine": "llamacpp",
-        "image": llamacpp_image(tmp_path_factory.mktemp("llamacpp")),
         "context_length": CONTEXT_LENGTH,
         "max_concurrency": 2,
-        "args": ["--no-repack"] if announces_amx() else [],
     }
     models = {
         "llama": {**common, "aliases": ["lama"]},
         "plain": {**common, "task": "completion"},
         # Unlike an embedding model's file, this one names no pooling.
-        "vectors": {**common, "task": "embedding", "args": [*common["args"], "--pooling", "mean"]},
+        "vectors": {**common, "task": "embedding", "args": ["--pooling", "mean"]},
     }
     return build_real_house(models)
 
@@ -122,6 +120,28 @@ class TestOpenAI:
         assert rows[0].embedding == pytest.approx(rows[2].embedding, abs=1e-3)
         assert rows[0].embedding != pytest.approx(rows[1].embedding, abs=1e-3)
 
+    def test_a_text_that_is_too_long_is_refused(self, client: OpenAI) -> None:
+        """400, as for a prompt: it is its sender's mistake."""
+        with pytest.raises(openai.BadRequestError) as failure:
+            client.embeddings.create(model="vectors", input="word " * (2 * CONTEXT_LENGTH))
+        assert "context_length_exceeded" == failure.value.code
+
+    def test_thoughts_stay_in_the_text(self, client: OpenAI) -> None:
+        """A model that thinks aloud answers as with our own engines; a grammar makes this one do so."""
+        thinking = {"grammar": 'root ::= "<think>hm</think>yes"'}
+        request: dict[str, Any] = {"model": "lama", "messages": user(PARIS), "max_tokens": 32, "extra_body": thinking}
+        whole = client.chat.completions.create(**request)
+        chunks = list(client.chat.completions.create(**request, stream=True))
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert whole.choices[0].message.content == text == "<think>hm</think>yes"
+
+    @pytest.mark.parametrize("tool_choice", ["auto", "required"])
+    def test_tools_without_a_form_are_refused(self, client: OpenAI, tool_choice: Any) -> None:
+        """This model's chat template has no place for tools, and an answer without them would look like a decision."""
+        tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+        with pytest.raises(openai.BadRequestError, match="the chat template of this model has none"):
+            client.chat.completions.create(model="lama", messages=user(PARIS), tools=tools, tool_choice=tool_choice)
+
     def test_another_task_is_refused(self, client: OpenAI) -> None:
         """A model that makes vectors refuses to chat, and names the right route."""
         with pytest.raises(openai.BadRequestError, match="ask it by /v1/embeddings"):
@@ -185,14 +205,64 @@ def test_it_is_hardened_like_any_other(house: House) -> None:
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
     listing = docker(
-        "exec", container, "sh", "-c", "echo x > /app/x; echo x > /tmp/x && ls /tmp/x; ls /app/x", check=False
+        "exec",
+        container,
+        "sh",
+        "-c",
+        "echo x > /opt/llamacpp/x; echo x > /tmp/x && ls /tmp/x; ls /opt/llamacpp/x",
+        check=False,
     )
     assert "/tmp/x" == listing
 
 
 def test_its_port_shows_no_prompts(house: House) -> None:
-    """The route that would show all clients' prompts is off, and so is its web page."""
+    """The route that would show all clients' prompts is off, so is its web page, and other sites' pages get nothing."""
     house.ask("llama", "Hello", max_tokens=1).raise_for_status()
     port = house.status("llama")["port"]
     assert not requests.get(f"http://127.0.0.1:{port}/slots", timeout=5).ok
     assert not requests.get(f"http://127.0.0.1:{port}/", timeout=5).ok
+    health = requests.get(f"http://127.0.0.1:{port}/health", headers={"Origin": "http://evil.example"}, timeout=5)
+    assert health.headers.get("Access-Control-Allow-Origin") != "http://evil.example"
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory, build_real_house: Build) -> House:
+    """Return files that the server cannot load, each as a model, and one of them for completions."""
+    folder = tmp_path_factory.mktemp("bad")
+    folder.chmod(0o755)
+    whole = next((ROOT / "data" / "sources").rglob("SmolLM2*.gguf")).read_bytes()
+    files = {
+        "cut": whole[: len(whole) // 2],
+        # The first text with this length is the value of general.architecture.
+        "foreign": whole.replace(struct.pack("<Q", 5) + b"llama", struct.pack("<Q", 5) + b"lamma", 1),
+        "silent": whole.replace(b"tokenizer.chat_template", b"tokenizer.chat_templato", 1),
+    }
+    for name, data in files.items():
+        (folder / f"{name}.gguf").write_bytes(data)
+    common = {"engine": "llamacpp", "context_length": CONTEXT_LENGTH, "max_concurrency": 1}
+    models = {name: {**common, "source": f"file://{folder}/{name}.gguf"} for name in files}
+    models["plain"] = {**models["silent"], "task": "completion"}
+    return build_real_house(models)
+
+
+class TestBadFiles:
+    """What the server cannot load is refused with the server's own reason, not with a line that it wrote after it."""
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("cut", "data is not within the file bounds, model is corrupted or incomplete"),
+            ("foreign", "unknown model architecture: 'lamma'"),
+            ("silent", "the file has no chat template; write `task: completion`, or name a template"),
+        ],
+    )
+    def test_a_bad_file_is_refused(self, bad_files: House, name: str, reason: str) -> None:
+        """A file that is cut, a family that it does not know, and a chat model without a chat template."""
+        response = bad_files.ask(name, "Hello")
+        error = check_error(response.status_code, response.json(), 503, "start_failed")
+        assert reason in error["message"]
+        assert any(reason in line for line in error["details"]["log"])
+
+    def test_a_completion_needs_no_chat_template(self, bad_files: House) -> None:
+        """The same file serves completions."""
+        assert "five" in bad_files.ask("plain", "One, two, three, four,", temperature=0, max_tokens=4).json()["text"]

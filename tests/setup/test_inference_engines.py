@@ -16,18 +16,29 @@ TEMPLATES = ROOT / "templates"
 def test_it_reads_what_the_controller_reads() -> None:
     """The names, images and compilers of shipped engines are those of the controller's reading with Jinja."""
     expected = {
-        name: (engine.image, engine.build.compiler) for name, engine in read_engines(TEMPLATES).items() if engine.build
+        name: (engine.image, engine.build.compiler, engine.own)
+        for name, engine in read_engines(TEMPLATES).items()
+        if engine.build
     }
-    assert expected == {name: (e.image, e.needs_compiler) for name, e in built_engines(TEMPLATES).items()}
+    assert expected == {name: (e.image, e.needs_compiler, e.is_own) for name, e in built_engines(TEMPLATES).items()}
     assert expected
 
 
 @pytest.mark.parametrize("name", sorted(built_engines(TEMPLATES)))
-def test_each_has_its_target_and_its_requirements(name: str) -> None:
-    """`make up` finds a target of the Dockerfile and a list of wheels under the engine's name."""
-    dockerfile = (ROOT / "runner" / "Dockerfile").read_text(encoding="utf-8")
-    assert f" AS {name}\n" in dockerfile
-    assert (ROOT / "runner" / f"requirements-{name}.txt").is_file()
+def test_each_has_its_recipe(name: str) -> None:
+    """The set-up finds a target of our runner's Dockerfile, or the server's own folder, under the engine's name."""
+    is_own = built_engines(TEMPLATES)[name].is_own
+    folder = ROOT / "runner" if is_own else ROOT / "servers" / name
+    assert f" AS {name}\n" in (folder / "Dockerfile").read_text(encoding="utf-8")
+    assert (folder / (f"requirements-{name}.txt" if is_own else "requirements.txt")).is_file()
+
+
+def test_a_servers_image_is_named_by_its_version() -> None:
+    """So that another version in the template is another image, which is then built."""
+    for name, engine in built_engines(TEMPLATES).items():
+        if not engine.is_own:
+            pins = (ROOT / "servers" / name / "requirements.txt").read_text(encoding="utf-8")
+            assert f"=={engine.image.rpartition(':')[2]}\n" in pins
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from controller.docker.container import Container
 from controller.docker.endings import Ending
 from controller.errors import ModelDied, StartFailed, StartInterrupted
 from controller.supervisor.failures.card import failure_card
+from controller.supervisor.failures.reason import reason_of
 from controller.system.sizes import MIB
 
+SERVING = "serving"
 # 0, 128 + SIGKILL and 128 + SIGTERM: the exit codes after a stop, or after Docker itself ended.
 ENDED_AS_BY_A_STOP = (0, 137, 143)
 
@@ -49,7 +51,7 @@ def death_of(
     if ending.was_ordered or (looks_stopped and not ending.is_known):
         return None
     log = logs(container)
-    what, fix = _explain(model_id, "serving", container, log, peak_bytes)
+    what, fix = _explain(model_id, SERVING, container, log, peak_bytes)
     card = failure_card("serving", container, log=log, fix=fix, peak_bytes=peak_bytes)
     return ModelDied(f"{what}; {fix}" if fix else what, details=card.as_details())
 
@@ -59,8 +61,8 @@ def _explain(
 ) -> tuple[str, str]:
     """Return what happened, and the fix if there is an obvious one."""
     if not container.oom_killed:
-        last = next((line for line in reversed(log) if line.strip()), container.error or "it wrote nothing")
-        return f"{model_id} ended while {doing} (exit code {container.exit_code}): {last}", ""
+        reason = reason_of(log, was_serving=doing == SERVING) or container.error or "it wrote nothing"
+        return f"{model_id} ended while {doing} (exit code {container.exit_code}): {reason}", ""
     limit = f"{container.memory_limit_bytes // MIB}m"
     # Samples miss memory that is taken at once: the largest may lie far below the limit at which the kernel ended it.
     peak = f" (the largest sample of its use was {peak_bytes // MIB}m)" if peak_bytes else ""

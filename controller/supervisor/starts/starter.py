@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from controller.docker.container import Container
-from controller.errors import Cancelled, StartFailed, StartInterrupted
+from controller.errors import Cancelled, ImageMissing, StartFailed, StartInterrupted
 from controller.registry import ModelSpec
 from controller.supervisor.backend import Backend, PreparationProgress, Readiness
 from controller.supervisor.clock import Clock
@@ -76,7 +76,11 @@ class Starter:
         except StartFailed as exc:
             if exc.details.get("exit_code") != NOT_PREPARED_EXIT:
                 raise
-        # The prepared volume was emptied or replaced without our knowledge: make its content again.
+        except ImageMissing as exc:
+            if not exc.is_built_here:
+                raise
+        # The prepared volume was emptied or replaced without our knowledge, or an image of ours was removed or never
+        # built: make them.
         self._prepare(spec, reporter, only_if_missing=False)
         reporter.admit()
         return self._up(spec, reporter, self._clock.monotonic())

@@ -10,7 +10,7 @@ import pytest
 
 from controller.composition import read_registry
 from controller.deployment.engine_templates import read_engines
-from controller.deployment.engines import Engine
+from controller.deployment.engines import Engine, is_pinned
 from controller.errors import ConfigInvalid
 from controller.settings import ROOT, Settings
 
@@ -44,11 +44,12 @@ def accept(settings: Settings, keys: str) -> None:
 
 
 def test_the_shipped_templates_state_their_facts() -> None:
-    """Two are ours; the others name their routes and an image that cannot change."""
+    """Two are ours; the others name their routes and an image that cannot change, or that is built here."""
     engines = read_engines(ROOT / "templates")
     assert {"openvino", "transformers"} == {name for name, engine in engines.items() if engine.own}
     for engine in (engines["llamacpp"], engines["vllm"]):
         assert engine.image is not None
+        assert engine.build is not None or is_pinned(engine.image)
         assert "/v1/chat/completions" in engine.routes
 
 
@@ -89,6 +90,14 @@ def test_a_broken_template_is_reported(settings: Settings, template: str, messag
     problem = problems(settings, "engine: transformers")
     assert problem.startswith(f"{path}: engine")
     assert message in problem
+
+
+def test_a_server_that_is_built_here_has_a_tag(settings: Settings) -> None:
+    """What the tag means is decided by this checkout; a model's own `image:` still needs a digest."""
+    path = settings.templates_dir / "engines" / "mine.yaml.j2"
+    path.write_text("{% set engine = {'routes': ['/v1/completions'], 'image': 'mine:1', 'build': {}} %}")
+    accept(settings, "engine: mine")
+    assert "a tag may mean another image tomorrow" in problems(settings, "engine: mine\n    image: mine:2")
 
 
 def test_a_changed_template_is_read_again(settings: Settings) -> None:

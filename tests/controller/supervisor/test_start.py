@@ -150,6 +150,13 @@ class TestStart:
         house.supervisor.acquire("tiny").release()
         assert house.backend.calls == ["prepare tiny", "up tiny"]
 
+    def test_an_image_of_this_checkout_is_built_by_the_start(self, house: House) -> None:
+        """A model whose files are here and whose image is not: the start makes what is missing, and goes on."""
+        house.backend.up_error = ImageMissing("its image is missing", is_built_here=True)
+        house.backend.on_prepare = lambda *_: setattr(house.backend, "up_error", None)
+        house.supervisor.acquire("tiny").release()
+        assert house.backend.calls == ["up tiny", "prepare tiny", "up tiny"]
+
     def test_a_fault_of_ours_frees_the_waiters(self, house: House) -> None:
         """A bug in a start ends the waiters' wait with an error instead of leaving them for ever."""
 
