@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -57,12 +55,9 @@ def copy_with_template(house: House, target: Path) -> None:
     """Copy the prepared files, with `TEMPLATE` in place of the model's own."""
     (container,) = house.containers("smollm2-135m")
     docker("cp", f"{container}:/model/weights/.", str(target))
-    tokenizer = target / "openvino_tokenizer.xml"
-    escaped_template = html.escape(TEMPLATE).replace("\n", "&#10;")
-    text, count = re.subn('<chat_template value="[^"]*"', lambda _: f'<chat_template value="{escaped_template}"',
-                          tokenizer.read_text(encoding="utf-8"))  # fmt: skip
-    assert count == 1
-    tokenizer.write_text(text, encoding="utf-8")
+    path = target / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "chat_template": TEMPLATE}), encoding="utf-8")
 
 
 def chat(client: OpenAI, content: str, model: str = "smollm2", **fields: Any) -> Any:
