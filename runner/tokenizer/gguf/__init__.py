@@ -92,10 +92,13 @@ def _control_tokens(vocabulary: Vocabulary) -> dict[str, int]:
 
 def _config(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return what a chat template needs beside its text: the names of special tokens."""
-    names = {name: _special_id(vocabulary, name) for name in ("bos", "eos", "unknown", "padding")}
-    keys = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+    ids = {f"{name}_token": _special_id(vocabulary, name) for name in ("bos", "eos")}
+    # Only a name for templates: files with an impossible one work.
+    ids["pad_token"] = vocabulary.key("padding_token_id")
     config: dict[str, Any] = {
-        keys[name]: vocabulary.tokens[number] for name, number in names.items() if number is not None
+        key: vocabulary.tokens[number]
+        for key, number in ids.items()
+        if number is not None and number < len(vocabulary.tokens)
     }
     if template := _templates(vocabulary.metadata):
         config["chat_template"] = template

@@ -56,11 +56,11 @@ def read_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     lines = vocabulary.key("merges")
     if not isinstance(lines, list):
         raise EngineError("the file has no merges (tokenizer.ggml.merges) for its tokenizer; choose another file")
-    merges = []
+    merges, tokens = [], set(vocabulary.tokens)
     for line in lines:
         # A part may itself begin with a space.
         left, space, right = line[1:].partition(" ")
-        if not space:
+        if not space or line[0] + left + right not in tokens:
             raise EngineError(f"the file's tokenizer has the broken merge {line!r}; download it again")
         merges.append((line[0] + left, right))
     return merges

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 from runner.engine import EngineError
+from runner.tokenizer.ends import CLOSING_NAMES
 
 _PREFIX = "tokenizer.ggml."
 
@@ -42,7 +44,7 @@ class Vocabulary:
             return None
         if not 0 <= int(number) < len(self.tokens):
             raise EngineError(
-                f"the file says that token {number} is {name}, but it has {len(self.tokens)} tokens; download it again"
+                f"the file says that token {number} is {name}, but has {len(self.tokens)} tokens; choose another file"
             )
         return int(number)
 
@@ -61,7 +63,12 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         raise EngineError(f"the file has {len(tokens)} tokens, but {len(types)} types of tokens; download it again")
     # llama.cpp's converter writes no empty token; a file with one has it where a byte got lost.
     named_tokens = [token or f"[EMPTY_{number}]" for number, token in enumerate(tokens)]
-    if len(set(named_tokens)) != len(named_tokens):
-        token = next(token for number, token in enumerate(named_tokens) if token in named_tokens[:number])
+    if len(known := set(named_tokens)) != len(named_tokens):
+        token = next(token for token, count in Counter(named_tokens).items() if count > 1)
         raise EngineError(f"the file's vocabulary has the token {token!r} twice; choose another file of this model")
+    # Some files call the token that closes turns an ordinary one: no text would become it, and no answer would end.
+    numbers = {token: number for number, token in enumerate(named_tokens)} if known & CLOSING_NAMES else {}
+    types = [*types]
+    for name in CLOSING_NAMES & numbers.keys():
+        types[numbers[name]] = TokenType.CONTROL
     return Vocabulary(named_tokens, types, metadata)

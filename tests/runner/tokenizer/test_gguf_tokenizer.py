@@ -101,6 +101,7 @@ def test_what_is_not_known_is_refused_by_name(keys: dict[str, Any], tmp_path: Pa
         ({"token_type": [1]}, "types of tokens"),
         ({"merges": None}, "no merges"),
         ({"merges": ["ab"]}, "broken merge"),
+        ({"merges": ["q z"]}, "broken merge 'q z'"),
         ({"eos_token_id": 4_000_000_000}, "4000000000 is eos"),
         ({"tokens": ["a", "a"], "token_type": [1, 1]}, "twice"),
     ],
@@ -117,6 +118,21 @@ def test_all_ends_of_a_turn_are_kept(tmp_path: Path) -> None:
     start, end = (byte_level()["tokenizer.ggml.tokens"].index(f"<|im_{name}|>") for name in ("start", "end"))
     assert {start, end, 7, 8} == tokenizer.ends
     assert sorted(tokenizer.ends) == json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
+
+
+@pytest.mark.parametrize("types", [None, [NORMAL] * 100])
+def test_a_closing_token_is_an_end_whatever_the_file_calls_it(types: list[int] | None, tmp_path: Path) -> None:
+    """A file that calls `<|im_end|>` an ordinary token, or has no types, ends its answers all the same."""
+    tokens = byte_level()["tokenizer.ggml.tokens"]
+    tokenizer = tokenizer_of(byte_level(token_type=types), tmp_path)
+    end = tokens.index("<|im_end|>")
+    assert end in tokenizer.ends
+    assert (end,) == tokenizer.encode_text("<|im_end|>", add_special_tokens=False)
+
+
+def test_an_impossible_padding_token_changes_nothing(tmp_path: Path) -> None:
+    """It is only a name for templates, and some files have 4294967295 there."""
+    assert tokenizer_of(byte_level(padding_token_id=4294967295), tmp_path).ends
 
 
 def test_the_end_of_a_part_is_no_end_of_a_turn() -> None:
