@@ -91,13 +91,15 @@ def _aliases(parts: dict[str, dict[str, Any]], ids: set[str]) -> Iterator[Findin
             path = ("models", name, "aliases", i)
             if not isinstance(alias, str):
                 continue
-            if alias in ids:
-                owner = "this model's own id" if alias == name else "the id of another model"
+            # To Ollama's clients these are one name: they add `latest` and ignore capitals.
+            key = alias.lower().removesuffix(":latest")
+            if key in ids:
+                owner = "this model's own id" if key == name else "the id of another model"
                 yield path, f"{quoted(alias)} is {owner}; remove it or write another name"
-            elif alias in owners:
-                text = f"{quoted(alias)} is an alias of {one_line(owners[alias])} already; remove it or write another"
+            elif key in owners:
+                text = f"{quoted(alias)} is an alias of {one_line(owners[key])} already; remove it or write another"
                 yield path, text
-            owners.setdefault(alias, name)
+            owners.setdefault(key, name)
 
 
 def _ports(parts: dict[str, dict[str, Any]]) -> Iterator[Finding]:

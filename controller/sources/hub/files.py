@@ -17,9 +17,47 @@ _SAFETENSORS = re.compile(r"[^/.][^/]*\.safetensors")
 _CANONICAL = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _IR_FILE = re.compile(r"openvino_(model|tokenizer|detokenizer)\.(xml|bin)")
 _GGUF = re.compile(r"([^/.][^/]*/)*[^/.][^/]*\.gguf", re.IGNORECASE)
-_GGUF_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
+_GGUF_SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
 _MOST_LISTED = 20
-_GGUF_PREFERENCE = ("q4_k_m", "q4_0", "q4_1", "q5_k_m", "q6_k", "q8_0", "bf16", "f16", "f32")
+# The first one that a repository has is taken: good ones that are small, then wider ones, then those that cost quality.
+_GGUF_PREFERENCE = (
+    *("q4_k_m", "q4_k_xl", "q4_k_l", "q4_k_s", "q4_0", "q4_1", "iq4_nl", "iq4_xs", "mxfp4_moe", "mxfp4"),
+    *(
+        "q5_k_m",
+        "q5_k_xl",
+        "q5_k_l",
+        "q5_k_s",
+        "q5_0",
+        "q5_1",
+        "q6_k",
+        "q6_k_l",
+        "q6_k_xl",
+        "q8_0",
+        "q8_k_xl",
+        "bf16",
+        "f16",
+        "f32",
+    ),
+    *(
+        "q3_k_xl",
+        "q3_k_l",
+        "q3_k_m",
+        "q3_k_s",
+        "iq3_m",
+        "iq3_s",
+        "iq3_xs",
+        "iq3_xxs",
+        "q2_k_xl",
+        "q2_k",
+        "iq2_m",
+        "iq2_s",
+    ),
+)
+_GGUF_QUANT = re.compile(
+    r"(?:^|[-_./])((?:ud-)?(?:i?q\d[a-z0-9_]*|tq\d_\d|bf16|f16|f32|mxfp4(?:_moe)?))(?=[-./]|$)", re.IGNORECASE
+)
+# Files that are no model of their own: the part that sees, statistics for quantising, additions to a model.
+_GGUF_ADDITION = re.compile(r"(?:^|[-_./])(?:mmproj|imatrix|lora|adapter)(?=[-_./]|$)", re.IGNORECASE)
 
 
 def choose(
@@ -34,7 +72,7 @@ def choose(
     if file is not None or quant is not None:
         selection = _named_gguf(label, names, file, quant)
     else:
-        selection = _safetensors(names) or _gguf(names) or _ir(names)
+        selection = _safetensors(names) or _gguf(label, names) or _ir(names)
     if not selection:
         raise SourceError(_no_weights(label, names))
     selection |= {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
@@ -53,45 +91,61 @@ def _ir(names: set[str]) -> set[str]:
     return pairs if {"openvino_model.xml", "openvino_model.bin"} <= pairs else set()
 
 
-def _gguf(names: set[str]) -> set[str]:
-    """Return one quantisation with all its shards: the first one that exists in a fixed order, Q4_K_M before others."""
+def _gguf(label: str, names: set[str]) -> set[str]:
+    """Return one quantisation with all its shards: the first one that exists in a fixed order, Q4_K_M before others.
+
+    Raises SourceError if it is not clear which file that is.
+    """
     candidates = _ggufs(names)
     # Files in folders are parts of a large model, or variants: those beside the description come first.
     candidates = [name for name in candidates if "/" not in name] or candidates
-    return _shards(min(candidates, key=_gguf_rank), candidates) if candidates else set()
+    best = min(map(_gguf_rank, candidates), default=0)
+    return _one_group(label, [name for name in candidates if _gguf_rank(name) == best]) if candidates else set()
 
 
 def _named_gguf(label: str, names: set[str], file: str | None, quant: str | None) -> set[str]:
     """Return the file of this name or quantisation with all its shards. Raises SourceError that lists what there is."""
     candidates = _ggufs(names)
     if file is not None:
-        matches = [name for name in candidates if name == file]
+        groups = {_GGUF_SHARD.sub("", file)} if file in candidates else set()
+        matches = [name for name in candidates if _GGUF_SHARD.sub("", name) in groups]
     else:
-        word = re.compile(rf"(?:^|[-_./]){re.escape(quant or '')}(?=[-./]|$)", re.IGNORECASE)
-        matches = [name for name in candidates if word.search(_GGUF_SHARD.sub("", name))]
+        wish = (quant or "").lower()
+        matches = [name for name in candidates if wish in (_quant(name), _quant(name).removeprefix("ud-"))]
     if not matches:
-        there_are = ", ".join(sorted({_GGUF_SHARD.sub("", name) for name in candidates})[:_MOST_LISTED])
-        have = f"It has {there_are}." if candidates else "It has no .gguf file."
+        have = f"It has {_list(candidates)}." if candidates else "It has no .gguf file."
         raise SourceError(f"{label} has no such file. {have}")
-    return _shards(min(matches, key=lambda name: (name.count("/"), len(name), name)), candidates)
+    return _one_group(label, matches)
 
 
 def _ggufs(names: set[str]) -> list[str]:
-    """Return the GGUF files with a language model: no part that sees, and no statistics for quantising."""
-    others = ("mmproj", "imatrix")
-    files = (name for name in names if _GGUF.fullmatch(name))
-    return sorted(name for name in files if not name.rpartition("/")[2].lower().startswith(others))
+    return sorted(name for name in names if _GGUF.fullmatch(name) and not _GGUF_ADDITION.search(name))
 
 
-def _shards(first: str, candidates: list[str]) -> set[str]:
-    group = _GGUF_SHARD.sub("", first)
-    return {name for name in candidates if _GGUF_SHARD.sub("", name) == group}
+def _one_group(label: str, matches: list[str]) -> set[str]:
+    """Return the file with all its shards. Raises SourceError if these are several models, or a shard is missing."""
+    groups = {_GGUF_SHARD.sub("", name) for name in matches}
+    if len(groups) > 1:
+        raise SourceError(f"{label} has several such files: {_list(matches)}. Name one: hf://owner/name/file.gguf")
+    shards = [(name, match) for name in matches if (match := _GGUF_SHARD.search(name))]
+    if shards and len(shards) != int(shards[0][1][1]):
+        raise SourceError(f"{label} has only {len(shards)} of the {int(shards[0][1][1])} parts of {groups.pop()}.")
+    return {name for name, _ in shards} or set(matches)
 
 
-def _gguf_rank(name: str) -> tuple[int, str]:
-    lower_name = name.lower()
-    ranks = (rank for rank, kind in enumerate(_GGUF_PREFERENCE) if kind in lower_name)
-    return next(ranks, len(_GGUF_PREFERENCE)), name
+def _list(names: list[str]) -> str:
+    return ", ".join(sorted({_GGUF_SHARD.sub("", name) for name in names})[:_MOST_LISTED])
+
+
+def _quant(name: str) -> str:
+    """Return the quantisation in a file's name, in small letters; empty if it names none."""
+    words = _GGUF_QUANT.findall(_GGUF_SHARD.sub("", name).removesuffix(".gguf").removesuffix(".GGUF"))
+    return str(words[-1]).lower() if words else ""
+
+
+def _gguf_rank(name: str) -> int:
+    quant = _quant(name).removeprefix("ud-")
+    return _GGUF_PREFERENCE.index(quant) if quant in _GGUF_PREFERENCE else len(_GGUF_PREFERENCE)
 
 
 def _no_weights(label: str, names: set[str]) -> str:

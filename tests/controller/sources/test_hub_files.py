@@ -41,3 +41,39 @@ def test_a_missing_one_lists_what_there_is(file: str | None, quant: str | None) 
     """The error names the files to choose from."""
     with pytest.raises(SourceError, match=r"no such file.*m-IQ4_XS\.gguf, m-Q4_K_M\.gguf"):
         chosen(file=file, quant=quant)
+
+
+@pytest.mark.parametrize("quant", ["0", "m", "k_m", "s", "gguf", "xs"])
+def test_part_of_a_name_is_no_quantisation(quant: str) -> None:
+    """Only a whole quantisation is one: no other word of a name is taken for it."""
+    with pytest.raises(SourceError, match="no such file"):
+        chosen(quant=quant)
+
+
+@pytest.mark.parametrize(
+    ("names", "choice"),
+    [
+        (("m-IQ1_S.gguf", "m-Q4_K_S.gguf", "m-Q5_K_S.gguf"), "m-Q4_K_S.gguf"),
+        (("m-F16.gguf", "m-Q5_K_S.gguf"), "m-Q5_K_S.gguf"),
+        (("m-Q4_0_4_4.gguf", "m-Q8_0.gguf"), "m-Q8_0.gguf"),
+        (("adapter-lora-Q4_K_M.gguf", "m-Q8_0.gguf"), "m-Q8_0.gguf"),
+        (("m-UD-Q4_K_XL.gguf", "m-UD-IQ2_M.gguf"), "m-UD-Q4_K_XL.gguf"),
+        (("model.gguf",), "model.gguf"),
+    ],
+)
+def test_the_order_knows_every_quantisation(names: tuple[str, ...], choice: str) -> None:
+    """The narrowest come last, and files that are no model do not count."""
+    assert {choice} == chosen(names)
+
+
+@pytest.mark.parametrize("quant", [None, "q4_k_m"])
+def test_several_models_are_not_guessed(quant: str | None) -> None:
+    """Of two models with the same quantisation none is taken; the error says how to name one."""
+    with pytest.raises(SourceError, match=r"several such files: base-Q4_K_M\.gguf, chat-Q4_K_M\.gguf"):
+        chosen(("base-Q4_K_M.gguf", "chat-Q4_K_M.gguf"), quant=quant)
+
+
+def test_an_incomplete_split_is_refused() -> None:
+    """A repository in which a part is still missing gives no model."""
+    with pytest.raises(SourceError, match="only 1 of the 2 parts"):
+        chosen(NAMES[:1] + NAMES[6:7])
