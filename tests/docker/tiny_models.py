@@ -1,7 +1,7 @@
 """Run in the runner's image: tiny random models of many architectures, served in one batch and by `model.generate`.
 
 Prints one line of JSON: for each model what its requests share ("RowForward") or how they take turns ("SingleForward"),
-and how many of the answers are those of `generate`.
+whether long prompts come in parts, and which share of the answers are those of `generate`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ torch = import_torch()
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM  # noqa: E402
 from transformers.utils.logging import set_verbosity_error  # noqa: E402
 
+from runner.engines.transformers.forward import PART_TOKENS  # noqa: E402
 from runner.engines.transformers.probe import make_forward  # noqa: E402
 from runner.engines.transformers.sampling import Sampler  # noqa: E402
 
@@ -51,11 +52,24 @@ MODELS: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "llama4_text": {"attention_chunk_size": 8},
     "rwkv": {"attention_hidden_size": 64},
-}
+    "jamba": {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8,
+              "use_mamba_kernels": False},
+    "recurrent_gemma": {"lru_width": 64, "attention_window_size": 64},
+    "bamba": {"attn_layer_indices": [1, 3], "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16,
+              "mamba_n_groups": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1},
+    "qwen3_next": {"layer_types": ["linear_attention", "full_attention"] * 2, "num_experts": 4,
+                   "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+    "minimax": {"layer_types": ["linear_attention", "full_attention"] * 2, "num_local_experts": 2, "block_size": 16},
+    "openai-gpt": GPT_2,
+}  # fmt: skip
 PROMPTS = [
     [5, 9, 33],
     [7],
     [(number * 37) % 500 + 5 for number in range(300)],
+    # The last part of these, after one of 256, is as short as a state's convolution.
+    [(number * 53) % 500 + 5 for number in range(258)],
+    [(number * 71) % 500 + 5 for number in range(262)],
     list(range(40, 70)),
     [100 + 7 * number for number in range(12)],
     [11, 300, 12, 301, 13, 302, 14, 303, 15],
@@ -75,7 +89,7 @@ def main() -> None:
 def random_model(name: str) -> Any:
     """Return a model with random weights, large enough for its answers to differ from token to token."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**COMMON, **MODELS[name]), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**{**COMMON, **MODELS[name]}), dtype=torch.float32)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -98,7 +112,12 @@ def comparison(model: Any) -> dict[str, Any]:
     loop.close()
     same = sum(one == other for one, other in zip(texts, expected, strict=True))
     distinct = len({token for one in expected for token in one})
-    return {"forward": type(forward).__name__, "same": same, "distinct": distinct}
+    return {
+        "forward": type(forward).__name__,
+        "has_parts": forward.part_tokens == PART_TOKENS,
+        "same": same / len(PROMPTS),
+        "distinct": distinct,
+    }
 
 
 def reference(model: Any, prompt: list[int]) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -20,6 +20,9 @@ from runner.engines.transformers.rows import LayerShape, RowCache
 PART_TOKENS = 256
 # The parameters of a model's `forward` that hold what it keeps of earlier tokens.
 NAMES_OF_THE_PAST = ("past_key_values", "cache_params", "state")
+# What keeps the past of a single row: the library's usual cache, an object that the model makes itself, or nothing, so
+# that each new token needs a pass over all tokens.
+Past = Literal["cache", "own", "none"]
 
 
 class RowForward:
@@ -103,26 +106,25 @@ class Masks:
 class SingleForward:
     """See `row_batch.Forward`: one row, in whatever the model itself keeps of the past."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, past: Past = "cache", *, part_tokens: int = sys.maxsize) -> None:
         self.rows = 1
-        self._model = model
+        self.part_tokens = part_tokens
+        self.model = model
         parameters = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in parameters
         self._name = next((name for name in NAMES_OF_THE_PAST if name in parameters), NAMES_OF_THE_PAST[0])
-        # Models that keep only a state continue from it by single tokens.
-        self.part_tokens = PART_TOKENS if self._name == NAMES_OF_THE_PAST[0] else sys.maxsize
+        self._kind = past
         self._past: Any = None
+        self._tokens: list[int] = []
 
     def extend(self, row: int, parts: Sequence[Sequence[int]], start: int) -> Any:
         (tokens,) = parts
-        if start == 0 and self._name != "state":
-            self._past = DynamicCache(config=self._model.config)
-        with torch.inference_mode():
-            output = self._model(
-                input_ids=torch.tensor([list(tokens)], device=self._model.device),
-                use_cache=True,
-                logits_to_keep=1,
-                **{self._name: self._past},
-            )
+        if self._kind == "none":
+            self._tokens = [*self._tokens[:start], *tokens]
+            return self._run(self._tokens, 0, use_cache=False).logits[:, -1]
+        if start == 0:
+            self._past = DynamicCache(config=self.model.config) if self._kind == "cache" else None
+        output = self._run(tokens, start, use_cache=True, **{self._name: self._past})
         # Some models change the object that they get, and some return a new one.
         self._past = getattr(output, self._name, None) or self._past
         return output.logits[:, -1]
@@ -134,7 +136,15 @@ class SingleForward:
         raise AssertionError("a single row cannot be moved")
 
     def release(self, row: int) -> None:
-        self._past = None
+        self._past, self._tokens = None, []
+
+    def _run(self, tokens: Sequence[int], start: int, **options: Any) -> Any:
+        device = self.model.device
+        if self._takes_positions:
+            # Left to themselves, models count from what their first layer keeps, which may be a state without a length.
+            options["position_ids"] = torch.arange(start, start + len(tokens), device=device)[None]
+        with torch.inference_mode():
+            return self.model(input_ids=torch.tensor([list(tokens)], device=device), logits_to_keep=1, **options)
 
     def past_bytes(self) -> int:
         """Return the bytes of the keys and values that the model keeps of the tokens so far."""

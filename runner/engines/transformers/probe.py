@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from runner.engine import EngineError
 from runner.engines.memory import memory_limit_bytes
-from runner.engines.transformers.forward import RowForward, SingleForward
+from runner.engines.transformers.forward import PART_TOKENS, Past, RowForward, SingleForward
 from runner.engines.transformers.kv_memory import OVERHEAD_BYTES, Room, fixed_room, shared_room
 from runner.engines.transformers.row_batch import Forward
 from runner.engines.transformers.rows import LayerShape
@@ -19,9 +22,16 @@ from runner.engines.transformers.rows import LayerShape
 log = logging.getLogger("runner")
 
 KINDS_OF_LAYERS = frozenset({"full_attention", "sliding_attention"})
-# Two texts in tokens; the batch gets the beginning of each as a prompt, then one more token.
+# Two texts in tokens; the batch gets the beginning of each as a prompt, then a token for each, then the rest of one.
 PROBE = ((911, 1657, 353, 29, 607, 2203), (1361, 503, 2797, 41, 1801, 733))
-PROBE_LENGTHS = (4, 2)
+PROBE_LENGTHS = (3, 2)
+# Where both texts, as one, are cut to test a model alone: before the last token, and into parts of a prompt, one of
+# them shorter than the usual convolution before a state (4 tokens).
+SINGLE_TOKEN = (11,)
+SEVERAL_PARTS = (4, 6)
+KINDS_OF_PAST: tuple[Past, ...] = ("cache", "own", "none")
+# What a model's code raises for a cache or a mask that it does not know.
+ERRORS_OF_MODELS = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 # How much of the logits' spread rounding may change; a mix-up of requests changes several times as much.
 TOLERANCES = {torch.float32: 0.001, torch.bfloat16: 0.1, torch.float16: 0.02}
 
@@ -40,7 +50,7 @@ def make_forward(model: Any, *, rows: int, length: int) -> tuple[Forward, Room]:
 
 
 def _one_at_a_time(model: Any, length: int) -> tuple[Forward, Room]:
-    forward = SingleForward(model)
+    forward = single_forward(model)
     sizes = []
     for start, token in enumerate(_probe(model)[0][:2]):
         forward.extend(0, [[token]], start)
@@ -50,6 +60,35 @@ def _one_at_a_time(model: Any, length: int) -> tuple[Forward, Room]:
         # What it keeps does not grow with the tokens.
         return forward, Room(rows=1, context_length=length, tokens=length)
     return forward, shared_room(free_bytes(model), token_bytes, rows=1, context_length=length)
+
+
+def single_forward(model: Any) -> SingleForward:
+    """Return passes for one request at a time that give the logits of its whole text. Raises EngineError."""
+    kind = next((kind for kind in KINDS_OF_PAST if _continues(SingleForward(model, kind), SINGLE_TOKEN)), None)
+    name = model.config.model_type
+    if kind is None:
+        raise EngineError(f"{name} cannot continue a text token by token in transformers; choose another model")
+    if kind == "none":
+        log.warning("each token of %s computes the whole text again: the model keeps nothing that can be used", name)
+    # Some models with a state begin with an empty one in every part of several tokens.
+    has_parts = kind != "none" and _continues(SingleForward(model, kind), SEVERAL_PARTS)
+    return SingleForward(model, kind, part_tokens=PART_TOKENS if has_parts else sys.maxsize)
+
+
+def _continues(forward: SingleForward, cuts: Sequence[int]) -> bool:
+    """Tell whether a text that comes in parts, cut at these places, gets the logits of the whole text."""
+    text = [token for row in _probe(forward.model) for token in row]
+    try:
+        whole = forward.extend(0, [text], 0)[0]
+        forward.release(0)
+        for start, end in itertools.pairwise((0, *cuts, len(text))):
+            logits = forward.extend(0, [text[start:end]], start)[0]
+    except ERRORS_OF_MODELS as error:
+        log.info("%s: %s", type(error).__name__, error)
+        return False
+    finally:
+        forward.release(0)
+    return _difference(logits, whole) <= TOLERANCES[whole.dtype]
 
 
 def _batched(model: Any, rows: int, length: int) -> tuple[Forward, Room]:
@@ -100,11 +139,15 @@ def check_batch(model: Any, forward: RowForward, expected: Any) -> None:
         first = forward.extend(0, [text[:length] for text, length in zip(texts, PROBE_LENGTHS, strict=False)], 0)
         tokens = [text[length] for text, length in zip(texts, PROBE_LENGTHS, strict=False)]
         second = forward.append(tokens, PROBE_LENGTHS[: forward.rows])
+        done = PROBE_LENGTHS[0] + 1
+        rest = forward.extend(0, [texts[0][done:]], done)
     for row, length in enumerate(PROBE_LENGTHS[: forward.rows]):
         forward.release(row)
         for logits, reference in ((first, expected[row, length - 1]), (second, expected[row, length])):
             if _difference(logits[row], reference) > TOLERANCES[reference.dtype]:
                 raise Unbatchable("its answers change when requests share a pass")
+    if _difference(rest[0], expected[0, -1]) > TOLERANCES[rest.dtype]:
+        raise Unbatchable("its answers change when a prompt comes in parts")
 
 
 @contextmanager
@@ -112,7 +155,7 @@ def _unbatchable_errors() -> Iterator[None]:
     """Turn what a model's code raises for an unknown cache or mask into Unbatchable."""
     try:
         yield
-    except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except ERRORS_OF_MODELS as error:
         raise Unbatchable(f"it fails with our cache: {type(error).__name__}: {error}") from error
 
 
