@@ -10,6 +10,8 @@ import openvino_genai
 from runner.engine import EngineError
 from runner.engines.openvino.grammar_cache import GrammarRefused
 from runner.engines.openvino.grammar_compiler import GrammarCompiler
+from runner.engines.openvino.grammar_tokenizer import make_grammar_tokenizer
+from runner.tokenizer import load_tokenizer
 
 MODEL = Path("/prepared/weights")
 TEXTS = ('root ::= "a"', "root ::= nosuch", 'root ::= "a', "root ::= [z-a]", 'other ::= "a"')
@@ -24,7 +26,8 @@ def outcome(compiler: GrammarCompiler, text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    tokenizer = openvino_genai.Tokenizer(MODEL)
+    model_tokenizer = load_tokenizer(MODEL, has_chat=False)
+    tokenizer = make_grammar_tokenizer(openvino_genai, model_tokenizer.token_bytes() or (), model_tokenizer.ends)
     compiler = GrammarCompiler(openvino_genai, tokenizer, MODEL / "openvino_model.xml")
     homeless = GrammarCompiler(openvino_genai, tokenizer, MODEL / "absent.xml")
     print(json.dumps([*(outcome(compiler, text) for text in TEXTS), outcome(homeless, TEXTS[0])]))

@@ -21,7 +21,7 @@ from controller.settings import ROOT
 from scripts.setup.__main__ import make_site
 from scripts.setup.base_image import find_image
 from scripts.setup.console import Console
-from scripts.setup.inference_engines import built_engines
+from scripts.setup.inference_engines import runner_engines
 from scripts.setup.layout import Layout
 from scripts.setup.runner_image import runners_are_current
 
@@ -178,7 +178,7 @@ def test_make_up_and_down_as_a_plain_user(user: PlainUser) -> None:
     site = make_site(Layout.from_environ(os.environ), Console(), "plain-user", None)
     if not runners_are_current(site):
         pytest.fail("the runner images are not current; run: python3 -m scripts.setup test-env")
-    engines = built_engines(site.layout.templates)
+    engines = runner_engines(site.layout.templates)
     images_before = [find_image(site, engine.image) for engine in engines.values()]
 
     output = user.make("up")
