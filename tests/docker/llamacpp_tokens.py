@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = "/opt/llamacpp/libllama.so.0"
-# The format's numbers of the kinds of values that are used here.
-_UNSIGNED, _SIGNED, _STRING, _ARRAY = 4, 5, 8, 9
+# How the format writes each type: its number, and the form for `struct`.
+_KINDS: dict[type, tuple[int, str]] = {int: (4, "<I"), float: (6, "<f"), bool: (7, "<?"), str: (8, "")}
+_SIGNED, _ARRAY = 5, 9
 
 
 class _ModelParams(ctypes.Structure):
@@ -66,7 +67,7 @@ def llama_tokens(metadata: dict[str, Any], texts: list[str]) -> list[list[int]]:
         path.write_bytes(gguf(metadata))
         model = library.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise ValueError(f"llama.cpp does not load the vocabulary with the split {metadata['tokenizer.ggml.pre']!r}")
+        raise ValueError(f"llama.cpp does not load the vocabulary with {metadata.get('tokenizer.ggml.pre')!r}")
     vocabulary = library.llama_model_get_vocab(model)
     longest = 4 * max(len(text.encode()) for text in texts) + 8
     buffer = (ctypes.c_int32 * longest)()
@@ -86,14 +87,15 @@ def gguf(metadata: dict[str, Any]) -> bytes:
 
 
 def _value(value: Any) -> bytes:
-    if isinstance(value, list):
-        kind, items = _SIGNED if isinstance(value[0], int) else _STRING, b"".join(map(_content, value))
-        return struct.pack("<IIQ", _ARRAY, kind, len(value)) + items
-    return struct.pack("<I", _UNSIGNED if isinstance(value, int) else _STRING) + _content(value)
+    if not isinstance(value, list):
+        return struct.pack("<I", _KINDS[type(value)][0]) + _content(value)
+    # Whole numbers in arrays, which are the types of tokens, are signed.
+    kind = _SIGNED if isinstance(value[0], int) else _KINDS[type(value[0])][0]
+    return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(map(_content, value))
 
 
 def _content(value: Any) -> bytes:
-    return _text(value) if isinstance(value, str) else struct.pack("<I", value)
+    return _text(value) if isinstance(value, str) else struct.pack(_KINDS[type(value)][1], value)
 
 
 def _text(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Each way to split text (`tokenizer.ggml.pre`) gives the tokens of llama.cpp's own library."""
+"""Each kind of tokenizer and each way to split text (`tokenizer.ggml.pre`) gives the tokens of llama.cpp's library."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ from tests.runner.tokenizer.texts import texts
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
 IMAGE = "orchestrar-llamacpp:11434.0.0"
-COUNT = 2_500
+COUNT = 2_100
 START, END = "<|im_start|>", "<|im_end|>"
 # Where llama.cpp splits otherwise than the model's own tokenizer, but no token of its vocabulary crosses the cut:
 # Falcon's cuts numbers from the space before them, DeepSeek's cuts them into digits.
 OWN_VOCABULARIES = {"falcon": "falcon", "deepseek-llm": "deepseek-llm"}
-KEYS = ("model", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
+# Real vocabularies of kinds that split no text.
+VOCABULARIES = ("llama-spm", "baichuan", "phi-3", "gemma-4")
+CONTROL = 3
 
 
 def _composed(text: str) -> str:
@@ -37,7 +39,7 @@ def _composed(text: str) -> str:
 
 
 def _with_ascii_spaces(text: str) -> str:
-    """Leave no space beyond ASCII: llama.cpp reads it as a vertical tab, which is in no range of letters."""
+    """Leave no space beyond ASCII: to llama.cpp it is a vertical tab, in no range of letters, or no space."""
     return re.sub(r"[^\S\x00-\x7f]", " ", text)
 
 
@@ -64,53 +66,54 @@ CHANGES: dict[str, Callable[[str], str]] = {
     **{pre: _composed for pre, split in SPLITS.items() if split.is_composed},
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2", "tekken"), _of_one_case),
     **dict.fromkeys(("tiny_aya", "cohere2moe"), _without_case),
-    **dict.fromkeys(("deepseek-llm", "deepseek-coder"), _with_ascii_spaces),
+    **dict.fromkeys(("deepseek-llm", "deepseek-coder", "phi-3"), _with_ascii_spaces),
 }
 
 
-@pytest.fixture(scope="module")
-def cases() -> dict[str, tuple[dict[str, Any], list[str]]]:
-    """Return for each `pre` a vocabulary and texts."""
-    all_texts, trained = texts(COUNT, (START, END)), trained_vocabulary()
-    return {
-        pre: (
-            own_vocabulary(OWN_VOCABULARIES[pre]) if pre in OWN_VOCABULARIES else trained,
-            [CHANGES.get(pre, str)(text) for text in all_texts],
-        )
-        for pre in SPLITS
-    }
+Cases = dict[str, tuple[dict[str, Any], list[str]]]
 
 
 @pytest.fixture(scope="module")
-def llama_tokens(cases: dict[str, tuple[dict[str, Any], list[str]]]) -> dict[str, list[list[int]]]:
-    """Return for each `pre` llama.cpp's tokens of the texts."""
+def cases() -> Cases:
+    """Return for each name the metadata of a vocabulary, and texts."""
+    trained = trained_vocabulary()
+    chosen: Cases = {}
+    for pre in SPLITS:
+        vocabulary = own_vocabulary(OWN_VOCABULARIES[pre]) if pre in OWN_VOCABULARIES else trained
+        words = [CHANGES.get(pre, str)(text) for text in texts(COUNT, (START, END))]
+        chosen[pre] = ({**vocabulary, "tokenizer.ggml.pre": pre}, words)
+    for name in VOCABULARIES:
+        vocabulary = own_vocabulary(name)
+        kinds = zip(vocabulary["tokenizer.ggml.tokens"], vocabulary["tokenizer.ggml.token_type"], strict=True)
+        control = [token for token, kind in kinds if kind == CONTROL]
+        chosen[name] = (vocabulary, [CHANGES.get(name, str)(text) for text in texts(COUNT, control[:8])])
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def llama_tokens(cases: Cases) -> dict[str, list[list[int]]]:
+    """Return for each name llama.cpp's tokens of the texts."""
     if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False).returncode:
         build = ["python3", "-m", "scripts.setup", "engine-image", "llamacpp"]
         subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=800)
     script = ROOT / "tests" / "docker" / "llamacpp_tokens.py"
-    document = [({**metadata, "tokenizer.ggml.pre": pre}, words) for pre, (metadata, words) in cases.items()]
     options = ("--user=0", f"--volume={script}:/llamacpp_tokens.py:ro", "--entrypoint=python3")
-    rows = run_in_image(IMAGE, "/llamacpp_tokens.py", options=options, document=document, deadline_s=800)
+    rows = run_in_image(IMAGE, "/llamacpp_tokens.py", options=options, document=[*cases.values()], deadline_s=800)
     return dict(zip(cases, rows, strict=True))
 
 
-@pytest.mark.parametrize("pre", SPLITS)
-def test_a_split_gives_the_tokens_of_llama_cpp(
-    pre: str,
-    cases: dict[str, tuple[dict[str, Any], list[str]]],
-    llama_tokens: dict[str, list[list[int]]],
-    tmp_path: Path,
+@pytest.mark.parametrize("name", [*SPLITS, *VOCABULARIES])
+def test_a_vocabulary_gives_the_tokens_of_llama_cpp(
+    name: str, cases: Cases, llama_tokens: dict[str, list[list[int]]], tmp_path: Path
 ) -> None:
-    """2,500 texts become the same tokens. The vocabulary was trained on them uncut: each cut shows in the tokens."""
-    metadata, words = cases[pre]
-    write_tokenizer({**metadata, "tokenizer.ggml.pre": pre}, tmp_path)
+    """2,100 texts become the same tokens. For most splits the vocabulary was trained on them uncut: each cut shows."""
+    metadata, words = cases[name]
+    write_tokenizer(metadata, tmp_path)
     tokenizer = load_tokenizer(tmp_path, has_chat=False)
-    pairs = [
-        (text, [*tokenizer.encode_text(text, add_special_tokens=False)], theirs)
-        for text, theirs in zip(words, llama_tokens[pre], strict=True)
-    ]
-    assert COUNT == len(pairs)
-    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    tokens = [[*tokenizer.encode_text(text, add_special_tokens=False)] for text in words]
+    assert COUNT == len(llama_tokens[name])
+    triples = zip(words, tokens, llama_tokens[name], strict=True)
+    differing = [triple for triple in triples if triple[1] != triple[2]]
     assert [] == differing[:3], len(differing)
 
 
@@ -123,19 +126,19 @@ def trained_vocabulary() -> dict[str, Any]:
     tokenizer.train_from_iterator(texts(COUNT), trainer)
     model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    values = (
-        "gpt2",
-        [*tokens, START, END],
-        [1] * len(tokens) + [3, 3],
-        [" ".join(pair) for pair in model["merges"]],
-        len(tokens),
-        len(tokens) + 1,
-    )
-    return {"general.architecture": "llama"} | dict(zip((f"tokenizer.ggml.{key}" for key in KEYS), values, strict=True))
+    return {
+        "general.architecture": "llama",
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": [*tokens, START, END],
+        "tokenizer.ggml.token_type": [1] * len(tokens) + [CONTROL, CONTROL],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]],
+        "tokenizer.ggml.bos_token_id": len(tokens),
+        "tokenizer.ggml.eos_token_id": len(tokens) + 1,
+    }
 
 
 def own_vocabulary(name: str) -> dict[str, Any]:
+    """Return the metadata about the tokenizer in one of llama.cpp's test vocabularies."""
     metadata = read_header(llama_cpp_models() / f"ggml-vocab-{name}.gguf").metadata
-    return {"general.architecture": "llama"} | {
-        f"tokenizer.ggml.{key}": metadata[f"tokenizer.ggml.{key}"] for key in KEYS
-    }
+    keys = [key for key in metadata if key.startswith("tokenizer.ggml.") or key == "general.name"]
+    return {"general.architecture": "llama"} | {key: metadata[key] for key in keys}

@@ -12,7 +12,12 @@ from tokenizers import AddedToken, Tokenizer, processors
 from runner.engine import ModelUnfit
 from runner.tokenizer.ends import turn_ends
 from runner.tokenizer.gguf.byte_level import byte_level_tokenizer, split_of
-from runner.tokenizer.gguf.sentence_pieces import merged_piece_tokenizer, sentence_piece_tokenizer
+from runner.tokenizer.gguf.sentence_pieces import (
+    PHI3_PLAIN,
+    is_phi3,
+    merged_piece_tokenizer,
+    sentence_piece_tokenizer,
+)
 from runner.tokenizer.gguf.vocabulary import TokenType, Vocabulary, read_vocabulary
 
 _TEMPLATE = "tokenizer.chat_template"
@@ -55,12 +60,14 @@ def make_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     """Let control and user-defined tokens be recognised in texts. Only control tokens have no text of their own."""
+    takes_spaces = is_phi3(vocabulary)
     tokenizer.add_tokens(
         [
             AddedToken(
                 vocabulary.tokens[number],
                 special=vocabulary.types[number] != TokenType.USER_DEFINED,
                 normalized=False,
+                rstrip=takes_spaces and vocabulary.tokens[number] not in PHI3_PLAIN,
             )
             for number in vocabulary.of_type(*_ADDED_KINDS)
         ]

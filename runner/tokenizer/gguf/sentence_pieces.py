@@ -12,6 +12,8 @@ from runner.tokenizer.gguf.vocabulary import TokenType, Vocabulary
 
 SPACE = "▁"
 _UNKNOWN_ID = 0
+# Phi-3's added tokens take the spaces and line ends after them, but not these ones. The format has no key for it.
+PHI3_PLAIN = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 def sentence_piece_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
@@ -22,6 +24,13 @@ def sentence_piece_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     if vocabulary.key("remove_extra_whitespaces", False):
         steps.insert(0, normalizers.Replace(Regex(" {2,}"), " "))
     return _tokenizer(vocabulary, _merges_by_score(vocabulary), normalizers.Sequence(steps))
+
+
+def is_phi3(vocabulary: Vocabulary) -> bool:
+    """Tell whether the tokenizer is Phi-3's: by the file's architecture, or as llama.cpp does by the model's name."""
+    architecture = vocabulary.metadata.get("general.architecture")
+    name = str(vocabulary.metadata.get("general.name", "")).lower()
+    return vocabulary.key("model") == "llama" and (architecture == "phi3" or "phi-3" in name or "phi3" in name)
 
 
 def merged_piece_tokenizer(vocabulary: Vocabulary) -> Tokenizer:

@@ -156,3 +156,13 @@ def test_every_split_can_be_compiled(tmp_path: Path) -> None:
     for name in SPLITS:
         tokenizer = tokenizer_of(byte_level(pre=name), tmp_path)
         assert tokenizer.encode_text("ab", add_special_tokens=False), name
+
+
+@pytest.mark.parametrize("key", [{"general.architecture": "phi3"}, {"general.name": "My Phi-3 mini"}])
+def test_control_tokens_of_phi3_take_the_spaces_after_them(key: dict[str, str], tmp_path: Path) -> None:
+    """As in its own tokenizer.json: its chat template writes a line end there. Other models keep the spaces."""
+    usual = tokenizer_of(sentence_pieces(), tmp_path)
+    assert len(usual.encode_text("</s> \n", add_special_tokens=False)) > 1
+    phi3 = tokenizer_of(sentence_pieces() | key, tmp_path)
+    assert (2,) == phi3.encode_text("</s> \n", add_special_tokens=False)
+    assert len(phi3.encode_text("<s> \n", add_special_tokens=False)) > 1
