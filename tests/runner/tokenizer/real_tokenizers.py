@@ -13,6 +13,9 @@ from typing import Any
 import tiktoken
 from tokenizers import Tokenizer, pre_tokenizers
 
+from runner.tokenizer.chat_template import ChatTemplate
+from runner.tokenizer.folder import read_json, read_template
+
 _TYPES = {"normal": 1, "unknown": 2, "control": 3, "user_defined": 4, "unused": 5, "byte": 6}
 
 
@@ -24,18 +27,32 @@ class OwnTokenizer:
     decode: Callable[[Sequence[int]], str]
     metadata: dict[str, Any]
     special_names: Sequence[str]
+    template: ChatTemplate | None = None
 
 
 def from_json(path: Path, pre: str | None) -> OwnTokenizer:
-    """Return the tokenizer of a tokenizer.json; without `pre` it is SentencePiece's."""
+    """Return the tokenizer of a tokenizer.json, with what is beside it; without `pre` it is SentencePiece's."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    library = Tokenizer.from_str(json.dumps(content))
+    library = Tokenizer.from_file(str(path))
+    config = read_json(path.with_name("tokenizer_config.json"))
+    named = {name: config.get(f"{name}_token") for name in ("bos", "eos")}
+    names = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items() if token}
+    ids = {f"tokenizer.ggml.{name}_token_id": library.token_to_id(token) for name, token in names.items()}
     return OwnTokenizer(
         lambda text: library.encode(text, add_special_tokens=False).ids,
         lambda tokens: str(library.decode(tokens, skip_special_tokens=True)),
-        gguf_metadata(content, pre=pre),
-        [token["content"] for token in content["added_tokens"][:8]],
+        gguf_metadata(content, pre=pre) | ids | _templates(config),
+        [token["content"] for token in content["added_tokens"]],
+        read_template(path.parent, config, {f"{name}_token": token for name, token in names.items()}),
     )
+
+
+def _templates(config: dict[str, Any]) -> dict[str, str]:
+    """Return the chat templates as llama.cpp's converter writes them."""
+    template, key = config.get("chat_template"), "tokenizer.chat_template"
+    if isinstance(template, list):
+        return {key if one["name"] == "default" else f"{key}.{one['name']}": one["template"] for one in template}
+    return {key: template} if template else {}
 
 
 def from_word_pieces(path: Path) -> OwnTokenizer:

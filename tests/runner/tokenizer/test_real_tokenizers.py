@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.engine import GenerationRequest, Message
 from runner.tokenizer import load_tokenizer, write_tokenizer
 from tests.runner.tokenizer.packages import npm_models, wheel_file
 from tests.runner.tokenizer.real_tokenizers import OwnTokenizer, from_json, from_ranks, from_word_pieces
@@ -62,18 +63,22 @@ OWN: dict[str, Callable[[], OwnTokenizer]] = {
     "BERT": _bert,
 }
 COUNT = 2_500
+# Those whose package has a chat template. That its text is transformers' own is shown by test_chat_prompts.
+CHATS = ("llama-bpe", "qwen2", "deepseek-v3", "command-r", "tekken", "dbrx", "Gemma 3")
+TURNS = (("system", "Say “hi”."), ("user", "don't\n\n1234"), ("assistant", "  Hi!\n"), ("user", "東京?"))
+CHAT = GenerationRequest(messages=tuple(Message(role=role, content=content) for role, content in TURNS))
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_gguf_has_the_tokens_of_the_model(name: str, tmp_path: Path) -> None:
     """2,500 texts in many languages, with code, spaces and special tokens, become the tokens of the model's own
-    tokenizer; streamed back one token at a time they are the whole text again.
+    tokenizer; streamed back one token at a time they are the whole text again. So do all special tokens, and a chat.
     """
     own = OWN[name]()
     write_tokenizer(own.metadata, tmp_path)
-    tokenizer = load_tokenizer(tmp_path, has_chat=False)
+    tokenizer = load_tokenizer(tmp_path, has_chat=True)
     differing = []
-    for text in texts(COUNT, own.special_names):
+    for text in [*texts(COUNT, own.special_names[:8]), "a".join(own.special_names)]:
         expected = own.encode(text)
         tokens = tokenizer.encode_text(text, add_special_tokens=False)
         if tuple(expected) != tokens:
@@ -83,3 +88,6 @@ def test_a_gguf_has_the_tokens_of_the_model(name: str, tmp_path: Path) -> None:
         # Only Llama 2's own tokenizer leaves out the first space, and it is not known whether a text begins there.
         assert own.decode(expected) == (streamed.removeprefix(" ") if name == "Llama 2" else streamed), text
     assert [] == differing[:3], len(differing)
+    assert (own.template is None) == (name not in CHATS)
+    if own.template is not None:
+        assert tuple(own.encode(own.template.render(CHAT))) == tokenizer.encode(CHAT)
