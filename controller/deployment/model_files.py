@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from controller.deployment.engines import Engine
 from controller.registry import ModelSpec
+from controller.sources.weights import gguf_addition, gguf_models
 
 _ADAPTER = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter*.bin")
@@ -22,6 +23,11 @@ def no_model(names: Collection[str]) -> str | None:
         return (
             f"the source is a LoRA adapter ({_ADAPTER}), which changes a model and is none by itself; merge it into "
             "its base model (`merge_and_unload` of the peft library) and name the folder of the merged model"
+        )
+    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    if ggufs and not gguf_models(ggufs) and not any(_holds_weights(name) for name in set(names).difference(ggufs)):
+        return (
+            f"the source holds no model: {min(ggufs)} is {gguf_addition(min(ggufs))}; name the model's own .gguf file"
         )
     # A single file without an ending may be anything. Beside others it is a licence or the like.
     texts = _TEXTS | {""} if len(names) > 1 else _TEXTS

@@ -56,8 +56,6 @@ _GGUF_PREFERENCE = (
 _GGUF_QUANT = re.compile(
     r"(?:^|[-_./])((?:ud-)?(?:i?q\d[a-z0-9_]*|tq\d_\d|bf16|f16|f32|mxfp4(?:_moe)?))(?=[-./]|$)", re.IGNORECASE
 )
-# Files that are no model of their own: the part that sees, statistics for quantising, additions to a model.
-_GGUF_ADDITION = re.compile(r"(?:^|[-_./])(?:mmproj|imatrix|lora|adapter)(?=[-_./]|$)", re.IGNORECASE)
 
 
 def choose(
@@ -113,13 +111,15 @@ def _named_gguf(label: str, names: set[str], file: str | None, quant: str | None
         wish = (quant or "").lower()
         matches = [name for name in candidates if wish in (_quant(name), _quant(name).removeprefix("ud-"))]
     if not matches:
-        have = f"It has {_list(candidates)}." if candidates else "It has no .gguf file."
-        raise SourceError(f"{label} has no such file. {have}")
+        have = f"It has {_list(candidates)}." if candidates else "It has no .gguf file of a model."
+        what = weights.gguf_addition(file) if file in names else None
+        wrong = f"{label} is no model, but {what}." if what else f"{label} has no such file."
+        raise SourceError(f"{wrong} {have}")
     return _one_group(label, matches)
 
 
 def _ggufs(names: set[str]) -> list[str]:
-    return sorted(name for name in names if _GGUF.fullmatch(name) and not _GGUF_ADDITION.search(name))
+    return weights.gguf_models(name for name in names if _GGUF.fullmatch(name))
 
 
 def _one_group(label: str, matches: list[str]) -> set[str]:

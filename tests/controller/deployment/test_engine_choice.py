@@ -157,6 +157,8 @@ def test_a_deletion_forgets_the_refusals(tmp_path: Path) -> None:
         (["adapter_config.json", "adapter_model.safetensors"], "transformers", "is a LoRA adapter"),
         (["tokenizer.json", "tokenizer.model", "config.json"], "auto", "holds no weights, only config.json"),
         (["sha256-1a2b"], "auto", "no engine of `auto` serves its files (sha256-1a2b)"),
+        (["mmproj-F16.gguf", "config.json"], "auto", "no model: mmproj-F16.gguf is the part of a model that sees"),
+        (["m.imatrix.gguf"], "llamacpp", "no model: m.imatrix.gguf is statistics for quantising"),
         (["LICENSE", ".gitattributes", "config.json"], "auto", "holds no weights"),
         (["tokenizer.model"], "vllm", "holds no weights"),
         (["model.onnx"], "auto", "no engine of `auto` serves its files (model.onnx): llamacpp takes *.gguf"),

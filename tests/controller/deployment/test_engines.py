@@ -142,6 +142,12 @@ def test_only_a_third_party_server_takes_arguments(settings: Settings) -> None:
     [
         (["model.gguf"], "model.gguf"),
         (["README.md", "Model.Q4.GGUF", "mmproj-model.gguf"], "Model.Q4.GGUF"),
+        (["Q4/m.gguf", "parts/mmproj-F16.gguf", "m.imatrix.gguf", "imatrix.gguf"], "Q4/m.gguf"),
+        (["m-lora-merged.gguf", "mmproj.gguf"], "m-lora-merged.gguf"),
+        (["m.gguf", "lora/adapter.gguf"], "m.gguf"),
+        (["m-imatrix-Q4_K_M.gguf", "imatrix_m.gguf"], "m-imatrix-Q4_K_M.gguf"),
+        (["m-Q4_K_M-imatrix.gguf", "m-imatrix.gguf"], "m-Q4_K_M-imatrix.gguf"),
+        (["mmproj.gguf"], None),
         (["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"], "m-00001-of-00002.gguf"),
         (["a.gguf", "b.gguf"], None),
         (["model.safetensors"], None),

@@ -59,6 +59,8 @@ def test_part_of_a_name_is_no_quantisation(quant: str) -> None:
         (("adapter-lora-Q4_K_M.gguf", "m-Q8_0.gguf"), "m-Q8_0.gguf"),
         (("m-UD-Q4_K_XL.gguf", "m-UD-IQ2_M.gguf"), "m-UD-Q4_K_XL.gguf"),
         (("model.gguf",), "model.gguf"),
+        (("Q4_K_M/m.gguf", "sight/m-mmproj-Q4_K_M.gguf", "m.imatrix.gguf"), "Q4_K_M/m.gguf"),
+        (("m-lora-merged-Q8_0.gguf", "m-imatrix.gguf"), "m-lora-merged-Q8_0.gguf"),
     ],
 )
 def test_the_order_knows_every_quantisation(names: tuple[str, ...], choice: str) -> None:
@@ -77,3 +79,10 @@ def test_an_incomplete_split_is_refused() -> None:
     """A repository in which a part is still missing gives no model."""
     with pytest.raises(SourceError, match="only 1 of the 2 parts"):
         chosen(NAMES[:1] + NAMES[6:7])
+
+
+@pytest.mark.parametrize(("file", "words"), [("mmproj-m-Q8_0.gguf", "sees or hears"), ("imatrix.gguf", "statistics")])
+def test_an_addition_is_named_as_what_it_is(file: str, words: str) -> None:
+    """A file beside a model, named by itself, is refused, with the models that there are."""
+    with pytest.raises(SourceError, match=rf"is no model, but .*{words}.*It has .*m-Q4_K_M\.gguf"):
+        chosen(file=file)
