@@ -62,6 +62,7 @@ class EngineChoices:
             source = None  # Its files have disappeared: its start reports that.
         if source is None:
             return Choice(spec=spec, source=None)
+        spec = replace(spec, source_choice=source.choice)
         if (problem := no_model(source.files)) is not None:
             return _without_engine(spec, source, problem)
         if not spec.candidates:

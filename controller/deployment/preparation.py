@@ -13,6 +13,7 @@ from pathlib import Path
 from controller.deployment.conversion import Clock, Conversion
 from controller.deployment.engines import Engine
 from controller.deployment.prepared_facts import PreparedFacts, PreparedFactsFolder
+from controller.deployment.rendering.memory_limits import room_for_gguf
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, ModelUnfit, OrchestrarError, SourceError
 from controller.registry import ModelSpec
@@ -97,11 +98,24 @@ class Preparation:
         source = self.find_source(spec)
         return source is not None and (not self._must_convert(spec, source) or self.facts(spec, source) is not None)
 
-    def download(self, spec: ModelSpec, *, on_progress: OnProgress, cancelled: Callable[[], bool]) -> StoredSource:
-        """Fetch the model's files unless they are here. Raises SourceError, or Cancelled soon after `cancelled()`."""
+    def download(
+        self,
+        spec: ModelSpec,
+        *,
+        budget_bytes: Callable[[], int],
+        on_progress: OnProgress,
+        cancelled: Callable[[], bool],
+    ) -> StoredSource:
+        """Fetch the model's files unless they are here. Raises SourceError, or Cancelled soon after `cancelled()`.
+
+        `budget_bytes`, what all models may take together, decides between several quantisations in a repository.
+        """
+        takers = [c.engine for c in spec.candidates if c.engine in self._engines and c.takes(["model.gguf"])]
+        engine = self._engines[takers[0] if takers else spec.engine]
         return self._store.fetch(
             spec.source,
             spec.sha256,
+            room=lambda: room_for_gguf(spec, engine, budget_bytes),
             on_progress=lambda progress: on_progress(_downloading(progress)),
             cancelled=cancelled,
         )

@@ -30,6 +30,16 @@ class StoredSource:
     content_hash: str
     total_bytes: int
     files: tuple[str, ...]
+    choice: str = ""
+    """Which of several files of the source these are, and why; empty if there was nothing to choose."""
+
+
+@dataclass(frozen=True)
+class WeightsRoom:
+    """How many bytes a model's weights may have if there is a choice; `bound` says, in a sentence, what limits them."""
+
+    most_bytes: int
+    bound: str
 
 
 @dataclass(frozen=True)

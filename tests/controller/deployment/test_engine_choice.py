@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from controller.registry import ModelSpec, Resources
 from controller.registry.file.auto_engine import auto_candidates
 from controller.registry.source_ref import FileSource
 from controller.registry.spec import Task
-from controller.sources import SourceStore
+from controller.sources import SourceStore, StoredSource
 from tests.engines import ALL_ENGINES
 
 LLAMACPP = ALL_ENGINES["llamacpp"]
@@ -192,3 +192,18 @@ def test_a_merged_model_beside_its_adapter_is_one(tmp_path: Path) -> None:
     """The adapter's files do no harm beside real weights."""
     names = ["adapter_config.json", "adapter_model.safetensors", "model.safetensors"]
     assert not choices_of(tmp_path).of(auto_spec(folder_of(tmp_path / "m", *names))).problem
+
+
+def test_the_choice_of_a_file_is_in_the_models_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the download says of its choice is shown with the model, with or without `auto`."""
+    spec = auto_spec(folder_of(tmp_path / "m", "model.gguf"))
+    lookup = SourceStore.lookup
+
+    def with_choice(store: SourceStore, *source: Any) -> StoredSource | None:
+        stored = lookup(store, *source)
+        return None if stored is None else replace(stored, choice="model.gguf is the only one")
+
+    assert "" == choices_of(tmp_path).of(spec).spec.source_choice
+    monkeypatch.setattr(SourceStore, "lookup", with_choice)
+    for entry in (spec, replace(spec, engine="llamacpp", candidates=())):
+        assert "model.gguf is the only one" == choices_of(tmp_path).of(entry).spec.source_choice

@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub.hf_api import RepoSibling
 
 from controller.errors import SourceError
-from controller.sources.hub.files import choose
+from controller.sources.hub.files import Choice, choose
+from controller.sources.values import WeightsRoom
 
 NAMES = (
     "config.json", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "m-IQ4_XS.gguf", "mmproj-m-Q8_0.gguf", "imatrix.gguf",
@@ -16,7 +17,7 @@ NAMES = (
 
 def chosen(names: tuple[str, ...] = NAMES, file: str | None = None, quant: str | None = None) -> set[str]:
     siblings = [RepoSibling(rfilename=name, size=1) for name in names]
-    return {one.rfilename for one in choose("hf://o/n", siblings, file=file, quant=quant)} - {"config.json"}
+    return {one.rfilename for one in choose("hf://o/n", siblings, file=file, quant=quant).files} - {"config.json"}
 
 
 def test_without_a_wish_the_order_decides() -> None:
@@ -86,3 +87,67 @@ def test_an_addition_is_named_as_what_it_is(file: str, words: str) -> None:
     """A file beside a model, named by itself, is refused, with the models that there are."""
     with pytest.raises(SourceError, match=rf"is no model, but .*{words}.*It has .*m-Q4_K_M\.gguf"):
         chosen(file=file)
+
+
+SIZES_MIB = {"m-Q2_K.gguf": 2, "m-Q3_K_M.gguf": 3, "m-Q3_K_L.gguf": 3.5, "m-Q4_K_M.gguf": 4, "m-Q8_0.gguf": 8}
+
+
+def choice_within(
+    most_mib: float | None, sizes_mib: dict[str, float] | None = None, quant: str | None = None
+) -> Choice:
+    room = None if most_mib is None else WeightsRoom(int(most_mib * 1024**2), "the memory budget of 1.0 GiB")
+    sizes = SIZES_MIB if sizes_mib is None else sizes_mib
+    siblings = [RepoSibling(rfilename=name, size=int(mib * 1024**2)) for name, mib in sizes.items()]
+    return choose("hf://o/n", siblings, quant=quant, room=room)
+
+
+@pytest.mark.parametrize(
+    ("most_mib", "name", "reason"),
+    [
+        (None, "m-Q4_K_M.gguf", "m-Q4_K_M.gguf (4.0 MiB) comes first in the order of quantisations"),
+        (
+            100,
+            "m-Q4_K_M.gguf",
+            "m-Q4_K_M.gguf (4.0 MiB) comes first in the order of quantisations, and fits into the memory budget of 1.0",
+        ),
+        (
+            3.9,
+            "m-Q3_K_L.gguf",
+            "m-Q3_K_L.gguf (3.5 MiB) is the largest that fits into the memory budget of 1.0 GiB; m-Q4_K_M.gguf "
+            "(4.0 MiB) comes first, but would not fit",
+        ),
+        (2, "m-Q2_K.gguf", "m-Q2_K.gguf (2.0 MiB) is the largest that fits"),
+    ],
+)
+def test_memory_bounds_the_choice(most_mib: float | None, name: str, reason: str) -> None:
+    """More memory than needed changes nothing; with less, it is the largest file that fits, and the reason says so."""
+    choice = choice_within(most_mib)
+    assert [name] == [file.rfilename for file in choice.files]
+    assert choice.reason.startswith(reason)
+
+
+def test_nothing_is_taken_if_nothing_fits() -> None:
+    """The error has the bound, the smallest file, and what to do."""
+    with pytest.raises(
+        SourceError, match=r"leaves 1\.9 MiB for weights; the smallest is m-Q2_K\.gguf \(2\.0 MiB\)\. Raise"
+    ):
+        choice_within(1.9)
+
+
+def test_without_a_choice_memory_does_not_matter() -> None:
+    """The only model of a repository, and one that models.yaml names, are taken whatever their size is."""
+    assert "m.gguf (9.0 MiB) is the only GGUF model of the repository" == choice_within(1, {"m.gguf": 9}).reason
+    assert "m-Q8_0.gguf (8.0 MiB) is the one that models.yaml names" == choice_within(1, quant="q8_0").reason
+
+
+def test_the_parts_of_a_split_file_count_together() -> None:
+    """Two parts of 3 MiB need 6 MiB."""
+    sizes = {"m-Q4_K_M-00001-of-00002.gguf": 3.0, "m-Q4_K_M-00002-of-00002.gguf": 3.0, "m-Q3_K_M.gguf": 5.0}
+    assert [file.rfilename for file in choice_within(5.9, sizes).files] == ["m-Q3_K_M.gguf"]
+    assert len(choice_within(6, sizes).files) == 2
+
+
+def test_several_models_that_fit_are_not_guessed_either() -> None:
+    """The smaller quantisation of two models is as unclear as the preferred one."""
+    with pytest.raises(SourceError, match="several such files"):
+        choice_within(3, {"a-Q4_K_M.gguf": 4, "a-Q3_K_M.gguf": 3, "b-Q3_K_M.gguf": 2})
