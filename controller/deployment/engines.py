@@ -108,6 +108,11 @@ class Engine(BaseModel):
                 raise ValueError(f"{fact}: only our own runner's engines have it; remove it")
         return self
 
+    @property
+    def reads_any_weights(self) -> bool:
+        """Whether only the engine itself knows which quantised safetensors it reads: a server of another project."""
+        return not self.own and self.loads is None
+
     def must_convert(self, names: Collection[str]) -> bool:
         """Tell whether these files have to be converted before the engine can load them."""
         return any(name.lower().endswith(f".{form}") for name in names for form in self.converts)

@@ -17,7 +17,7 @@ from controller.deployment.rendering.memory_limits import room_for_gguf
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, ModelUnfit, OrchestrarError, SourceError
 from controller.registry import ModelSpec
-from controller.sources import Progress, SourceStore, StoredSource
+from controller.sources import Progress, SourceStore, StoredSource, Taker
 from controller.supervisor.backend import ModelFacts, OnProgress, PreparationProgress
 from controller.system import file_lock
 from controller.system.files import writing_to
@@ -110,12 +110,16 @@ class Preparation:
 
         `budget_bytes`, what all models may take together, decides between several quantisations in a repository.
         """
-        takers = [c.engine for c in spec.candidates if c.engine in self._engines and c.takes(["model.gguf"])]
-        engine = self._engines[takers[0] if takers else spec.engine]
+        takers = [c.engine for c in spec.candidates if c.engine in self._engines] or [spec.engine]
+        of_gguf = (c.engine for c in spec.candidates if c.engine in takers and c.takes(["model.gguf"]))
+        engine = self._engines[next(of_gguf, spec.engine)]
         return self._store.fetch(
             spec.source,
             spec.sha256,
-            room=lambda: room_for_gguf(spec, engine, budget_bytes),
+            taker=Taker(
+                room=lambda: room_for_gguf(spec, engine, budget_bytes),
+                reads_quantised=any(self._engines[name].reads_any_weights for name in takers),
+            ),
             on_progress=lambda progress: on_progress(_downloading(progress)),
             cancelled=cancelled,
         )

@@ -42,6 +42,16 @@ class WeightsRoom:
     bound: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taker:
+    """What the engine that will load the files means for which files are fetched."""
+
+    room: Callable[[], WeightsRoom | None] = lambda: None
+    """Asked only if there is a choice between several files; None if it makes no difference to the engine."""
+    reads_quantised: bool = False
+    """Whether it may read safetensors of any method of quantisation, such as AWQ."""
+
+
 @dataclass(frozen=True)
 class FetchResult:
     """The result of a fetcher: file or folder, facts for the manifest, and the checksums that the files must have."""

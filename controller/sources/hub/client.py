@@ -29,10 +29,13 @@ from controller.errors import AccessDenied, ChecksumMismatch, SourceError
 from controller.registry.source_ref import HubSource
 from controller.sources import transfer
 from controller.sources.disk import empty, require_room
-from controller.sources.hub.files import choose
+from controller.sources.hub.files import choose, unreadable
+from controller.sources.hub.other_forms import packed_form
 from controller.sources.transfer import Stream, Target, Transient
-from controller.sources.values import FetchResult, Job, WeightsRoom
+from controller.sources.values import FetchResult, Job, Taker
 from controller.system.files import write_atomic
+
+_CONFIG = "config.json"
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +49,10 @@ class Hub:
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
 
-    def fetch(self, ref: HubSource, room: WeightsRoom | None, job: Job) -> FetchResult:
+    def fetch(self, ref: HubSource, taker: Taker, job: Job) -> FetchResult:
         """Download a repository's config, tokenizer and weights; raises SourceError, AccessDenied or Cancelled.
 
-        Of several quantisations the best that fits into `room` is taken.
+        The files are those that suit the taker. If it cannot read the weights, only config.json is fetched.
         """
         # The HTTP library would quote an invalid header value in its error.
         if self.token is not None and not re.fullmatch(r"[\x21-\x7e]+", self.token):
@@ -57,10 +60,19 @@ class Hub:
         info = transfer.with_retries(job, lambda: self._info(ref), str(ref))
         if info.sha is None:
             raise SourceError(f"{ref}: the hub reports no commit for it. Check HF_ENDPOINT.")
-        choice = choose(str(ref), list(info.siblings or ()), file=ref.file, quant=ref.quant, room=room)
+        choice = choose(
+            str(ref),
+            list(info.siblings or ()),
+            file=ref.file,
+            quant=ref.quant,
+            room=taker.room,
+            base=_base_model(info),
+        )
         if choice.reason:
             log.info("%s: %s", ref, choice.reason)
         _keep_only(job, info.sha, choice.files)
+        if not taker.reads_quantised:
+            self._require_readable(ref, info, choice.files, job)
         self._download(ref, info.sha, choice.files, job)
         return FetchResult(
             single_file=False,
@@ -77,6 +89,17 @@ class Hub:
                 )
             except (TypeError, KeyError) as error:
                 raise ValueError("unexpected JSON") from error
+
+    def _require_readable(self, ref: HubSource, info: ModelInfo, files: Sequence[RepoSibling], job: Job) -> None:
+        """Fetch config.json; raise SourceError if it names a quantisation that our engines do not read."""
+        names = {file.rfilename for file in files}
+        if not any(name.endswith(".safetensors") for name in names):
+            return
+        self._download(ref, str(info.sha), [file for file in files if file.rfilename == _CONFIG], job)
+        config = job.files / _CONFIG
+        form = packed_form(config.read_bytes() if config.is_file() else None, names)
+        if form is not None:
+            raise unreadable(str(ref), form, _base_model(info))
 
     def _download(self, ref: HubSource, commit: str, files: Sequence[RepoSibling], job: Job) -> None:
         all_bytes = sum(file.size or 0 for file in files)
@@ -164,6 +187,14 @@ class Hub:
 
     def _name(self) -> str:
         return self.endpoint or "at its usual address"
+
+
+def _base_model(info: ModelInfo) -> str | None:
+    """Return the repository of the model that this one is made of, if its card names exactly one."""
+    base = getattr(info.card_data, "base_model", None)
+    names = [base] if isinstance(base, str) else base if isinstance(base, list) else []
+    is_one = len(names) == 1 and isinstance(names[0], str) and names[0] != info.id
+    return names[0] if is_one and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", names[0], re.ASCII) else None
 
 
 def _keep_only(job: Job, commit: str, files: Sequence[RepoSibling]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from huggingface_hub.hf_api import RepoSibling
@@ -10,6 +11,7 @@ from huggingface_hub.hf_api import RepoSibling
 from controller.errors import SourceError
 from controller.sources import weights
 from controller.sources.hub.gguf_choice import Selection, best_gguf, named_gguf
+from controller.sources.hub.other_forms import form_of, is_of_other_form
 from controller.sources.values import WeightsRoom
 
 _TEXTS = re.compile(
@@ -35,11 +37,13 @@ def choose(
     *,
     file: str | None = None,
     quant: str | None = None,
-    room: WeightsRoom | None = None,
+    room: Callable[[], WeightsRoom | None] = lambda: None,
+    base: str | None = None,
 ) -> Choice:
     """Return the files to fetch: those of this file or quantisation, or of the best that fits into `room`.
 
-    Raises SourceError if there is no such file, or if no weights are in a data format.
+    Raises SourceError if there is no such file, or if no weights are in a form that is read; `base` is the repository
+    of the model that these weights are made of, if that is known.
     """
     by_name = {file.rfilename: file for file in siblings if file.rfilename.isprintable() and "\\" not in file.rfilename}
     names = set(by_name)
@@ -51,7 +55,7 @@ def choose(
     else:
         selection = best_gguf(label, sizes_bytes, room) or Selection(frozenset(_ir(names)))
     if not selection.names:
-        raise SourceError(_no_weights(label, names))
+        raise _no_weights(label, names, base)
     texts = {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
     files = sorted((by_name[n] for n in selection.names | texts), key=lambda file: (file.size or 0, file.rfilename))
     return Choice(tuple(files), selection.reason)
@@ -69,8 +73,21 @@ def _ir(names: set[str]) -> set[str]:
     return pairs if {"openvino_model.xml", "openvino_model.bin"} <= pairs else set()
 
 
-def _no_weights(label: str, names: set[str]) -> str:
-    pickles = sorted(name for name in names if weights.is_pickle(name, names))
+def unreadable(label: str, form: str, base: str | None) -> SourceError:
+    """Return the error for weights in a form that no engine of ours reads; `base` is the model that they come from."""
+    original = f"hf://{base}" if base else "the repository of the original model"
+    return SourceError(
+        f"{label} has weights in the form of {form}, which the engine cannot read. What works: {original}, with "
+        "safetensors that are not quantised, or a repository of the same model with .gguf files."
+    )
+
+
+def _no_weights(label: str, names: set[str], base: str | None) -> SourceError:
+    pickles = sorted(name for name in names if weights.is_pickle(name, names) and not is_of_other_form(name))
+    form = form_of(names)
+    if form is not None and not pickles:
+        return unreadable(label, f"{form[0]} ({form[1]})", base)
+    text = f"{label} has no .safetensors and no .gguf file. "
     if pickles:
-        return f"{label} has no .safetensors and no .gguf file. " + weights.refusal(pickles[0])
-    return f"{label} has no .safetensors and no .gguf file. Choose a repository that has the model's weights."
+        return SourceError(text + weights.refusal(pickles[0]))
+    return SourceError(text + "Choose a repository that has the model's weights.")

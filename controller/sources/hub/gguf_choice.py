@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from controller.errors import SourceError
@@ -35,8 +35,10 @@ class Selection:
     reason: str = ""
 
 
-def best_gguf(label: str, sizes_bytes: Mapping[str, int], room: WeightsRoom | None) -> Selection | None:
-    """Return the first quantisation in a fixed order, Q4_K_M before others, or the largest that fits into `room`.
+def best_gguf(
+    label: str, sizes_bytes: Mapping[str, int], find_room: Callable[[], WeightsRoom | None]
+) -> Selection | None:
+    """Return the first quantisation in a fixed order, Q4_K_M before others, or the largest that fits into the room.
 
     None without a GGUF file. Raises SourceError if none fits, or if it is not clear which file that is.
     """
@@ -50,6 +52,7 @@ def best_gguf(label: str, sizes_bytes: Mapping[str, int], room: WeightsRoom | No
     file = _describe(first, sizes_bytes)
     if len({_model(name) for name in candidates}) == 1:
         return Selection(first, f"{file} is the only GGUF model of the repository")
+    room = find_room()
     if room is None or _bytes(first, sizes_bytes) <= room.most_bytes:
         fits = "" if room is None else f", and fits into {room.bound}"
         return Selection(first, f"{file} comes first in the order of quantisations{fits}")

@@ -13,6 +13,7 @@ from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine, is_pinned
 from controller.errors import ConfigInvalid
 from controller.settings import ROOT, Settings
+from tests.engines import ALL_ENGINES
 
 DOCS = ROOT / "docs" / "engines.md"
 DIGEST = "sha256:" + "ab" * 32
@@ -135,6 +136,11 @@ def test_only_a_third_party_server_takes_arguments(settings: Settings) -> None:
     assert "the openvino engine takes none" in problems(settings, 'engine: openvino\n    args: ["--x"]')
     accept(settings, 'engine: llamacpp\n    args: ["--x"]')
     assert "are for one engine; write which one" in problems(settings, 'args: ["--x"]')
+
+
+def test_only_servers_of_whole_folders_know_their_quantisations() -> None:
+    """Our engines' are known here, and llama.cpp gets a GGUF file."""
+    assert {"vllm"} == {name for name, engine in ALL_ENGINES.items() if engine.reads_any_weights}
 
 
 @pytest.mark.parametrize(

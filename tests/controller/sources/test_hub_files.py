@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from huggingface_hub.hf_api import RepoSibling
 
 from controller.errors import SourceError
 from controller.sources.hub.files import Choice, choose
+from controller.sources.hub.other_forms import packed_form
 from controller.sources.values import WeightsRoom
 
 NAMES = (
@@ -98,7 +101,7 @@ def choice_within(
     room = None if most_mib is None else WeightsRoom(int(most_mib * 1024**2), "the memory budget of 1.0 GiB")
     sizes = SIZES_MIB if sizes_mib is None else sizes_mib
     siblings = [RepoSibling(rfilename=name, size=int(mib * 1024**2)) for name, mib in sizes.items()]
-    return choose("hf://o/n", siblings, quant=quant, room=room)
+    return choose("hf://o/n", siblings, quant=quant, room=lambda: room)
 
 
 @pytest.mark.parametrize(
@@ -151,3 +154,59 @@ def test_several_models_that_fit_are_not_guessed_either() -> None:
     """The smaller quantisation of two models is as unclear as the preferred one."""
     with pytest.raises(SourceError, match="several such files"):
         choice_within(3, {"a-Q4_K_M.gguf": 4, "a-Q3_K_M.gguf": 3, "b-Q3_K_M.gguf": 2})
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("onnx/model.onnx", "onnx/model.onnx_data"),
+            r"the form of ONNX \(onnx/model\.onnx\).*What works: hf://base/model",
+        ),
+        (("weights.npz", "tokenizer.json"), "the form of MLX"),
+        (("params_shard_0.bin", "mlc-chat-config.json"), "the form of MLC"),
+        (("model.nemo",), "the form of NeMo"),
+        (("rank0.engine",), "the form of TensorRT"),
+        (("model.plan",), "the form of TensorRT"),
+        (("m.mlpackage/Data/weight.bin",), "the form of Core ML"),
+        (("m.litertlm",), "the form of TensorFlow Lite"),
+        (("onnx/model.onnx", "pytorch_model.bin"), r"pytorch_model\.bin is a pickle"),
+        (("tokenizer.json",), "Choose a repository that has the model's weights"),
+    ],
+)
+def test_other_forms_are_refused_by_name(names: tuple[str, ...], words: str) -> None:
+    """The error has the form and what would work; without the card's word that is the original model."""
+    siblings = [RepoSibling(rfilename=name, size=1) for name in ("config.json", *names)]
+    with pytest.raises(SourceError, match=words):
+        choose("hf://o/n", siblings, base="base/model")
+
+
+@pytest.mark.parametrize(
+    ("config", "form"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
+        ({"quantization_config": {"quant_method": "AWQ"}}, "AWQ"),
+        ({"quantization_config": {"quant_method": "bitsandbytes_4bit"}}, "bitsandbytes"),
+        ({"quantization_config": {"load_in_8bit": True}}, "bitsandbytes"),
+        ({"quantization_config": {"quant_method": "exl2"}}, "EXL2 (ExLlamaV2)"),
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"compression_config": {}}, "compressed-tensors"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),
+        ({"quantization_config": {"group_size": 64, "bits": 4}}, "MLX"),
+        ({"quantization_config": {"quant_method": "new-one"}}, "new-one"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, None),
+        ({"quantization_config": None, "quantization": "none"}, None),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_config_json_names_the_quantisation(config: object, form: str | None) -> None:
+    """Each writer's way to say it is known, and methods that the library reads by itself are no obstacle."""
+    assert form == packed_form(json.dumps(config).encode(), ["model.safetensors"])
+
+
+@pytest.mark.parametrize("text", [None, b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_damaged_config_names_nothing(text: bytes | None) -> None:
+    """Then only a file of the method's own does."""
+    assert packed_form(text, ["model.safetensors"]) is None
+    assert "GPTQ" == packed_form(text, ["model.safetensors", "quantize_config.json"])
