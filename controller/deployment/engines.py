@@ -113,6 +113,11 @@ class Engine(BaseModel):
         """Whether only the engine itself knows which quantised safetensors it reads: a server of another project."""
         return not self.own and self.loads is None
 
+    @property
+    def takes_gguf(self) -> bool:
+        """Whether the one file that it loads is a GGUF file."""
+        return self.loads is not None and fnmatch("model.gguf", self.loads)
+
     def must_convert(self, names: Collection[str]) -> bool:
         """Tell whether these files have to be converted before the engine can load them."""
         return any(name.lower().endswith(f".{form}") for name in names for form in self.converts)

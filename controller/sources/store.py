@@ -55,7 +55,7 @@ class SourceStore:
             return None
         names = tuple(file.name for file in facts.files)
         path = files / names[0] if facts.single_file else files
-        return StoredSource(path, facts.content_hash, facts.total_bytes, names, facts.facts.get("choice", ""))
+        return StoredSource(path, facts.content_hash, facts.total_bytes, names, choice=facts.facts.get("choice", ""))
 
     def fetch(
         self,

@@ -30,6 +30,8 @@ class StoredSource:
     content_hash: str
     total_bytes: int
     files: tuple[str, ...]
+    is_selection: bool = False
+    """Whether `path` is a folder of which only `files` belong to the model, so that a container mounts only these."""
     choice: str = ""
     """Which of several files of the source these are, and why; empty if there was nothing to choose."""
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from controller.errors import SourceError
 from controller.sources import weights
+from controller.sources.split_files import model_of, parts_of
 from controller.sources.values import WeightsRoom
 from controller.system.sizes import write_bytes
 
 _GGUF = re.compile(r"([^/.][^/]*/)*[^/.][^/]*\.gguf", re.IGNORECASE)
-_GGUF_SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
 _MOST_LISTED = 20
 # The first one that a repository has is taken: good ones that are small, then wider ones, then those that cost quality.
 _PREFERENCE = (
@@ -50,7 +50,7 @@ def best_gguf(
     best = min(map(_rank, candidates))
     first = _one_group(label, [name for name in candidates if _rank(name) == best])
     file = _describe(first, sizes_bytes)
-    if len({_model(name) for name in candidates}) == 1:
+    if len({model_of(name) for name in candidates}) == 1:
         return Selection(first, f"{file} is the only GGUF model of the repository")
     room = find_room()
     if room is None or _bytes(first, sizes_bytes) <= room.most_bytes:
@@ -65,7 +65,7 @@ def named_gguf(label: str, sizes_bytes: Mapping[str, int], file: str | None, qua
     """Return the file of this name or quantisation with all its shards. Raises SourceError that lists what there is."""
     candidates = _ggufs(sizes_bytes)
     if file is not None:
-        matches = [name for name in candidates if _model(name) == _model(file)] if file in candidates else []
+        matches = [name for name in candidates if model_of(name) == model_of(file)] if file in candidates else []
     else:
         wish = (quant or "").lower()
         matches = [name for name in candidates if wish in (_quant(name), _quant(name).removeprefix("ud-"))]
@@ -81,7 +81,7 @@ def named_gguf(label: str, sizes_bytes: Mapping[str, int], file: str | None, qua
 def _largest_that_fits(
     label: str, candidates: list[str], sizes_bytes: Mapping[str, int], room: WeightsRoom
 ) -> frozenset[str]:
-    groups = {_model(name): frozenset(n for n in candidates if _model(n) == _model(name)) for name in candidates}
+    groups = {model_of(name): frozenset(n for n in candidates if model_of(n) == model_of(name)) for name in candidates}
     by_size = sorted(groups.values(), key=lambda names: (_bytes(names, sizes_bytes), -_rank(min(names)), min(names)))
     fitting = [names for names in by_size if _bytes(names, sizes_bytes) <= room.most_bytes]
     if not fitting:
@@ -100,26 +100,22 @@ def _ggufs(names: Mapping[str, int]) -> list[str]:
 
 def _one_group(label: str, matches: list[str]) -> frozenset[str]:
     """Return the file with all its shards. Raises SourceError if these are several models, or a shard is missing."""
-    groups = {_model(name) for name in matches}
+    groups = {model_of(name) for name in matches}
     if len(groups) > 1:
         raise SourceError(f"{label} has several such files: {_list(matches)}. Name one: hf://owner/name/file.gguf")
-    shards = [(name, match) for name in matches if (match := _GGUF_SHARD.search(name))]
-    if shards and len(shards) != int(shards[0][1][1]):
-        raise SourceError(f"{label} has only {len(shards)} of the {int(shards[0][1][1])} parts of {groups.pop()}.")
-    return frozenset(name for name, _ in shards) or frozenset(matches)
-
-
-def _model(name: str) -> str:
-    """Return the file's name without its number among the shards."""
-    return _GGUF_SHARD.sub("", name)
+    parts = parts_of(min(matches))
+    here = [name for name in parts if name in matches]
+    if len(here) != len(parts):
+        raise SourceError(f"{label} has only {len(here)} of the {len(parts)} parts of {groups.pop()}.")
+    return frozenset(here)
 
 
 def _list(names: list[str]) -> str:
-    return ", ".join(sorted({_model(name) for name in names})[:_MOST_LISTED])
+    return ", ".join(sorted({model_of(name) for name in names})[:_MOST_LISTED])
 
 
 def _describe(names: frozenset[str], sizes_bytes: Mapping[str, int]) -> str:
-    return f"{_model(min(names))} ({write_bytes(_bytes(names, sizes_bytes))})"
+    return f"{model_of(min(names))} ({write_bytes(_bytes(names, sizes_bytes))})"
 
 
 def _bytes(names: frozenset[str], sizes_bytes: Mapping[str, int]) -> int:
@@ -128,7 +124,7 @@ def _bytes(names: frozenset[str], sizes_bytes: Mapping[str, int]) -> int:
 
 def _quant(name: str) -> str:
     """Return the quantisation in a file's name, in small letters; empty if it names none."""
-    words = _QUANT.findall(_model(name).removesuffix(".gguf").removesuffix(".GGUF"))
+    words = _QUANT.findall(model_of(name).removesuffix(".gguf").removesuffix(".GGUF"))
     return str(words[-1]).lower() if words else ""
 
 

@@ -15,7 +15,7 @@ from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
 from controller.registry import ModelSpec, Resources
 from controller.registry.file.auto_engine import auto_candidates
-from controller.registry.source_ref import FileSource
+from controller.registry.source_ref import FileSource, parse_source
 from controller.registry.spec import Task
 from controller.sources import SourceStore, StoredSource
 from tests.engines import ALL_ENGINES
@@ -165,9 +165,9 @@ def test_a_deletion_forgets_the_refusals(tmp_path: Path) -> None:
         (["model.safetensors"], "openvino", "the openvino engine takes *.gguf or openvino_model.xml"),
         (["openvino_model.xml"], "transformers", "the transformers engine takes *.safetensors or *.gguf"),
         (
-            ["a.gguf", "b.gguf"],
-            "llamacpp",
-            "loads one *.gguf file, or the parts of one; the source holds a.gguf, b.gguf",
+            ["m-00001-of-00003.gguf", "m-00003-of-00003.gguf"],
+            "openvino",
+            "part of the model is missing: put m-00002-of-0",
         ),
     ],
 )
@@ -179,6 +179,26 @@ def test_what_the_names_show_is_refused(tmp_path: Path, names: list[str], engine
     choice = choices_of(tmp_path).of(spec)
     assert sentence in choice.problem
     assert spec.engine == choice.spec.engine
+
+
+@pytest.mark.parametrize("engine", ["auto", "openvino", "llamacpp", "transformers"])
+def test_several_models_are_told_by_the_lines_to_write(tmp_path: Path, engine: str) -> None:
+    """Each is named with its first part, and files that are no model are not."""
+    names = ["a.gguf", "Q8/b-00002-of-00002.gguf", "Q8/b-00001-of-00002.gguf", "mmproj-a.gguf"]
+    folder = folder_of(tmp_path / "m")
+    (folder / "Q8").mkdir(mode=0o755)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+        (folder / name).chmod(0o644)
+    spec = auto_spec(folder)
+    if engine != "auto":
+        spec = replace(spec, engine=engine, candidates=())
+    first, second = f"`source: file://{folder}/Q8/b-00001-of-00002.gguf`", f"`source: file://{folder}/a.gguf`"
+    problem = choices_of(tmp_path).of(spec).problem
+    assert f"the source holds several models; write one of these lines instead: {first}, {second}" == problem
+    for line in (first, second):
+        one = replace(spec, source=parse_source(line.strip("`").removeprefix("source: ")))
+        assert "" == choices_of(tmp_path).of(one).problem
 
 
 def test_vectors_of_openvinos_form_have_no_engine(tmp_path: Path) -> None:

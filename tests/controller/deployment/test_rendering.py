@@ -85,6 +85,7 @@ def targets(draw: st.DrawFn) -> Target:
     files = ModelFiles(
         source=Path("/data") / name,
         source_is_folder=draw(st.booleans()),
+        parts=draw(st.sampled_from([(), ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf")])),
         source_bytes=draw(st.none() | st.integers(0, 1 << 40)),
         volume=f"orchestrar_{spec.id}.x" if draw(st.booleans()) else None,
     )
