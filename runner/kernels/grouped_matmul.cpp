@@ -5,6 +5,7 @@
 #include <tbb/parallel_for.h>
 
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 namespace orchestrar {
@@ -14,9 +15,13 @@ const Kernels& kernels_for_processor() {
 #if defined(__x86_64__)
     static const bool has_vnni = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    // Lets tests use the plain kernels on a processor that could use these.
-    static const bool must_be_plain = std::getenv("ORCHESTRAR_PLAIN_KERNELS") != nullptr;
-    if (has_vnni && !must_be_plain) return vnni_kernels;
+    static const bool has_avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    // Lets tests use the kernels of a lesser processor: `avx2` or `plain`.
+    static const char* const variable = std::getenv("ORCHESTRAR_KERNELS");
+    static const std::string forced = variable ? variable : "";
+    if (has_vnni && forced.empty()) return vnni_kernels;
+    if (has_avx2 && forced != "plain") return avx2_kernels;
 #endif
     return plain_kernels;
 }

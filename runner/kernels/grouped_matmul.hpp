@@ -1,7 +1,8 @@
 // Products of float32 activations with weights in groups of 32 codes, each group with a scale and an offset:
 //     weight = scale * code + offset,   code in 0..15 or 0..255
 // which is the form of GGUF's 4- and 8-bit types, so that they lose nothing. Activations are rounded to 16 bits in the
-// same groups (an error of 2^-16 of a group's largest value); their two bytes are multiplied separately, as integers.
+// same groups (an error of 2^-16 of a group's largest value) and multiplied as integers; where an instruction takes
+// bytes alone, their two bytes are multiplied separately.
 //
 // Weights are stored in blocks of 16 rows. A block has, for each group of 32 columns:
 //     codes   4 bits: 4 x 64 bytes, each with a low nibble of columns 8i..8i+3 and a high one of columns 8i+4..8i+7;
@@ -42,7 +43,8 @@ struct Around {
     const float* residual = nullptr;  // [tokens, rows]
 };
 
-// Rounded activations. Each token and group has GROUP_BYTES in `halves`, and in `scales` its scale and its sum.
+// Rounded activations, in the form of the kernels that rounded them. Each token and group has GROUP_BYTES in `halves`,
+// and in `scales` its scale and its sum.
 struct Rounded {
     const int8_t* halves;
     const float* scales;
@@ -59,6 +61,7 @@ struct Kernels {
 extern const Kernels plain_kernels;
 #if defined(__x86_64__)
 extern const Kernels vnni_kernels;
+extern const Kernels avx2_kernels;
 #endif
 
 // Reads one row of weights as floats; out is [weights.columns].

@@ -18,7 +18,7 @@ def byte_table(description: str) -> list[bytes] | None:
     content = json.loads(description)
     model, decoder = content["model"], content.get("decoder") or {}
     kinds = {step["type"] for step in decoder.get("decoders", [decoder]) if step}
-    if model.get("type") != "BPE":
+    if model.get("type") not in ("BPE", "Unigram"):
         return None
     if kinds == {"ByteLevel"}:
         to_bytes: Callable[[str], bytes] = _ByteLetters()
@@ -28,6 +28,8 @@ def byte_table(description: str) -> list[bytes] | None:
         return None
     added = content.get("added_tokens") or []
     vocabulary: Mapping[str, int] = model["vocab"]
+    if model["type"] == "Unigram":
+        vocabulary = {token: number for number, (token, _score) in enumerate(model["vocab"])}
     size = 1 + max([*vocabulary.values(), *(token["id"] for token in added)], default=-1)
     table = [b""] * size
     for token, number in vocabulary.items():

@@ -58,34 +58,41 @@ class Split:
 _DIGITS = r"\p{N}"
 # The library's `Punctuation`: Unicode's and all of ASCII's.
 _PUNCTUATION = r"[\p{P}$+<=>^~|`]+"
-_GPT2 = Split(has_gpt2_pattern=True)
-_GPT2_DIGITS = Split(patterns=(_DIGITS,), has_gpt2_pattern=True)
-_LLAMA3 = Split(patterns=(_GPT4,), prefers_whole_words=True, adds_bos=True)
-_COMPOSED = Split(patterns=(_QWEN2,), is_composed=True)
 _DEEPSEEK3_STEPS = Split(patterns=(r"\p{N}{1,3}", _CHINESE_AND_JAPANESE, _DEEPSEEK3))
 
 SPLITS: Mapping[str, Split] = {
     **dict.fromkeys(
-        ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"), _LLAMA3
+        (
+            *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+            "jina-v5-nano",
+        ),
+        Split(patterns=(_GPT4,), prefers_whole_words=True, adds_bos=True),
     ),
     **dict.fromkeys(("smaug-bpe", "dbrx"), Split(patterns=(_GPT4,))),
     **dict.fromkeys(("glm4", "glm5"), Split(patterns=(_GPT4,), prefers_whole_words=True)),
     "chatglm-bpe": Split(patterns=(_GPT4,)),
     **dict.fromkeys(
         (
-            *("gpt-2", "phi-2", "mpt", "olmo", "jais", "mellum", "exaone4"),
+            *("gpt-2", "phi-2", "jais", "mellum", "exaone4"),
             *("gigachat", "a.x-4.0", "trillion", "granite-docling"),
         ),
-        _GPT2,
+        Split(has_gpt2_pattern=True),
     ),
+    # GPT-NeoX's.
+    **dict.fromkeys(("mpt", "olmo"), Split(has_gpt2_pattern=True, is_composed=True)),
     **dict.fromkeys(
-        ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"), _GPT2_DIGITS
+        ("starcoder", "refact", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"),
+        Split(patterns=(_DIGITS,), has_gpt2_pattern=True),
     ),
+    "command-r": Split(patterns=(_DIGITS,), has_gpt2_pattern=True, is_composed=True),
     "falcon": Split(
         patterns=(_PUNCTUATION,), has_gpt2_pattern=True, byte_patterns=(r"\p{N}+", "[0-9][0-9][0-9]")
     ),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "kormo", "megrez"), _COMPOSED),
-    **dict.fromkeys(("stablelm2", "hunyuan", "solar-open", "grok-2"), Split(patterns=(_QWEN2,))),
+    **dict.fromkeys(
+        ("qwen2", "deepseek-r1-qwen", "kormo", "megrez", "f2llmv2", "stablelm2", "hunyuan"),
+        Split(patterns=(_QWEN2,), is_composed=True),
+    ),
+    **dict.fromkeys(("solar-open", "grok-2"), Split(patterns=(_QWEN2,))),
     "qwen35": Split(
         patterns=(
             rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*"
@@ -125,6 +132,19 @@ SPLITS: Mapping[str, Split] = {
     ),
     **dict.fromkeys(
         ("tiny_aya", "cohere2moe"), Split(patterns=(r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O))
+    ),
+    "jais-2": Split(
+        patterns=(
+            rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+"
+            r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)"
+            r"|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}",
+        )
+    ),
+    "exaone-moe": Split(
+        patterns=(
+            rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+        )
     ),
     "minicpm5": Split(
         patterns=(r"\p{N}{1,3}", rf"{_ENDINGS}|{_LETTERS}|\p{{N}}+|{_SYMBOLS_THEN_SPACES}"), prefers_whole_words=True

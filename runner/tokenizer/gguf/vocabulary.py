@@ -11,7 +11,15 @@ from typing import Any
 from runner.engine import EngineError
 from runner.tokenizer.ends import CLOSING_NAMES
 
+SPACE = "▁"
+"""How SentencePiece writes a space; in BERT's vocabularies of this format, the mark of a word's beginning."""
 _PREFIX = "tokenizer.ggml."
+# llama.cpp's ids of special tokens, by the kind of the tokenizer, when a file does not name them (version 11434).
+_USUAL_IDS: Mapping[str, Mapping[str, int]] = {
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "t5": {"eos": 1, "unknown": 2},
+    "bert": {"cls": 101, "seperator": 102, "unknown": 100},
+}
 
 
 class TokenType(IntEnum):
@@ -37,9 +45,12 @@ class Vocabulary:
         """Return `tokenizer.ggml.NAME`."""
         return self.metadata.get(_PREFIX + name, default)
 
-    def token_id(self, name: str, default: int | None = None) -> int | None:
-        """Return the id under `NAME_token_id`; None if there is none. Raises EngineError for an impossible one."""
-        number = self.key(f"{name}_token_id", default)
+    def token_id(self, name: str) -> int | None:
+        """Return the id under `NAME_token_id`, or the usual one of this kind of tokenizer; None if there is none.
+
+        Raises EngineError for an impossible one.
+        """
+        number = self.key(f"{name}_token_id", _USUAL_IDS.get(self.key("model"), {}).get(name))
         if number is None:
             return None
         if not 0 <= int(number) < len(self.tokens):
@@ -47,6 +58,17 @@ class Vocabulary:
                 f"the file says that token {number} is {name}, but has {len(self.tokens)} tokens; choose another file"
             )
         return int(number)
+
+    def unknown_id(self) -> int:
+        """Return the id of the token for what no other token can write. Raises EngineError for an impossible one."""
+        return self.token_id("unknown") or 0
+
+    def scores(self) -> list[float]:
+        """Return each token's score. Raises EngineError if the file has none."""
+        scores = self.key("scores")
+        if not isinstance(scores, list) or len(scores) != len(self.tokens):
+            raise EngineError("the file has no score (tokenizer.ggml.scores) for each token; choose another file")
+        return scores
 
     def of_type(self, *types: TokenType) -> list[int]:
         """Return the ids of the tokens of these types."""

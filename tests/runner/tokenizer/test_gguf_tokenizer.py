@@ -41,6 +41,30 @@ def sentence_pieces(**keys: Any) -> dict[str, Any]:
     return {f"tokenizer.ggml.{name}": value for name, value in (metadata | keys).items()}
 
 
+def probable_pieces(**keys: Any) -> dict[str, Any]:
+    """Return metadata of a unigram vocabulary as T5 has it: `ab` is less probable than `a` and `b`, `▁ab` is more."""
+    metadata = {
+        "model": "t5",
+        "tokens": ["<pad>", "</s>", "<unk>", "▁", "a", "b", "ab", "▁ab"],
+        "token_type": [CONTROL, CONTROL, UNKNOWN, *[NORMAL] * 5],
+        "scores": [0.0, 0.0, 0.0, -2.5, -2.5, -2.5, -9.5, -3.5],
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in (metadata | keys).items()}
+
+
+def word_pieces(**keys: Any) -> dict[str, Any]:
+    """Return metadata of a BERT vocabulary: `▁` marks what begins a word."""
+    metadata = {
+        "model": "bert",
+        "tokens": ["[UNK]", "[CLS]", "[SEP]", "▁ab", "ab", "▁é", "▁e", "▁,"],
+        "token_type": [CONTROL] * 3 + [NORMAL] * 5,
+        "unknown_token_id": 0,
+        "cls_token_id": 1,
+        "seperator_token_id": 2,
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in (metadata | keys).items()}
+
+
 def tokenizer_of(metadata: dict[str, Any], folder: Path, *, has_chat: bool = False) -> ModelTokenizer:
     write_tokenizer(metadata, folder)
     return load_tokenizer(folder, has_chat=has_chat)
@@ -156,3 +180,39 @@ def test_every_split_can_be_compiled(tmp_path: Path) -> None:
     for name in SPLITS:
         tokenizer = tokenizer_of(byte_level(pre=name), tmp_path)
         assert tokenizer.encode_text("ab", add_special_tokens=False), name
+
+
+@pytest.mark.parametrize("key", [{"general.architecture": "phi3"}, {"general.name": "My Phi-3 mini"}])
+def test_control_tokens_of_phi3_take_the_spaces_after_them(key: dict[str, str], tmp_path: Path) -> None:
+    """As in its own tokenizer.json: its chat template writes a line end there. Other models keep the spaces."""
+    usual = tokenizer_of(sentence_pieces(), tmp_path)
+    assert len(usual.encode_text("</s> \n", add_special_tokens=False)) > 1
+    phi3 = tokenizer_of(sentence_pieces() | key, tmp_path)
+    assert (2,) == phi3.encode_text("</s> \n", add_special_tokens=False)
+    assert len(phi3.encode_text("<s> \n", add_special_tokens=False)) > 1
+
+
+def test_unigram_takes_the_most_probable_pieces(tmp_path: Path) -> None:
+    """Not the longest ones, and T5's raw prompts end with EOS. The kind `llama` does so if its scores are no order."""
+    tokenizer = tokenizer_of(probable_pieces(), tmp_path)
+    assert (7, 4, 5, 1) == tokenizer.encode_text("abab", add_special_tokens=True)
+    assert " abab" == text_of(tokenizer, (7, 4, 5, 1))
+    types = [CONTROL, CONTROL, UNKNOWN, *[NORMAL] * 5]
+    llama = tokenizer_of(probable_pieces(model="llama", token_type=types, unknown_token_id=2), tmp_path)
+    assert (7, 4, 5) == llama.encode_text("abab", add_special_tokens=False)
+
+
+def test_pieces_that_merge_in_no_order_are_refused(tmp_path: Path) -> None:
+    """Some files have the same score for each piece: their texts could only become wrong tokens."""
+    with pytest.raises(ModelUnfit, match=r"in which order .* are -1000; choose another file"):
+        write_tokenizer(sentence_pieces(scores=[-1000.0] * 264), tmp_path)
+
+
+@pytest.mark.parametrize(("ignores_case", "accented"), [(True, 6), (False, 5)])
+def test_words_become_the_longest_pieces(ignores_case: bool, accented: int, tmp_path: Path) -> None:
+    """BERT's texts are between CLS and SEP; accents and capitals stay if the file says so."""
+    keys = {} if ignores_case else {"normalizer.lowercase": False}
+    tokenizer = tokenizer_of(word_pieces(**keys), tmp_path)
+    assert (1, 3, 4, 7, accented, 0, 2) == tokenizer.encode_text("abab, é xyz", add_special_tokens=True)
+    assert (3,) == tokenizer_of(word_pieces(), tmp_path).encode_text("AB", add_special_tokens=False)
+    assert "abab, " in text_of(tokenizer, (1, 3, 4, 7, accented))
