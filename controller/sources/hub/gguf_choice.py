@@ -18,7 +18,7 @@ _MOST_LISTED = 20
 _PREFERENCE = (
     *("q4_k_m", "q4_k_xl", "q4_k_l", "q4_k_s", "q4_0", "q4_1", "q4", "iq4_nl", "iq4_xs", "mxfp4_moe", "mxfp4"),
     *("q5_k_m", "q5_k_xl", "q5_k_l", "q5_k_s", "q5_0", "q5_1", "q5", "q6_k", "q6_k_l", "q6_k_xl", "q6"),
-    *("q8_0", "q8_k_xl", "q8", "bf16", "f16", "fp16", "f32"),
+    *("q8_0", "q8_k_xl", "q8", "bf16", "f16", "f32"),
     *("q3_k_xl", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs"),
     *("q2_k_xl", "q2_k", "iq2_m", "iq2_s"),
 )
@@ -67,7 +67,7 @@ def named_gguf(label: str, sizes_bytes: Mapping[str, int], file: str | None, qua
     if file is not None:
         matches = [name for name in candidates if model_of(name) == model_of(file)] if file in candidates else []
     else:
-        wish = (quant or "").lower()
+        wish = (quant or "").lower().replace("fp16", "f16")
         matches = [name for name in candidates if wish in (_quant(name), _quant(name).removeprefix("ud-"))]
     if not matches:
         have = f"It has {_list(candidates)}." if candidates else "It has no .gguf file of a model."
@@ -123,9 +123,9 @@ def _bytes(names: frozenset[str], sizes_bytes: Mapping[str, int]) -> int:
 
 
 def _quant(name: str) -> str:
-    """Return the quantisation in a file's name, in small letters; empty if it names none."""
+    """Return the quantisation in a file's name, in small letters, `f16` for `fp16`; empty if it names none."""
     words = _QUANT.findall(model_of(name).removesuffix(".gguf").removesuffix(".GGUF"))
-    return str(words[-1]).lower() if words else ""
+    return str(words[-1]).lower().replace("fp16", "f16") if words else ""
 
 
 def _rank(name: str) -> int:

@@ -35,6 +35,12 @@ def test_a_quantisation_is_a_whole_word_of_the_name(quant: str) -> None:
     assert {"m-Q8_0.gguf"} == chosen(quant=quant)
 
 
+@pytest.mark.parametrize("quant", ["f16", "FP16"])
+def test_both_names_of_16_bits_mean_the_same(quant: str) -> None:
+    """Some repositories write fp16."""
+    assert {"m-fp16.gguf"} == chosen(("m-fp16.gguf", "m-q4.gguf"), quant=quant)
+
+
 def test_all_parts_come_with_the_first() -> None:
     """A split file is complete, whether its quantisation or its first part is named."""
     assert {NAMES[6], NAMES[7]} == chosen(quant="bf16") == chosen(file=NAMES[6])
@@ -63,6 +69,7 @@ def test_part_of_a_name_is_no_quantisation(quant: str) -> None:
         (("adapter-lora-Q4_K_M.gguf", "m-Q8_0.gguf"), "m-Q8_0.gguf"),
         (("m-UD-Q4_K_XL.gguf", "m-UD-IQ2_M.gguf"), "m-UD-Q4_K_XL.gguf"),
         (("model.gguf",), "model.gguf"),
+        (("m-fp16.gguf", "m-q4.gguf"), "m-q4.gguf"),
         (("Q4_K_M/m.gguf", "sight/m-mmproj-Q4_K_M.gguf", "m.imatrix.gguf"), "Q4_K_M/m.gguf"),
         (("m-lora-merged-Q8_0.gguf", "m-imatrix.gguf"), "m-lora-merged-Q8_0.gguf"),
     ],
