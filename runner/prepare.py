@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,6 +24,8 @@ from runner.tokenizer.chat_messages import tool_syntax
 
 SOURCE, VOLUME = Path("/source"), Path("/prepared")
 FORMAT = 4
+# Files beside a model: the part that sees or hears, and statistics for quantising.
+ADDITION = re.compile(r"(?:^|[-_.])mmproj(?=[-_.])|^imatrix(?=[-_.])|[-_.]imatrix\.gguf$", re.IGNORECASE)
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 
 
@@ -86,8 +89,7 @@ def find_gguf(source: Path) -> Path:
     if not files:
         raise EngineError(f"there is no file under {source}; check that the model was downloaded and is mounted there")
     ggufs = [path for path in files if path.suffix.lower() == ".gguf"]
-    # A vision model has the part that sees in a file of its own.
-    ggufs = first_parts(path for path in ggufs if not path.name.lower().startswith("mmproj")) or ggufs
+    ggufs = first_parts(path for path in ggufs if not ADDITION.search(path.name)) or ggufs
     if len(ggufs) > 1:
         raise EngineError(f"{len(ggufs)} GGUF files are there; name one of them in the source: {_names(ggufs)}")
     if not ggufs and any(path.suffix == ".safetensors" for path in files):

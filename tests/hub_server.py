@@ -37,6 +37,7 @@ class Repo:
     is_gated: bool = False
     allowed_token: str | None = None
     siblings: list[dict[str, Any]] | None = None
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 class FileServer:
@@ -105,7 +106,11 @@ class HubServer(FileServer):
         if unquote(revision) not in self.revisions | {repo.commit}:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         siblings = repo.siblings or [_sibling(file, body, file in repo.lfs) for file, body in repo.files.items()]
-        return 200, {}, json.dumps({"id": name, "sha": repo.commit, "siblings": siblings}).encode()
+        return (
+            200,
+            {},
+            json.dumps({"id": name, "sha": repo.commit, "siblings": siblings, "cardData": repo.card}).encode(),
+        )
 
     def _resolve(self, name: str, file: str, path: str) -> tuple[int, dict[str, str], bytes]:
         repo = self.repos[name]

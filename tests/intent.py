@@ -48,7 +48,7 @@ def intended_file(targets: list[Target], project: str) -> dict[str, Any]:
 
 def _serve(target: Target) -> dict[str, Any]:
     spec, files = target.spec, target.files
-    mount = _volume(files.volume, "/model", read_only=True) if files.volume else _bind(target, "/model")
+    mounts = [_volume(files.volume, "/model", read_only=True)] if files.volume else _binds(target, "/model", "/model")
     service: dict[str, Any] = {
         **HARDENED,
         "image": spec.image or "orchestrar-runner:latest",
@@ -65,7 +65,7 @@ def _serve(target: Target) -> dict[str, Any]:
         "ports": [{"target": 8000, "published": str(target.port), "host_ip": "127.0.0.1", "protocol": "tcp"}],
         "networks": ["models"],
         "dns": ["127.0.0.1"],
-        "volumes": [mount],
+        "volumes": mounts,
     }
     if spec.resources.gpus:
         device = {"driver": "nvidia", "count": spec.resources.gpus, "capabilities": ["gpu"]}
@@ -75,7 +75,6 @@ def _serve(target: Target) -> dict[str, Any]:
 
 def _prepare(target: Target) -> dict[str, Any]:
     spec, files = target.spec, target.files
-    source = _bind(target, "/source/model" if files.source_is_folder else "/source")
     return {
         **HARDENED,
         "image": spec.image or "orchestrar-runner:latest",
@@ -84,19 +83,17 @@ def _prepare(target: Target) -> dict[str, Any]:
         "command": ["python", "-m", "runner.prepare"],
         "cpus": spec.resources.cpus,
         "network_mode": "none",
-        "volumes": [source, _volume(files.volume, "/prepared", read_only=False)],
+        "volumes": [*_binds(target, "/source", "/source/model"), _volume(files.volume, "/prepared", read_only=False)],
     }
 
 
-def _bind(target: Target, inside: str) -> dict[str, Any]:
+def _binds(target: Target, place: str, folder: str) -> list[dict[str, Any]]:
     files = target.files
-    return {
-        "type": "bind",
-        "source": str(files.source),
-        "target": inside if files.source_is_folder else f"{inside}/{files.source.name}",
-        "read_only": True,
-        "bind": {"create_host_path": False},
-    }
+    places = {str(files.source): folder if files.source_is_folder else f"{place}/{files.source.name}"}
+    if files.parts:
+        places = {f"{files.source}/{part}": f"{place}/{part}" for part in files.parts}
+    rest: dict[str, Any] = {"read_only": True, "bind": {"create_host_path": False}}
+    return [{"type": "bind", "source": source, "target": inside, **rest} for source, inside in places.items()]
 
 
 def _volume(name: str | None, inside: str, *, read_only: bool) -> dict[str, Any]:

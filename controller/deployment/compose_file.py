@@ -129,6 +129,7 @@ class ComposeFile:
         files = ModelFiles(
             source=path,
             source_is_folder=path.is_dir() if source else True,
+            parts=source.files if source and source.is_selection else (),
             source_bytes=source.total_bytes if source else None,
             file_to_load=self._engines[spec.engine].file_to_load(source.files) if source else None,
             volume=self._preparation.volume(spec, source),

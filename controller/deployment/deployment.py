@@ -116,7 +116,8 @@ class Deployment:
         entry = self._deployed_models.spec(model_id)
         if not entry.candidates:  # Before gigabytes of weights. With `auto` the weights decide which image it is.
             self._images.fetch(entry, on_progress=on_progress, cancelled=cancelled)
-        self._preparation.download(entry, on_progress=on_progress, cancelled=cancelled)
+        budget_bytes = self._memory_budget.most_bytes
+        self._preparation.download(entry, budget_bytes=budget_bytes, on_progress=on_progress, cancelled=cancelled)
         with writing_to(self._file.folder):
             self._choices.reconsider(entry, lambda engine: self._images.image_id(entry.on(engine, "")))
             tries = len(entry.candidates) + 1  # Each candidate may refuse; the last try says what all of them said.

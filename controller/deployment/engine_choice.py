@@ -62,11 +62,12 @@ class EngineChoices:
             source = None  # Its files have disappeared: its start reports that.
         if source is None:
             return Choice(spec=spec, source=None)
+        spec = replace(spec, source_choice=source.choice)
         if (problem := no_model(source.files)) is not None:
             return _without_engine(spec, source, problem)
         if not spec.candidates:
             engine = self._engines.get(spec.engine)
-            problem = unfit_files(spec.engine, engine, source.files) if engine is not None else None
+            problem = unfit_files(spec.engine, engine, spec.source, source.files) if engine is not None else None
             return _without_engine(spec, source, problem) if problem else Choice(spec=spec, source=source)
         return self._first(spec, source)
 
@@ -102,7 +103,7 @@ class EngineChoices:
             if candidate.engine not in refusals:
                 name = candidate.engine
                 spec = spec.on(name, _reason(candidate, source, refusals))
-                problem = unfit_files(name, self._engines[name], source.files)
+                problem = unfit_files(name, self._engines[name], spec.source, source.files)
                 return _without_engine(spec, source, problem) if problem else Choice(spec=spec, source=source)
         return _without_engine(spec.on(candidates[-1].engine, ""), source, _all_refused(refusals))
 

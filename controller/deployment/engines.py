@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from controller.registry import ModelSpec
 from controller.registry.engine_facts import AutoRule
 from controller.registry.spec import Dtype, Task
+from controller.sources.weights import gguf_models
 
 BY_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 BY_ID = re.compile(r"sha256:[0-9a-f]{64}")
@@ -107,6 +108,16 @@ class Engine(BaseModel):
                 raise ValueError(f"{fact}: only our own runner's engines have it; remove it")
         return self
 
+    @property
+    def reads_any_weights(self) -> bool:
+        """Whether only the engine itself knows which quantised safetensors it reads: a server of another project."""
+        return not self.own and self.loads is None
+
+    @property
+    def takes_gguf(self) -> bool:
+        """Whether the one file that it loads is a GGUF file."""
+        return self.loads is not None and fnmatch("model.gguf", self.loads)
+
     def must_convert(self, names: Collection[str]) -> bool:
         """Tell whether these files have to be converted before the engine can load them."""
         return any(name.lower().endswith(f".{form}") for name in names for form in self.converts)
@@ -115,12 +126,17 @@ class Engine(BaseModel):
         """Return the one file among these that the server loads, or its first part; None if there is no single one."""
         if self.loads is None:
             return None
-        files = sorted(n for n in names if fnmatch(n.lower(), self.loads) and not n.lower().startswith("mmproj"))
+        models = set(gguf_models(names))
+        files = sorted(n for n in names if fnmatch(n.lower(), self.loads) and (n in models or not _is_gguf(n)))
         return files[0] if len({_PART.sub("", name) for name in files}) == 1 else None
 
     def describe_relaxations(self) -> list[dict[str, str]]:
         """Return what differs in this engine's containers, and why, for `/status`."""
         return [{"what": f"{line}: {json.dumps(r.to)}", "why": r.why} for line, r in self.relaxations.items()]
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
 
 
 def is_pinned(image: str) -> bool:

@@ -80,11 +80,18 @@ class MemoryBudget:
         fixed_bytes = self._fixed_bytes()
         if fixed_bytes is not None:
             return Amount(memory_bytes=fixed_bytes, gpus=self._gpus())
-        if self._docker_bytes is None:
-            self._docker_bytes = self._ask_docker()
-        most = int(SHARE_OF_DOCKER * self._docker_bytes)
+        most = self.most_bytes()
         free = self._available()
         return Amount(memory_bytes=most if free is None else min(most, free + used_bytes), gpus=self._gpus())
+
+    def most_bytes(self) -> int:
+        """Return the most that all models may ever take together, whatever is free now. Raises as `room` does."""
+        fixed_bytes = self._fixed_bytes()
+        if fixed_bytes is not None:
+            return fixed_bytes
+        if self._docker_bytes is None:
+            self._docker_bytes = self._ask_docker()
+        return int(SHARE_OF_DOCKER * self._docker_bytes)
 
     def needs(self, demand: Demand, *, limit_bytes: int | None = None) -> Amount:
         """Return what to count for the model: its largest measured use with a margin, at most its limit.

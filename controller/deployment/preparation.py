@@ -13,10 +13,11 @@ from pathlib import Path
 from controller.deployment.conversion import Clock, Conversion
 from controller.deployment.engines import Engine
 from controller.deployment.prepared_facts import PreparedFacts, PreparedFactsFolder
+from controller.deployment.rendering.memory_limits import room_for_gguf
 from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, ModelUnfit, OrchestrarError, SourceError
 from controller.registry import ModelSpec
-from controller.sources import Progress, SourceStore, StoredSource
+from controller.sources import Progress, SourceStore, StoredSource, Taker
 from controller.supervisor.backend import ModelFacts, OnProgress, PreparationProgress
 from controller.system import file_lock
 from controller.system.files import writing_to
@@ -97,11 +98,28 @@ class Preparation:
         source = self.find_source(spec)
         return source is not None and (not self._must_convert(spec, source) or self.facts(spec, source) is not None)
 
-    def download(self, spec: ModelSpec, *, on_progress: OnProgress, cancelled: Callable[[], bool]) -> StoredSource:
-        """Fetch the model's files unless they are here. Raises SourceError, or Cancelled soon after `cancelled()`."""
+    def download(
+        self,
+        spec: ModelSpec,
+        *,
+        budget_bytes: Callable[[], int],
+        on_progress: OnProgress,
+        cancelled: Callable[[], bool],
+    ) -> StoredSource:
+        """Fetch the model's files unless they are here. Raises SourceError, or Cancelled soon after `cancelled()`.
+
+        `budget_bytes`, what all models may take together, decides between several quantisations in a repository.
+        """
+        takers = [c.engine for c in spec.candidates if c.engine in self._engines] or [spec.engine]
+        of_gguf = (c.engine for c in spec.candidates if c.engine in takers and c.takes(["model.gguf"]))
+        engine = self._engines[next(of_gguf, spec.engine)]
         return self._store.fetch(
             spec.source,
             spec.sha256,
+            taker=Taker(
+                room=lambda: room_for_gguf(spec, engine, budget_bytes),
+                reads_quantised=any(self._engines[name].reads_any_weights for name in takers),
+            ),
             on_progress=lambda progress: on_progress(_downloading(progress)),
             cancelled=cancelled,
         )

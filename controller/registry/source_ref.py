@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from controller.registry.other_libraries import advice, is_hub_file
+
 FORMS = "pypi://name==version/path, hf://owner/name[:quant], file:///absolute/path or https://host/file"
 MAX_SOURCE_LENGTH = 2048
 
@@ -17,8 +19,6 @@ _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/-]*")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 _BARE_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*(?::[A-Za-z0-9._-]+|/[^:@]+\.gguf)?")
-# Libraries of other tools: their names are no addresses, and their files are on the hub as well.
-_OTHER_LIBRARIES = {"ollama": "Ollama's", "docker": "Docker's", "oci": "a registry's", "modelscope": "ModelScope's"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def parse_source(text: str) -> SourceRef:
     """Return the parsed source; ValueError says what is wrong and what to write."""
     _check_characters(text)
     scheme, separator, rest = text.partition("://")
+    if not (scheme == "https" and is_hub_file(text)) and (sentence := advice(text)) is not None:
+        raise ValueError(sentence)
     if not separator:
         raise ValueError(_without_scheme(text))
     if scheme == "pypi":
@@ -88,11 +90,6 @@ def parse_source(text: str) -> SourceRef:
         return _parse_file(rest)
     if scheme == "https":
         return _parse_https(text)
-    if scheme in _OTHER_LIBRARIES:
-        raise ValueError(
-            f"names of {_OTHER_LIBRARIES[scheme]} library are not read; write the model's name on the hub, such as "
-            "hf://Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M"
-        )
     if scheme == "http":
         raise ValueError("http:// is not encrypted; write https:// together with a sha256")
     raise ValueError(f"the scheme {scheme[:20]!r} is not known; write {FORMS}")
@@ -120,6 +117,8 @@ def _check_characters(text: str) -> None:
 
 
 def _without_scheme(text: str) -> str:
+    if text.startswith("hf:"):
+        return f"two slashes follow the scheme; write hf://{text[3:].lstrip('/')}"
     if text.startswith("/"):
         return f"a path needs its scheme; write file://{text}"
     if _BARE_REPO.fullmatch(text):
@@ -153,6 +152,9 @@ def _parse_pypi(rest: str) -> PypiSource:
 
 def _parse_hub(rest: str) -> HubSource:
     place, has_revision, revision = rest.partition("@")
+    if ":" in revision and ":" not in place and "/" in place:
+        branch, _, quant = revision.partition(":")
+        raise ValueError(f"the quantisation is before the revision; write hf://{place}:{quant}@{branch}")
     path, has_quant, quant = place.partition(":")
     owner, _, name_and_file = path.partition("/")
     name, has_file, file = name_and_file.partition("/")

@@ -73,6 +73,8 @@ class ModelSpec:
     engine_reason: str = "models.yaml names it"
     candidates: tuple[Candidate, ...] = ()
     """The engines that may serve it, in this order; empty if its entry names the engine."""
+    source_choice: str = ""
+    """Which of several files of the source were downloaded, and why; empty before that, and without a choice."""
     aliases: tuple[str, ...] = ()
     task: Task = "chat"
     preload: bool = False

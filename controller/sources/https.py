@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import netrc
 import os
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx2
@@ -16,28 +17,62 @@ import httpx2
 from controller.errors import AccessDenied, SourceError
 from controller.registry.source_ref import HttpsSource
 from controller.sources import transfer, weights
+from controller.sources.split_files import number_of, parts_of
 from controller.sources.transfer import Stream, Target, Transient
 from controller.sources.values import FetchResult, Job
 
 # Its lines about each request contain the whole address, and with the query perhaps a signature.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 
+# The manifest's checksum of a folder, from sha256sum's lines.
+_SUM_OF_LINES = r"sed -E 's/(.*)  (.*)/\2\x00\1/' | LC_ALL=C sort | sha256sum"
 _MOST_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
 def fetch(ref: HttpsSource, sha256: str | None, job: Job) -> FetchResult:
-    """Download the file; raises SourceError, AccessDenied or Cancelled."""
+    """Download the file, or all parts of a split GGUF model; raises SourceError, AccessDenied or Cancelled."""
     name, label = file_name(ref), without_query(ref.url)
+    names = parts_of(name)
     if sha256 is None:
         raise SourceError(f"{label} has no sha256. Add `sha256:` in models.yaml (`sha256sum {name}` prints it).")
     if weights.is_pickle(name) or weights.is_code(name):
         raise SourceError(weights.refusal(name))
-    target = Target(label=label, path=job.files / name, part=job.work / "download.part")
+    if len(names) == 1:
+        _download(ref.url, Target(label=label, path=job.files / name, part=job.work / "download.part"), job)
+        return FetchResult(single_file=True, sha256={name: sha256})
+    for part in names:
+        url = _address_of(ref.url, name, part)
+        part_file = job.work / f"{part}.part"
+        _download(url, Target(label=without_query(url), path=job.files / part, part=part_file), job)
+        _require_sum_of_all(job.files / part, names, sha256)
+    return FetchResult(single_file=False)
+
+
+def _download(url: str, target: Target, job: Job) -> None:
     if not target.path.is_file():
         with _client() as client:
-            transfer.download(job, target, lambda headers: _open(client, ref.url, headers))
-    return FetchResult(single_file=True, sha256={name: sha256})
+            transfer.download(job, target, lambda headers: _open(client, url, headers))
+
+
+def _address_of(url: str, name: str, part: str) -> str:
+    """Return the address of another part, beside that of this one."""
+    parts = urlsplit(url)
+    folder, _, last = parts.path.rpartition("/")
+    return parts._replace(path=f"{folder}/{last.replace(number_of(name), number_of(part))}").geturl()
+
+
+def _require_sum_of_all(path: Path, names: list[str], sha256: str) -> None:
+    """Raise SourceError if the checksum is that of one part: then the others would be fetched in vain."""
+    with path.open("rb") as file:
+        is_of_part = hashlib.file_digest(file, "sha256").hexdigest() == sha256.lower()
+    if is_of_part:
+        number = number_of(names[0])
+        files = names[0].replace(number, f"-*{number[6:]}")
+        raise SourceError(
+            f"The `sha256:` in models.yaml is that of {path.name} alone, one of {len(names)} parts. Write the one that "
+            f"this prints for all parts: sha256sum {files} | {_SUM_OF_LINES}"
+        )
 
 
 def file_name(ref: HttpsSource) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from controller.errors import AccessDenied, SourceError
 from controller.registry.source_ref import FileSource
 from controller.sources import weights
+from controller.sources.split_files import parts_of
 from controller.sources.values import StoredSource
 
 
@@ -18,7 +19,8 @@ def describe(ref: FileSource) -> StoredSource:
     try:
         path = ref.path.resolve(strict=True)
         single_file = path.is_file()
-        paths = [path] if single_file else _walk(path)
+        paths = _parts(ref) if single_file else _walk(path)
+        is_split = len(paths) > 1 and single_file
         stats = {file: file.stat() for file in paths}
     except OSError as error:
         raise SourceError(
@@ -26,17 +28,33 @@ def describe(ref: FileSource) -> StoredSource:
         ) from error
     except RuntimeError as error:
         raise SourceError(f"{ref}: its links form a circle.") from error
-    base = path.parent if single_file else path
+    base = paths[0].parent if single_file else path
     names = {file.relative_to(base).as_posix(): file for file in paths}
     _check_formats(ref, set(names), single_file)
-    _check_readable(path, paths)
+    _check_readable(base if is_split else path, paths, is_split=is_split)
     lines = sorted(f"{name}\0{stats[file].st_size}\0{stats[file].st_mtime_ns}\n" for name, file in names.items())
     return StoredSource(
-        path=path,
+        path=base if is_split else path,
         content_hash=hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
         total_bytes=sum(result.st_size for result in stats.values()),
         files=tuple(sorted(names)),
+        is_selection=is_split,
     )
+
+
+def _parts(ref: FileSource) -> list[Path]:
+    """Return the file, or all parts of the model that it is a part of; raises SourceError if one is missing."""
+    names = parts_of(ref.path.name)
+    if len(names) == 1:
+        return [ref.path.resolve(strict=True)]
+    # By their own names: parts may be links to files of any name, as in the hub library's cache.
+    folder = ref.path.parent.resolve(strict=True)
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise SourceError(
+            f"{ref} is a part of a model that has {len(names)} parts, and {', '.join(missing[:3])} is missing. Put it "
+            "beside the others, under this name."
+        )
+    return [folder / name for name in names]
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -67,13 +85,15 @@ def _check_formats(ref: FileSource, names: set[str], single_file: bool) -> None:
         raise SourceError(f"{ref}: {weights.refusal(pickles[0])}")
 
 
-def _check_readable(path: Path, paths: list[Path]) -> None:
+def _check_readable(path: Path, paths: list[Path], *, is_split: bool) -> None:
     """Raise AccessDenied unless every user may read the files: the container's user owns none of them."""
-    folders = {parent for file in paths for parent in file.parents if parent.is_relative_to(path)}
+    folders = (
+        set() if is_split else {parent for file in paths for parent in file.parents if parent.is_relative_to(path)}
+    )
     unreadable = [file for file in paths if not file.stat().st_mode & stat.S_IROTH]
     unreadable += [folder for folder in folders if folder.stat().st_mode & 0o005 != 0o005]
     if unreadable:
+        command = f"chmod o+r {' '.join(map(str, unreadable))}" if is_split else f"chmod -R o+rX {path}"
         raise AccessDenied(
-            f"{sorted(unreadable)[0]} is not readable for the container's user (uid 10001). "
-            f"Make it readable: chmod -R o+rX {path}"
+            f"{sorted(unreadable)[0]} is not readable for the container's user (uid 10001). Make it readable: {command}"
         )

@@ -16,9 +16,11 @@ from controller.sources.disk import explain_os_error, make_readable, remove_tree
 from controller.sources.hub.client import Hub
 from controller.sources.manifest import Manifest
 from controller.sources.pypi import wheel as pypi
-from controller.sources.values import FetchResult, Job, Progress, StoredSource
+from controller.sources.values import FetchResult, Job, Progress, StoredSource, Taker
 from controller.system import file_lock
 from controller.system.files import fsync_folder
+
+_ANY = Taker()
 
 
 class SourceStore:
@@ -53,20 +55,21 @@ class SourceStore:
             return None
         names = tuple(file.name for file in facts.files)
         path = files / names[0] if facts.single_file else files
-        return StoredSource(path, facts.content_hash, facts.total_bytes, names)
+        return StoredSource(path, facts.content_hash, facts.total_bytes, names, choice=facts.facts.get("choice", ""))
 
     def fetch(
         self,
         ref: SourceRef,
         sha256: str | None = None,
         *,
+        taker: Taker = _ANY,
         on_progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> StoredSource:
         """Return the source, after its download if it is not complete here; blocks, also during another's download.
 
-        Raises SourceError (a full disk, no network, …), AccessDenied, ChecksumMismatch or Cancelled; the bytes received
-        until then are kept for the next fetch, unless they are wrong.
+        A repository's files are chosen for the `taker`. Raises SourceError (a full disk, no network, …), AccessDenied,
+        ChecksumMismatch or Cancelled; the bytes received until then are kept for the next fetch, unless they are wrong.
         """
         job = Job(self._partial(ref), on_progress=on_progress, cancelled=cancelled, sleep=self._sleep)
         try:
@@ -74,7 +77,7 @@ class SourceStore:
                 return self._fetch_local(ref, sha256, job)
             self._root.mkdir(parents=True, exist_ok=True)
             with file_lock.hold(self._lock(ref), job.wait):
-                return self.lookup(ref, sha256) or self._download(ref, sha256, job)
+                return self.lookup(ref, sha256) or self._download(ref, sha256, taker, job)
         except OSError as error:
             raise explain_os_error(error, self._root, job.needed_bytes) from error
 
@@ -94,11 +97,11 @@ class SourceStore:
             raise explain_os_error(error, self._root, None) from error
         return 0 if isinstance(ref, FileSource) else freed_bytes
 
-    def _download(self, ref: SourceRef, sha256: str | None, job: Job) -> StoredSource:
+    def _download(self, ref: SourceRef, sha256: str | None, taker: Taker, job: Job) -> StoredSource:
         job.check()
         for folder in (job.files, job.work):
             folder.mkdir(parents=True, exist_ok=True)
-        result = self._fetch_files(ref, sha256, job)
+        result = self._fetch_files(ref, sha256, taker, job)
         make_readable(job.folder)
         files = manifest.measure(job.files, job)
         self._check(ref, sha256, result, files, job)
@@ -108,11 +111,11 @@ class SourceStore:
             raise SourceError(f"{_label(ref)}: its files disappeared from {self._folder(ref)} after the download.")
         return source
 
-    def _fetch_files(self, ref: SourceRef, sha256: str | None, job: Job) -> FetchResult:
+    def _fetch_files(self, ref: SourceRef, sha256: str | None, taker: Taker, job: Job) -> FetchResult:
         if isinstance(ref, PypiSource):
             return pypi.fetch(ref, job)
         if isinstance(ref, HubSource):
-            return self._hub.fetch(ref, job)
+            return self._hub.fetch(ref, taker, job)
         if isinstance(ref, HttpsSource):
             return https.fetch(ref, sha256, job)
         raise TypeError(f"no fetcher for {type(ref).__name__}")

@@ -30,6 +30,28 @@ class StoredSource:
     content_hash: str
     total_bytes: int
     files: tuple[str, ...]
+    is_selection: bool = False
+    """Whether `path` is a folder of which only `files` belong to the model, so that a container mounts only these."""
+    choice: str = ""
+    """Which of several files of the source these are, and why; empty if there was nothing to choose."""
+
+
+@dataclass(frozen=True)
+class WeightsRoom:
+    """How many bytes a model's weights may have if there is a choice; `bound` says, in a sentence, what limits them."""
+
+    most_bytes: int
+    bound: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taker:
+    """What the engine that will load the files means for which files are fetched."""
+
+    room: Callable[[], WeightsRoom | None] = lambda: None
+    """Asked only if there is a choice between several files; None if it makes no difference to the engine."""
+    reads_quantised: bool = False
+    """Whether it may read safetensors of any method of quantisation, such as AWQ."""
 
 
 @dataclass(frozen=True)

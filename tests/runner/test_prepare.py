@@ -27,10 +27,11 @@ def test_the_only_gguf_is_used(tmp_path: Path) -> None:
 
 
 def test_a_split_model_is_found_by_its_first_part(tmp_path: Path) -> None:
-    """All its parts are one model, and the file with the part that sees is none."""
+    """All its parts are one model, and files beside a model are none."""
     first = write(tmp_path / "m-00001-of-00002.gguf", b"GGUF....")
     write(tmp_path / "m-00002-of-00002.gguf", b"GGUF....")
-    write(tmp_path / "mmproj-m-f16.gguf", b"GGUF....")
+    for name in ("mmproj-m-f16.gguf", "sight/m-mmproj.gguf", "m.imatrix.gguf", "imatrix.gguf"):
+        write(tmp_path / name, b"GGUF....")
     assert first == find_gguf(tmp_path)
 
 

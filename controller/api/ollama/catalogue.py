@@ -103,6 +103,7 @@ def _model_info(spec: ModelSpec, facts: ModelFacts | None) -> dict[str, Any]:
         f"{architecture}.context_length": context,
         "orchestrar.engine": spec.engine,
         "orchestrar.engine_reason": spec.engine_reason,
+        "orchestrar.source_choice": spec.source_choice or None,
     }
     return {key: value for key, value in info.items() if value is not None}
 

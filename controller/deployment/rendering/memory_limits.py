@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from controller.deployment.engines import Engine
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.registry import ModelSpec
-from controller.system.sizes import GIB, MIB
+from controller.sources import WeightsRoom
+from controller.system.sizes import GIB, MIB, write_bytes
 
 # Only a conversion counts these bytes. This is about what a model of a few billion parameters needs in 16 bits.
 _UNKNOWN_KV_BYTES = 32 * 1024
 _BYTES_PER_WEIGHT = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
+# What an engine needs for each byte of weights: itself, and what it computes with.
+_WEIGHTS_FACTOR = 1.3
 _UNKNOWN_BYTES = 4 * GIB
 _MAX_DEFAULT_CONTEXT = 8192
 # What a request may hold on a third-party server when models.yaml does not say. It is reserved for each of
@@ -31,7 +37,7 @@ def memory_limit_bytes(target: Target, engine: Engine) -> int:
 
 def _own_runner_bytes(spec: ModelSpec, files: ModelFiles, in_files_bytes: int, engine: Engine) -> int:
     """Estimate 1.3 times the weights + KV cache + the engine's overhead."""
-    weights = int(1.3 * _weights_bytes(spec, files, in_files_bytes, engine))
+    weights = int(_WEIGHTS_FACTOR * _weights_bytes(spec, files, in_files_bytes, engine))
     if spec.task == "embedding":
         return weights + GIB  # An embedder keeps nothing between passes, but computes many long texts in one.
     return weights + _kv_cache_bytes(spec, files, engine) + engine.overhead_mib * MIB
@@ -40,7 +46,7 @@ def _own_runner_bytes(spec: ModelSpec, files: ModelFiles, in_files_bytes: int, e
 def _third_party_bytes(spec: ModelSpec, _files: ModelFiles, in_files_bytes: int, engine: Engine) -> int:
     """Estimate the same for a third-party server, which keeps the weights as they are and reserves each context."""
     kv_cache = _THIRD_PARTY_KV_BYTES * (spec.context_length or THIRD_PARTY_CONTEXT) * spec.max_concurrency
-    return int(1.3 * in_files_bytes) + kv_cache + engine.overhead_mib * MIB
+    return int(_WEIGHTS_FACTOR * in_files_bytes) + kv_cache + engine.overhead_mib * MIB
 
 
 def _kv_cache_bytes(spec: ModelSpec, files: ModelFiles, engine: Engine) -> int:
@@ -62,3 +68,19 @@ def _weights_bytes(spec: ModelSpec, files: ModelFiles, in_files_bytes: int, engi
 def preparing_memory_bytes(files: ModelFiles) -> int:
     """Return the limit of a conversion: the dequantised weights (a 4-bit file grows 8 times) and their copy."""
     return _UNKNOWN_BYTES if files.source_bytes is None else 2 * GIB + 16 * files.source_bytes
+
+
+def room_for_gguf(spec: ModelSpec, engine: Engine, budget_bytes: Callable[[], int]) -> WeightsRoom | None:
+    """Return how large a GGUF file may be for this model's own limit, else for the memory budget of all models.
+
+    None if the file's size does not decide: the engine widens the weights, or a GPU holds them.
+    """
+    if spec.resources.gpus or (engine.own and not engine.keeps_weights):
+        return None
+    if (limit_bytes := spec.resources.memory_bytes) is not None:
+        # The user knows what else the model needs: only weights that surely do not fit are left out.
+        return WeightsRoom(int(limit_bytes / _WEIGHTS_FACTOR), f"`resources.memory` of {write_bytes(limit_bytes)}")
+    budget = budget_bytes()
+    empty = Target(spec=spec, port=0, files=ModelFiles(source=Path(), source_is_folder=True, weights_bytes=0))
+    left_bytes = budget - memory_limit_bytes(empty, engine)
+    return WeightsRoom(max(int(left_bytes / _WEIGHTS_FACTOR), 0), f"the memory budget of {write_bytes(budget)}")

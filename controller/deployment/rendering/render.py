@@ -126,8 +126,8 @@ def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
         "start_period": f"{int(spec.start_timeout_s)}s",
         "optional": _optional(spec),
         "model_path": _model_path(files),
-        "serve_mount": _volume(files, MODEL_MOUNT, read_only=True) if files.volume else _bind(files, MODEL_MOUNT),
-        "source_mount": _bind(files, f"{SOURCE_MOUNT}/model" if files.source_is_folder else SOURCE_MOUNT),
+        "serve_mounts": _serve_mounts(files),
+        "source_mounts": _binds(files, SOURCE_MOUNT, folder=f"{SOURCE_MOUNT}/model"),
         "prepare_mount": _volume(files, PREPARED_MOUNT, read_only=False),
         "volume": None if files.volume is None else {"name": files.volume, "model": spec.id},
         **_hardening_changes(engine),
@@ -156,10 +156,22 @@ def _optional(spec: ModelSpec) -> dict[str, Any]:
     return {"deploy": {"resources": {"reservations": {"devices": [device]}}}}
 
 
-def _bind(files: ModelFiles, target: str) -> dict[str, Any]:
-    inside = target if files.source_is_folder else f"{target}/{files.source.name}"
+def _serve_mounts(files: ModelFiles) -> list[dict[str, Any]]:
+    if files.volume:
+        return [_volume(files, MODEL_MOUNT, read_only=True)]
+    return _binds(files, MODEL_MOUNT, folder=MODEL_MOUNT)
+
+
+def _binds(files: ModelFiles, place: str, *, folder: str) -> list[dict[str, Any]]:
+    """Return the mounts of the source: a whole folder at `folder`, single files below `place`."""
+    if files.parts:
+        return [_bind(files.source / part, f"{place}/{part}") for part in files.parts]
+    return [_bind(files.source, folder if files.source_is_folder else f"{place}/{files.source.name}")]
+
+
+def _bind(source: Path, inside: str) -> dict[str, Any]:
     bind = {"create_host_path": False}
-    return {"type": "bind", "source": str(files.source), "target": inside, "read_only": True, "bind": bind}
+    return {"type": "bind", "source": str(source), "target": inside, "read_only": True, "bind": bind}
 
 
 def _volume(files: ModelFiles, target: str, *, read_only: bool) -> dict[str, Any]:

@@ -15,6 +15,8 @@ class ModelFiles:
     source: Path
     source_is_folder: bool
     source_bytes: int | None = None
+    parts: tuple[str, ...] = ()
+    """The files of the folder `source` that the container gets, if it does not get all of them."""
     file_to_load: str | None = None
     """The one file of the source that the engine loads; None if it gets the folder."""
     volume: str | None = None

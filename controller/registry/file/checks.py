@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, get_args
 from controller.registry.engine_facts import EngineFacts
 from controller.registry.file.auto_engine import AUTO, auto_engine
 from controller.registry.file.problems import KeyPath, closest, one_line, quoted
+from controller.registry.other_libraries import hub_source
 from controller.registry.source_ref import HttpsSource, HubSource, SourceRef, parse_source
 from controller.registry.spec import ModelSpec, Task
 
@@ -72,6 +73,8 @@ def _source(name: str, part: dict[str, Any]) -> Iterator[Finding]:
         yield ("models", name, "revision"), "only hf:// sources have a revision; remove it"
     if isinstance(source, HttpsSource) and "sha256" not in part:
         text = 'an https:// source needs its checksum; write `sha256: "…"` with the 64 digits that sha256sum prints'
+        if (source_of_hub := hub_source(source.url)) is not None:
+            text += f", or `source: {source_of_hub}`, whose checksums the hub knows"
         yield ("models", name, "sha256"), text
 
 

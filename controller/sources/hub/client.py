@@ -7,8 +7,9 @@ The library resolves, lists, authenticates and explains failures, and its HTTP s
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,10 +29,15 @@ from controller.errors import AccessDenied, ChecksumMismatch, SourceError
 from controller.registry.source_ref import HubSource
 from controller.sources import transfer
 from controller.sources.disk import empty, require_room
-from controller.sources.hub.files import choose
+from controller.sources.hub.files import choose, unreadable
+from controller.sources.hub.other_forms import packed_form
 from controller.sources.transfer import Stream, Target, Transient
-from controller.sources.values import FetchResult, Job
+from controller.sources.values import FetchResult, Job, Taker
 from controller.system.files import write_atomic
+
+_CONFIG = "config.json"
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT = httpx2.Timeout(transfer.TIMEOUT_READ_S, connect=transfer.TIMEOUT_CONNECT_S)
 
@@ -43,21 +49,35 @@ class Hub:
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
 
-    def fetch(self, ref: HubSource, job: Job) -> FetchResult:
-        """Download a repository's config, tokenizer and weights; raises SourceError, AccessDenied or Cancelled."""
+    def fetch(self, ref: HubSource, taker: Taker, job: Job) -> FetchResult:
+        """Download a repository's config, tokenizer and weights; raises SourceError, AccessDenied or Cancelled.
+
+        The files are those that suit the taker. If it cannot read the weights, only config.json is fetched.
+        """
         # The HTTP library would quote an invalid header value in its error.
         if self.token is not None and not re.fullmatch(r"[\x21-\x7e]+", self.token):
             raise AccessDenied("HF_TOKEN contains a space, a line break or a non-ASCII character. Set it again.")
         info = transfer.with_retries(job, lambda: self._info(ref), str(ref))
         if info.sha is None:
             raise SourceError(f"{ref}: the hub reports no commit for it. Check HF_ENDPOINT.")
-        files = choose(str(ref), list(info.siblings or ()), file=ref.file, quant=ref.quant)
-        _keep_only_commit(job, info.sha)
-        self._download(ref, info.sha, files, job)
+        choice = choose(
+            str(ref),
+            list(info.siblings or ()),
+            file=ref.file,
+            quant=ref.quant,
+            room=taker.room,
+            base=_base_model(info),
+        )
+        if choice.reason:
+            log.info("%s: %s", ref, choice.reason)
+        _keep_only(job, info.sha, choice.files)
+        if not taker.reads_quantised:
+            self._require_readable(ref, info, choice.files, job)
+        self._download(ref, info.sha, choice.files, job)
         return FetchResult(
             single_file=False,
-            facts={"commit": info.sha},
-            sha256={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
+            facts={"commit": info.sha, "choice": choice.reason},
+            sha256={file.rfilename: file.lfs.sha256 for file in choice.files if file.lfs},
         )
 
     def _info(self, ref: HubSource) -> ModelInfo:
@@ -70,7 +90,18 @@ class Hub:
             except (TypeError, KeyError) as error:
                 raise ValueError("unexpected JSON") from error
 
-    def _download(self, ref: HubSource, commit: str, files: list[RepoSibling], job: Job) -> None:
+    def _require_readable(self, ref: HubSource, info: ModelInfo, files: Sequence[RepoSibling], job: Job) -> None:
+        """Fetch config.json; raise SourceError if it names a quantisation that our engines do not read."""
+        names = {file.rfilename for file in files}
+        if not any(name.endswith(".safetensors") for name in names):
+            return
+        self._download(ref, str(info.sha), [file for file in files if file.rfilename == _CONFIG], job)
+        config = job.files / _CONFIG
+        form = packed_form(config.read_bytes() if config.is_file() else None, names)
+        if form is not None:
+            raise unreadable(str(ref), form, _base_model(info))
+
+    def _download(self, ref: HubSource, commit: str, files: Sequence[RepoSibling], job: Job) -> None:
         all_bytes = sum(file.size or 0 for file in files)
         present_bytes = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
         job.needed_bytes = max(all_bytes - present_bytes, 0)
@@ -158,14 +189,23 @@ class Hub:
         return self.endpoint or "at its usual address"
 
 
-def _keep_only_commit(job: Job, commit: str) -> None:
-    """Remove the files of an earlier attempt if they are of another commit."""
+def _base_model(info: ModelInfo) -> str | None:
+    """Return the repository of the model that this one is made of, if its card names exactly one."""
+    base = getattr(info.card_data, "base_model", None)
+    names = [base] if isinstance(base, str) else base if isinstance(base, list) else []
+    is_one = len(names) == 1 and isinstance(names[0], str) and names[0] != info.id
+    return names[0] if is_one and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", names[0], re.ASCII) else None
+
+
+def _keep_only(job: Job, commit: str, files: Sequence[RepoSibling]) -> None:
+    """Remove the files of an earlier attempt if they are of another commit, or others were chosen by now."""
     marker = job.work / "commit"
-    if marker.is_file() and marker.read_text(encoding="utf-8") == commit:
+    text = "\n".join([commit, *(file.rfilename for file in files)])
+    if marker.is_file() and marker.read_text(encoding="utf-8") == text:
         return
     empty(job.files)
     empty(job.work)
-    write_atomic(marker, commit)
+    write_atomic(marker, text)
 
 
 def _check_git_blob(file: RepoSibling, target: Target) -> None:

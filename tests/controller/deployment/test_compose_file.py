@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from controller.composition import compose_deployment
 from controller.deployment.deployment import Deployment
@@ -14,6 +16,7 @@ from controller.deployment.engine_templates import read_engines
 from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, FilesUnwritable, ModelNotFound
 from controller.registry import DeployedModels, Registry
+from controller.registry.source_ref import FileSource
 from controller.settings import ROOT, Settings
 from controller.supervisor.backend import Amount
 from tests.fakes import make_spec
@@ -115,3 +118,20 @@ def test_a_measurement_counts_for_the_same_service(world: World) -> None:
     template = world.templates / "hardened.yaml.j2"
     template.write_text(template.read_text() + "\n    x-more: 1\n")
     assert limit == needs()
+
+
+@pytest.mark.parametrize(("engine", "place"), [("llamacpp", "/model"), ("openvino", "/source")])
+def test_a_split_model_is_mounted_by_its_parts(world: World, tmp_path: Path, engine: str, place: str) -> None:
+    """The container gets the parts, and no other file of their folder; llama.cpp loads the first."""
+    parts = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    for name in [*parts, "other.gguf"]:
+        (tmp_path / name).write_bytes(b"x")
+        (tmp_path / name).chmod(0o644)
+    spec = replace(make_spec("a", engine=engine), source=FileSource(tmp_path / parts[1]))
+    world.deployment.deploy(Registry(models={"a": spec}))
+    services = yaml.safe_load(world.text)["services"]
+    service = services["a" if engine == "llamacpp" else "a..prepare"]
+    binds = {mount["source"]: mount["target"] for mount in service["volumes"] if mount["type"] == "bind"}
+    assert {f"{tmp_path}/{part}": f"{place}/{part}" for part in parts} == binds
+    if engine == "llamacpp":
+        assert f"/model/{parts[0]}" in service["command"]

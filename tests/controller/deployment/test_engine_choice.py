@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -15,9 +15,9 @@ from controller.deployment.preparation import Preparation
 from controller.docker.service import DockerService
 from controller.registry import ModelSpec, Resources
 from controller.registry.file.auto_engine import auto_candidates
-from controller.registry.source_ref import FileSource
+from controller.registry.source_ref import FileSource, parse_source
 from controller.registry.spec import Task
-from controller.sources import SourceStore
+from controller.sources import SourceStore, StoredSource
 from tests.engines import ALL_ENGINES
 
 LLAMACPP = ALL_ENGINES["llamacpp"]
@@ -157,15 +157,17 @@ def test_a_deletion_forgets_the_refusals(tmp_path: Path) -> None:
         (["adapter_config.json", "adapter_model.safetensors"], "transformers", "is a LoRA adapter"),
         (["tokenizer.json", "tokenizer.model", "config.json"], "auto", "holds no weights, only config.json"),
         (["sha256-1a2b"], "auto", "no engine of `auto` serves its files (sha256-1a2b)"),
+        (["mmproj-F16.gguf", "config.json"], "auto", "no model: mmproj-F16.gguf is the part of a model that sees"),
+        (["m.imatrix.gguf"], "llamacpp", "no model: m.imatrix.gguf is statistics for quantising"),
         (["LICENSE", ".gitattributes", "config.json"], "auto", "holds no weights"),
         (["tokenizer.model"], "vllm", "holds no weights"),
         (["model.onnx"], "auto", "no engine of `auto` serves its files (model.onnx): llamacpp takes *.gguf"),
         (["model.safetensors"], "openvino", "the openvino engine takes *.gguf or openvino_model.xml"),
         (["openvino_model.xml"], "transformers", "the transformers engine takes *.safetensors or *.gguf"),
         (
-            ["a.gguf", "b.gguf"],
-            "llamacpp",
-            "loads one *.gguf file, or the parts of one; the source holds a.gguf, b.gguf",
+            ["m-00001-of-00003.gguf", "m-00003-of-00003.gguf"],
+            "openvino",
+            "part of the model is missing: put m-00002-of-0",
         ),
     ],
 )
@@ -179,6 +181,26 @@ def test_what_the_names_show_is_refused(tmp_path: Path, names: list[str], engine
     assert spec.engine == choice.spec.engine
 
 
+@pytest.mark.parametrize("engine", ["auto", "openvino", "llamacpp", "transformers"])
+def test_several_models_are_told_by_the_lines_to_write(tmp_path: Path, engine: str) -> None:
+    """Each is named with its first part, and files that are no model are not."""
+    names = ["a.gguf", "Q8/b-00002-of-00002.gguf", "Q8/b-00001-of-00002.gguf", "mmproj-a.gguf"]
+    folder = folder_of(tmp_path / "m")
+    (folder / "Q8").mkdir(mode=0o755)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+        (folder / name).chmod(0o644)
+    spec = auto_spec(folder)
+    if engine != "auto":
+        spec = replace(spec, engine=engine, candidates=())
+    first, second = f"`source: file://{folder}/Q8/b-00001-of-00002.gguf`", f"`source: file://{folder}/a.gguf`"
+    problem = choices_of(tmp_path).of(spec).problem
+    assert f"the source holds several models; write one of these lines instead: {first}, {second}" == problem
+    for line in (first, second):
+        one = replace(spec, source=parse_source(line.strip("`").removeprefix("source: ")))
+        assert "" == choices_of(tmp_path).of(one).problem
+
+
 def test_vectors_of_openvinos_form_have_no_engine(tmp_path: Path) -> None:
     """The problem says of each engine why it is none, by what the entry asks for."""
     spec = auto_spec(folder_of(tmp_path / "m", "openvino_model.xml", "openvino_model.bin"), task="embedding")
@@ -190,3 +212,18 @@ def test_a_merged_model_beside_its_adapter_is_one(tmp_path: Path) -> None:
     """The adapter's files do no harm beside real weights."""
     names = ["adapter_config.json", "adapter_model.safetensors", "model.safetensors"]
     assert not choices_of(tmp_path).of(auto_spec(folder_of(tmp_path / "m", *names))).problem
+
+
+def test_the_choice_of_a_file_is_in_the_models_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the download says of its choice is shown with the model, with or without `auto`."""
+    spec = auto_spec(folder_of(tmp_path / "m", "model.gguf"))
+    lookup = SourceStore.lookup
+
+    def with_choice(store: SourceStore, *source: Any) -> StoredSource | None:
+        stored = lookup(store, *source)
+        return None if stored is None else replace(stored, choice="model.gguf is the only one")
+
+    assert "" == choices_of(tmp_path).of(spec).spec.source_choice
+    monkeypatch.setattr(SourceStore, "lookup", with_choice)
+    for entry in (spec, replace(spec, engine="llamacpp", candidates=())):
+        assert "model.gguf is the only one" == choices_of(tmp_path).of(entry).spec.source_choice

@@ -13,6 +13,7 @@ from controller.deployment.engine_templates import read_engines
 from controller.deployment.engines import Engine, is_pinned
 from controller.errors import ConfigInvalid
 from controller.settings import ROOT, Settings
+from tests.engines import ALL_ENGINES
 
 DOCS = ROOT / "docs" / "engines.md"
 DIGEST = "sha256:" + "ab" * 32
@@ -137,11 +138,22 @@ def test_only_a_third_party_server_takes_arguments(settings: Settings) -> None:
     assert "are for one engine; write which one" in problems(settings, 'args: ["--x"]')
 
 
+def test_only_servers_of_whole_folders_know_their_quantisations() -> None:
+    """Our engines' are known here, and llama.cpp gets a GGUF file."""
+    assert {"vllm"} == {name for name, engine in ALL_ENGINES.items() if engine.reads_any_weights}
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
         (["model.gguf"], "model.gguf"),
         (["README.md", "Model.Q4.GGUF", "mmproj-model.gguf"], "Model.Q4.GGUF"),
+        (["Q4/m.gguf", "parts/mmproj-F16.gguf", "m.imatrix.gguf", "imatrix.gguf"], "Q4/m.gguf"),
+        (["m-lora-merged.gguf", "mmproj.gguf"], "m-lora-merged.gguf"),
+        (["m.gguf", "lora/adapter.gguf"], "m.gguf"),
+        (["m-imatrix-Q4_K_M.gguf", "imatrix_m.gguf"], "m-imatrix-Q4_K_M.gguf"),
+        (["m-Q4_K_M-imatrix.gguf", "m-imatrix.gguf"], "m-Q4_K_M-imatrix.gguf"),
+        (["mmproj.gguf"], None),
         (["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"], "m-00001-of-00002.gguf"),
         (["a.gguf", "b.gguf"], None),
         (["model.safetensors"], None),

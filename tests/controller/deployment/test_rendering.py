@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from controller.deployment.engine_templates import engine_names, read_engines
 from controller.deployment.engines import Engine
-from controller.deployment.rendering.memory_limits import memory_limit_bytes
+from controller.deployment.rendering.memory_limits import memory_limit_bytes, room_for_gguf
 from controller.deployment.rendering.render import render
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import ConfigInvalid
@@ -85,6 +85,7 @@ def targets(draw: st.DrawFn) -> Target:
     files = ModelFiles(
         source=Path("/data") / name,
         source_is_folder=draw(st.booleans()),
+        parts=draw(st.sampled_from([(), ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf")])),
         source_bytes=draw(st.none() | st.integers(0, 1 << 40)),
         volume=f"orchestrar_{spec.id}.x" if draw(st.booleans()) else None,
     )
@@ -259,3 +260,28 @@ class TestMemory:
         assert limit_of(spec, files, engine) == pytest.approx(1.3 * GIB + GIB + 0.5 * GIB, rel=0.05)
         assert limit_of(spec, one_target().files, engine) == 4 * GIB
         assert limit_of(make_spec(resources=Resources(memory_bytes=5)), files, engine) == 5
+
+
+def test_a_file_with_the_most_room_fits_the_budget() -> None:
+    """The estimate for the largest file that may be taken is the budget, up to the estimate's own step of 64 MiB."""
+    spec, budget_bytes = make_spec("m", engine="openvino"), 8 << 30
+    room = room_for_gguf(spec, ALL_ENGINES["openvino"], lambda: budget_bytes)
+    assert room is not None
+    files = ModelFiles(source=Path("/m"), source_is_folder=True, weights_bytes=room.most_bytes)
+    assert budget_bytes - (64 << 20) <= limit_of(spec, files) <= budget_bytes
+    assert "the memory budget of 8.0 GiB" == room.bound
+
+
+def test_a_limit_of_the_entry_is_not_asked_of_the_budget() -> None:
+    """Only weights that 1.3 times do not fit into `resources.memory` are too large."""
+    spec = make_spec("m", engine="llamacpp", resources=Resources(memory_bytes=1300))
+    room = room_for_gguf(spec, ALL_ENGINES["llamacpp"], lambda: pytest.fail("it asked for the budget"))
+    assert room is not None
+    assert 1000 == room.most_bytes
+
+
+@pytest.mark.parametrize(("engine", "gpus"), [("transformers", 0), ("llamacpp", 1)])
+def test_some_weights_are_not_bounded_by_their_file(engine: str, gpus: int) -> None:
+    """transformers widens them, and GPUs hold them: no quantisation changes what the container needs."""
+    spec = make_spec("m", engine=engine, resources=Resources(gpus=gpus))
+    assert room_for_gguf(spec, ALL_ENGINES[engine], lambda: 1) is None

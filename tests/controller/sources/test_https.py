@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -293,3 +295,42 @@ def test_a_body_longer_than_announced(tmp_path: Path, ref: HttpsSource, server: 
     server.lengths[PATH] = 100
     with pytest.raises(ChecksumMismatch):
         fetch(make_store(tmp_path), ref, DIGEST)
+
+
+PARTS = {f"/models/big%20one-0000{number}-of-00003.gguf": os.urandom(1000 * number) for number in (1, 2, 3)}
+
+
+def sum_by_the_command(folder: Path, command: str) -> str:
+    return subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, text=True).stdout[:64]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_other_parts_lie_beside_one(tmp_path: Path, server: FileServer, number: int) -> None:
+    """All parts of a split model are fetched; the checksum of all is printed by the command in the error."""
+    server.files.update(PARTS)
+    ref = HttpsSource(f"{server.url}/models/big%20one-0000{number}-of-00003.gguf?key=1")
+    store = make_store(tmp_path / "data")
+    first = hashlib.sha256(next(iter(PARTS.values()))).hexdigest()
+    with pytest.raises(SourceError, match=r"is that of big one-00001-of-00003\.gguf alone, one of 3 parts") as error:
+        fetch(store, ref, first)
+    assert [path for _, path, _ in server.requests] == [next(iter(PARTS))]
+    folder = tmp_path / "by-hand"
+    folder.mkdir()
+    for path, body in PARTS.items():
+        (folder / unquote(path).rpartition("/")[2]).write_bytes(body)
+    command = error.value.message.partition("all parts: ")[2].replace("big one", "big?one")
+    source = fetch(store, ref, sum_by_the_command(folder, command))
+    assert [(source.path / name).read_bytes() for name in source.files] == list(PARTS.values())
+    assert (source.path.name, source.is_selection) == ("files", False)
+    assert server.sent_bytes.total() == sum(map(len, PARTS.values()))
+
+
+def test_a_part_that_is_not_there(tmp_path: Path, server: FileServer) -> None:
+    """The error has the address of the missing part."""
+    server.files.update(PARTS)
+    del server.files["/models/big%20one-00002-of-00003.gguf"]
+    try:
+        with pytest.raises(SourceError, match=r"big%20one-00002-of-00003\.gguf does not exist"):
+            fetch(make_store(tmp_path), HttpsSource(server.url + next(iter(PARTS))), DIGEST)
+    finally:
+        server.files.update(PARTS)

@@ -13,7 +13,7 @@ import pytest
 
 from controller.errors import AccessDenied, ChecksumMismatch, SourceError
 from controller.registry.source_ref import HubSource
-from controller.sources import Progress, SourceStore
+from controller.sources import Progress, SourceStore, Taker, WeightsRoom
 from tests.hub_server import FileServer, HubServer, Repo, fetch, make_store
 
 WEIGHTS = os.urandom(600_000)
@@ -281,3 +281,44 @@ def test_a_checksum_for_a_whole_repository(store: SourceStore, tmp_path: Path) -
     store.delete(REF)
     with pytest.raises(ChecksumMismatch):
         fetch(store, REF, "0" * 64)
+
+
+def test_the_choice_of_a_quantisation_is_kept(
+    store: SourceStore, hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log and the stored source say which file was taken and why, also after a restart."""
+    caplog.set_level(logging.INFO)
+    hub.repos["tiny/model"].files = {"m-Q8_0.gguf": b"x" * 80, "m-Q4_K_M.gguf": b"x" * 40, "m-Q2_K.gguf": b"x" * 20}
+    small = WeightsRoom(30, "`resources.memory` of 40 bytes")
+    source = store.fetch(REF, taker=Taker(room=lambda: small), on_progress=lambda _: None, cancelled=lambda: False)
+    assert source.files == ("m-Q2_K.gguf",)
+    assert source.choice.startswith("m-Q2_K.gguf (0.0 MiB) is the largest that fits into `resources.memory`")
+    assert source.choice in caplog.text
+    assert make_store(tmp_path).lookup(REF) == source
+
+
+def test_another_choice_leaves_no_files_of_the_first(store: SourceStore, hub: HubServer) -> None:
+    """If the memory differs at the next attempt, the parts of the other file are removed."""
+    files = {f"m-Q4_K_M-0000{part}-of-00002.gguf": bytes(300_000 + part) for part in (1, 2)}
+    hub.repos["tiny/model"].files = {**files, "m-Q2_K.gguf": b"x" * 20}
+    last = f"/tiny/model/resolve/{Repo({}).commit}/m-Q4_K_M-00002-of-00002.gguf"
+    hub.cuts[last] = [0] * 6
+    with pytest.raises(SourceError, match="given up"):
+        fetch(store, REF)
+    source = store.fetch(
+        REF, taker=Taker(room=lambda: WeightsRoom(1000, "a bound")), on_progress=lambda _: None, cancelled=lambda: False
+    )
+    assert contents(source.path) == {"m-Q2_K.gguf": b"x" * 20}
+
+
+def test_quantised_safetensors_are_refused_before_their_download(store: SourceStore, hub: HubServer) -> None:
+    """Only config.json is fetched; the error has the method and the base model of the card. vLLM gets the files."""
+    repo = hub.repos["tiny/model"]
+    repo.files = {**MODEL_FILES, "config.json": b'{"quantization_config": {"quant_method": "awq"}}'}
+    repo.card = {"base_model": ["tiny/original"]}
+    with pytest.raises(SourceError, match=r"in the form of AWQ, which.*What works: hf://tiny/original, with"):
+        fetch(store, REF)
+    assert [path.rsplit("/", 1)[-1] for _, path, _ in hub.requests if "/resolve/" in path] == ["config.json"]
+    assert store.lookup(REF) is None
+    source = store.fetch(REF, taker=Taker(reads_quantised=True), on_progress=lambda _: None, cancelled=lambda: False)
+    assert set(source.files) == set(repo.files)

@@ -122,3 +122,48 @@ def test_a_checksum_is_verified_once(store: SourceStore, model: Path) -> None:
     assert store.lookup(ref, digest) is None
     with pytest.raises(ChecksumMismatch):
         fetch(store, ref, digest)
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """Return a folder with a model in two parts, beside another model and a link."""
+    folder = tmp_path / "models"
+    folder.mkdir(mode=0o755)
+    for name in ("m-00001-of-00002.gguf", "blob", "other.gguf"):
+        (folder / name).write_bytes(name.encode())
+        (folder / name).chmod(0o644)
+    (folder / "m-00002-of-00002.gguf").symlink_to("blob")
+    return folder
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_one_part_stands_for_all(store: SourceStore, split: Path, number: int) -> None:
+    """All parts of a split model are its files, also links; other files of the folder are not."""
+    source = fetch(store, FileSource(split / f"m-0000{number}-of-00002.gguf"))
+    assert (source.path, source.is_selection) == (split, True)
+    assert source.files == ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf")
+    assert source.total_bytes == len("m-00001-of-00002.gguf" + "blob")
+
+
+def test_a_missing_part_is_named(store: SourceStore, split: Path) -> None:
+    """Without one of its parts a model is none."""
+    (split / "m-00002-of-00002.gguf").unlink()
+    with pytest.raises(SourceError, match=r"has 2 parts, and m-00002-of-00002\.gguf is missing"):
+        fetch(store, FileSource(split / "m-00001-of-00002.gguf"))
+
+
+def test_unreadable_parts_are_in_the_command(store: SourceStore, split: Path) -> None:
+    """The command changes the parts, and nothing else of their folder."""
+    (split / "m-00001-of-00002.gguf").chmod(0o600)
+    with pytest.raises(AccessDenied, match=rf"chmod o\+r {split}/m-00001-of-00002\.gguf$"):
+        fetch(store, FileSource(split / "m-00001-of-00002.gguf"))
+
+
+def test_the_checksum_of_a_split_model_is_that_of_all_parts(store: SourceStore, split: Path) -> None:
+    """It is the one of a folder with these files."""
+    ref = FileSource(split / "m-00001-of-00002.gguf")
+    lines = [f"{p}\0{hashlib.sha256((split / p).read_bytes()).hexdigest()}\n" for p in fetch(store, ref).files]
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert fetch(store, ref, digest) == store.lookup(ref, digest)
+    with pytest.raises(ChecksumMismatch):
+        fetch(store, ref, "0" * 64)

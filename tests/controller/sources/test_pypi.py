@@ -85,6 +85,19 @@ def test_a_folder_from_a_wheel(tmp_path: Path, wheels: Path) -> None:
     assert source.files == ("sub/config.json", "tiny.gguf")
 
 
+def test_a_split_model_from_a_wheel(tmp_path: Path, wheels: Path) -> None:
+    """One part stands for all, and a wheel without one of them is an error."""
+    names = [f"tiny_model/big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    ref = PypiSource("tiny-model", "1.0", names[0])
+    make_wheel(wheels, names[0])
+    with pytest.raises(SourceError, match=r"tiny_model/big-00002-of-00002\.gguf is missing"):
+        fetch(make_store(tmp_path / "data"), ref)
+    make_wheel(wheels, *names)
+    source = fetch(make_store(tmp_path / "data"), ref)
+    assert source.files == ("big-00001-of-00002.gguf", "big-00002-of-00002.gguf")
+    assert source.path.is_dir()
+
+
 def test_no_code_of_a_package_runs(tmp_path: Path, wheels: Path) -> None:
     """Building a source package would run its code, so pip does not consider it."""
     (wheels / WHEEL).unlink()
