@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from controller.deployment.compose_file import ComposeFile
@@ -23,7 +24,7 @@ from controller.docker.service import DockerService
 from controller.errors import ConfigInvalid, OrchestrarError
 from controller.proxy.forwarding import ModelProxy
 from controller.proxy.runner_client import RunnerClient
-from controller.registry import DeployedModels, ModelSpec, OfferedModels, Registry, load_registry
+from controller.registry import DeployedModels, LiveRegistry, ModelSpec, OfferedModels, Registry, load_registry
 from controller.registry.file_watch import FileWatch, Stamp, stamp_of
 from controller.registry.reload import Files, Reloader
 from controller.settings import ROOT, Settings
@@ -59,6 +60,8 @@ def _engine_problems(spec: ModelSpec, engines: Mapping[str, Engine]) -> list[str
 
 
 def _problems_of(spec: ModelSpec, engine: Engine) -> list[str]:
+    if spec.chat_template is not None and not engine.chat_template:
+        return [f"{spec.id}.chat_template: the {spec.engine} engine takes none; remove it, or write another engine"]
     if engine.own:
         return [f"{spec.id}.args: the {spec.engine} engine takes none; remove it"] if spec.args else []
     if spec.image is None and engine.image is None:
@@ -71,6 +74,12 @@ def _problems_of(spec: ModelSpec, engine: Engine) -> list[str]:
         )
         return [f"{spec.id}.image: {text}"]
     return []
+
+
+def _templates(models: LiveRegistry) -> dict[Path, Stamp]:
+    """Return the chat templates in force, each with the stamp of the content that was read."""
+    templates = (spec.chat_template for spec in models.models.values())
+    return {template.path: template.stamp for template in templates if template is not None}
 
 
 def check(settings: Settings) -> None:
@@ -191,7 +200,12 @@ class Controller:
             docker.follow(follower.note, follower.note_gap),
             follower,
             HangWatch(self.supervisor, containers, partial(probe, timeout_s=SILENCE_S), self.proxy.abort),
-            FileWatch(settings.config_file, models_file, self.reloader.follow, lambda: bool(self.reloader.problems)),
+            FileWatch(
+                settings.config_file.name,
+                lambda: {settings.config_file: models_file, **_templates(self.offered_models)},
+                self.reloader.follow,
+                lambda: bool(self.reloader.problems),
+            ),
         )
 
     def start(self) -> None:

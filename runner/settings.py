@@ -29,6 +29,8 @@ class RunnerSettings:
     cpus: int = 1
     dtype: str = "auto"
     context_length: int | None = None
+    chat_template: Path | None = None
+    """A file with a chat template instead of the model's own."""
     task: str = "chat"
     generation: PartialSampling = field(default_factory=PartialSampling)
     max_concurrency: int = 8
@@ -46,6 +48,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> RunnerSettings:
         cpus=max(1, math.ceil(_number(env, "ORCHESTRAR_CPUS", os.cpu_count() or 1))),
         dtype=_choice(env, "ORCHESTRAR_DTYPE", DTYPES),
         context_length=int(context) or None,
+        chat_template=Path(template) if (template := env.get("ORCHESTRAR_CHAT_TEMPLATE")) else None,
         task=_choice(env, "ORCHESTRAR_TASK", TASKS),
         generation=_generation(env.get("ORCHESTRAR_GENERATION") or "{}"),
         max_concurrency=max(1, int(_number(env, "ORCHESTRAR_MAX_CONCURRENCY", 8))),

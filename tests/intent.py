@@ -67,6 +67,17 @@ def _serve(target: Target) -> dict[str, Any]:
         "dns": ["127.0.0.1"],
         "volumes": mounts,
     }
+    if (template := spec.chat_template) is not None:
+        service["labels"]["orchestrar.chat_template"] = template.sha256
+        service["volumes"].append(
+            {
+                "type": "bind",
+                "source": str(template.path),
+                "target": f"/chat-template/{template.path.name}",
+                "read_only": True,
+                "bind": {"create_host_path": False},
+            }
+        )
     if spec.resources.gpus:
         device = {"driver": "nvidia", "count": spec.resources.gpus, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}

@@ -15,6 +15,7 @@ from controller.deployment.ports import PortBook
 from controller.deployment.preparation import Preparation
 from controller.deployment.rendering.render import prepare_service
 from controller.deployment.service_start import ServiceStart
+from controller.deployment.template_trial import problem_of
 from controller.docker.cgroup import working_set_bytes
 from controller.docker.container import Container, Usage
 from controller.docker.endings import Ending
@@ -114,6 +115,7 @@ class Deployment:
         Raises SourceError, PreparationFailed, FilesUnwritable or a Docker error.
         """
         entry = self._deployed_models.spec(model_id)
+        _require_template(entry)
         if not entry.candidates:  # Before gigabytes of weights. With `auto` the weights decide which image it is.
             self._images.fetch(entry, on_progress=on_progress, cancelled=cancelled)
         budget_bytes = self._memory_budget.most_bytes
@@ -175,8 +177,13 @@ class Deployment:
         return self._service_start.resume(model_id)
 
     def up(self, model_id: str) -> Container:
-        """Bring the model's service up without waiting for its server. Raises PortTaken or StartFailed."""
-        return self._service_start.up(self._spec(model_id))
+        """Bring the model's service up without waiting for its server.
+
+        Raises PreparationFailed for a chat template that cannot be used, PortTaken or StartFailed.
+        """
+        spec = self._spec(model_id)
+        _require_template(spec)
+        return self._service_start.up(spec)
 
     def stop(self, container_id: str, *, grace_s: int) -> None:
         """Stop the container by its id; it has exited when this returns."""
@@ -235,3 +242,13 @@ class Deployment:
 
     def _spec(self, model_id: str) -> ModelSpec:
         return self._choices.of(self._deployed_models.spec(model_id)).spec
+
+
+def _require_template(spec: ModelSpec) -> None:
+    """Raise PreparationFailed if the user's own chat template does not write a user's turn."""
+    template = spec.chat_template
+    if template is not None and (problem := problem_of(template.path, template.sha256)) is not None:
+        raise PreparationFailed(
+            f"{spec.id}: its chat template {template.path.name} cannot be used: {problem}; correct the file",
+            details=failure_card("preparing").as_details(),
+        )

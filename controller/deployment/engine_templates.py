@@ -51,6 +51,8 @@ def _engine(path: Path, _changed_ns: int) -> Engine:
         engine = Engine.model_validate(_facts(source))
         if not engine.own:
             _check_keys(source)
+            if engine.chat_template and "model.chat_template" not in source:
+                raise ValueError("chat_template: pass `model.chat_template` to the server, or remove the fact")
         return engine
     except ValidationError as exc:
         problems = [_problem(dict(error)) for error in exc.errors(include_url=False, include_input=False)]

@@ -78,6 +78,8 @@ class Engine(BaseModel):
     """The values of `task:` that it serves."""
     auto: AutoRule | None = None
     """Which models `engine: auto` gives to it; None if models have to name the engine."""
+    chat_template: bool = False
+    """Whether it takes a chat template of the user's own, `model.chat_template` of its template."""
     loads: str | None = None
     """Which file of the source is loaded, such as `*.gguf`; None if the server gets the whole folder."""
     converts: list[Annotated[str, Field(pattern=r"^[a-z0-9]+$")]] = []

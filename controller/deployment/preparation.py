@@ -90,7 +90,7 @@ class Preparation:
             context_length=spec.context_length or (facts.context_length or None if facts else None),
             architecture=facts.architecture if facts else "",
             dtype=facts.dtype if facts else spec.dtype,
-            has_tools=facts.has_tools if facts else False,
+            has_tools=spec.chat_template.has_tools if spec.chat_template else bool(facts and facts.has_tools),
         )
 
     def is_complete(self, spec: ModelSpec) -> bool:

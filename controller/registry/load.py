@@ -16,9 +16,17 @@ from controller.registry.file.checks import findings
 from controller.registry.file.file_model import DefaultsPart, ModelPart, ModelsFile
 from controller.registry.file.problems import FileBroken, FileRefused, Problem, field_name
 from controller.registry.file.shape import shape
+from controller.registry.file.template_files import read_templates
 from controller.registry.file.yaml_lines import parse_yaml
 from controller.registry.source_ref import HubSource, SourceRef
-from controller.registry.spec import Candidate, GenerationDefaults, ModelSpec, Registry, Resources
+from controller.registry.spec import (
+    Candidate,
+    ChatTemplateFile,
+    GenerationDefaults,
+    ModelSpec,
+    Registry,
+    Resources,
+)
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -28,25 +36,30 @@ _TIMES = ("idle_timeout", "start_timeout", "max_wait", "min_residency")
 def load_registry(path: Path, *, engines: Mapping[str, EngineFacts]) -> Registry:
     """Return the registry in the file, for these engines. Raises ConfigInvalid with every problem, ordered by line."""
     try:
-        return _registry(_validated(_read(path), engines), engines)
+        file, templates = _validated(_read(path), engines, path.absolute().parent)
+        return _registry(file, engines, templates)
     except FileRefused as refusal:
         raise ConfigInvalid([problem.render(str(path)) for problem in refusal.problems]) from None
 
 
-def _validated(text: str, engines: Mapping[str, EngineFacts]) -> ModelsFile:
+def _validated(
+    text: str, engines: Mapping[str, EngineFacts], folder: Path
+) -> tuple[ModelsFile, Mapping[str, ChatTemplateFile]]:
+    """Return the file, and the chat templates that its models name, by the models' ids."""
     document = parse_yaml(text)
     if document.value is None and not document.problems:
         raise FileBroken(1, "file", "is empty; write `models:` and under it at least one model")
     file, shape_findings = shape(document.value)
+    templates, template_findings = read_templates(document.value, folder)
     problems = set(document.problems)
-    for path, sentence in [*shape_findings, *findings(document.value, engines)]:
+    for path, sentence in [*shape_findings, *findings(document.value, engines), *template_findings]:
         if path not in document.lines and path[-1:] == ("[key]",):
             path = path[:-1]  # pydantic's mark for a key that is wrong itself
         if path not in document.unreadable:
             problems.add(Problem(document.line(path), field_name(path), sentence))
     if problems or file is None:
         raise FileRefused(sorted(problems))
-    return file
+    return file, templates
 
 
 def _read(path: Path) -> str:
@@ -76,11 +89,16 @@ def _decode(content: bytes) -> str:
         raise FileBroken(line, "file", "holds bytes that are not UTF-8; save it as UTF-8") from None
 
 
-def _registry(file: ModelsFile, engines: Mapping[str, EngineFacts]) -> Registry:
+def _registry(
+    file: ModelsFile, engines: Mapping[str, EngineFacts], templates: Mapping[str, ChatTemplateFile]
+) -> Registry:
     return Registry(
         memory_budget_bytes=file.memory_budget,
         models=MappingProxyType(
-            {name: _spec(name, part, file.defaults, engines) for name, part in file.models.items()}
+            {
+                name: dataclasses.replace(_spec(name, part, file.defaults, engines), chat_template=templates.get(name))
+                for name, part in file.models.items()
+            }
         ),
     )
 
@@ -91,7 +109,7 @@ def _spec(name: str, part: ModelPart, defaults: DefaultsPart, engines: Mapping[s
         own = getattr(part, key)
         times[f"{key}_s"] = getattr(defaults, key) if own is None else own
     same = {f.name for f in dataclasses.fields(ModelSpec)} & set(ModelPart.model_fields)
-    same -= {"source", "engine", "generation", "resources", "max_concurrency"}
+    same -= {"source", "engine", "generation", "resources", "max_concurrency", "chat_template"}
     source = _with_revision(part.source, part.revision)
     engine, reason, candidates = _engine(part, source, engines)
     return ModelSpec(

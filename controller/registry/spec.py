@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from controller.errors import ModelNotFound
 from controller.registry.file.problems import closest, quoted
+from controller.registry.file_watch import Stamp
 from controller.registry.source_ref import SourceRef
 
 Task: TypeAlias = Literal["chat", "completion", "embedding"]
@@ -61,6 +63,18 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatTemplateFile:
+    """A user's own chat template, as its file was when models.yaml was read."""
+
+    path: Path
+    sha256: str
+    """Of the content: another content is another template."""
+    has_tools: bool = False
+    """Whether it has tools, in a form in which our runner recognises calls."""
+    stamp: Stamp = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One model as models.yaml describes it, with the file's defaults filled in.
 
@@ -83,6 +97,8 @@ class ModelSpec:
     port: int | None = None
     dtype: Dtype = "auto"
     context_length: int | None = None
+    chat_template: ChatTemplateFile | None = None
+    """Instead of the model's own; None if that is used."""
     max_concurrency: int = 8
     max_queue: int = 64
     generation: GenerationDefaults = GenerationDefaults()

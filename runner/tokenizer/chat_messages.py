@@ -16,7 +16,10 @@ def uses_template(request: GenerationRequest, *, has_template: bool) -> bool:
     if request.prompt is not None and (request.raw or not has_template):
         return False
     if not has_template:
-        raise PromptInvalid("This model has no chat template; send a prompt.", param="messages")
+        raise PromptInvalid(
+            "This model has no chat template; send a prompt, or give it one (`chat_template` in models.yaml).",
+            param="messages",
+        )
     return True
 
 

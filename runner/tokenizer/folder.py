@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from runner.tokenizer.model_tokenizer import ModelTokenizer
 TOOL_TEMPLATE = "tool_use"
 
 
-def load_tokenizer(folder: Path, *, has_chat: bool) -> ModelTokenizer:
-    """Return the tokenizer of a folder with a tokenizer.json. Raises EngineError that names the file at fault."""
+def load_tokenizer(folder: Path, *, has_chat: bool, template_file: Path | None = None) -> ModelTokenizer:
+    """Return the tokenizer of a folder with a tokenizer.json. Raises EngineError that names the file at fault.
+
+    `template_file` has a chat template instead of the model's own.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise EngineError("the model has no tokenizer.json; choose a source with this file, or a GGUF file")
@@ -28,23 +32,45 @@ def load_tokenizer(folder: Path, *, has_chat: bool) -> ModelTokenizer:
         raise EngineError(f"tokenizer.json cannot be read: {error}; download the model again") from error
     config = read_json(folder / "tokenizer_config.json")
     special_tokens = _special_tokens(config, read_json(folder / "special_tokens_map.json"))
+    if template_file is not None:
+        template: ChatTemplate | None = read_template_file(template_file, special_tokens)
+    else:
+        template = read_template(folder, config, special_tokens) if has_chat else None
     return ModelTokenizer(
         library,
-        template=read_template(folder, config, special_tokens) if has_chat else None,
+        template=template,
         ends=_ends(folder, library, special_tokens),
     )
 
 
 def read_template(folder: Path, config: dict[str, Any], special_tokens: dict[str, str]) -> ChatTemplate | None:
-    """Return the chat template of a folder; None if it has none. Raises EngineError if it is no valid template."""
-    sources = _template_sources(folder, config)
+    """Return the chat template of a model's folder, with the content of its tokenizer_config.json.
+
+    None if there is none. Raises EngineError.
+    """
+    return make_template(_template_sources(folder, config), special_tokens)
+
+
+def make_template(sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> ChatTemplate | None:
+    """Return the model's chat template, from its texts by name; None if there is none. Raises EngineError."""
     source = sources.get("default") or next(iter(sources.values()), None)
     if source is None:
         return None
     try:
         return ChatTemplate(source, special_tokens, with_tools=sources.get(TOOL_TEMPLATE))
     except ValueError as error:
-        raise EngineError(f"the model's chat template is not valid ({error}); write `task: completion`") from None
+        raise EngineError(
+            f"the model's chat template is not valid ({error}); write `task: completion`, or name a file with another "
+            "one as `chat_template`"
+        ) from None
+
+
+def read_template_file(path: Path, special_tokens: Mapping[str, str]) -> ChatTemplate:
+    """Return the user's own chat template. Raises EngineError that names its file, and the line at fault."""
+    try:
+        return ChatTemplate(path.read_text(encoding="utf-8"), special_tokens)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"the chat template {path.name} cannot be used: {error}; correct the file") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

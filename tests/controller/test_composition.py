@@ -12,6 +12,7 @@ from controller.composition import Controller, compose
 from controller.docker.container import Container
 from controller.errors import ConfigInvalid, DockerUnavailable
 from controller.registry import Registry
+from controller.registry.file_watch import FileWatch
 from controller.settings import Settings
 from controller.supervisor import State
 from controller.supervisor.backend import Amount
@@ -110,3 +111,21 @@ def test_parts_are_made_without_touching_anything(settings: Settings) -> None:
     settings.config_file.write_text("models: {tiny: {sauce: 'file:///nowhere'}}")
     with pytest.raises(ConfigInvalid, match="sauce"):
         compose(settings)
+
+
+def test_a_changed_chat_template_is_a_change_of_its_model(settings: Settings, backend: RecordingBackend) -> None:
+    """The watch sees it like a change of models.yaml, and the entry has the new content's hash then."""
+    template = settings.config_file.parent / "own.jinja"
+    template.write_text("{{ messages }}")
+    settings.config_file.write_text("models: {tiny: {source: 'file:///nowhere', chat_template: own.jinja}}")
+    controller = make_controller(settings, backend=backend)
+    before = controller.offered_models.spec("tiny").chat_template
+    (watch,) = [watch for watch in controller._watches if isinstance(watch, FileWatch)]
+    template.write_text("{{ messages }}, changed")
+    for _ in range(2):
+        watch.look()
+    after = controller.offered_models.spec("tiny").chat_template
+    assert before is not None
+    assert after is not None
+    assert before.sha256 != after.sha256
+    controller.close()

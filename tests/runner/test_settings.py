@@ -20,6 +20,7 @@ def test_the_environment_becomes_settings() -> None:
             "ORCHESTRAR_TASK": "completion",
             "ORCHESTRAR_GENERATION": '{"max_tokens": 9, "stop": ["x"]}',
             "ORCHESTRAR_MAX_CONCURRENCY": "3",
+            "ORCHESTRAR_CHAT_TEMPLATE": "/chat-template/own.jinja",
         }
     )
     assert settings == RunnerSettings(
@@ -28,6 +29,7 @@ def test_the_environment_becomes_settings() -> None:
         cpus=2,
         dtype="float16",
         context_length=512,
+        chat_template=Path("/chat-template/own.jinja"),
         task="completion",
         generation=PartialSampling(max_tokens=9, stop=("x",)),
         max_concurrency=3,

@@ -21,10 +21,12 @@ from controller.deployment.rendering.memory_limits import (
 from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec
+from controller.registry.spec import ChatTemplateFile
 
 MODEL_MOUNT = "/model"
 SOURCE_MOUNT = "/source"
 PREPARED_MOUNT = "/prepared"
+CHAT_TEMPLATE_MOUNT = "/chat-template"
 # What hardened.yaml.j2 writes for every container, with an engine's own value if it has one.
 _HARDENED_LINES = frozenset({"user", "read_only", "cap_drop", "security_opt", "pids_limit", "init", "tmpfs"})
 
@@ -126,12 +128,23 @@ def _values(target: Target, engine: Engine, max_cpus: float) -> dict[str, Any]:
         "start_period": f"{int(spec.start_timeout_s)}s",
         "optional": _optional(spec),
         "model_path": _model_path(files),
-        "serve_mounts": _serve_mounts(files),
+        "serve_mounts": [*_serve_mounts(files), *_template_mounts(spec.chat_template)],
+        "chat_template": "" if spec.chat_template is None else _inside(spec.chat_template),
+        "chat_template_sha256": "" if spec.chat_template is None else spec.chat_template.sha256,
         "source_mounts": _binds(files, SOURCE_MOUNT, folder=f"{SOURCE_MOUNT}/model"),
         "prepare_mount": _volume(files, PREPARED_MOUNT, read_only=False),
         "volume": None if files.volume is None else {"name": files.volume, "model": spec.id},
         **_hardening_changes(engine),
     }
+
+
+def _template_mounts(template: ChatTemplateFile | None) -> list[dict[str, Any]]:
+    return [] if template is None else [_bind(template.path, _inside(template))]
+
+
+def _inside(template: ChatTemplateFile) -> str:
+    """Return where the user's own chat template is in the container."""
+    return f"{CHAT_TEMPLATE_MOUNT}/{template.path.name}"
 
 
 def _hardening_changes(engine: Engine) -> dict[str, Mapping[str, Any]]:

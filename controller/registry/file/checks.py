@@ -15,6 +15,7 @@ from controller.registry.spec import ModelSpec, Task
 Finding: TypeAlias = tuple[KeyPath, str]
 
 _TASKS = get_args(Task)
+_TASKS_WITHOUT_CHAT = tuple(task for task in _TASKS if task != "chat")
 
 
 def findings(value: Any, engines: Mapping[str, EngineFacts]) -> Iterator[Finding]:
@@ -28,6 +29,8 @@ def findings(value: Any, engines: Mapping[str, EngineFacts]) -> Iterator[Finding
     for name, part in parts.items():
         yield from _engine(name, part, engines)
         yield from _source(name, part)
+        if "chat_template" in part and part.get("task", ModelSpec.task) in _TASKS_WITHOUT_CHAT:
+            yield ("models", name, "chat_template"), "is only used with `task: chat`; remove it"
     yield from _aliases(parts, set(models))
     yield from _ports(parts)
 

@@ -160,6 +160,13 @@ class ModelPart(FilePart):
     context_length: Annotated[
         int | None, whole(16, 1 << 24, example=4096, why="it counts the tokens of prompt and answer")
     ] = Field(default=None, description="Longest prompt and answer together, in tokens. Unset: the model's own.")
+    chat_template: Annotated[
+        str | None,
+        text("the path of a Jinja file, from the folder of this one", longest=1024, pattern=r"(?s).+"),
+    ] = Field(
+        default=None,
+        description="Path, from this file's folder, of a Jinja chat template instead of the model's own.",
+    )
     max_concurrency: Annotated[int | None, whole(1, 1024, example=8, why="it counts requests served at once")] = Field(
         default=None, description="Requests served at the same time. Unset: as many as suit the engine."
     )

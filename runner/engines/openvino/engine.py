@@ -84,7 +84,8 @@ class OpenVinoEngine:
         self._arithmetic = arithmetic(self._settings.dtype, has_own_products=bool(config.get(OWN_PRODUCTS)))
         blocks = self._cache_blocks(config)
         self._context_length = self._bounded_context(config, blocks * KV_BLOCK_TOKENS)
-        self._tokenizer = load_tokenizer(folder, has_chat=self._settings.task == "chat")
+        has_chat = self._settings.task == "chat"
+        self._tokenizer = load_tokenizer(folder, has_chat=has_chat, template_file=self._settings.chat_template)
         token_bytes = self._tokenizer.token_bytes()
         self._has_grammars = token_bytes is not None and bool(self._tokenizer.ends)
         library_tokenizer = make_grammar_tokenizer(openvino_genai, token_bytes or [b""], self._tokenizer.ends)

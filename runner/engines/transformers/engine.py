@@ -49,7 +49,10 @@ class TransformersEngine:
         config, tokenizer, self._model = load_pretrained("AutoModelForCausalLM", self._settings, on_phase)
         generation = getattr(self._model, "generation_config", None)
         self._tokenizer = from_pretrained(
-            tokenizer, has_chat=self._settings.task == "chat", named_ends=getattr(generation, "eos_token_id", None)
+            tokenizer,
+            has_chat=self._settings.task == "chat",
+            named_ends=getattr(generation, "eos_token_id", None),
+            template_file=self._settings.chat_template,
         )
         own = getattr(config.get_text_config(), "max_position_embeddings", None) or FALLBACK_CONTEXT_LENGTH
         self._context_length = bounded_context(self._settings, own, default=own)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from runner.engine import EngineError
 from runner.tokenizer import ModelTokenizer
 from runner.tokenizer.chat_template import ChatTemplate
 from runner.tokenizer.ends import turn_ends
-from runner.tokenizer.folder import TOOL_TEMPLATE
+from runner.tokenizer.folder import make_template, read_template_file
 
 
-def from_pretrained(tokenizer: Any, *, has_chat: bool, named_ends: int | list[int] | None) -> ModelTokenizer:
+def from_pretrained(
+    tokenizer: Any, *, has_chat: bool, named_ends: int | list[int] | None, template_file: Path | None = None
+) -> ModelTokenizer:
     """Return the model's tokenizer. `named_ends` are the ends of its generation_config. Raises EngineError.
+
+    `template_file` has a chat template instead of the model's own.
 
     transformers makes one of the library `tokenizers` from every form of tokenizer that it knows, with few exceptions.
     """
@@ -26,21 +31,14 @@ def from_pretrained(tokenizer: Any, *, has_chat: bool, named_ends: int | list[in
     added = {token.content: number for number, token in library.get_added_tokens_decoder().items()}
     return ModelTokenizer(
         library,
-        template=_template(tokenizer) if has_chat else None,
+        template=_template(tokenizer, template_file) if has_chat else None,
         ends=turn_ends(added, [tokenizer.eos_token_id, *ids]),
     )
 
 
-def _template(tokenizer: Any) -> ChatTemplate | None:
-    sources = tokenizer.chat_template
-    if not sources:
-        return None
-    if isinstance(sources, str):
-        sources = {"default": sources}
+def _template(tokenizer: Any, template_file: Path | None) -> ChatTemplate | None:
     names = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    try:
-        return ChatTemplate(
-            sources.get("default") or next(iter(sources.values())), names, with_tools=sources.get(TOOL_TEMPLATE)
-        )
-    except ValueError as error:
-        raise EngineError(f"the model's chat template is not valid ({error}); write `task: completion`") from None
+    if template_file is not None:
+        return read_template_file(template_file, names)
+    sources = tokenizer.chat_template or {}
+    return make_template({"default": sources} if isinstance(sources, str) else sources, names)

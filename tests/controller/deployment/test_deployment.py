@@ -11,8 +11,9 @@ import pytest
 from controller.deployment.deployment import Deployment
 from controller.deployment.engine_choice import Choice
 from controller.docker.container import Container
-from controller.errors import DockerError, DockerTimeout, StartFailed
-from controller.registry import DeployedModels, Registry
+from controller.errors import DockerError, DockerTimeout, PreparationFailed, StartFailed
+from controller.registry import DeployedModels, ModelSpec, Registry
+from controller.registry.spec import ChatTemplateFile
 from tests.fakes import make_container, make_spec
 
 
@@ -33,7 +34,7 @@ class FakeDocker:
         return self.container
 
 
-def deployment(docker: FakeDocker) -> Deployment:
+def deployment(docker: FakeDocker, spec: ModelSpec | None = None) -> Deployment:
     nothing = SimpleNamespace(
         ports=lambda: {"tiny": 9001},
         is_free=lambda port: True,
@@ -42,7 +43,7 @@ def deployment(docker: FakeDocker) -> Deployment:
         folder=Path("/nowhere"),
         of=lambda spec: Choice(spec=spec, source=None),
     )
-    models = DeployedModels(Registry(models={"tiny": make_spec(engine="transformers")}))
+    models = DeployedModels(Registry(models={"tiny": spec or make_spec(engine="transformers")}))
     names = ("images", "preparation", "choices", "ports", "file", "memory_budget")
     parts: dict[str, Any] = dict.fromkeys(names, nothing)
     return Deployment(deployed_models=models, docker=cast(Any, docker), **parts)
@@ -67,3 +68,16 @@ def test_what_compose_refuses_is_a_failure_of_the_start() -> None:
     with pytest.raises(StartFailed, match="no such device") as error_info:
         deployment(FakeDocker(DockerError("no such device"), make_container(status="exited", exit_code=1))).up("tiny")
     assert (error_info.value.backs_off, error_info.value.details["exit_code"]) == (True, 1)
+
+
+def test_a_chat_template_that_fails_is_the_failure(tmp_path: Path) -> None:
+    """Before a download and before a start: the file, the line and the reason; Docker is not asked."""
+    path = tmp_path / "own.jinja"
+    path.write_text("{% for message in messages %}\n{{ raise_exception('no user turns') }}{% endfor %}")
+    spec = make_spec(engine="transformers", chat_template=ChatTemplateFile(path=path, sha256="refuses"))
+    parts = deployment(FakeDocker(DockerError("not asked"), None), spec)
+    for begin in (lambda: parts.up("tiny"), lambda: parts.prepare("tiny", lambda _: None, lambda: False)):
+        with pytest.raises(
+            PreparationFailed, match=r"its chat template own\.jinja cannot be used: line 2: no user turns"
+        ):
+            begin()

@@ -78,6 +78,7 @@ def test_the_shipped_templates_state_their_facts() -> None:
         ("{% set engine = {'own': true, 'tasks': ['chat', 'draw']} %}", "engine.tasks.1: Input should be"),
         ("{% set engine = {'own': true, 'auto': {'sources': ['*']}} %}", "engine.auto.order: Field required"),
         ("{% set engine = {'own': true, 'build': {'compilers': 1}} %}", "engine.build.compilers: Extra inputs"),
+        ("{% set engine = {'routes': ['/v1/completions'], 'chat_template': true} %}", "pass `model.chat_template` to"),
         (MINIMAL + "    privileged: true\n", "the template writes `privileged`; name it in `relaxed`"),
         (MINIMAL + '    "user": "0:0"\n', "the template writes `user`"),
         ("{% set engine = model.engine %}", "is not made of plain values"),
@@ -141,6 +142,18 @@ def test_only_a_third_party_server_takes_arguments(settings: Settings) -> None:
 def test_only_servers_of_whole_folders_know_their_quantisations() -> None:
     """Our engines' are known here, and llama.cpp gets a GGUF file."""
     assert {"vllm"} == {name for name, engine in ALL_ENGINES.items() if engine.reads_any_weights}
+
+
+def test_an_engine_that_takes_no_chat_template_is_named(settings: Settings) -> None:
+    """It would use the model's own one, and nothing would show it. With `auto` this holds for each engine."""
+    (settings.config_file.parent / "own.jinja").write_text("{{ messages }}")
+    for engine in ("openvino", "transformers", "llamacpp", "vllm", "auto"):
+        accept(settings, f"engine: {engine}\n    chat_template: own.jinja")
+    keys = f"engine: mine\n    image: {DIGEST}\n    chat_template: own.jinja"
+    assert "models.m.chat_template: the mine engine takes none; remove it" in problems(settings, keys)
+    path = settings.templates_dir / "engines" / "mine.yaml.j2"
+    path.write_text(MINIMAL.replace('{"routes"', '{"auto": {"order": 9}, "image": "m@' + DIGEST + '", "routes"'))
+    assert "the mine engine takes none" in problems(settings, "chat_template: own.jinja")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from controller.docker.service import DockerService
 from controller.errors import Cancelled, ModelBusy, ModelUnfit, PreparationFailed
 from controller.registry import ModelSpec
 from controller.registry.source_ref import FileSource
+from controller.registry.spec import ChatTemplateFile
 from controller.sources import SourceStore
 from controller.supervisor.backend import PreparationProgress
 from tests.controller.deployment.preparing_docker import PreparingDocker
@@ -232,9 +233,10 @@ def test_the_facts_are_described_as_far_as_they_are_known(preparation: Preparati
     facts = preparation.describe(spec)
     assert facts is not None
     assert (5, 64, "llama", True) == (facts.parameters, facts.context_length, facts.architecture, facts.has_tools)
-    facts = preparation.describe(replace(spec, context_length=32))
+    template = ChatTemplateFile(path=Path("/t.jinja"), sha256="")
+    facts = preparation.describe(replace(spec, context_length=32, chat_template=template))
     assert facts is not None
-    assert 32 == facts.context_length
+    assert (32, False) == (facts.context_length, facts.has_tools)
     assert isinstance(spec.source, FileSource)
     spec.source.path.unlink()
     assert preparation.describe(spec) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from controller.deployment.rendering.target import ModelFiles, Target
 from controller.errors import ConfigInvalid
 from controller.registry import ModelSpec, Resources, load_registry
 from controller.registry.source_ref import FileSource
+from controller.registry.spec import ChatTemplateFile
 from controller.settings import ROOT
 from tests.engines import ALL_ENGINES
 from tests.fakes import make_spec
@@ -26,6 +28,7 @@ from tests.intent import HARDENED, intended_file
 
 TEMPLATES = ROOT / "templates"
 GOLDEN = Path(__file__).parent / "golden"
+CONFIG = Path("/config")
 GIB = 1 << 30
 
 
@@ -38,7 +41,7 @@ def golden_targets(case: Path) -> list[Target]:
     engines = read_engines(TEMPLATES)
     registry = load_registry(case / "models.yaml", engines=engines)
     targets = []
-    for number, spec in enumerate(registry.models.values()):
+    for number, spec in enumerate(map(without_checkout, registry.models.values())):
         path = Path("/data") / spec.id / Path(str(spec.source)).name
         gguf = path.name.endswith(".gguf")
         engine = engines[spec.engine]
@@ -52,6 +55,14 @@ def golden_targets(case: Path) -> list[Target]:
         )
         targets.append(Target(spec=spec, port=spec.port or 8001 + number, files=files))
     return targets
+
+
+def without_checkout(spec: ModelSpec) -> ModelSpec:
+    """Return the spec with its chat template, if it has one, in a folder that is the same on each machine."""
+    template = spec.chat_template
+    return (
+        spec if template is None else replace(spec, chat_template=replace(template, path=CONFIG / template.path.name))
+    )
 
 
 @pytest.mark.parametrize("case", sorted(GOLDEN.iterdir()), ids=lambda case: case.name)
@@ -81,7 +92,11 @@ def targets(draw: st.DrawFn) -> Target:
         ),
         start_timeout_s=draw(st.floats(1, 1000)),
     )
-    name = draw(TEXT.filter(lambda text: "/" not in text and text not in ("", ".", "..")))
+    file_names = TEXT.filter(lambda text: "/" not in text and text not in ("", ".", ".."))
+    name = draw(file_names)
+    template = ChatTemplateFile(path=CONFIG / draw(file_names), sha256=draw(TEXT))
+    if draw(st.booleans()):
+        spec = replace(spec, chat_template=template)
     files = ModelFiles(
         source=Path("/data") / name,
         source_is_folder=draw(st.booleans()),
@@ -114,6 +129,8 @@ def test_the_parsed_file_equals_the_intent(models: list[Target]) -> None:
         assert target.spec.env == {key: value for key, value in environment.items() if key.startswith("USER_")}
         assert environment["ORCHESTRAR_MODEL_ID"] == target.spec.id
         assert environment["HF_HUB_OFFLINE"] == "1"
+        template = target.spec.chat_template
+        assert environment.get("ORCHESTRAR_CHAT_TEMPLATE") == (template and f"/chat-template/{template.path.name}")
         assert service.pop("healthcheck")["start_period"] == f"{int(target.spec.start_timeout_s)}s"
         if target.files.volume:
             preparing = file["services"][f"{target.spec.id}..prepare"]

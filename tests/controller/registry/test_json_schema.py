@@ -65,6 +65,7 @@ def test_the_examples_of_the_documentation_load(tmp_path: Path) -> None:
     """Each whole file in the documentation is valid, and the last one shows every key."""
     examples = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
     assert len(examples) == 3
+    (tmp_path / "tiny-llama.jinja").write_text("{{ messages }}")
     for example in examples:
         path = tmp_path / "models.yaml"
         path.write_text(example, encoding="utf-8")

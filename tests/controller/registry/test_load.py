@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from controller.errors import ConfigInvalid, ModelNotFound
 from controller.registry import GenerationDefaults, ModelSpec, Registry, Resources, load_registry
 from controller.registry.source_ref import HubSource, PypiSource
 from controller.settings import ROOT
+from runner.tokenizer.chat_messages import tool_syntax
 from tests.engines import ALL_ENGINES, engine_facts
 
 SHIPPED_FILE = ROOT / "config" / "models.yaml"
@@ -116,6 +119,57 @@ min_residency: 0.5s""",
         max_wait_s=300.0,
         min_residency_s=0.5,
     )
+
+
+class TestChatTemplates:
+    GOOD = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}"
+
+    def test_a_path_begins_at_the_files_folder(self, tmp_path: Path) -> None:
+        """The spec knows the content by its hash; one with tools in a form that the runner knows is marked."""
+        (tmp_path / "templates").mkdir()
+        path = tmp_path / "templates" / "own.jinja"
+        path.write_text(self.GOOD)
+        template = one(tmp_path, "chat_template: templates/own.jinja").chat_template
+        assert template is not None
+        assert (path, hashlib.sha256(self.GOOD.encode()).hexdigest(), False) == (
+            template.path, template.sha256, template.has_tools
+        )  # fmt: skip
+        assert template == one(tmp_path, f"chat_template: {path}").chat_template
+        path.write_text(self.GOOD + "{{ tools }}<tool_call>")
+        changed = one(tmp_path, "chat_template: templates/own.jinja").chat_template
+        assert changed is not None
+        assert changed != template
+        assert changed.has_tools
+
+    @pytest.mark.parametrize("calls", ["<tool_call>", "[TOOL_CALLS]", '{"parameters": 1}', "nothing"])
+    def test_tools_are_seen_as_the_runner_sees_them(self, tmp_path: Path, calls: str) -> None:
+        """What clients read of a model is what its server does."""
+        text = "{{ messages }}{{ tools }}" + calls
+        (tmp_path / "own.jinja").write_text(text)
+        template = one(tmp_path, "chat_template: own.jinja").chat_template
+        assert template is not None
+        assert (tool_syntax(text) is not None) is template.has_tools
+
+    def test_a_file_that_no_container_can_use_is_refused(self, tmp_path: Path) -> None:
+        """One that only its owner may read, and one that is too large; a pipe is not waited for."""
+        path = tmp_path / "own.jinja"
+        path.write_text("{{ messages }}")
+        path.chmod(0o600)
+        with pytest.raises(ConfigInvalid, match=rf"uid 10001\); make it so: chmod o\+r {path}"):
+            one(tmp_path, "chat_template: own.jinja")
+        path.chmod(0o644)
+        path.write_text("{{ messages }}".ljust(256 * 1024 + 1))
+        with pytest.raises(ConfigInvalid, match="is larger than 256 KiB"):
+            one(tmp_path, "chat_template: own.jinja")
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ConfigInvalid, match="is not a regular file"):
+            one(tmp_path, "chat_template: own.jinja")
+
+    def test_nothing_of_a_template_runs(self, tmp_path: Path) -> None:
+        """Not even a constant that would take all memory is computed."""
+        (tmp_path / "own.jinja").write_text("{{ 'a' * 10 ** 12 }}{{ 'a' | center(10 ** 12) }}{{ messages }}")
+        assert one(tmp_path, "chat_template: own.jinja").chat_template is not None
 
 
 def test_a_models_own_times_win_over_the_files_defaults(tmp_path: Path) -> None:

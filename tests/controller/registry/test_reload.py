@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
 
 from controller.errors import ConfigInvalid, DockerUnavailable, FilesUnwritable, ModelNotFound
 from controller.registry import ModelSpec, OfferedModels, Registry
-from controller.registry.file_watch import FileWatch, stamp_of
+from controller.registry.file_watch import FileWatch, Stamp, stamp_of
 from controller.registry.reload import Changes, Reloader
 from tests.fakes import make_spec
 
@@ -197,12 +197,18 @@ class TestFollowing:
 
 
 class TestFileWatch:
+    @staticmethod
+    def watch(files: Mapping[Path, Stamp], on_change: Callable[[], None]) -> FileWatch:
+        return FileWatch("it", lambda: files, on_change)
+
     def test_a_change_is_reported_once_it_is_complete(self, tmp_path: Path) -> None:
         """Each change is reported once, after the file was written or replaced; its removal is a change, too."""
         reports: list[str] = []
         path = tmp_path / "models.yaml"
         path.write_text("one")
-        watch = FileWatch(path, stamp_of(path), lambda: reports.append(path.read_text() if path.exists() else "gone"))
+        watch = self.watch(
+            {path: stamp_of(path)}, lambda: reports.append(path.read_text() if path.exists() else "gone")
+        )
         watch.look()
         for text in ("half", "half and more", "whole file"):
             path.write_text(text)
@@ -232,7 +238,7 @@ class TestFileWatch:
         path.write_text("as it was read")
         read = stamp_of(path)
         path.write_text("changed during the start")
-        watch = FileWatch(path, read, lambda: reports.append(path.read_text()))
+        watch = self.watch({path: read}, lambda: reports.append(path.read_text()))
         watch.look()
         watch.look()
         assert reports == ["changed during the start"]
@@ -240,7 +246,9 @@ class TestFileWatch:
     def test_a_change_that_could_not_be_applied_is_reported_again(self, tmp_path: Path) -> None:
         """It is reported every ten looks until it could be applied."""
         pending, reports = [True], list[str]()
-        watch = FileWatch(tmp_path, stamp_of(tmp_path), lambda: reports.append("again"), lambda: pending[0])
+        watch = FileWatch(
+            "it", lambda: {tmp_path: stamp_of(tmp_path)}, lambda: reports.append("again"), lambda: pending[0]
+        )
         for _ in range(20):
             watch.look()
         assert reports == ["again", "again"]
@@ -248,3 +256,26 @@ class TestFileWatch:
         for _ in range(20):
             watch.look()
         assert reports == ["again", "again"]
+
+    def test_files_may_join_and_leave(self, tmp_path: Path) -> None:
+        """Each is compared with the content that is in force, also if the change that brought it came in between."""
+        models, template = tmp_path / "models.yaml", tmp_path / "t.jinja"
+        for path in (models, template):
+            path.write_text("one")
+        files, reports = {models: stamp_of(models)}, list[str]()
+        watch = self.watch(files, lambda: reports.append(template.read_text()))
+        files[template] = stamp_of(template)
+        template.write_text("two, at once")
+        for _ in range(3):
+            watch.look()
+        assert reports == ["two, at once"]
+        files[template] = stamp_of(template)
+        for _ in range(3):
+            watch.look()
+        template.write_text("refused")
+        for _ in range(5):
+            watch.look()
+        del files[template]
+        for _ in range(3):
+            watch.look()
+        assert reports == ["two, at once", "refused"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine import EngineError, GenerationRequest, Message, ModelUnfit
+from runner.engine import EngineError, GenerationRequest, Message, ModelUnfit, PromptInvalid
 from runner.tokenizer import ModelTokenizer, load_tokenizer, write_tokenizer
 from runner.tokenizer.ends import turn_ends
 from runner.tokenizer.gguf.splits import SPLITS
@@ -216,3 +216,37 @@ def test_words_become_the_longest_pieces(ignores_case: bool, accented: int, tmp_
     assert (1, 3, 4, 7, accented, 0, 2) == tokenizer.encode_text("abab, é xyz", add_special_tokens=True)
     assert (3,) == tokenizer_of(word_pieces(), tmp_path).encode_text("AB", add_special_tokens=False)
     assert "abab, " in text_of(tokenizer, (1, 3, 4, 7, accented))
+
+
+class TestTemplateFile:
+    """A user's own chat template, in a file beside the model."""
+
+    HELLO = GenerationRequest(messages=(Message(role="user", content="ab"),))
+
+    def tokenizer(self, folder: Path, text: str, **keys: Any) -> ModelTokenizer:
+        (folder / "own.jinja").write_text(text, encoding="utf-8")
+        write_tokenizer(byte_level() | keys, folder)
+        return load_tokenizer(folder, has_chat=True, template_file=folder / "own.jinja")
+
+    def test_it_serves_a_model_without_a_template(self, tmp_path: Path) -> None:
+        """Such a model can chat with it."""
+        write_tokenizer(byte_level(), tmp_path)
+        with pytest.raises(PromptInvalid, match="chat_template"):
+            load_tokenizer(tmp_path, has_chat=True).encode(self.HELLO)
+        tokenizer = self.tokenizer(tmp_path, "<|im_start|>{{ messages[0].content }}<|im_end|>")
+        expected = tokenizer.encode_text("<|im_start|>ab<|im_end|>", add_special_tokens=False)
+        assert expected == tokenizer.encode(self.HELLO)
+
+    def test_it_replaces_all_of_the_models_own(self, tmp_path: Path) -> None:
+        """Also one for tools; the special tokens stay the model's, and so do the ends of a turn."""
+        own = {"tokenizer.chat_template": "own {{", "tokenizer.chat_template.tool_use": "{{ tools }}<tool_call>"}
+        tokenizer = self.tokenizer(tmp_path, "{{ eos_token }}{{ messages[0].content }}", **own)
+        assert tokenizer.encode_text("<|im_start|>ab", add_special_tokens=False) == tokenizer.encode(self.HELLO)
+        assert tokenizer.tool_syntax is None
+
+    def test_one_that_cannot_be_used_is_named(self, tmp_path: Path) -> None:
+        """With its line; a file that is gone, too."""
+        with pytest.raises(EngineError, match=r"the chat template own\.jinja cannot be used: line 2"):
+            self.tokenizer(tmp_path, "{# fine #}\n{% if %}")
+        with pytest.raises(EngineError, match=r"the chat template gone\.jinja cannot be used"):
+            load_tokenizer(tmp_path, has_chat=True, template_file=tmp_path / "gone.jinja")
