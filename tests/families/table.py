@@ -53,6 +53,8 @@ FAMILIES: dict[str, Keys] = {
     "phi3": {"sliding_window": None},
     # As the published model of 1.2 billion parameters; llama.cpp has windows for the one of 64 layers alone.
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2, "num_hidden_layers": 2},
+    # llama.cpp has the published models' length in its code.
+    "llama4_text": {"attention_chunk_size": 8192},
     # Shapes of the published models, which llama.cpp requires.
     "phi": {"num_key_value_heads": 4, "intermediate_size": 256},
     "gpt2": {"n_inner": None},
