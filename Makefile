@@ -10,7 +10,7 @@ BY_FILE = --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up serve down logs lint test test-fast faults faults-mutants soak bench bench-peers clean
+.PHONY: help up serve down logs lint test test-fast models faults faults-mutants soak bench bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,10 @@ faults: ## run the tests of docs/reliability.md; print a table of verdicts and f
 faults-mutants: ## break each promise by one line, in a copy, and see its test fail (PROMISES="L1 F3" for some)
 	@$(SETUP) test-env
 	$(VENV_PYTHON) -m tests.promises.mutants $(PROMISES)
+
+models: ## serve a small model of every family and write docs/models.md (takes a quarter of an hour)
+	@$(SETUP) test-env
+	$(VENV_PYTHON) -m tests.families
 
 MINUTES ?= 15
 soak: ## run random faults (MINUTES=15) beside random interleavings; nothing that the controller holds may grow

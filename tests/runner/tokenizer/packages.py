@@ -31,7 +31,12 @@ def wheel_file(package: str, member: str) -> Path:
 
 def llama_cpp_models() -> Path:
     """Return llama.cpp's `models`: vocabularies, each with texts (`.inp`) and their tokens (`.out`), and templates."""
-    return _unpacked("llama-cpp-models", _llama_cpp_source)
+    return llama_cpp_source() / "models"
+
+
+def llama_cpp_source() -> Path:
+    """Return a folder with llama.cpp's `models`, and `conversion` and `gguf-py/gguf`, which write GGUF files."""
+    return _unpacked("llama-cpp-source", _llama_cpp_source)
 
 
 def _npm_pack(name: str, part: Path) -> None:
@@ -56,8 +61,8 @@ def _llama_cpp_source(part: Path) -> None:
     (archive,) = part.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         for member in tar:
-            _, is_model, name = member.name.partition("/llama.cpp/models/")
-            if is_model and member.isfile():
+            _, _, name = member.name.partition("/llama.cpp/")
+            if name.startswith(("models/", "conversion/", "gguf-py/gguf/")) and member.isfile():
                 member.name = name
                 tar.extract(member, part, filter="data")
     archive.unlink()
