@@ -34,8 +34,9 @@ This page answers: which of my models run, on which engine, and are their answer
 
 Each line is a small model of that family with random weights (a few layers, 4 experts, windows of 8 tokens), which
 Orchestrar served with `engine: auto`: the engine in the table is the one that `auto` chose by itself. Three greedy
-answers of each are compared with those that transformers computes in whole forwards without a cache. The family is the
-`model_type` in a model's `config.json`. GGUF files are made by llama.cpp's own converter.
+answers of each are compared with those that transformers computes in whole forwards without a cache; the prompts are
+those of 64 random ones whose answers have the clearest choices. The family is the `model_type` in a model's
+`config.json`. GGUF files are made by llama.cpp's own converter.
 
 - **exact**: all answers are the reference's.
 - **within**: an answer leaves the reference where its two likeliest tokens are closer than {CLOSE:.0%} of the logits'
@@ -56,7 +57,7 @@ llama.cpp's converter writes no attention window for `mistral` (version 0.1 of M
 `mixtral` and `starcoder2`, and its engine ignores that of `phi3`. Beyond the window, answers of such GGUF files are not
 the model's; those of its safetensors are. The small models of these families have no window here.
 
-For a family with a line that says WRONG, take its safetensors.
+A form of a family without a line here was not measured.
 
 ## Families without a GGUF form
 
