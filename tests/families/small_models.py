@@ -56,6 +56,9 @@ def write_family(folder: Path, name: str) -> dict[str, Any]:
     model = random_model(config)
     record = reference(model)
     model.save_pretrained(folder / name)
+    # safetensors keeps its files to their owner, which the containers' user is not.
+    for path in (folder / name).iterdir():
+        path.chmod(0o644)
     write_tokenizer(folder / name)
     try:
         write_gguf(folder / name, folder / f"{name}.gguf")
